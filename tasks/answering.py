@@ -1,0 +1,270 @@
+"""How one job is answered at one tier. What comes out is data; the runner acts on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from circuit_breaker import CircuitState
+from fallback_chain import (
+    Attempt,
+    Step,
+    Trial,
+    Verdict,
+    cache_key,
+    degraded_answer,
+    next_step,
+)
+from tasks.jobs import BegunJob, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from circuit_breaker import CircuitBreaker
+    from fallback_chain import CacheTier, ChatTier
+    from tasks.permits import Places
+    from tasks.settings import Settings
+
+LOOK_AGAIN_SECONDS = 0.1  # how often a job that waits for a place looks whether it is worth it
+POISON_FAILURES = 3  # tries that may fail at a healthy tier before a waiting job is given up
+PARK_SECONDS = (1.0, 30.0)  # least and longest time that a waiting job is parked
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The job has its result. answer: to be kept in the cache, if it came from a real tier."""
+
+    status: Status
+    fields: dict[str, Any]
+    answer: bytes | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOn:
+    """This tier could not answer it."""
+
+    attempts: tuple[Mapping[str, Any], ...]
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Every tier failed, and the job waits."""
+
+    attempts: tuple[Mapping[str, Any], ...]
+    failures: int
+    due_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """Begun but not called: this process stops."""
+
+
+Outcome = Finish | HandOn | Park | HandBack
+
+
+class Answering:
+    """The tiers of this process, and what an answer from each of them comes to."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tiers: Mapping[str, ChatTier],
+        cache: CacheTier,
+        breakers: Mapping[str, CircuitBreaker],
+        places: Mapping[str, Places],
+    ) -> None:
+        self._settings = settings
+        self._tiers, self._cache, self._breakers = tiers, cache, breakers
+        self._places = places
+        self.draining = asyncio.Event()
+
+    async def answer(self, job: BegunJob) -> Outcome:
+        """Try one job at the tier where it stands."""
+        if job.tier == "cache":
+            return await self._last_resort(job)
+        if job.options.cache == "first" and job.tier == job.first_tier:
+            trial = await self._look_up(job)
+            if trial.attempt.verdict is Verdict.ANSWERED:
+                return _answered(job, trial)
+        return await self._ask(job)
+
+    async def keep(self, job: BegunJob, done: Finish) -> None:
+        """Put the answer of a real tier into the cache; never raises."""
+        if done.answer is not None and job.options.cache != "off":
+            await self._cache.store(cache_key(job.owner, job.body), done.answer, done.model)
+
+    async def _ask(self, job: BegunJob) -> Outcome:
+        tier = self._tiers.get(job.tier)
+        if tier is None:
+            return _hand_on(job, Attempt(job.tier, Verdict.NOT_CONFIGURED, 0.0), job.failures)
+        places = self._places[job.tier]
+        began = time.monotonic()
+        token = await self._place(job, tier, places)
+        if self.draining.is_set():
+            if token:
+                await places.give(token)
+            return HandBack()
+        if token is None:
+            waited = (time.monotonic() - began) * 1000
+            if time.monotonic() >= job.deadline:
+                return Finish(Status.EXPIRED, {})
+            verdict = Verdict.REJECTED if await tier.refused() else Verdict.NO_PERMIT
+            return _hand_on(job, Attempt(job.tier, verdict, waited), job.failures)
+        try:
+            trial = await tier.ask(job.body, timeout_seconds=job.deadline - time.monotonic())
+        finally:
+            await places.give(token)
+        return self._judge(job, trial)
+
+    async def _place(self, job: BegunJob, tier: ChatTier, places: Places) -> str | None:
+        """Wait for a place, while it is worth it; None if it is not."""
+        until = job.deadline
+        if job.tier == "cpu" and "gpu" in self._tiers:
+            until = min(until, time.monotonic() + self._settings.cpu_wait_seconds)
+        taking = asyncio.ensure_future(places.take())
+        try:
+            while not self.draining.is_set() and time.monotonic() < until:
+                if await tier.refused():
+                    return None
+                done, _ = await asyncio.wait({taking}, timeout=LOOK_AGAIN_SECONDS)
+                if done:
+                    return taking.result()
+        except asyncio.CancelledError:
+            await _withdraw(taking, places)
+            raise
+        return await _withdraw(taking, places)
+
+    def _judge(self, job: BegunJob, trial: Trial) -> Outcome:
+        step = next_step(trial.attempt.verdict)
+        if step is Step.FINISH_ANSWER:
+            return _answered(job, trial)
+        if step is Step.FINISH_ERROR:
+            return _refused(job, trial)
+        if step is Step.EXPIRE:
+            return Finish(Status.EXPIRED, {"attempts": _encoded(job, trial.attempt)})
+        # A failure that opened the breaker is the tier's; one that did not may be the job's.
+        breaker = self._tiers[job.tier].breaker
+        own = trial.attempt.verdict is Verdict.FAILURE and breaker.state is CircuitState.CLOSED
+        return _hand_on(job, trial.attempt, job.failures + own, trial.error, trial.attempt.status)
+
+    async def _look_up(self, job: BegunJob) -> Trial:
+        return await self._cache.look_up(cache_key(job.owner, job.body))
+
+    async def _last_resort(self, job: BegunJob) -> Outcome:
+        if job.options.cache == "off":
+            attempts = job.attempts
+        else:
+            trial = await self._look_up(job)
+            if trial.attempt.verdict is Verdict.ANSWERED:
+                return _answered(job, trial)
+            attempts = _attempts(job, trial.attempt)
+        unfit = _unfit_everywhere(attempts)
+        if unfit is not None:
+            return _failed(attempts, unfit["error"], unfit.get("status") or 400)
+        return await self._exhausted(job, attempts)
+
+    async def _exhausted(self, job: BegunJob, attempts: tuple[Mapping[str, Any], ...]) -> Outcome:
+        policy = job.options.on_exhausted
+        if policy == "wait" and job.failures < POISON_FAILURES:
+            return Park(attempts, job.failures, await self._due())
+        if policy == "degraded":
+            answer = degraded_answer(
+                self._settings.degraded_message, str(job.body.get("model") or ""), job.id
+            )
+            fields = {"tier_used": "degraded", "answer": answer}
+            return Finish(
+                Status.SUCCEEDED, {**fields, "attempts": msgspec.json.encode(attempts)}
+            )
+        message = "no tier could answer: " + ", ".join(
+            f"{a['tier']} {a['verdict']}" for a in attempts[-3:]
+        )
+        error = _error(message, "tiers_exhausted")
+        return _failed(attempts, error, 503)
+
+    async def _due(self) -> float:
+        """How long a waiting job is parked: until a tier is due for a probe."""
+        waits = []
+        for tier in self._tiers.values():
+            view = await tier.breaker.view()
+            waits.append(view.retry_after_seconds)
+        least, longest = PARK_SECONDS
+        return min(max(min(waits, default=longest), least), longest)
+
+
+async def _withdraw(taking: asyncio.Future[str], places: Places) -> None:
+    if not taking.cancel() and not taking.cancelled() and taking.exception() is None:
+        await places.give(taking.result())
+
+
+def _error(message: str, code: str) -> dict[str, Any]:
+    return {"message": message, "type": "server_error", "param": None, "code": code}
+
+
+def _attempts(
+    job: BegunJob, attempt: Attempt, error: dict[str, Any] | None = None
+) -> tuple[Mapping[str, Any], ...]:
+    line = msgspec.to_builtins(attempt)
+    if error is not None:
+        line["error"] = error
+    return (*job.attempts, line)
+
+
+def _encoded(job: BegunJob, attempt: Attempt) -> bytes:
+    return msgspec.json.encode(_attempts(job, attempt))
+
+
+def _hand_on(
+    job: BegunJob,
+    attempt: Attempt,
+    failures: int,
+    error: dict[str, Any] | None = None,
+    status: int | None = None,  # noqa: ARG001 - the attempt carries it
+) -> HandOn:
+    return HandOn(_attempts(job, attempt, error), failures)
+
+
+def _answered(job: BegunJob, trial: Trial) -> Finish:
+    fields: dict[str, Any] = {
+        "tier_used": trial.attempt.tier,
+        "answer": trial.answer,
+        "attempts": _encoded(job, trial.attempt),
+    }
+    if trial.model:
+        fields["answer_model"] = trial.model
+    if trial.cache_age_seconds is not None:
+        fields["cache_age_seconds"] = trial.cache_age_seconds
+    fresh = trial.attempt.tier != "cache"
+    return Finish(Status.SUCCEEDED, fields, trial.answer if fresh else None, trial.model or "")
+
+
+def _refused(job: BegunJob, trial: Trial) -> Finish:
+    error = trial.error or _error("the request was refused", "refused")
+    return _failed(_attempts(job, trial.attempt), error, trial.attempt.status or 400)
+
+
+def _failed(
+    attempts: tuple[Mapping[str, Any], ...], error: Mapping[str, Any], status: int
+) -> Finish:
+    fields = {
+        "error": msgspec.json.encode(error),
+        "error_status": status,
+        "attempts": msgspec.json.encode(attempts),
+    }
+    return Finish(Status.FAILED, fields)
+
+
+def _unfit_everywhere(attempts: tuple[Mapping[str, Any], ...]) -> Mapping[str, Any] | None:
+    """Return the last "not for this model" if that is what every model tier said."""
+    models = [a for a in attempts if a["tier"] != "cache" and a["verdict"] != "lost"]
+    if models and all(a["verdict"] == Verdict.UNFIT and "error" in a for a in models):
+        return models[-1]
+    return None
+
+

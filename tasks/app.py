@@ -1,0 +1,89 @@
+"""The Celery application: queues, task names, and how messages are kept. No connection yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery import Celery, Task
+from kombu import Queue as BrokerQueue
+
+from tasks.jobs import Queue
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+
+TIERS = ("gpu", "cpu", "cache")  # the order in which a job falls through
+Pairs = list[tuple[str, int]]  # (job id, attempt): all that a message ever carries
+
+
+class Runner(Protocol):
+    """What answers a slice of jobs at a tier; the worker process supplies it."""
+
+    def __call__(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
+        """Answer what can be answered; return the jobs (with new attempts) for the next tier."""
+
+
+class TierTask(Task):  # type: ignore[misc]  # celery ships no types
+    """Answers the jobs that its tier can, and hands on only those that it could not."""
+
+    abstract = True
+    tier: str
+
+    def run(self, pairs: list[list[Any]]) -> Pairs:
+        """Take [id, attempt] pairs; return those that the next tier of the chain is to answer."""
+        queue = (self.request.delivery_info or {}).get("routing_key") or Queue.INTERACTIVE.value
+        jobs = [(str(job_id), int(attempt)) for job_id, attempt in pairs]
+        left: Pairs = self.app.runner(self.tier, jobs, queue, self.request.id)
+        if not left:
+            self.request.chain = None
+        return left
+
+
+def create_app(settings: Settings) -> Celery:
+    """Return the application for these settings; workers set its `runner` before they start."""
+    app = Celery("fallthrough", broker=settings.effective_broker_url, set_as_current=True)
+    amqp = settings.effective_broker_url.startswith("amqp")
+    arguments = {"x-queue-type": "quorum"} if amqp else None
+    app.conf.update(
+        task_queues=[
+            BrokerQueue(q.value, routing_key=q.value, queue_arguments=arguments) for q in Queue
+        ],
+        task_default_queue=Queue.INTERACTIVE.value,
+        task_create_missing_queues=False,
+        task_serializer="json",
+        accept_content=["json"],
+        # The record is the truth: no result backend, and a message is gone only when its slice is.
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        # True would cancel every running job when the broker restarts, and lose it.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=2,
+        broker_transport_options={} if amqp else _REDIS_TRANSPORT,
+        # Flower's view: arguments are ids.
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_proc_alive_timeout=30,
+    )
+    app.runner = None
+    for tier in TIERS:
+        app.register_task(type(f"{tier.title()}Task", (TierTask,), _task(tier))())
+    return app
+
+
+# kombu's defaults wait for ever on a broker that hangs.
+_REDIS_TRANSPORT = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+
+
+def _task(tier: str) -> dict[str, Any]:
+    return {"name": f"tasks.{tier}", "tier": tier, "__module__": __name__, "abstract": False}

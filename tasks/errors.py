@@ -1,0 +1,33 @@
+"""What can go wrong on the way of a job.
+
+FallthroughError
+├── SettingsError        a setting makes no sense; the message names it
+├── StoreUnavailable     the job store did not answer in time
+├── StoreFull            the store is too full to take new jobs
+├── StoreUnfit           the store answers, but is not set up to keep jobs
+└── PublishError         the broker did not take a message in time
+"""
+
+
+class FallthroughError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class SettingsError(FallthroughError):
+    """A setting makes no sense; the message is one line that names it."""
+
+
+class StoreUnavailable(FallthroughError):  # noqa: N818 - reads as the state that it reports
+    """The job store (Redis or Valkey) did not answer in time."""
+
+
+class StoreFull(FallthroughError):  # noqa: N818 - as above
+    """The store is too full to take new jobs; the accepted ones go on."""
+
+
+class StoreUnfit(FallthroughError):  # noqa: N818 - as above
+    """The store answers, but would lose jobs: too old, or it evicts keys."""
+
+
+class PublishError(FallthroughError):
+    """The broker did not take a message in time."""

@@ -1,0 +1,57 @@
+-- One sweeper at a time. ARGV: prefix, who, interval_ms, grace_ms, limit, then per queue:
+-- its name, and 1 if the broker holds no message of it.
+-- Answers false if another one sweeps, else a list of {id, attempt, tier, queue, reason}:
+-- what the sweeper must publish now (a crash before that is found by a later sweep).
+if not redis.call('SET', P .. 'sweeper', ARGV[2], 'NX', 'PX', ARGV[3]) then return false end
+local grace, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local found = {}
+
+local function due(key)
+  return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit)
+end
+
+local function again(id, key, reason, wait)
+  local h = redis.call('HMGET', record(id), 'status', 'queue', 'tier', 'attempt')
+  if not unfinished(h[1]) then
+    redis.call('ZREM', key, id)
+    return
+  end
+  local attempt = tonumber(h[4]) + 1
+  dispatch(id, h[2], h[3], attempt, wait)
+  found[#found + 1] = { id, attempt, h[3], h[2], reason }
+end
+
+for _, id in ipairs(due(P .. 'deadlines')) do
+  if unfinished(redis.call('HGET', record(id), 'status')) then
+    finish(id, 'expired', '-', {})
+    redis.call('PUBLISH', P .. 'cancelled', id)
+  else
+    redis.call('ZREM', P .. 'deadlines', id)
+  end
+end
+
+for _, id in ipairs(due(P .. 'leases')) do
+  local tier = redis.call('HGET', record(id), 'tier')
+  if tier then note_attempt(id, tier, 'lost') end
+  again(id, P .. 'leases', 'lease', grace)
+end
+
+for _, id in ipairs(due(P .. 'parked')) do again(id, P .. 'parked', 'parked', grace) end
+
+-- A backlog is no loss: a job is taken for lost only if one dispatched later has begun, or
+-- if no message is left. What is merely waiting is looked at again later.
+for i = 6, #ARGV, 2 do
+  local queue, empty = ARGV[i], ARGV[i + 1] == '1'
+  local key = P .. 'dispatched:' .. queue
+  local latest = tonumber(redis.call('HGET', P .. 'begun', queue) or '0')
+  for _, id in ipairs(due(key)) do
+    local h = redis.call('HMGET', record(id), 'dispatched_ms', 'grace_ms')
+    local waited = tonumber(h[2] or grace)
+    if empty or tonumber(h[1] or '0') < latest then
+      again(id, key, 'unbegun', waited * 2)
+    else
+      redis.call('ZADD', key, now + waited, id)
+    end
+  end
+end
+return found

@@ -1,0 +1,181 @@
+"""Puts jobs on the broker, from a thread of its own: kombu blocks, the event loop must not.
+
+What is asked while a publish is in flight shares the next message (group commit): no timer, no
+delay when idle, and a burst of lone requests does not cost one Celery chain each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery import chain
+
+from tasks.app import TIERS, Pairs
+from tasks.errors import PublishError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from celery import Celery
+
+SLICE = {"interactive": 8, "batch": 32}  # jobs in one message, at most
+PUBLISH_SECONDS = 8.0  # how long an asker waits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    route: tuple[str, str]  # first tier, queue
+    pairs: Pairs
+    done: Future[None]
+
+
+def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
+    """Return the names of the tasks from a tier on, leaving out tiers that are not set up."""
+    rest = TIERS[TIERS.index(tier) + 1 :]
+    return [app.tasks[f"tasks.{t}"].name for t in (tier, *(t for t in rest if t in configured))]
+
+
+class Publisher:
+    """One thread that publishes; any thread or loop may ask it."""
+
+    def __init__(self, app: Celery, configured: Iterable[str]) -> None:
+        self._app = app
+        self._configured = (*configured, "cache")
+        self._asked: queue.SimpleQueue[_Request | Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
+
+    @property
+    def first_tier(self) -> str:
+        """Where a chain begins: the first tier that is set up."""
+        return next(tier for tier in TIERS if tier in self._configured)
+
+    def next_tier(self, tier: str) -> str:
+        """Return the tier after this one; the cache comes last and has none after it."""
+        rest = TIERS[TIERS.index(tier) + 1 :]
+        return next(t for t in rest if t in self._configured)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Publish what was asked before, then end the thread."""
+        self._asked.put(None)
+        self._thread.join(PUBLISH_SECONDS)
+
+    async def publish(self, tier: str, queue_name: str, pairs: Pairs) -> None:
+        """Publish jobs as chains that begin at tier; raise PublishError if the broker does not."""
+        request = _Request((tier, queue_name), pairs, Future())
+        self._asked.put(request)
+        await _bounded(request.done)
+
+    async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
+        """Return for each queue whether the broker holds no message of it."""
+        done: Future[dict[str, bool]] = Future()
+        names = list(queue_names)
+        self._asked.put(lambda: _settle(done, lambda: self._depths(names)))
+        return await _bounded(done)
+
+    async def check(self) -> None:
+        """Raise PublishError unless the broker answers."""
+        await self.empty(["interactive"])
+
+    def _work(self) -> None:
+        while True:
+            item = self._asked.get()
+            requests: list[_Request] = []
+            while item is not None:
+                if isinstance(item, _Request):
+                    requests.append(item)
+                else:
+                    item()
+                try:
+                    item = self._asked.get_nowait()
+                except queue.Empty:
+                    break
+            for message in _group(requests):
+                self._send(message)
+            if item is None:
+                return
+
+    def _send(self, message: list[_Request]) -> None:
+        tier, queue_name = message[0].route
+        pairs = [pair for request in message for pair in request.pairs]
+        size = SLICE[queue_name]
+        slices = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        try:
+            for part in slices:
+                self._chain(tier, queue_name, part).apply_async(retry=False)
+        except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
+            log.warning("the broker did not take a message: %s", type(error).__name__)
+            failure = PublishError(f"the broker did not take the job: {type(error).__name__}")
+            for request in message:
+                _settle(request.done, failure=failure)
+        else:
+            for request in message:
+                _settle(request.done)
+
+    def _chain(self, tier: str, queue_name: str, pairs: Pairs) -> Any:
+        first, *rest = chain_from(self._app, tier, self._configured)
+        tasks = self._app.tasks
+        return chain(
+            tasks[first].s(pairs).set(queue=queue_name),
+            *(tasks[name].s().set(queue=queue_name) for name in rest),
+            app=self._app,
+        )
+
+    def _depths(self, names: Iterable[str]) -> dict[str, bool]:
+        with self._app.connection_for_write() as connection:
+            channel = connection.default_channel
+            queues: Mapping[str, Any] = self._app.amqp.queues
+            return {
+                name: queues[name](channel).queue_declare(passive=False).message_count == 0
+                for name in names
+            }
+
+
+def _group(requests: list[_Request]) -> list[list[_Request]]:
+    """Put requests for one route together, up to a slice; a larger one travels alone."""
+    groups: list[list[_Request]] = []
+    open_groups: dict[tuple[str, str], list[_Request]] = {}
+    for request in requests:
+        group = open_groups.get(request.route)
+        held = sum(len(r.pairs) for r in group) if group else 0
+        if group is None or held + len(request.pairs) > SLICE[request.route[1]]:
+            group = open_groups[request.route] = []
+            groups.append(group)
+        group.append(request)
+    return groups
+
+
+def _settle(
+    done: Future[Any], work: Callable[[], Any] | None = None, failure: Exception | None = None
+) -> None:
+    # The asker may have given up: then there is nobody to tell.
+    with contextlib.suppress(Exception):
+        if failure is not None:
+            done.set_exception(failure)
+            return
+        try:
+            result = work() if work else None
+        except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
+            done.set_exception(PublishError(f"the broker did not answer: {type(error).__name__}"))
+        else:
+            done.set_result(result)
+
+
+async def _bounded(done: Future[Any]) -> Any:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(done), PUBLISH_SECONDS)
+    except TimeoutError:
+        message = f"the broker did not take the job within {PUBLISH_SECONDS:g} s"
+        raise PublishError(message) from None

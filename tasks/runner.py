@@ -1,0 +1,190 @@
+"""What a tier task does with its slice: begin, answer all at once, hand on what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tasks.answering import Finish, HandBack, HandOn, Outcome, Park
+from tasks.errors import PublishError, StoreUnavailable
+from tasks.jobs import BegunJob, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from tasks.answering import Answering
+    from tasks.app import Pairs
+    from tasks.leases import Leases
+    from tasks.publisher import Publisher
+    from tasks.store import JobStore
+
+COALESCE_SECONDS = 0.05  # how long a job that failed waits for its slice-mates to move on with it
+STORE_BACKOFF_SECONDS = (0.05, 2.0)
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Left:
+    """Jobs of one slice that this tier could not answer, and that are still here."""
+
+    jobs: list[tuple[BegunJob, HandOn]] = field(default_factory=list)
+
+    def take(self) -> list[tuple[BegunJob, HandOn]]:
+        jobs, self.jobs = self.jobs, []
+        return jobs
+
+
+class SliceRunner:
+    """Runs slices on the event loop; the Celery task waits for it in its own thread."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        publisher: Publisher,
+        answering: Answering,
+        leases: Leases,
+        worker: str,
+        finished: Callable[[BegunJob, Finish], None] = lambda job, done: None,  # noqa: ARG005
+    ) -> None:
+        self._store, self._publisher = store, publisher
+        self._answering, self._leases = answering, leases
+        self._worker = worker
+        self._finished = finished
+        self._cut_off = False
+        self._slices: set[asyncio.Task[Any]] = set()
+
+    async def run(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
+        """Answer a slice at a tier; return what the next task of the chain is to answer."""
+        if self._answering.draining.is_set():
+            await self._publisher.publish(tier, queue, pairs)
+            return []
+        lease_owner = f"{self._worker}:{slice_id}"
+        begun = await self._insist(lambda: self._store.begin(lease_owner, tier, pairs))
+        left = _Left()
+        running = [asyncio.create_task(self._one(job, left)) for job in begun]
+        for job, task in zip(begun, running, strict=True):
+            self._leases.hold(job.id, lease_owner, task)
+        self._slices.update(running)
+        try:
+            await self._until_done(set(running), tier, queue, left)
+        finally:
+            self._slices.difference_update(running)
+        return await self._hand_on(left.take(), tier)
+
+    async def _until_done(
+        self, running: set[asyncio.Task[None]], tier: str, queue: str, left: _Left
+    ) -> None:
+        # A job never waits for its slice-mates: what failed leaves early, a few together.
+        while running:
+            if not left.jobs:
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            _, running = await asyncio.wait(running, timeout=COALESCE_SECONDS)
+            if running:
+                await self._leave_early(left.take(), tier, queue)
+
+    async def _leave_early(
+        self, jobs: list[tuple[BegunJob, HandOn]], tier: str, queue: str
+    ) -> None:
+        pairs = await self._hand_on(jobs, tier)
+        if pairs:
+            await self._publish(self._publisher.next_tier(tier), queue, pairs)
+
+    async def _one(self, job: BegunJob, left: _Left) -> None:
+        try:
+            outcome: Outcome = await self._answering.answer(job)
+            await self._act(job, outcome, left)
+        except asyncio.CancelledError:
+            if not self._cut_off:
+                return  # dropped: its result is there, or it is another worker's now
+            await self._hand_back(job)
+        except Exception:
+            # Ours, not the tier's. The lease ends and the job runs again elsewhere.
+            log.exception("job %s at tier %s broke off", job.id, job.tier)
+        finally:
+            self._leases.release(job.id, job.lease_owner)
+
+    async def _act(self, job: BegunJob, outcome: Outcome, left: _Left) -> None:
+        match outcome:
+            case Finish():
+                await self._finish(job, outcome)
+            case HandOn():
+                left.jobs.append((job, outcome))
+            case Park():
+                await self._move([job], "", [outcome], due_seconds=outcome.due_seconds)
+            case HandBack():
+                await self._hand_back(job)
+
+    async def _finish(self, job: BegunJob, done: Finish) -> None:
+        keeping = asyncio.create_task(self._answering.keep(job, done))
+        won = await self._insist(lambda: self._store.finish(job, done.status, done.fields))
+        await keeping
+        if won:
+            self._finished(job, done)
+        level = logging.WARNING if done.status is Status.FAILED else logging.DEBUG
+        log.log(level, "job %s %s by tier %s", job.id, done.status.value, job.tier)
+
+    async def _hand_on(self, left: Sequence[tuple[BegunJob, HandOn]], tier: str) -> Pairs:
+        if not left:
+            return []
+        jobs = [job for job, _ in left]
+        to = self._publisher.next_tier(tier)
+        return await self._move(jobs, to, [outcome for _, outcome in left])
+
+    async def _hand_back(self, job: BegunJob) -> None:
+        same = HandOn(job.attempts, job.failures)
+        pairs = await asyncio.shield(self._move([job], job.tier, [same]))
+        if pairs:
+            await asyncio.shield(self._publish(job.tier, job.queue.value, pairs))
+
+    async def _move(
+        self,
+        jobs: Sequence[BegunJob],
+        to: str,
+        outcomes: Sequence[HandOn | Park],
+        due_seconds: float | None = None,
+    ) -> Pairs:
+        token = os.urandom(8).hex()
+        attempts: list[Sequence[Mapping[str, Any]]] = [o.attempts for o in outcomes]
+        failures = [o.failures for o in outcomes]
+        return await self._insist(
+            lambda: self._store.move(
+                jobs, to, token, attempts=attempts, failures=failures, due_seconds=due_seconds
+            )
+        )
+
+    async def _publish(self, tier: str, queue: str, pairs: Pairs) -> None:
+        # Not published is not lost: the record says dispatched, and the sweeper sees to it.
+        try:
+            await self._publisher.publish(tier, queue, pairs)
+        except PublishError as error:
+            log.warning("%d jobs wait for the sweeper: %s", len(pairs), error)
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it as soon as the store is there: each of these steps may safely be asked again."""
+        wait, longest = STORE_BACKOFF_SECONDS
+        while True:
+            try:
+                return await work()
+            except StoreUnavailable:
+                if self._cut_off:
+                    raise
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, longest)
+
+    async def drain(self, seconds: float) -> None:
+        """Hand back what was not called yet, let calls finish for so long, cut off the rest."""
+        self._answering.draining.set()
+        if self._slices:
+            await asyncio.wait(set(self._slices), timeout=seconds)
+        self._cut_off = True
+        rest = set(self._slices)
+        if rest:
+            log.warning("drain time is over: %d calls are cut off and handed over", len(rest))
+        for task in rest:
+            task.cancel()

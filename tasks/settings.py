@@ -1,0 +1,182 @@
+"""Settings: read once from the environment, in an entry module, and passed down."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tasks.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PREFIX = "FALLTHROUGH_"
+# What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
+_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
+
+
+def _setting(
+    default: Any, about: str, *, low: float | None = None, secret: bool = False, url: str = ""
+) -> Any:
+    return field(
+        default=default, metadata={"about": about, "low": low, "secret": secret, "url": url}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator can set. Each field is read from FALLTHROUGH_ and its name in capitals."""
+
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "Redis >= 7.2 or Valkey that keeps the job records",
+        url="redis rediss unix",
+    )
+    broker_url: str = _setting(
+        "",
+        "Celery's broker; empty: the same as redis_url",
+        url="redis rediss unix amqp amqps memory",
+    )
+    gpu_url: str = _setting("", "OpenAI API of the GPU server; empty: no GPU tier", url="http https")
+    gpu_model: str = _setting("", "model of the GPU tier; empty: found from its /v1/models")
+    gpu_api_key: str = _setting("", "bearer key for the GPU server", secret=True)
+    gpu_timeout_seconds: float = _setting(60.0, "limit of one try at the GPU tier", low=0.001)
+    gpu_concurrency: int = _setting(64, "calls at once to the GPU tier, per worker process", low=1)
+    cpu_url: str = _setting("", "OpenAI API of the CPU server; empty: no CPU tier", url="http https")
+    cpu_model: str = _setting("", "model of the CPU tier; empty: found from its /v1/models")
+    cpu_api_key: str = _setting("", "bearer key for the CPU server", secret=True)
+    cpu_timeout_seconds: float = _setting(120.0, "limit of one try at the CPU tier", low=0.001)
+    cpu_concurrency: int = _setting(2, "calls at once to the CPU tier, whole fleet", low=1)
+    cpu_wait_seconds: float = _setting(
+        10.0, "how long a job waits for a place at the CPU tier when a GPU tier is set", low=0
+    )
+    connect_timeout_seconds: float = _setting(2.0, "limit to reach a tier's server", low=0.001)
+    degraded_message: str = _setting(
+        "The service is temporarily unable to answer. Please try again later.",
+        "the answer when every tier failed",
+    )
+    breaker_failure_threshold: int = _setting(3, "failures in a row that open a breaker", low=1)
+    breaker_recovery_seconds: float = _setting(30.0, "open time before a probe", low=0.001)
+    breaker_success_threshold: int = _setting(2, "probes that must succeed to close", low=1)
+    cache_ttl_seconds: int = _setting(86_400, "how long an answer stays in the cache", low=1)
+    result_ttl_seconds: int = _setting(86_400, "how long a finished job is kept", low=1)
+    chat_deadline_seconds: float = _setting(120.0, "deadline of a sync chat completion", low=0.001)
+    job_deadline_seconds: float = _setting(86_400.0, "deadline of a job", low=0.001)
+    lease_seconds: float = _setting(8.0, "lease of a running job; renewed four times within", low=1)
+    sweep_seconds: float = _setting(2.0, "time between two sweeps", low=0.1)
+    dispatch_grace_seconds: float = _setting(
+        10.0, "how long a message may stay unbegun before the sweeper looks, doubled each time", low=1
+    )
+    drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
+    max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
+    host: str = _setting("127.0.0.1", "address that the API listens on")
+    port: int = _setting(8000, "port of the API", low=0)
+    worker_host: str = _setting("127.0.0.1", "address of a worker's health port")
+    worker_port: int = _setting(0, "health port of a worker; 0 picks a free one", low=0)
+    worker_queues: str = _setting("interactive,batch", "queues that a worker consumes")
+    worker_threads: int = _setting(64, "slices at once in a worker process", low=1)
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read every FALLTHROUGH_ variable; raise SettingsError naming the first bad one."""
+        known = {PREFIX + f.name.upper(): f for f in dataclasses.fields(cls)}
+        for name in environ:
+            if name.startswith(PREFIX) and name not in known and not _KUBERNETES.search(name):
+                raise SettingsError(_unknown(name, list(known)))
+        values = {
+            f.name: _parse(name, environ[name], f) for name, f in known.items() if name in environ
+        }
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            message = f"{PREFIX}LOG_LEVEL: {self.log_level!r} is none of DEBUG, INFO, WARNING, ERROR"
+            raise SettingsError(message)
+        queues = [q for q in self.worker_queues.split(",") if q]
+        if not queues or set(queues) - {"interactive", "batch"}:
+            message = f"{PREFIX}WORKER_QUEUES: {self.worker_queues!r} must name interactive, batch"
+            raise SettingsError(message)
+
+    @property
+    def effective_broker_url(self) -> str:
+        """The broker's URL: its own, or the store's."""
+        return self.broker_url or self.redis_url
+
+    def environ(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process; defaults left out."""
+        return {
+            PREFIX + f.name.upper(): str(getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(variable, value with secrets masked, default, what it is about) of every setting."""
+        return [
+            (
+                PREFIX + f.name.upper(),
+                _masked(getattr(self, f.name), secret=f.metadata["secret"]),
+                str(f.default),
+                f.metadata["about"],
+            )
+            for f in dataclasses.fields(self)
+        ]
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    import difflib  # noqa: PLC0415 - only the way to an error pays for it
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; `fallthrough config` lists them all"
+    return f"{name}: no such setting{hint}"
+
+
+def _parse(name: str, text: str, spec: dataclasses.Field[Any]) -> Any:
+    kind = type(spec.default)
+    if kind is str:
+        if text and spec.metadata["url"]:
+            _check_url(name, text, spec.metadata["url"].split())
+        return text
+    return _number(name, text, kind, spec.metadata["low"])
+
+
+def _number(name: str, text: str, kind: Callable[[str], float], low: float | None) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        message = f"{name}: {text!r} is not {what}"
+        raise SettingsError(message) from None
+    if not math.isfinite(value) or (low is not None and value < low):
+        message = f"{name}: {text} is out of range, it must be at least {low}"
+        raise SettingsError(message)
+    return value
+
+
+def _check_url(name: str, text: str, schemes: list[str]) -> None:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in schemes and (parts.netloc or parts.scheme in {"unix", "memory"})
+        _ = parts.port
+    except ValueError:
+        good = False
+    if not good:
+        message = f"{name}: {_masked(text, secret=False)!r} is no URL of the kind {schemes[0]}://host"
+        raise SettingsError(message)
+
+
+def _masked(value: object, *, secret: bool) -> str:
+    text = str(value)
+    if secret:
+        return "********" if text else ""
+    if "://" in text and "@" in text:
+        parts = urlsplit(text)
+        return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    return text

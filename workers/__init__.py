@@ -1,0 +1,1 @@
+"""The process that runs tasks: event loop, drain, leases, sweeper, health port."""

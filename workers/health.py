@@ -1,0 +1,76 @@
+"""A worker's own small HTTP port: /health, /health/ready, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tasks.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from starlette.requests import Request
+
+    from tasks.store import JobStore
+    from workers.pulse import Pulse
+
+READY_SECONDS = 2.0
+
+
+def health_app(pulse: Pulse, store: JobStore, registry: CollectorRegistry) -> Starlette:
+    """Return the port's application."""
+
+    async def health(_: Request) -> Response:
+        if pulse.alive:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "the consumer makes no progress"}, 503)
+
+    async def ready(_: Request) -> Response:
+        reasons = [] if pulse.connected else ["no broker"]
+        if pulse.draining:
+            reasons.append("draining")
+        try:
+            await asyncio.wait_for(store.ping(), READY_SECONDS)
+        except (StoreUnavailable, TimeoutError):
+            reasons.append("no store")
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/health/ready", ready),
+            Route("/metrics", metrics),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    # The process has its own signal handlers.
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the port now, so that a taken one stops the start; raise OSError then."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    return sock
+
+
+async def serve(app: Starlette, sock: socket.socket) -> None:
+    """Serve until cancelled."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    await _Server(config).serve(sockets=[sock])

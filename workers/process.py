@@ -1,0 +1,139 @@
+"""A worker process from start to exit: `python -m workers`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from tasks.answering import Answering
+from tasks.app import create_app
+from tasks.leases import Leases
+from tasks.permits import FleetPlaces, LocalPlaces
+from tasks.publisher import Publisher
+from tasks.runner import SliceRunner
+from tasks.store import JobStore, connect
+from tasks.sweeper import Sweeper
+from tasks.tiers import build_breakers, build_cache, build_tiers, log_event, tier_configs
+from workers.health import health_app, listen, serve
+from workers.loop import LoopThread
+from workers.metrics import WorkerMetrics
+from workers.pulse import Pulse, pulse_step
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from tasks.app import Pairs
+    from tasks.settings import Settings
+
+HAND_OVER_SECONDS = 5.0  # what cut-off calls get to be handed over, after the drain
+
+log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """Everything that one worker process holds. run() is its whole life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = f"{settings.worker_queues.replace(',', '-')}-{os.getpid()}"
+        self._loop = LoopThread()
+        self._pulse = Pulse()
+        self._metrics = WorkerMetrics()
+        self._app = create_app(settings)
+        self._publisher = Publisher(self._app, configured=tier_configs(settings))
+        self._background: list[asyncio.Task[Any]] = []
+
+    def run(self) -> int:
+        """Work until told to stop; return the exit status.
+
+        Raises StoreUnfit or StoreUnavailable when the store will not do, OSError for a taken port.
+        """
+        health_socket = listen(self._settings.worker_host, self._settings.worker_port)
+        self._loop.start()
+        self._publisher.start()
+        self._loop.call(self._open(health_socket))
+        host, port = health_socket.getsockname()[:2]
+        log.info("worker %s: health on http://%s:%d", self._name, host, port)
+        worker = self._celery_worker()
+        signals.worker_shutting_down.connect(self._shutting_down, weak=False)
+        worker.start()  # blocks; a SIGTERM ends it when all that it began is done
+        self._loop.call(self._close(), timeout=HAND_OVER_SECONDS)
+        self._publisher.stop()
+        self._loop.stop()
+        log.info("worker %s: stopped", self._name)
+        return int(worker.exitcode or 0)
+
+    def _celery_worker(self) -> Any:
+        self._app.steps["consumer"].add(pulse_step(self._pulse))
+        return self._app.Worker(
+            pool="threads",
+            concurrency=self._settings.worker_threads,
+            queues=self._settings.worker_queues.split(","),
+            hostname=f"{self._name}@{socket.gethostname()}",
+            loglevel=self._settings.log_level,
+            task_events=True,
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+        )
+
+    async def _open(self, health_socket: socket.socket) -> None:
+        settings = self._settings
+        self._store = store = JobStore(connect(settings.redis_url), settings)
+        await store.check()
+        breakers = build_breakers(settings, store, self._breaker_event)
+        tiers, self._http = build_tiers(settings, breakers)
+        places = {
+            "gpu": LocalPlaces(settings.gpu_concurrency),
+            "cpu": FleetPlaces(store, "cpu", settings.cpu_concurrency),
+        }
+        cache = build_cache(settings, store, breakers)
+        answering = Answering(settings, tiers, cache, breakers, places)
+        leases = Leases(store, settings.lease_seconds, places.values())
+        self._runner = SliceRunner(
+            store, self._publisher, answering, leases, self._name, self._metrics.finished
+        )
+        self._metrics.in_hand.set_function(lambda: len(leases))
+        self._app.runner = self._run_slice
+        sweeper = Sweeper(store, self._publisher, self._name, settings.sweep_seconds)
+        port = health_app(self._pulse, store, self._metrics.registry)
+        for work in (leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket)):
+            self._background.append(asyncio.create_task(self._guarded(work)))
+
+    def _run_slice(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
+        return self._loop.call(self._runner.run(tier, pairs, queue, slice_id))
+
+    def _breaker_event(self, event: object) -> None:
+        log_event(event)
+        self._metrics.breaker_event(event)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        # Without its leases, sweeper or health port a worker is no worker: let it be restarted.
+        try:
+            await work
+        except Exception:
+            log.exception("a part of the worker died")
+            logging.shutdown()
+            os._exit(70)
+
+    def _shutting_down(self, **_: Any) -> None:
+        # In a signal handler: only start what the loop does. Celery has stopped consuming when
+        # the current tasks end; they end sooner since the drain hands back what waits.
+        if not self._pulse.draining:
+            self._pulse.draining = True
+            drain = self._runner.drain(self._settings.drain_seconds)
+            asyncio.run_coroutine_threadsafe(drain, self._loop.loop)
+
+    async def _close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            await self._http.aclose()
+        await self._store.close()
