@@ -1,0 +1,35 @@
+"""A circuit breaker for one process or a whole fleet.
+
+>>> breaker = get_circuit_breaker("my_service", CircuitBreakerConfig(failure_threshold=3))
+>>> result = await breaker.call(call_service)
+"""
+
+from circuit_breaker.breaker import CircuitBreaker
+from circuit_breaker.config import CircuitBreakerConfig
+from circuit_breaker.errors import BreakerError, CircuitBreakerError
+from circuit_breaker.machine import BreakerView, CircuitState, Outcome, Permit, Refusal
+from circuit_breaker.registry import (
+    configure_default_store,
+    forget_circuit_breakers,
+    get_circuit_breaker,
+)
+from circuit_breaker.stores import AsyncRedisStore, MemoryStore, OneByOne, RedisStore
+
+__all__ = [
+    "AsyncRedisStore",
+    "BreakerError",
+    "BreakerView",
+    "CircuitBreaker",
+    "CircuitBreakerConfig",
+    "CircuitBreakerError",
+    "CircuitState",
+    "MemoryStore",
+    "OneByOne",
+    "Outcome",
+    "Permit",
+    "RedisStore",
+    "Refusal",
+    "configure_default_store",
+    "forget_circuit_breakers",
+    "get_circuit_breaker",
+]

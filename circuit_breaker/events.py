@@ -1,0 +1,60 @@
+"""What a breaker tells those who listen: frozen data, for logs and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circuit_breaker.machine import CircuitState, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The breaker was seen here in another state than before."""
+
+    name: str
+    before: CircuitState
+    after: CircuitState
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Calls are kept away for a while. reason: "saturated" or "misconfigured"."""
+
+    name: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecorded:
+    """A call was reported."""
+
+    name: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CallRejected:
+    """A call was refused. reason: as in Refusal."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LateResult:
+    """A call's result came after the state that let it through: dropped."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUnavailable:
+    """The shared state is out of reach: this process decides alone for now."""
+
+    name: str
+
+
+Event = StateChanged | Held | CallRecorded | CallRejected | LateResult | StoreUnavailable
