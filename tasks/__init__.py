@@ -1,0 +1,1 @@
+"""What happens to a job: settings, store, chain, tier tasks."""

@@ -46,7 +46,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HandOn:
-    """This tier could not answer it."""
+    """The tier could not answer it."""
 
     attempts: tuple[Mapping[str, Any], ...]
     failures: int
@@ -115,7 +115,7 @@ class Answering:
             waited = (time.monotonic() - began) * 1000
             if time.monotonic() >= job.deadline:
                 return Finish(Status.EXPIRED, {})
-            verdict = Verdict.REJECTED if await tier.refused() else Verdict.NO_PERMIT
+            verdict = Verdict.REJECTED if tier.breaker.refusal() else Verdict.NO_PERMIT
             return _hand_on(job, Attempt(job.tier, verdict, waited), job.failures)
         try:
             trial = await tier.ask(job.body, timeout_seconds=job.deadline - time.monotonic())
@@ -131,15 +131,16 @@ class Answering:
         taking = asyncio.ensure_future(places.take())
         try:
             while not self.draining.is_set() and time.monotonic() < until:
-                if await tier.refused():
-                    return None
+                if tier.breaker.refusal():
+                    break
                 done, _ = await asyncio.wait({taking}, timeout=LOOK_AGAIN_SECONDS)
                 if done:
                     return taking.result()
         except asyncio.CancelledError:
             await _withdraw(taking, places)
             raise
-        return await _withdraw(taking, places)
+        await _withdraw(taking, places)
+        return None
 
     def _judge(self, job: BegunJob, trial: Trial) -> Outcome:
         step = next_step(trial.attempt.verdict)
@@ -159,7 +160,7 @@ class Answering:
 
     async def _last_resort(self, job: BegunJob) -> Outcome:
         if job.options.cache == "off":
-            attempts = job.attempts
+            attempts: tuple[Mapping[str, Any], ...] = job.attempts
         else:
             trial = await self._look_up(job)
             if trial.attempt.verdict is Verdict.ANSWERED:
@@ -179,9 +180,7 @@ class Answering:
                 self._settings.degraded_message, str(job.body.get("model") or ""), job.id
             )
             fields = {"tier_used": "degraded", "answer": answer}
-            return Finish(
-                Status.SUCCEEDED, {**fields, "attempts": msgspec.json.encode(attempts)}
-            )
+            return Finish(Status.SUCCEEDED, {**fields, "attempts": msgspec.json.encode(attempts)})
         message = "no tier could answer: " + ", ".join(
             f"{a['tier']} {a['verdict']}" for a in attempts[-3:]
         )
@@ -266,5 +265,3 @@ def _unfit_everywhere(attempts: tuple[Mapping[str, Any], ...]) -> Mapping[str, A
     if models and all(a["verdict"] == Verdict.UNFIT and "error" in a for a in models):
         return models[-1]
     return None
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Celery, Task
-from kombu import Queue as BrokerQueue
+from kombu.entity import Queue as BrokerQueue
 
 from tasks.jobs import Queue
 
@@ -46,7 +46,8 @@ def create_app(settings: Settings) -> Celery:
     arguments = {"x-queue-type": "quorum"} if amqp else None
     app.conf.update(
         task_queues=[
-            BrokerQueue(q.value, routing_key=q.value, queue_arguments=arguments) for q in Queue
+            BrokerQueue(q.value, routing_key=q.value, queue_arguments=arguments)  # type: ignore[no-untyped-call]
+            for q in Queue
         ],
         task_default_queue=Queue.INTERACTIVE.value,
         task_create_missing_queues=False,

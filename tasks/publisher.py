@@ -83,7 +83,8 @@ class Publisher:
         done: Future[dict[str, bool]] = Future()
         names = list(queue_names)
         self._asked.put(lambda: _settle(done, lambda: self._depths(names)))
-        return await _bounded(done)
+        depths: dict[str, bool] = await _bounded(done)
+        return depths
 
     async def check(self) -> None:
         """Raise PublishError unless the broker answers."""

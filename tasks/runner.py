@@ -42,7 +42,7 @@ class _Left:
 class SliceRunner:
     """Runs slices on the event loop; the Celery task waits for it in its own thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the process wires its parts here, once
         self,
         store: JobStore,
         publisher: Publisher,

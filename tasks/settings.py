@@ -41,12 +41,12 @@ class Settings:
         "Celery's broker; empty: the same as redis_url",
         url="redis rediss unix amqp amqps memory",
     )
-    gpu_url: str = _setting("", "OpenAI API of the GPU server; empty: no GPU tier", url="http https")
+    gpu_url: str = _setting("", "OpenAI API of the GPU server; empty: none", url="http https")
     gpu_model: str = _setting("", "model of the GPU tier; empty: found from its /v1/models")
     gpu_api_key: str = _setting("", "bearer key for the GPU server", secret=True)
     gpu_timeout_seconds: float = _setting(60.0, "limit of one try at the GPU tier", low=0.001)
     gpu_concurrency: int = _setting(64, "calls at once to the GPU tier, per worker process", low=1)
-    cpu_url: str = _setting("", "OpenAI API of the CPU server; empty: no CPU tier", url="http https")
+    cpu_url: str = _setting("", "OpenAI API of the CPU server; empty: none", url="http https")
     cpu_model: str = _setting("", "model of the CPU tier; empty: found from its /v1/models")
     cpu_api_key: str = _setting("", "bearer key for the CPU server", secret=True)
     cpu_timeout_seconds: float = _setting(120.0, "limit of one try at the CPU tier", low=0.001)
@@ -69,7 +69,7 @@ class Settings:
     lease_seconds: float = _setting(8.0, "lease of a running job; renewed four times within", low=1)
     sweep_seconds: float = _setting(2.0, "time between two sweeps", low=0.1)
     dispatch_grace_seconds: float = _setting(
-        10.0, "how long a message may stay unbegun before the sweeper looks, doubled each time", low=1
+        10.0, "how long a message may stay unbegun before it is looked for; doubles", low=1
     )
     drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
     max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
@@ -97,7 +97,7 @@ class Settings:
 
     def _check(self) -> None:
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-            message = f"{PREFIX}LOG_LEVEL: {self.log_level!r} is none of DEBUG, INFO, WARNING, ERROR"
+            message = f"{PREFIX}LOG_LEVEL: {self.log_level!r} is no DEBUG, INFO, WARNING or ERROR"
             raise SettingsError(message)
         queues = [q for q in self.worker_queues.split(",") if q]
         if not queues or set(queues) - {"interactive", "batch"}:
@@ -110,7 +110,7 @@ class Settings:
         return self.broker_url or self.redis_url
 
     def environ(self) -> dict[str, str]:
-        """These settings as environment variables, for a child process; defaults left out."""
+        """Return the settings that are no defaults as environment variables, for a child."""
         return {
             PREFIX + f.name.upper(): str(getattr(self, f.name))
             for f in dataclasses.fields(self)
@@ -139,7 +139,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _parse(name: str, text: str, spec: dataclasses.Field[Any]) -> Any:
-    kind = type(spec.default)
+    kind: Any = type(spec.default)
     if kind is str:
         if text and spec.metadata["url"]:
             _check_url(name, text, spec.metadata["url"].split())
@@ -168,7 +168,9 @@ def _check_url(name: str, text: str, schemes: list[str]) -> None:
     except ValueError:
         good = False
     if not good:
-        message = f"{name}: {_masked(text, secret=False)!r} is no URL of the kind {schemes[0]}://host"
+        message = (
+            f"{name}: {_masked(text, secret=False)!r} is no URL of the kind {schemes[0]}://host"
+        )
         raise SettingsError(message)
 
 

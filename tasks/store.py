@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,8 @@ from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.jobs import BegunJob, JobRecord, Options, Queue, Status, Submission
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
     from tasks.settings import Settings
 
 PREFIX = "ft:"
@@ -74,7 +75,8 @@ class JobStore:
     """All that is ever done to a job; belongs to one event loop."""
 
     def __init__(self, redis: Redis, settings: Settings, *, prefix: str = PREFIX) -> None:
-        self.redis = redis
+        # redis-py types every reply as whatever any of its modes may give; ours are bytes.
+        self.redis: Any = redis
         self.scripts = Coalescer(redis)
         self._prefix = prefix
         self._lua = _scripts()
@@ -192,9 +194,7 @@ class JobStore:
         (id, attempt, tier, queue, reason) of the jobs that must be published again.
         """
         flat = [item for queue, none in empty.items() for item in (queue, int(none))]
-        found = await self._run(
-            "sweep", who, self._sweep_ms, self._grace_ms, SWEEP_LIMIT, *flat
-        )
+        found = await self._run("sweep", who, self._sweep_ms, self._grace_ms, SWEEP_LIMIT, *flat)
         if found is None:
             return None
         return [(i.decode(), int(a), t.decode(), q.decode(), r.decode()) for i, a, t, q, r in found]

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from circuit_breaker import AsyncRedisStore, CircuitBreaker, CircuitBreakerConfig
-from circuit_breaker.events import StateChanged, StoreUnavailable
+from circuit_breaker.events import Held, StateChanged, StoreUnavailable
 from fallback_chain import CacheTier, ChatTier, HttpxHttp, RedisCache, TierConfig
 
 if TYPE_CHECKING:
@@ -76,9 +76,11 @@ def build_breakers(
 def log_event(event: object) -> None:
     """Tell the operator what a breaker did; calls and rejections are counted, not told."""
     if isinstance(event, StateChanged):
-        log.warning(
-            "breaker %s: %s -> %s (%s)", event.name, event.before, event.after, event.reason
-        )
+        log.warning("breaker %s: %s -> %s", event.name, event.before, event.after)
+    elif isinstance(event, Held):
+        # A key that is refused needs a person; a busy server does not.
+        level = logging.ERROR if event.reason == "misconfigured" else logging.INFO
+        log.log(level, "breaker %s: held %.1f s, %s", event.name, event.seconds, event.reason)
     elif isinstance(event, StoreUnavailable):
         log.warning("breaker %s: no shared state, deciding alone", event.name)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from circuit_breaker.events import CallRecorded, CallRejected, StateChanged
-from circuit_breaker import Outcome
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from circuit_breaker import Outcome
+from circuit_breaker.events import CallRecorded, CallRejected, StateChanged
 
 if TYPE_CHECKING:
     from tasks.answering import Finish

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from tasks.app import Pairs
+    from tasks.permits import Places
     from tasks.settings import Settings
 
 HAND_OVER_SECONDS = 5.0  # what cut-off calls get to be handed over, after the drain
@@ -89,7 +90,7 @@ class WorkerProcess:
         await store.check()
         breakers = build_breakers(settings, store, self._breaker_event)
         tiers, self._http = build_tiers(settings, breakers)
-        places = {
+        places: dict[str, Places] = {
             "gpu": LocalPlaces(settings.gpu_concurrency),
             "cpu": FleetPlaces(store, "cpu", settings.cpu_concurrency),
         }

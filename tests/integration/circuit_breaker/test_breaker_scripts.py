@@ -56,7 +56,7 @@ def told(view: BreakerView) -> tuple[object, ...]:
     )
 
 
-def differential(client: redis.Redis) -> type[RuleBasedStateMachine]:
+def differential(client: redis.Redis) -> type[RuleBasedStateMachine]:  # noqa: C901
     class Differential(RuleBasedStateMachine):
         permits = Bundle("permits")
 

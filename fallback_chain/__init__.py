@@ -1,0 +1,52 @@
+"""The tiers that can answer a request, and what each answer means.
+
+>>> chain = FallbackChain("http://localhost:8080", "http://localhost:11434", redis_client)
+>>> result = await chain.generate("Explain quantum computing", max_tokens=200)
+>>> result["text"], result["tier_used"]
+"""
+
+from fallback_chain.answers import degraded_answer, text_of
+from fallback_chain.cache import (
+    AnswerCache,
+    CachedAnswer,
+    CacheTier,
+    MemoryCache,
+    RedisCache,
+    cache_key,
+)
+from fallback_chain.chain import ChainOptions, FallbackChain
+from fallback_chain.classify import Meaning, classify
+from fallback_chain.errors import FallbackError, RequestRefusedError, UpstreamError
+from fallback_chain.http import Http, HttpxHttp, Reply
+from fallback_chain.tier import ChatTier, TierConfig, normalise_url
+from fallback_chain.trial import Attempt, Step, Trial, Verdict, next_step, outcome_of
+
+__all__ = [
+    "AnswerCache",
+    "Attempt",
+    "CacheTier",
+    "CachedAnswer",
+    "ChainOptions",
+    "ChatTier",
+    "FallbackChain",
+    "FallbackError",
+    "Http",
+    "HttpxHttp",
+    "Meaning",
+    "MemoryCache",
+    "RedisCache",
+    "Reply",
+    "RequestRefusedError",
+    "Step",
+    "TierConfig",
+    "Trial",
+    "UpstreamError",
+    "Verdict",
+    "cache_key",
+    "classify",
+    "degraded_answer",
+    "next_step",
+    "normalise_url",
+    "outcome_of",
+    "text_of",
+]

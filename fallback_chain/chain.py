@@ -1,0 +1,204 @@
+"""The whole chain in one object, for a program that does not need the pipeline around it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from circuit_breaker import (
+    AsyncRedisStore,
+    CircuitBreaker,
+    CircuitBreakerConfig,
+    MemoryStore,
+    OneByOne,
+)
+from fallback_chain.answers import degraded_answer, text_of
+from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key
+from fallback_chain.errors import RequestRefusedError
+from fallback_chain.http import HttpxHttp
+from fallback_chain.tier import ChatTier, TierConfig
+from fallback_chain.trial import Step, Trial, Verdict, next_step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from circuit_breaker.stores import Store
+    from fallback_chain.cache import AnswerCache
+    from fallback_chain.http import Http
+
+BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
+DEGRADED_MESSAGE = "The service is temporarily unable to answer. Please try again later."
+
+
+@dataclass(frozen=True, slots=True)
+class ChainOptions:
+    """What may be tuned; times in seconds. A model of None is found from the server's list."""
+
+    gpu_model: str | None = None
+    gpu_api_key: str | None = field(default=None, repr=False)
+    gpu_timeout_seconds: float = 60.0
+    cpu_model: str | None = None
+    cpu_api_key: str | None = field(default=None, repr=False)
+    cpu_timeout_seconds: float = 120.0
+    connect_timeout_seconds: float = 2.0
+    cache_ttl_seconds: float = 86_400.0
+    breaker: CircuitBreakerConfig = field(default_factory=CircuitBreakerConfig)
+
+
+class FallbackChain:
+    """GPU, CPU, cache, degraded: the first that can answers.
+
+    redis_client: a redis.Redis or redis.asyncio.Redis; its server then keeps the cache and the
+    breakers, shared with every chain and worker on it. Without one, both are this object's own.
+    """
+
+    def __init__(
+        self,
+        max_gpu_endpoint: str,
+        ollama_cpu_endpoint: str | None = None,
+        redis_client: Any = None,
+        degraded_message: str = DEGRADED_MESSAGE,
+        options: ChainOptions | None = None,
+    ) -> None:
+        options = options or ChainOptions()
+        self._degraded_message = degraded_message
+        self._redis = _asynchronous(redis_client)
+        self._owns_redis = self._redis is not redis_client
+        self._http: Http = HttpxHttp(connect_timeout_seconds=options.connect_timeout_seconds)
+        self._counts: Counter[str] = Counter()
+        store: Store = AsyncRedisStore(OneByOne(self._redis)) if self._redis else MemoryStore()
+        self.breakers = {
+            name: CircuitBreaker(name, options.breaker, store) for name in BREAKER_NAMES.values()
+        }
+        self._tiers = [
+            ChatTier(config, self.breakers[config.breaker_name], self._http)
+            for config in _configs(max_gpu_endpoint, ollama_cpu_endpoint, options)
+        ]
+        ttl = options.cache_ttl_seconds
+        cache: AnswerCache = (
+            RedisCache(self._redis, ttl_seconds=ttl) if self._redis else MemoryCache(ttl)
+        )
+        self._cache = CacheTier(cache, self.breakers["redis_cache"])
+
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[dict[str, Any]] | None = None,
+        **sampling: Any,
+    ) -> dict[str, Any]:
+        """Answer a prompt, or messages; sampling goes to the models as it is.
+
+        Returns text, tier_used ("gpu", "cpu", "cache" or "degraded"), model, attempts,
+        latency_ms, degraded, cache_age_seconds and answer, the whole chat completion. Raises
+        RequestRefusedError when the request itself is at fault, ValueError without a prompt.
+        """
+        if (prompt is None) == (messages is None):
+            message = "give either a prompt or messages"
+            raise ValueError(message)
+        asked = messages if messages is not None else [{"role": "user", "content": prompt}]
+        body = {**sampling, "messages": list(asked)}
+        began = time.monotonic()
+        trials = await self._fall_through(body)
+        return self._result(trials, body, began)
+
+    async def _fall_through(self, body: dict[str, Any]) -> list[Trial]:
+        key = cache_key("default", body)
+        trials: list[Trial] = []
+        for tier in self._tiers:
+            trial = await tier.ask(body)
+            trials.append(trial)
+            step = next_step(trial.attempt.verdict)
+            if step is Step.FINISH_ANSWER and trial.answer is not None:
+                await self._cache.store(key, trial.answer, trial.model or "")
+                return trials
+            if step is Step.FINISH_ERROR:
+                raise RequestRefusedError(trial.attempt.status or 400, trial.error or {})
+        trials.append(await self._cache.look_up(key))
+        return trials
+
+    def _result(self, trials: list[Trial], body: dict[str, Any], began: float) -> dict[str, Any]:
+        last = trials[-1]
+        degraded = last.attempt.verdict is not Verdict.ANSWERED or last.answer is None
+        tier_used = "degraded" if degraded else last.attempt.tier
+        answer = last.answer
+        if answer is None:
+            answer = degraded_answer(self._degraded_message, str(body.get("model") or ""))
+        self._counts[tier_used] += 1
+        return {
+            "text": text_of(answer),
+            "tier_used": tier_used,
+            "model": last.model,
+            "attempts": [msgspec.to_builtins(trial.attempt) for trial in trials],
+            "latency_ms": round((time.monotonic() - began) * 1000, 1),
+            "degraded": degraded,
+            "cache_age_seconds": last.cache_age_seconds,
+            "answer": msgspec.json.decode(answer),
+        }
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many requests each tier answered."""
+        return dict(self._counts)
+
+    async def aclose(self) -> None:
+        """Close the connections that this chain opened."""
+        await self._http.aclose()
+        if self._owns_redis and self._redis is not None:
+            await self._redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _configs(gpu: str, cpu: str | None, options: ChainOptions) -> list[TierConfig]:
+    connect = options.connect_timeout_seconds
+    configs = [
+        TierConfig(
+            name="gpu",
+            breaker_name=BREAKER_NAMES["gpu"],
+            url=gpu,
+            model=options.gpu_model,
+            api_key=options.gpu_api_key,
+            timeout_seconds=options.gpu_timeout_seconds,
+            connect_timeout_seconds=connect,
+        )
+    ]
+    if cpu:
+        configs.append(
+            TierConfig(
+                name="cpu",
+                breaker_name=BREAKER_NAMES["cpu"],
+                url=cpu,
+                model=options.cpu_model,
+                api_key=options.cpu_api_key,
+                timeout_seconds=options.cpu_timeout_seconds,
+                connect_timeout_seconds=connect,
+            )
+        )
+    return configs
+
+
+def _asynchronous(client: Any) -> Any:
+    """Return an asynchronous client of the same server; the client itself if it is one."""
+    if client is None:
+        return None
+    from redis import Redis  # noqa: PLC0415 - only a chain with a client needs the package
+    from redis.asyncio import ConnectionPool as AsyncPool  # noqa: PLC0415 - as above
+    from redis.asyncio import Redis as AsyncRedis  # noqa: PLC0415 - as above
+
+    if not isinstance(client, Redis):
+        return client
+    known = client.connection_pool.connection_kwargs
+    names = ("host", "port", "db", "username", "password", "socket_timeout", "path")
+    kwargs = {name: known[name] for name in names if known.get(name) is not None}
+    if "path" in kwargs:
+        path = kwargs.pop("path")
+        return AsyncRedis(unix_socket_path=path, **kwargs)
+    return AsyncRedis(connection_pool=AsyncPool(**kwargs))

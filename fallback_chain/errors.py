@@ -1,0 +1,33 @@
+"""What can go wrong on the way to an answer.
+
+FallbackError
+├── UpstreamError         a server could not be reached, hung, or broke off
+└── RequestRefusedError   the request itself is at fault; no tier can mend that
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Kind = Literal["connect", "timeout", "reset", "protocol"]
+
+
+class FallbackError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class UpstreamError(FallbackError):
+    """No whole answer came back. The message never holds what was sent or received."""
+
+    def __init__(self, message: str, kind: Kind) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class RequestRefusedError(FallbackError):
+    """The request's own fault. status: HTTP; error: OpenAI's error object."""
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message") or "the request was refused"))
+        self.status = status
+        self.error = error

@@ -1,0 +1,207 @@
+"""A model server as a tier: its breaker asked first, its limits kept, its reply judged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from circuit_breaker import CircuitBreaker, Outcome, Permit, Refusal
+from fallback_chain.classify import Meaning, classify
+from fallback_chain.errors import UpstreamError
+from fallback_chain.trial import Attempt, Trial, Verdict, outcome_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fallback_chain.http import Http, Reply
+
+MODELS_SECONDS = 300.0  # how long a server's list of models is believed
+DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
+
+
+@dataclass(frozen=True, slots=True)
+class TierConfig:
+    """A server that speaks OpenAI's API. url: with or without /v1. model: None = found."""
+
+    name: str
+    breaker_name: str
+    url: str
+    model: str | None
+    api_key: str | None = field(repr=False)
+    timeout_seconds: float
+    connect_timeout_seconds: float
+
+
+def normalise_url(url: str) -> str:
+    """Return the base that ends in /v1, however it was given."""
+    base = url.rstrip("/")
+    for ending in ("/chat/completions", "/v1"):
+        base = base.removesuffix(ending).rstrip("/")
+    return f"{base}/v1"
+
+
+class ChatTier:
+    """Asks one model server; belongs to one event loop."""
+
+    def __init__(self, config: TierConfig, breaker: CircuitBreaker, http: Http) -> None:
+        self.config = config
+        self.breaker = breaker
+        self._http = http
+        self._base = normalise_url(config.url)
+        self._headers = {"content-type": "application/json", "accept": "application/json"}
+        if config.api_key:
+            self._headers["authorization"] = f"Bearer {config.api_key}"
+        self._models: list[str] | None = None
+        self._models_until = 0.0
+        self._finding: asyncio.Task[list[str]] | None = None
+
+    async def ask(self, body: Mapping[str, Any], timeout_seconds: float | None = None) -> Trial:
+        """Try to get an answer. timeout_seconds: what is left of the caller's own deadline."""
+        began = time.monotonic()
+        permit = await self.breaker.acquire()
+        if isinstance(permit, Refusal):
+            return self._trial(began, Meaning(Verdict.REJECTED, permit.reason))
+        meaning, reply = Meaning(Verdict.CANCELLED), None
+        try:
+            meaning, reply = await self._limited(body, timeout_seconds)
+        finally:
+            await self._record(permit, meaning)
+        return self._trial(began, meaning, reply)
+
+    async def models(self) -> list[str]:
+        """Return the ids of the models that the server has; raises UpstreamError."""
+        reply = await self._http.request(
+            "GET",
+            f"{self._base}/models",
+            headers=self._headers,
+            content=None,
+            timeout_seconds=self.config.timeout_seconds,
+        )
+        if reply.status in {404, 405, 501}:  # it serves chat and nothing else
+            return []
+        if reply.status != 200:  # noqa: PLR2004 - HTTP's own number
+            raise _StatusError(reply)
+        try:
+            listed: Any = msgspec.json.decode(reply.content)
+            return [str(entry["id"]) for entry in listed["data"]]
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            message = "its list of models cannot be read"
+            raise UpstreamError(message, "protocol") from error
+
+    async def _record(self, permit: Permit, meaning: Meaning) -> None:
+        outcome = outcome_of(meaning.verdict)
+        recording = self.breaker.record(permit, outcome, meaning.retry_after_seconds)
+        if outcome is Outcome.IGNORED:
+            # We may be cancelled: the permit goes back all the same.
+            await asyncio.shield(recording)
+        else:
+            await recording
+
+    async def _limited(
+        self, body: Mapping[str, Any], left: float | None
+    ) -> tuple[Meaning, Reply | None]:
+        own = self.config.timeout_seconds
+        limit = own if left is None else min(own, left)
+        try:
+            async with asyncio.timeout(limit):
+                return await self._converse(body, limit)
+        except TimeoutError:
+            pass
+        except _StatusError as error:
+            meaning = classify(error.reply, time.time())
+            if meaning.verdict in {Verdict.REFUSED, Verdict.UNFIT}:
+                meaning = Meaning(Verdict.FAILURE, f"HTTP {error.reply.status} for its models")
+            return meaning, error.reply
+        except UpstreamError as error:
+            if error.kind != "timeout":
+                return Meaning(Verdict.FAILURE, error.kind), None
+        if left is not None and left < own:
+            return Meaning(Verdict.EXPIRED, "deadline"), None
+        return Meaning(Verdict.FAILURE, "timeout"), None
+
+    async def _converse(
+        self, body: Mapping[str, Any], limit: float
+    ) -> tuple[Meaning, Reply | None]:
+        model = await self._model_for(body)
+        meaning, reply = await self._post(body, model, limit)
+        if meaning.no_such_model:
+            self._models = None  # the server was given other models since we looked
+            other = await self._model_for(body)
+            if other != model:
+                return await self._post(body, other, limit)
+        return meaning, reply
+
+    async def _post(
+        self, body: Mapping[str, Any], model: str | None, limit: float
+    ) -> tuple[Meaning, Reply]:
+        sent = {name: value for name, value in body.items() if name not in DROPPED}
+        if model is not None:
+            sent["model"] = model
+        reply = await self._http.request(
+            "POST",
+            f"{self._base}/chat/completions",
+            headers=self._headers,
+            content=msgspec.json.encode(sent),
+            timeout_seconds=limit,
+        )
+        return classify(reply, time.time()), reply
+
+    async def _model_for(self, body: Mapping[str, Any]) -> str | None:
+        """Return the model that the request names if it is served here, else the tier's own."""
+        wanted = body.get("model")
+        if self.config.model and wanted in {None, "", self.config.model}:
+            return self.config.model
+        served = await self._served()
+        if wanted in served:
+            return str(wanted)
+        if self.config.model:
+            return self.config.model
+        return served[0] if served else (str(wanted) if wanted else None)
+
+    async def _served(self) -> list[str]:
+        if self._models is not None and time.monotonic() < self._models_until:
+            return self._models
+        # One asks; all who wait meanwhile share what it gets, a failure too.
+        if self._finding is None:
+            self._finding = asyncio.create_task(self._find())
+            self._finding.add_done_callback(self._found)
+        return await asyncio.shield(self._finding)
+
+    async def _find(self) -> list[str]:
+        self._models = await self.models()
+        self._models_until = time.monotonic() + MODELS_SECONDS
+        return self._models
+
+    def _found(self, finding: asyncio.Task[list[str]]) -> None:
+        self._finding = None
+        if not finding.cancelled():
+            finding.exception()  # those who waited have it, if any still do
+
+    def _trial(self, began: float, meaning: Meaning, reply: Reply | None = None) -> Trial:
+        attempt = Attempt(
+            tier=self.config.name,
+            verdict=meaning.verdict,
+            milliseconds=round((time.monotonic() - began) * 1000, 1),
+            detail=meaning.detail,
+            status=reply.status if reply else None,
+        )
+        answered = meaning.verdict is Verdict.ANSWERED and reply is not None
+        return Trial(
+            attempt,
+            answer=reply.content if answered and reply else None,
+            error=meaning.error,
+            model=meaning.model,
+            retry_after_seconds=meaning.retry_after_seconds,
+        )
+
+
+class _StatusError(UpstreamError):
+    """The list of models was answered with a status that says why there is none."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"HTTP {reply.status}", "protocol")
+        self.reply = reply

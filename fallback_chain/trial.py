@@ -1,0 +1,89 @@
+"""What a tier's try came to: data, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+import msgspec
+
+from circuit_breaker import Outcome
+
+
+class Verdict(StrEnum):
+    """How a try ended."""
+
+    ANSWERED = "answered"
+    FAILURE = "failure"
+    SATURATED = "saturated"  # the server is busy
+    REJECTED = "rejected"  # the breaker refused
+    REFUSED = "refused"  # the request's own fault
+    UNFIT = "unfit"  # not for this model: another tier's may take it
+    MISCONFIGURED = "misconfigured"  # the tier does not let us in
+    EXPIRED = "expired"  # the caller's deadline
+    CANCELLED = "cancelled"
+    MISS = "miss"  # nothing in the cache
+    NO_PERMIT = "no_permit"  # no place was free in time
+    NOT_CONFIGURED = "not_configured"
+
+
+class Step(Enum):
+    """What a verdict means for the request."""
+
+    FINISH_ANSWER = "finish_answer"
+    FINISH_ERROR = "finish_error"
+    EXPIRE = "expire"
+    CANCEL = "cancel"
+    HAND_ON = "hand_on"
+
+
+_STEPS = {
+    Verdict.ANSWERED: Step.FINISH_ANSWER,
+    Verdict.REFUSED: Step.FINISH_ERROR,
+    Verdict.EXPIRED: Step.EXPIRE,
+    Verdict.CANCELLED: Step.CANCEL,
+}
+_OUTCOMES = {
+    Verdict.ANSWERED: Outcome.SUCCESS,
+    Verdict.MISS: Outcome.SUCCESS,
+    Verdict.FAILURE: Outcome.FAILURE,
+    Verdict.SATURATED: Outcome.SATURATED,
+    Verdict.MISCONFIGURED: Outcome.MISCONFIGURED,
+}
+
+
+def next_step(verdict: Verdict) -> Step:
+    """Return what a verdict means for the request."""
+    return _STEPS.get(verdict, Step.HAND_ON)
+
+
+def outcome_of(verdict: Verdict) -> Outcome:
+    """Return what a verdict says of the server's health."""
+    return _OUTCOMES.get(verdict, Outcome.IGNORED)
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A try as it is told to the user. detail never holds a prompt or an answer."""
+
+    tier: str
+    verdict: Verdict
+    milliseconds: float
+    detail: str = ""
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A try as the pipeline needs it.
+
+    answer: the upstream's chat completion, verbatim JSON. error: OpenAI's error object, with the
+    upstream's own words for the caller. model: who spoke.
+    """
+
+    attempt: Attempt
+    answer: bytes | None = None
+    error: dict[str, Any] | None = None
+    model: str | None = None
+    retry_after_seconds: float | None = None
+    cache_age_seconds: float | None = None
