@@ -1,0 +1,92 @@
+"""`python -m api`: the HTTP API, set up by FALLTHROUGH_ variables."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import uvicorn
+import uvloop
+
+from api.app import create_app
+from tasks.errors import FallthroughError, SettingsError
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from starlette.applications import Starlette
+
+log = logging.getLogger("api")
+
+
+class _Server(uvicorn.Server):
+    """Says that it is draining before it closes."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if hasattr(self._app.state, "services"):
+            self._app.state.services.draining = True
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Serve until told to stop; return the exit status: 2 if it could not start."""
+    try:
+        settings = Settings.from_env(os.environ)
+        logging.basicConfig(
+            level=settings.log_level,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        listening = _listen(settings)
+        uvloop.run(_check(settings))
+    except FallthroughError as error:
+        sys.stderr.write(f"api: {error}\n")
+        return 2
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
+    )
+    server = _Server(config, app)
+    host, port = listening.getsockname()[:2]
+    log.info("listening on http://%s:%d", host, port)
+    server.run(sockets=[listening])
+    return 0 if server.started else 2
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        message = f"FALLTHROUGH_PORT: cannot listen on {settings.host}:{settings.port}: {error}"
+        raise SettingsError(message) from None
+    return listening
+
+
+async def _check(settings: Settings) -> None:
+    """Say what is wrong with the store in one line, before the framework would in a hundred."""
+    store = JobStore(connect(settings.redis_url), settings)
+    try:
+        await asyncio.wait_for(store.check(), 10)
+    finally:
+        await store.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

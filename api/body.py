@@ -1,0 +1,32 @@
+"""Reading a request's body, up to the limit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from api.errors import ApiError
+from api.schemas import parse_json
+from api.services import services
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+async def read_json(request: Request) -> Any:
+    """Return the body's JSON value; 413 as soon as it is known to be too large."""
+    limit = services(request).settings.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            raise _too_large(limit)
+    return parse_json(bytes(content))
+
+
+def _too_large(limit: int) -> ApiError:
+    message = f"the body is larger than {limit} bytes (FALLTHROUGH_MAX_BODY_BYTES)"
+    # What is still under way is not read: the connection ends here.
+    return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})

@@ -1,0 +1,120 @@
+"""Chat completions and models, as OpenAI's clients ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.body import read_json
+from api.errors import ApiError, envelope, json_response
+from api.schemas import chat_of
+from api.services import Services, owner_of, services
+from fallback_chain import UpstreamError
+from tasks.errors import StoreUnavailable
+from tasks.jobs import JobRecord, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
+MODELS_SECONDS = 2.0  # that a tier gets to list its models
+CLIENT_CLOSED = 499
+
+
+async def complete(request: Request) -> Response:
+    """POST /v1/chat/completions: through the same chain as every job; waits for the answer."""
+    found, owner = services(request), owner_of(request)
+    value = await read_json(request)
+    job = chat_of(value, dict(request.headers), owner, found.settings.chat_deadline_seconds)
+    await found.submitter.submit([job])
+    wait = job.deadline_seconds + GRACE_SECONDS
+    record = await _unless_gone(request, found, job.id, owner, wait)
+    if record is None:
+        return Response(status_code=CLIENT_CLOSED)
+    return _answer(record)
+
+
+async def _unless_gone(
+    request: Request, found: Services, job_id: str, owner: str, wait: float
+) -> JobRecord | None:
+    """Wait for the job; a client that goes away cancels it."""
+    waiting = asyncio.create_task(found.waiters.wait(job_id, owner, wait))
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        with contextlib.suppress(StoreUnavailable):  # then its deadline ends it
+            await found.store.cancel(job_id, owner)
+        return None
+    finally:
+        waiting.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answer(record: JobRecord) -> Response:
+    headers = {"x-fallthrough-job-id": record.id}
+    if record.tier_used:
+        headers["x-fallthrough-tier"] = record.tier_used
+    if record.tier_used == "degraded":
+        headers["x-fallthrough-degraded"] = "true"
+    if record.cache_age_seconds is not None:
+        headers["x-fallthrough-cache-age"] = f"{record.cache_age_seconds:.0f}"
+    if record.status is Status.SUCCEEDED and record.answer is not None:
+        return Response(bytes(record.answer), headers=headers, media_type="application/json")
+    return _failure(record, headers)
+
+
+def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:
+    if record.status is Status.FAILED and record.error is not None:
+        return envelope(record.error_status or 503, record.error, headers)
+    if record.status is Status.CANCELLED:
+        # A client that asks again would run it again: what was cancelled stays so.
+        headers = {**headers, "x-should-retry": "false"}
+        message = "the job was cancelled"
+        return ApiError(409, message, code="job_cancelled", headers=headers).response()
+    message = "no answer before the deadline"
+    return ApiError(504, message, code="deadline_exceeded", headers=headers).response()
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models: what the tiers serve now; a tier that is away is left out."""
+    found = services(request)
+    listed = await asyncio.gather(*(_listed(found, name) for name in found.tiers))
+    data = {
+        model: {"id": model, "object": "model", "created": int(time.time()), "owned_by": tier}
+        for tier, names in reversed(listed)
+        for model in names
+    }
+    return json_response({"object": "list", "data": list(data.values())[::-1]})
+
+
+async def _listed(found: Services, name: str) -> tuple[str, list[str]]:
+    tier = found.tiers[name]
+    try:
+        async with asyncio.timeout(MODELS_SECONDS):
+            names = await tier.models()
+    except (UpstreamError, TimeoutError):
+        names = []
+    own = [tier.config.model] if tier.config.model else []
+    return name, own + [model for model in names if model not in own]
+
+
+def routes(prefix: str) -> list[Route]:
+    """Return the routes under a prefix."""
+    return [
+        Route(f"{prefix}/chat/completions", complete, methods=["POST"]),
+        Route(f"{prefix}/models", models, methods=["GET"]),
+    ]

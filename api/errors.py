@@ -1,0 +1,110 @@
+"""Errors as OpenAI's clients expect them: one envelope, the right status."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from tasks.errors import PublishError, StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+RETRY_AFTER_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """A request that gets an error. param: the field at fault, if it is one's."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """Return the envelope."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"  # noqa: PLR2004
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return envelope(self.status, error, self.headers)
+
+
+def envelope(
+    status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an error object in OpenAI's envelope."""
+    return json_response({"error": error}, status, headers)
+
+
+def json_response(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return content as JSON."""
+    return Response(
+        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
+    )
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """Return a 400 that names the field."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def not_found(what: str, name: str) -> ApiError:
+    """Return a 404."""
+    return ApiError(404, f"no {what} {name!r}", code=f"{what}_not_found")
+
+
+async def on_api_error(_: Request, error: Exception) -> Response:
+    """Answer an ApiError."""
+    assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
+    return error.response()
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer what the framework raised: no such route, wrong method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    message = error.detail
+    if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
+        message = f"no route {request.method} {request.url.path}; /docs lists them"
+    return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+async def on_outage(_: Request, error: Exception) -> Response:
+    """Answer that the store or the broker is away, or full."""
+    full = isinstance(error, StoreFull)
+    log.warning("request refused: %s", error)
+    code = "store_full" if full else "unavailable"
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return ApiError(429 if full else 503, str(error), code=code, headers=retry).response()
+
+
+async def on_crash(request: Request, error: Exception) -> Response:
+    """Answer a defect of ours without its details; the log has them."""
+    log.error("%s %s broke off", request.method, request.url.path, exc_info=error)
+    return ApiError(500, "an error of the server's own; its log says more").response()
+
+
+HANDLERS: dict[Any, Any] = {
+    ApiError: on_api_error,
+    HTTPException: on_http_error,
+    StoreUnavailable: on_outage,
+    PublishError: on_outage,
+    StoreFull: on_outage,
+    Exception: on_crash,
+}

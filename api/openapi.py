@@ -1,0 +1,146 @@
+"""The OpenAPI document, made from the wire schemas, and the page that shows it."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from api.errors import json_response
+from api.schemas import ErrorEnvelope, Handling, JobObject, JobRequest, Sampling
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fallthrough API</title>
+<link rel="stylesheet" href="/docs/static/swagger-ui.css"></head><body><div id="ui"></div>
+<script src="/docs/static/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui"})</script></body></html>"""
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _operation(  # noqa: PLR0913 - one operation is these
+    summary: str,
+    answer: dict[str, Any],
+    *,
+    status: int = 200,
+    body: dict[str, Any] | None = None,
+    path: str | None = None,
+    query: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "query", "description": about, "schema": {"type": "string"}}
+        for name, about in (query or {}).items()
+    ]
+    if path:
+        schema = {"type": "string"}
+        parameters.append({"name": path, "in": "path", "required": True, "schema": schema})
+    error = {"description": "an error in OpenAI's envelope", **_json(_ref("ErrorEnvelope"))}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {str(status): {"description": "done", **_json(answer)}, "default": error},
+    }
+    if body:
+        operation["requestBody"] = {"required": True, **_json(body)}
+    return operation
+
+
+def _paths() -> dict[str, Any]:
+    job, anything = _ref("JobObject"), {"type": "object"}
+    many = {"type": "object", "properties": {"requests": {"type": "array"}}}
+    chat = {
+        "allOf": [
+            _ref("Sampling"),
+            {"type": "object", "properties": {"fallthrough": _ref("Handling")}},
+        ]
+    }
+    return {
+        "/v1/jobs": {
+            "post": _operation(
+                "Submit one request, or up to 1 000 under requests",
+                job,
+                status=202,
+                body={"anyOf": [_ref("JobRequest"), many]},
+            ),
+            "get": _operation(
+                "List jobs, newest first",
+                {"type": "object", "properties": {"data": {"type": "array", "items": job}}},
+                query={"limit": "1 to 100, default 20", "after": "id of the last job seen"},
+            ),
+        },
+        "/v1/jobs/{id}": {
+            "get": _operation(
+                "Poll a job", job, path="id", query={"wait": "seconds to wait for it, up to 60"}
+            )
+        },
+        "/v1/jobs/{id}/cancel": {"post": _operation("Cancel a job", job, path="id")},
+        "/v1/chat/completions": {
+            "post": _operation("Answer now, through the same chain", anything, body=chat)
+        },
+        "/v1/models": {"get": _operation("List the tiers' models", anything)},
+        "/health": {"get": _operation("Alive", anything)},
+        "/health/ready": {"get": _operation("Ready for requests", anything)},
+        "/circuit-breakers": {"get": _operation("The breakers that the fleet shares", anything)},
+        "/circuit-breakers/{name}/reset": {
+            "post": _operation("Close a breaker for the whole fleet", anything, path="name")
+        },
+        "/metrics": {"get": _operation("Counts and latencies of the fleet", anything)},
+    }
+
+
+@cache
+def document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    structs = (JobRequest, JobObject, Sampling, Handling, ErrorEnvelope)
+    _, schemas = msgspec.json.schema_components(
+        structs, ref_template="#/components/schemas/{name}", schema_hook=lambda _: {}
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Fallthrough", "version": "1"},
+        "paths": _paths(),
+        "components": {"schemas": schemas},
+    }
+
+
+async def openapi(_: Request) -> Response:
+    """GET /openapi.json."""
+    return json_response(document())
+
+
+async def docs(_: Request) -> Response:
+    """GET /docs."""
+    return HTMLResponse(PAGE)
+
+
+def _static() -> Path:
+    # The package is a carrier of Swagger UI's files; nothing of it is run.
+    if find_spec("swagger_ui") is None:
+        message = "the package swagger-ui-py is not installed"
+        raise ModuleNotFoundError(message)
+    return Path(str(files("swagger_ui") / "static"))
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes."""
+    return [
+        Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
+        Mount("/docs/static", StaticFiles(directory=_static())),
+    ]

@@ -1,0 +1,180 @@
+"""For operators: health, breakers, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.errors import json_response, not_found
+from api.services import Services, services
+from circuit_breaker import BreakerView, CircuitState
+from tasks.errors import FallthroughError
+from tasks.store import percentile
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+    from starlette.requests import Request
+
+READY_SECONDS = 2.0
+_LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
+
+
+async def health(_: Request) -> Response:
+    """GET /health: alive as long as it answers."""
+    return json_response({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """GET /health/ready: whether a request would be accepted now."""
+    found = services(request)
+    missing = await asyncio.gather(
+        _missing("store", found.store.ping()), _missing("broker", found.publisher.check())
+    )
+    reasons = [reason for reason in missing if reason]
+    if found.draining:
+        reasons.append("draining")
+    return json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+
+async def _missing(name: str, check: Awaitable[None]) -> str | None:
+    try:
+        await asyncio.wait_for(check, READY_SECONDS)
+    except (FallthroughError, TimeoutError):
+        return f"no {name}"
+    return None
+
+
+async def breakers(request: Request) -> Response:
+    """GET /circuit-breakers: the state that the fleet shares."""
+    found = services(request)
+    views = await _views(found)
+    shown = {name: _shown(found, name, view) for name, view in views.items()}
+    return json_response({"circuit_breakers": shown})
+
+
+async def reset(request: Request) -> Response:
+    """POST /circuit-breakers/{name}/reset: close it, for the whole fleet."""
+    found = services(request)
+    name = request.path_params["name"]
+    breaker = found.breakers.get(name)
+    if breaker is None:
+        raise not_found("circuit breaker", name)
+    return json_response({"name": name, **_shown(found, name, await breaker.areset())})
+
+
+async def _views(found: Services) -> dict[str, BreakerView]:
+    views = await asyncio.gather(*(breaker.view() for breaker in found.breakers.values()))
+    return dict(zip(found.breakers, views, strict=True))
+
+
+def _shown(found: Services, name: str, view: BreakerView) -> dict[str, Any]:
+    tiers = {tier.config.breaker_name for tier in found.tiers.values()} | {"redis_cache"}
+    breaker = found.breakers[name]
+    return {
+        "state": view.state,
+        "configured": name in tiers,
+        "consecutive_failures": view.consecutive_failures,
+        "half_open_successes": view.half_open_successes,
+        "retry_after_seconds": view.retry_after_seconds,
+        "held": view.held,
+        "hold_reason": view.hold_reason or None,
+        "generation": view.generation,
+        "failure_threshold": breaker.config.failure_threshold,
+        "recovery_timeout_seconds": breaker.config.recovery_timeout_seconds,
+        "success_threshold": breaker.config.success_threshold,
+    }
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics: Prometheus text for those who ask for text, else JSON; of the fleet."""
+    found = services(request)
+    counts, latencies, gauges, views = await asyncio.gather(
+        found.store.counts(), found.store.latencies(), found.store.gauges(), _views(found)
+    )
+    accept = request.headers.get("accept", "*/*")
+    if wants_text(accept):
+        registry = CollectorRegistry()
+        registry.register(_Fleet(counts, gauges, views))
+        encoder, content_type = choose_encoder(accept)
+        return Response(encoder(registry), media_type=content_type)
+    return json_response({"metrics": _summary(counts, latencies, gauges, views)})
+
+
+def wants_text(accept: str) -> bool:
+    """Whether an Accept header asks for Prometheus' text; curl's */* does not."""
+    ranges = [part.split(";")[0].strip().lower() for part in accept.split(",")]
+    return any(r in {"text/plain", "application/openmetrics-text", "text/*"} for r in ranges)
+
+
+def _summary(
+    counts: dict[str, dict[str, int]],
+    latencies: dict[int, int],
+    gauges: dict[str, int],
+    views: dict[str, BreakerView],
+) -> dict[str, Any]:
+    by_status: dict[str, int] = {}
+    for statuses in counts.values():
+        for status, number in statuses.items():
+            by_status[status] = by_status.get(status, 0) + number
+    return {
+        "p50_latency_ms": percentile(latencies, 0.50),
+        "p95_latency_ms": percentile(latencies, 0.95),
+        "p99_latency_ms": percentile(latencies, 0.99),
+        "jobs": {tier: statuses for tier, statuses in counts.items() if tier != "-"},
+        "by_status": by_status,
+        "total": sum(by_status.values()),
+        **gauges,
+        "circuit_breakers": {name: view.state for name, view in views.items()},
+    }
+
+
+class _Fleet:
+    """What the store knows, as Prometheus metrics."""
+
+    def __init__(
+        self,
+        counts: dict[str, dict[str, int]],
+        gauges: dict[str, int],
+        views: dict[str, BreakerView],
+    ) -> None:
+        self._counts, self._gauges, self._views = counts, gauges, views
+
+    def collect(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "circuit_breaker_state", "0 closed, 1 half-open, 2 open", labels=["name"]
+        )
+        for name, view in self._views.items():
+            state.add_metric([name], _LEVELS[view.state])
+        yield state
+        jobs = CounterMetricFamily(
+            "fallthrough_jobs", "Finished jobs of the fleet", labels=["tier", "status"]
+        )
+        for tier, statuses in self._counts.items():
+            for status, number in statuses.items():
+                jobs.add_metric([tier, status], number)
+        yield jobs
+        waiting = GaugeMetricFamily(
+            "fallthrough_jobs_unfinished", "Unfinished jobs of the fleet", labels=["stage"]
+        )
+        for stage, number in self._gauges.items():
+            waiting.add_metric([stage], number)
+        yield waiting
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/health/ready", ready, methods=["GET"]),
+        Route("/circuit-breakers", breakers, methods=["GET"]),
+        Route("/circuit-breakers/{name}/reset", reset, methods=["POST"]),
+        Route("/metrics", metrics, methods=["GET"]),
+    ]

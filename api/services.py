@@ -1,0 +1,69 @@
+"""What the routes work with: opened once, when the server starts."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.waiters import Waiters
+from tasks.app import create_app
+from tasks.publisher import Publisher
+from tasks.store import JobStore, connect
+from tasks.submit import Submitter
+from tasks.tiers import build_breakers, build_tiers, tier_configs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from circuit_breaker import CircuitBreaker
+    from fallback_chain import ChatTier
+    from tasks.settings import Settings
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of one API process."""
+
+    settings: Settings
+    store: JobStore
+    publisher: Publisher
+    submitter: Submitter
+    waiters: Waiters
+    breakers: dict[str, CircuitBreaker]
+    tiers: dict[str, ChatTier]
+    draining: bool = False
+
+
+@contextlib.asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything; raises StoreUnfit or StoreUnavailable when the store will not do."""
+    store = JobStore(connect(settings.redis_url), settings)
+    await store.check()
+    publisher = Publisher(create_app(settings), configured=tier_configs(settings))
+    publisher.start()
+    breakers = build_breakers(settings, store, lambda _: None)
+    tiers, http = build_tiers(settings, breakers)
+    waiters = Waiters(store)
+    waiters.start()
+    try:
+        submitter = Submitter(store, publisher)
+        yield Services(settings, store, publisher, submitter, waiters, breakers, tiers)
+    finally:
+        await waiters.stop()
+        publisher.stop()
+        await http.aclose()
+        await store.close()
+
+
+def services(request: Request) -> Services:
+    """Return the parts that this request's server opened."""
+    found: Services = request.app.state.services
+    return found
+
+
+def owner_of(request: Request) -> str:  # noqa: ARG001 - keys will tell owners apart
+    """Return the name space that a request may see."""
+    return "default"

@@ -1,0 +1,79 @@
+"""Who waits for a job is woken by its finish: one subscription for the process, no polling."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from tasks.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from tasks.jobs import JobRecord
+    from tasks.store import JobStore
+
+AGAIN_SECONDS = 0.5  # before a lost subscription is taken up again
+
+
+class Waiters:
+    """Futures by job id; belongs to one event loop."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._listening = asyncio.create_task(self._listen())
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._listening:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def wait(self, job_id: str, owner: str, seconds: float) -> JobRecord | None:
+        """Return the job's record when it is final, or as it is after so long; None: unknown."""
+        until = time.monotonic() + seconds
+        while True:
+            # Listed before the record is read: a finish in between is not missed.
+            woken = self._enter(job_id)
+            try:
+                record = await self._store.get(job_id, owner)
+                left = until - time.monotonic()
+                if record is None or record.status.final or left <= 0:
+                    return record
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken, left)
+            finally:
+                self._leave(job_id, woken)
+
+    def _enter(self, job_id: str) -> asyncio.Future[None]:
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(job_id, set()).add(woken)
+        return woken
+
+    def _leave(self, job_id: str, woken: asyncio.Future[None]) -> None:
+        futures = self._waiting.get(job_id)
+        if futures is not None:
+            futures.discard(woken)
+            if not futures:
+                del self._waiting[job_id]
+
+    def _wake(self, job_id: str) -> None:
+        for woken in self._waiting.get(job_id, ()):
+            if not woken.done():
+                woken.set_result(None)
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                async for event in self._store.events("finished"):
+                    if event:
+                        self._wake(event[1])
+                    else:  # what happened before we listened (again): let everybody look
+                        for job_id in list(self._waiting):
+                            self._wake(job_id)
+            await asyncio.sleep(AGAIN_SECONDS)
