@@ -123,7 +123,8 @@ def parse_json(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad(f"the body is not JSON: {_place_of(content, error)}", code="invalid_json") from None
+        place = _place_of(content, error)
+        raise bad(f"the body is not JSON: {place}", code="invalid_json") from None
 
 
 def _place_of(content: bytes, error: Exception) -> str:

@@ -79,6 +79,9 @@ class Settings:
     worker_port: int = _setting(0, "health port of a worker; 0 picks a free one", low=0)
     worker_queues: str = _setting("interactive,batch", "queues that a worker consumes")
     worker_threads: int = _setting(64, "slices at once in a worker process", low=1)
+    api_url: str = _setting(
+        "http://127.0.0.1:8000", "where the command line finds the API", url="http https"
+    )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

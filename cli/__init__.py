@@ -1,0 +1,1 @@
+"""The `fallthrough` command, and the embedded stack that it starts."""

@@ -1,0 +1,101 @@
+"""The command line's side of the HTTP API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 30.0
+FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+class ApiFailedError(Exception):
+    """The API refused, or could not be reached; the message is for the user."""
+
+
+class Client:
+    """Calls the API; every method raises ApiFailedError."""
+
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        self._http = httpx.Client(
+            base_url=self.url, timeout=timeout, transport=transport, trust_env=False
+        )
+
+    def submit(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Submit requests (1 to 1 000); return their jobs."""
+        if len(requests) == 1:
+            return [self._call("POST", "/v1/jobs", requests[0])]
+        jobs: list[dict[str, Any]] = self._call("POST", "/v1/jobs", {"requests": list(requests)})[
+            "data"
+        ]
+        return jobs
+
+    def job(self, job_id: str, wait: float = 0.0) -> dict[str, Any]:
+        """Return a job, waiting for its end up to so many seconds."""
+        found: dict[str, Any] = self._call(
+            "GET", f"/v1/jobs/{job_id}?wait={wait:g}", seconds=wait + ANSWER_SECONDS
+        )
+        return found
+
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        """Return the latest jobs."""
+        page: list[dict[str, Any]] = self._call("GET", f"/v1/jobs?limit={limit}")["data"]
+        return page
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job."""
+        job: dict[str, Any] = self._call("POST", f"/v1/jobs/{job_id}/cancel")
+        return job
+
+    def breakers(self) -> dict[str, dict[str, Any]]:
+        """Return the breakers by name."""
+        found: dict[str, dict[str, Any]] = self._call("GET", "/circuit-breakers")[
+            "circuit_breakers"
+        ]
+        return found
+
+    def reset(self, name: str) -> dict[str, Any]:
+        """Close a breaker."""
+        view: dict[str, Any] = self._call("POST", f"/circuit-breakers/{name}/reset")
+        return view
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(
+        self, method: str, path: str, body: Any = None, seconds: float = ANSWER_SECONDS
+    ) -> Any:
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        try:
+            reply = self._http.request(method, path, json=body, timeout=timeout)
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            message = (
+                f"cannot reach the API at {self.url} ({what}); start it with `fallthrough up`, "
+                "or name another with --url"
+            )
+            raise ApiFailedError(message) from None
+        try:
+            answer = reply.json()
+        except ValueError:
+            message = f"{self.url}{path} answered {reply.status_code}, and no JSON: is it the API?"
+            raise ApiFailedError(message) from None
+        if reply.is_error:
+            raise ApiFailedError(
+                answer.get("error", {}).get("message", f"HTTP {reply.status_code}")
+            )
+        return answer

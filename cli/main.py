@@ -1,0 +1,283 @@
+"""The `fallthrough` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cli.client import ApiFailedError, Client
+from cli.prompts import Asked, InputError, read
+from cli.stack.embedded import FolderInUseError
+from cli.stack.parts import UpOptions
+from cli.stack.ports import PortTakenError
+from cli.stack.supervisor import StartError
+from cli.up import run_up
+from cli.waiting import milliseconds, wait_for
+from tasks.errors import SettingsError
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHUNK = 1000  # requests that one POST /v1/jobs takes
+CANNOT = 2  # exit status: it could not be tried
+
+
+class Fallthrough(click.Group):
+    """Turns what is the user's to mend into one line and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderInUseError) as e:
+            click.echo(f"fallthrough: {e}", err=True)
+        except StartError as error:
+            click.echo(f"fallthrough: the stack did not start: {error}", err=True)
+        return ctx.exit(CANNOT)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+at_url = click.option(
+    "--url", help="The API's address [default: FALLTHROUGH_API_URL, or http://127.0.0.1:8000]."
+)
+
+
+@click.group(cls=Fallthrough, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fallthrough")
+def main() -> None:
+    """See every prompt through: GPU, then CPU, then cache, then an honest degraded answer.
+
+    \b
+    fallthrough up                        start everything on this machine
+    fallthrough submit "Why is it blue?"  ask one thing
+    fallthrough submit prompts.jsonl --output results.jsonl
+    fallthrough breakers                  see which tiers are in service
+    """  # noqa: D301 - \b is click's
+
+
+def _settings() -> Settings:
+    return Settings.from_env(os.environ)
+
+
+def _client(url: str | None) -> Client:
+    return Client(url or _settings().api_url)
+
+
+def _default_data() -> Path:
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "fallthrough"
+
+
+@main.command()
+@click.option("--port", type=int, help="Port of the API; 0 picks a free one  [default: 8000]")
+@click.option(
+    "--flower-port", type=int, default=5555, show_default=True, help="Port of Flower; 0: free."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 64),
+    default=1,
+    show_default=True,
+    help="Worker processes for batch work, beside the one for interactive requests.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where jobs and logs are kept  [default: ~/.local/share/fallthrough]",
+)
+@as_json
+def up(
+    port: int | None, flower_port: int, workers: int, data_dir: Path | None, *, as_json: bool
+) -> None:
+    """Start the whole stack on this machine, and watch over it until Ctrl-C.
+
+    Valkey, a small model as CPU tier, workers, the API and Flower. A part of your own takes the
+    place of the embedded one: set FALLTHROUGH_REDIS_URL, FALLTHROUGH_CPU_URL; and
+    FALLTHROUGH_GPU_URL for the server that all this is for. `fallthrough config` lists them.
+    """
+    settings = _settings()
+    options = UpOptions(settings.port if port is None else port, flower_port, workers)
+    sys.exit(run_up(settings, options, data_dir or _default_data(), as_json=as_json))
+
+
+@main.command()
+def demo() -> None:
+    """Show all of it in a minute: answers, an outage, the cache, the way back."""
+    from cli.demo import run_demo  # noqa: PLC0415 - only the demo needs it
+
+    sys.exit(run_demo(_settings()))
+
+
+@main.command()
+@click.argument("source")
+@click.option("--wait/--no-wait", default=None, help="Wait for the answers  [default: one prompt].")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, JSONL.")
+@click.option("--model", help="Model to ask for.")
+@click.option("--max-tokens", type=click.IntRange(1))
+@click.option("--temperature", type=click.FloatRange(0, 2))
+@click.option("--cache", type=click.Choice(["fallback", "first", "off"]))
+@click.option("--on-exhausted", type=click.Choice(["degraded", "wait", "fail"]))
+@click.option("--deadline", "deadline_seconds", type=float, help="Seconds until it is given up.")
+@at_url
+@as_json
+def submit(
+    source: str,
+    *,
+    wait: bool | None,
+    output: Path | None,
+    url: str | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Submit SOURCE: a prompt, a .jsonl or .txt file (one prompt a line), or - for stdin.
+
+    \b
+    fallthrough submit "Explain photosynthesis" --max-tokens 100
+    fallthrough submit prompts.txt --output results.jsonl
+    cat prompts.jsonl | fallthrough submit - --wait --json
+
+    A line of JSONL has prompt or messages, and any sampling parameters; lines of OpenAI's batch
+    format do as well. Options here are defaults for lines that do not say.
+    """  # noqa: D301 - \b is click's
+    defaults = {name: value for name, value in fields.items() if value is not None}
+    asked = read(source)
+    with _client(url) as client:
+        jobs = _send(client, asked, defaults)
+        if not (wait or output or (wait is None and len(asked) == 1)):
+            _print_accepted(jobs, as_json=as_json)
+            return
+        finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
+    results = [
+        {"custom_id": a.label, **finished[job["id"]]} for a, job in zip(asked, jobs, strict=True)
+    ]
+    _print_results(results, output, as_json=as_json)
+    sys.exit(0 if all(r["status"] == "succeeded" for r in results) else 1)
+
+
+def _send(client: Client, asked: Sequence[Asked], defaults: dict[str, Any]) -> list[dict[str, Any]]:
+    requests = [{**defaults, **a.request} for a in asked]
+    jobs: list[dict[str, Any]] = []
+    for start in range(0, len(requests), CHUNK):
+        jobs += client.submit(requests[start : start + CHUNK])
+    return jobs
+
+
+def _print_accepted(jobs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    for job in jobs:
+        click.echo(json.dumps(job) if as_json else job["id"])
+    if not as_json:
+        click.echo(f"{len(jobs)} accepted; follow one with `fallthrough status ID`", err=True)
+
+
+def _print_results(
+    results: Sequence[dict[str, Any]], output: Path | None, *, as_json: bool
+) -> None:
+    lines = [json.dumps(result, ensure_ascii=False) for result in results]
+    if output:
+        output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        click.echo(f"{len(results)} results in {output}", err=True)
+    elif as_json:
+        for line in lines:
+            click.echo(line)
+    else:
+        for result in results:
+            click.echo(result["text"] or f"[{result['status']}] {_why(result)}")
+    degraded = sum(bool(result["degraded"]) for result in results)
+    if degraded:
+        click.echo(f"{degraded} of {len(results)} answers are degraded: no tier answered", err=True)
+
+
+def _why(job: dict[str, Any]) -> str:
+    return str((job.get("error") or {}).get("message", ""))
+
+
+@main.command()
+@click.argument("job_id")
+@click.option("--wait", type=click.FloatRange(0, 60), default=0.0, help="Seconds to wait for it.")
+@at_url
+@as_json
+def status(job_id: str, wait: float, url: str | None, *, as_json: bool) -> None:
+    """Show a job: where it stands, which tiers were tried, its answer."""
+    with _client(url) as client:
+        _print_job(client.job(job_id, wait), as_json=as_json)
+
+
+@main.command()
+@click.argument("job_id")
+@at_url
+@as_json
+def cancel(job_id: str, url: str | None, *, as_json: bool) -> None:
+    """Cancel a job; a finished one stays as it is."""
+    with _client(url) as client:
+        _print_job(client.cancel(job_id), as_json=as_json)
+
+
+def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(job))
+        return
+    took = milliseconds(job)
+    tier = f" by {job['tier_used']}" if job["tier_used"] else ""
+    click.echo(f"{job['id']}  {job['status']}{tier}" + (f"  {took} ms" if took else ""))
+    for attempt in job["attempts"]:
+        detail = attempt.get("detail", "")
+        ms = attempt["milliseconds"]
+        click.echo(f"  {attempt['tier']:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
+    if job["text"] or _why(job):
+        click.echo(job["text"] or _why(job))
+
+
+@main.group(invoke_without_command=True)
+@at_url
+@as_json
+@click.pass_context
+def breakers(ctx: click.Context, url: str | None, *, as_json: bool) -> None:
+    """Show the circuit breakers that the whole fleet shares."""
+    ctx.obj = url
+    if ctx.invoked_subcommand:
+        return
+    with _client(url) as client:
+        found = client.breakers()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    table = Table("breaker", "state", "failures", "retry in", "note")
+    for name, view in found.items():
+        note = view["hold_reason"] or ("" if view["configured"] else "not configured")
+        wait = f"{view['retry_after_seconds']:.1f} s" if view["retry_after_seconds"] else ""
+        table.add_row(name, view["state"], str(view["consecutive_failures"]), wait, note)
+    Console().print(table)
+
+
+@breakers.command()
+@click.argument("name")
+@click.pass_obj
+def reset(url: str | None, name: str) -> None:
+    """Close breaker NAME at once, for the whole fleet."""
+    with _client(url) as client:
+        click.echo(f"{name}: {client.reset(name)['state']}")
+
+
+@main.command()
+@as_json
+def config(*, as_json: bool) -> None:
+    """Show the effective settings, secrets masked. Each is an environment variable."""
+    rows = _settings().rows()
+    if as_json:
+        click.echo(json.dumps({name: value for name, value, _, _ in rows}))
+        return
+    for name, value, default, about in rows:
+        mark = " " if value == default else "*"
+        click.echo(f"{mark} {name}={value}\n      {about}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Reading prompts: a text, a .jsonl or .txt file, or standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class InputError(Exception):
+    """The input cannot be used; the message names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to be sent. label: the line's custom_id, or its number."""
+
+    label: str
+    request: dict[str, Any]
+
+
+def read(source: str) -> list[Asked]:
+    """Return the requests that source stands for; raises InputError."""
+    if source == "-":
+        return _parse(sys.stdin.read(), "standard input")
+    path = Path(source)
+    if path.suffix in {".jsonl", ".txt"}:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"cannot read {source}: {error}"
+            raise InputError(message) from None
+        return _parse(text, source)
+    if not source.strip():
+        message = "the prompt is empty"
+        raise InputError(message)
+    return [Asked("1", {"prompt": source})]
+
+
+def _parse(text: str, where: str) -> list[Asked]:
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        message = f"{where} holds no prompt"
+        raise InputError(message)
+    as_json = where.endswith(".jsonl") or (where == "standard input" and lines[0][1][0] == "{")
+    if not as_json:
+        return [Asked(str(n), {"prompt": line}) for n, line in lines]
+    return [_line(line, f"{where}, line {n}", str(n)) for n, line in lines]
+
+
+def _line(line: str, where: str, number: str) -> Asked:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        message = f"{where}: not JSON: {error}"
+        raise InputError(message) from None
+    if not isinstance(value, dict):
+        message = f"{where}: must be an object with prompt or messages"
+        raise InputError(message)
+    label = str(value.pop("custom_id", number))
+    if "body" in value:  # a line of OpenAI's batch format
+        value = value["body"]
+    if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
+        message = f"{where}: needs either prompt or messages"
+        raise InputError(message)
+    return Asked(label, value)

@@ -1,0 +1,1 @@
+"""The embedded stack: every part of the product as a process of one supervisor."""

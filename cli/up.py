@@ -1,0 +1,70 @@
+"""`fallthrough up`: the embedded stack until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cli.stack.embedded import embedded_stack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.stack.parts import Layout, UpOptions
+    from cli.stack.supervisor import Supervisor
+    from tasks.settings import Settings
+
+
+def run_up(settings: Settings, options: UpOptions, data: Path, *, as_json: bool) -> int:
+    """Start, tell, tend, stop; return the exit status."""
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    with embedded_stack(settings, options, data, say) as (supervisor, layout):
+        _obey_signals(supervisor)
+        say(f"starting {len(layout.parts)} parts in {data} …")
+        supervisor.start()
+        if not supervisor.stop_asked:
+            _tell(supervisor, layout, data, as_json=as_json)
+        supervisor.run()
+        say("stopping: running work is finished or handed back …")
+    say("stopped")
+    return 0
+
+
+def _obey_signals(supervisor: Supervisor) -> None:
+    def asked(*_: object) -> None:
+        # A handler only sets a flag; asked twice, it means now.
+        if supervisor.stop_asked:
+            supervisor.kill()
+        supervisor.stop_asked = True
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, asked)
+
+
+def _tell(supervisor: Supervisor, layout: Layout, data: Path, *, as_json: bool) -> None:
+    rows = [
+        {"part": name, "url": r.part.url, "pid": r.pid, "log": str(r.log)}
+        for name, r in supervisor.running.items()
+    ]
+    if as_json:
+        told = {"api_url": layout.api_url, "flower_url": layout.flower_url, "parts": rows}
+        click.echo(json.dumps({**told, "data_dir": str(data)}))
+        return
+    table = Table("part", "where", "pid", "log")
+    for row in rows:
+        table.add_row(str(row["part"]), str(row["url"]), str(row["pid"]), f"{row['part']}.log")
+    console = Console()
+    console.print(table)
+    console.print(f"logs in {data / 'logs'}", soft_wrap=True)
+    console.print(f"API {layout.api_url}/docs   Flower {layout.flower_url}   stop: Ctrl-C")
+    console.print(
+        f'try: curl {layout.api_url}/v1/jobs -d \'{{"prompt": "Hello"}}\'', soft_wrap=True
+    )
