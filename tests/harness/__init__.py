@@ -1,0 +1,1 @@
+"""What tests start: real servers of ours, and a model server that fails on cue."""

@@ -1,0 +1,106 @@
+"""The product's own processes, as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from harness.waiting import free_port, wait_until
+
+if TYPE_CHECKING:
+    import signal
+    from pathlib import Path
+
+
+@dataclass
+class Process:
+    """A process of ours with an HTTP port."""
+
+    module: str
+    environ: dict[str, str]
+    log_file: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def start(self, *, ready: bool = True) -> Process:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
+        with self.log_file.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                env={**clean, **self.environ},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if ready:
+            wait_until(self.ready, 30, f"{self.module} is ready")
+        return self
+
+    def ready(self) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"{self.module} ended: {self.log}")
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=3).is_success
+        except httpx.HTTPError:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30) -> int:
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@dataclass
+class Fleet:
+    """An API and workers on one store, with settings that make outages short."""
+
+    folder: Path
+    settings: dict[str, str]
+    processes: list[Process] = field(default_factory=list)
+
+    def worker(self, queues: str = "interactive,batch", **settings: Any) -> Process:
+        port = free_port()
+        own = {
+            "FALLTHROUGH_WORKER_QUEUES": queues,
+            "FALLTHROUGH_WORKER_PORT": str(port),
+            **{f"FALLTHROUGH_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        return self._add("workers", own, port)
+
+    def api(self, **settings: Any) -> Process:
+        port = free_port()
+        own = {
+            "FALLTHROUGH_PORT": str(port),
+            **{f"FALLTHROUGH_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        return self._add("api", own, port)
+
+    def _add(self, module: str, own: dict[str, str], port: int) -> Process:
+        log = self.folder / f"{module}-{len(self.processes)}.log"
+        process = Process(module, {**self.settings, **own}, log, port)
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.stop()

@@ -1,0 +1,229 @@
+"""Real API, real worker, real Valkey; a GPU server that fails on cue."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+from harness.waiting import wait_until
+
+
+@pytest.fixture
+def api(fleet):
+    api = fleet.api().start()
+    fleet.worker().start()
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        yield client
+
+
+def chat(api, prompt="Hello", **fields):
+    body = {"messages": [{"role": "user", "content": prompt}], **fields}
+    return api.post("/v1/chat/completions", json=body)
+
+
+def breaker(api, name="max_gpu"):
+    return api.get("/circuit-breakers").json()["circuit_breakers"][name]
+
+
+def job_of(api, reply):
+    return api.get(f"/v1/jobs/{reply.headers['x-fallthrough-job-id']}").json()
+
+
+def test_the_gpu_tier_answers_first(api, gpu, cpu):
+    reply = chat(api, temperature=0.5, tools=[{"type": "x"}])
+    assert reply.json()["choices"][0]["message"]["content"] == "gpu-model: Hello"
+    assert reply.headers["x-fallthrough-tier"] == "gpu"
+    assert gpu.calls[0].body["tools"] == [{"type": "x"}]
+    assert cpu.calls == []
+
+
+@pytest.mark.parametrize(
+    "mode", ["500", "hang", "reset", "garbage", "half", "no-choices", "absent"]
+)
+def test_a_gpu_server_that_fails_is_left_alone_after_three_times_until_the_probe(
+    api, gpu, cpu, mode
+):
+    if mode == "absent":
+        gpu.vanish()
+    gpu.mode = mode
+    for number in range(3):
+        reply = chat(api, f"prompt {number}")
+        assert reply.headers["x-fallthrough-tier"] == "cpu"
+        assert job_of(api, reply)["attempts"][0]["verdict"] == "failure"
+    assert breaker(api)["state"] == "open"
+    calls = len(gpu.calls)
+    reply = chat(api, "one more")
+    assert reply.headers["x-fallthrough-tier"] == "cpu"
+    assert job_of(api, reply)["attempts"][0]["verdict"] == "rejected"
+    assert len(gpu.calls) == calls == (0 if mode == "absent" else 3)
+    gpu.mode = "ok"
+    if mode == "absent":
+        gpu.listen()
+    wait_until(lambda: breaker(api)["retry_after_seconds"] == 0, 5)
+    for _ in range(2):
+        assert chat(api, "probe").headers["x-fallthrough-tier"] == "gpu"
+    assert breaker(api)["state"] == "closed"
+
+
+def test_the_requests_own_fault_is_shown_and_counts_for_nothing(api, gpu, cpu):
+    gpu.mode = "400"
+    for _ in range(4):
+        reply = chat(api)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["code"] == "bad_n"
+        assert reply.json()["error"]["message"] == "n is too large"
+    assert breaker(api)["state"] == "closed"
+    assert breaker(api)["consecutive_failures"] == 0
+    assert cpu.calls == []
+
+
+def test_a_refused_key_fails_no_job_and_is_seen_by_the_operator(api, gpu, fleet):
+    gpu.mode = "401"
+    for number in range(3):
+        assert chat(api, f"prompt {number}").headers["x-fallthrough-tier"] == "cpu"
+    assert len(gpu.calls) == 1
+    view = breaker(api)
+    assert (view["state"], view["held"], view["hold_reason"]) == ("closed", True, "misconfigured")
+    assert "misconfigured" in fleet.processes[1].log
+
+
+@pytest.mark.parametrize("mode", ["429", "busy"])
+def test_a_busy_gpu_server_is_left_alone_without_a_failure(api, gpu, mode):
+    gpu.mode = mode
+    reply = chat(api)
+    assert reply.headers["x-fallthrough-tier"] == "cpu"
+    view = breaker(api)
+    assert (view["state"], view["hold_reason"]) == ("closed", "saturated")
+    if mode == "429":
+        assert 5 < view["retry_after_seconds"] <= 7
+
+
+def test_what_no_model_can_take_ends_with_the_models_own_words(api, gpu, cpu):
+    gpu.mode = cpu.mode = "too-long"
+    reply = chat(api)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_model_that_is_gone_is_found_again(api, gpu):
+    assert chat(api).json()["model"] == "gpu-model"
+    gpu.models = ["new-model"]
+    gpu.plan = lambda call: "ok" if call.body["model"] == "new-model" else "no-model"
+    assert chat(api, "again").json()["model"] == "new-model"
+
+
+def test_a_request_gets_the_model_that_it_names_if_it_is_served(api, gpu):
+    gpu.models = ["a", "b"]
+    assert chat(api, model="b").json()["model"] == "b"
+    assert chat(api, "other", model="unheard-of").json()["model"] == "a"
+
+
+def test_the_cache_answers_when_the_models_are_away_then_the_degraded_message(api, gpu, cpu):
+    first = chat(api)
+    gpu.vanish()
+    cpu.vanish()
+    second = chat(api)
+    assert second.json() == first.json()
+    assert second.headers["x-fallthrough-tier"] == "cache"
+    third = chat(api, "never asked")
+    assert third.headers["x-fallthrough-tier"] == "degraded"
+    assert third.json()["fallthrough"] == {"degraded": True}
+    for number in range(3):
+        chat(api, f"trip {number}")
+    began = time.monotonic()
+    assert chat(api, "fast now").headers["x-fallthrough-tier"] == "degraded"
+    assert time.monotonic() - began < 1
+
+
+def test_cache_first_and_cache_off(api, gpu, cpu):
+    chat(api)
+    assert chat(api, fallthrough={"cache": "first"}).headers["x-fallthrough-tier"] == "cache"
+    assert len(gpu.calls) == 1
+    gpu.vanish()
+    cpu.vanish()
+    off = chat(api, fallthrough={"cache": "off"})
+    assert off.headers["x-fallthrough-tier"] == "degraded"
+
+
+def test_a_job_may_fail_instead_of_being_answered_degraded(api, gpu, cpu):
+    gpu.vanish()
+    cpu.vanish()
+    reply = chat(api, fallthrough={"on_exhausted": "fail"})
+    assert reply.status_code == 503
+    assert reply.json()["error"]["code"] == "tiers_exhausted"
+
+
+def test_a_job_may_wait_until_a_tier_is_back(api, gpu, cpu):
+    gpu.vanish()
+    cpu.vanish()
+    job = api.post("/v1/jobs", json={"prompt": "patient", "on_exhausted": "wait"}).json()
+    wait_until(lambda: api.get("/metrics").json()["metrics"]["parked"] == 1)
+    assert api.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued"
+    gpu.listen()
+    done = api.get(f"/v1/jobs/{job['id']}?wait=30").json()
+    assert (done["status"], done["tier_used"]) == ("succeeded", "gpu")
+
+
+def test_a_job_past_its_deadline_is_expired(api, gpu, cpu):
+    gpu.mode = cpu.mode = "hang"
+    job = api.post("/v1/jobs", json={"prompt": "slow", "deadline_seconds": 0.5}).json()
+    done = api.get(f"/v1/jobs/{job['id']}?wait=10").json()
+    assert done["status"] == "expired"
+    assert breaker(api)["consecutive_failures"] == 0
+
+
+def test_a_cancelled_job_lets_its_upstream_call_go(api, gpu):
+    gpu.mode = "hang"
+    job = api.post("/v1/jobs", json={"prompt": "never mind"}).json()
+    wait_until(lambda: gpu.running == 1)
+    done = api.post(f"/v1/jobs/{job['id']}/cancel").json()
+    assert done["status"] == "cancelled"
+    assert api.post(f"/v1/jobs/{job['id']}/cancel").json()["status"] == "cancelled"
+
+
+def test_a_client_that_goes_away_cancels_its_job(api, gpu):
+    gpu.delay = 0.8
+    with pytest.raises(httpx.ReadTimeout):
+        api.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "Hello"}]},
+            timeout=0.3,
+        )
+    latest = api.get("/v1/jobs?limit=1").json()["data"][0]
+    assert api.get(f"/v1/jobs/{latest['id']}?wait=5").json()["status"] == "cancelled"
+
+
+def test_what_failed_moves_on_while_its_slice_mates_still_run(api, gpu, cpu):
+    gpu.delay = 0.7
+    gpu.plan = lambda call: "ok" if call.prompt != "bad" else "no-choices"
+    real = gpu._answer
+
+    async def quick_if_bad(call, writer):
+        gpu.delay = 0.0 if call.prompt == "bad" else 0.7
+        return await real(call, writer)
+
+    gpu._answer = quick_if_bad
+    requests = [{"prompt": f"good {n}"} for n in range(15)]
+    requests.insert(7, {"prompt": "bad"})
+    jobs = api.post("/v1/jobs", json={"requests": requests}).json()["data"]
+    done = api.get(f"/v1/jobs/{jobs[7]['id']}?wait=10").json()
+    assert done["tier_used"] == "cpu"
+    failed = next(call for call in gpu.calls if call.prompt == "bad")
+    assert cpu.calls[0].at - failed.at < 0.5
+    others = [api.get(f"/v1/jobs/{job['id']}").json() for job in jobs if job != jobs[7]]
+    assert any(job["status"] == "running" for job in others)
+
+
+def test_the_cpu_tier_is_not_drowned_however_many_workers_there_are(fleet, gpu, cpu):
+    gpu.vanish()
+    cpu.delay = 0.05
+    api = fleet.api().start()
+    for _ in range(2):
+        fleet.worker(cpu_concurrency=3, cpu_wait_seconds=30).start()
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        requests = [{"prompt": f"prompt {n}"} for n in range(40)]
+        jobs = client.post("/v1/jobs", json={"requests": requests}).json()["data"]
+        done = [client.get(f"/v1/jobs/{job['id']}?wait=30").json() for job in jobs]
+    assert {job["tier_used"] for job in done} == {"cpu"}
+    assert cpu.most_running == 3
