@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -61,6 +62,9 @@ def main() -> int:
         timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
     )
     server = _Server(config, app)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises again, at its end, the signal that ended it: being asked is no failure.
+        signal.signal(number, lambda *_: None)
     host, port = listening.getsockname()[:2]
     log.info("listening on http://%s:%d", host, port)
     server.run(sockets=[listening])

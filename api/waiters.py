@@ -41,7 +41,7 @@ class Waiters:
             # Listed before the record is read: a finish in between is not missed.
             woken = self._enter(job_id)
             try:
-                record = await self._store.get(job_id, owner)
+                record = await self._read(job_id, owner, until)
                 left = until - time.monotonic()
                 if record is None or record.status.final or left <= 0:
                     return record
@@ -49,6 +49,16 @@ class Waiters:
                     await asyncio.wait_for(woken, left)
             finally:
                 self._leave(job_id, woken)
+
+    async def _read(self, job_id: str, owner: str, until: float) -> JobRecord | None:
+        """Read a record; who waits anyway waits for a store that is just restarting, too."""
+        while True:
+            try:
+                return await self._store.get(job_id, owner)
+            except StoreUnavailable:
+                if time.monotonic() + AGAIN_SECONDS > until:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def _enter(self, job_id: str) -> asyncio.Future[None]:
         woken = asyncio.get_running_loop().create_future()

@@ -1,0 +1,192 @@
+"""Whatever is killed, every accepted job ends in exactly one visible result."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+
+import httpx
+import pytest
+from harness.waiting import wait_until
+
+FINAL = {"succeeded", "failed", "cancelled", "expired"}
+
+
+@pytest.fixture
+def three(fleet, gpu):
+    """An API, three workers, and a client."""
+    gpu.delay = 0.05
+    api = fleet.api().start()
+    workers = [fleet.worker(gpu_concurrency=4) for _ in range(3)]
+    for worker in workers:
+        worker.start(ready=False)
+    for worker in workers:
+        wait_until(worker.ready, 30)
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        yield client, workers
+
+
+def submit(client, number, label, **fields):
+    jobs = []
+    for start in range(0, number, 100):
+        count = min(100, number - start)
+        requests = [{"prompt": f"{label} {start + n}", **fields} for n in range(count)]
+        reply = client.post("/v1/jobs", json={"requests": requests})
+        assert reply.status_code == 202, reply.text
+        jobs += [job["id"] for job in reply.json()["data"]]
+    return jobs
+
+
+def finish(client, ids, seconds=60):
+    until = time.monotonic() + seconds
+    done = []
+    for job_id in ids:
+        left = max(until - time.monotonic(), 0)
+        job = client.get(f"/v1/jobs/{job_id}", params={"wait": min(left, 60)}).json()
+        assert job["status"] in FINAL, (job, len(done))
+        done.append(job)
+    return done
+
+
+def counted(client):
+    return client.get("/metrics").json()["metrics"]["total"]
+
+
+def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(three, gpu):
+    client, workers = three
+    ids = submit(client, 300, "term")
+    for worker in workers:
+        done = len(gpu.calls)
+        wait_until(lambda done=done: len(gpu.calls) > done + 20)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(30) == 0, worker.log
+        worker.start()
+    jobs = finish(client, ids)
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    assert {job["tier_used"] for job in jobs} == {"gpu"}
+    assert max(Counter(gpu.prompts()).values()) == 1
+    assert counted(client) == 300
+
+
+def test_kill_9_to_each_worker_in_turn_loses_nothing_and_counts_nothing_twice(three, gpu):
+    client, workers = three
+    ids = submit(client, 300, "kill")
+    for worker in workers:
+        done = len(gpu.calls)
+        wait_until(lambda done=done: len(gpu.calls) > done + 20)
+        worker.signal(signal.SIGKILL)
+        worker.wait()
+        worker.start()
+    jobs = finish(client, ids)
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    assert set(gpu.prompts()) == {f"kill {n}" for n in range(300)}
+    assert counted(client) == 300
+
+
+def test_after_kill_9_a_workers_jobs_are_done_elsewhere_within_20_seconds(fleet, gpu):
+    api = fleet.api().start()
+    first = fleet.worker(gpu_timeout_seconds=120).start()
+    gpu.mode = "hang"
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        ids = submit(client, 10, "stuck")
+        wait_until(lambda: gpu.running == 10)
+        fleet.worker().start()
+        gpu.mode = "ok"
+        first.signal(signal.SIGKILL)
+        killed = time.monotonic()
+        jobs = finish(client, ids, 25)
+        assert time.monotonic() - killed < 20
+        assert {job["status"] for job in jobs} == {"succeeded"}
+        assert jobs[0]["attempts"][0]["verdict"] == "lost"
+        assert counted(client) == 10
+
+
+def test_what_cannot_finish_in_the_drain_time_is_cut_off_and_handed_over(fleet, gpu):
+    api = fleet.api().start()
+    first = fleet.worker(drain_seconds=1, gpu_timeout_seconds=120, gpu_concurrency=4).start()
+    gpu.mode = "hang"
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        ids = submit(client, 20, "long")
+        wait_until(lambda: gpu.running == 4)
+        fleet.worker().start()
+        gpu.mode = "ok"
+        first.signal(signal.SIGTERM)
+        asked = time.monotonic()
+        # What was begun but not called is answered elsewhere before the drain is over.
+        wait_until(lambda: len(gpu.calls) > 10, 1, "waiting jobs are handed back at once")
+        assert first.wait(30) == 0, first.log
+        assert time.monotonic() - asked < 1 + 5 + 2
+        jobs = finish(client, ids, 10)
+        assert {job["status"] for job in jobs} == {"succeeded"}
+        calls = Counter(gpu.prompts())
+        assert sorted(calls.values()) == [1] * 16 + [2] * 4
+
+
+def test_a_restarted_broker_and_store_costs_nothing(own_fleet, own_valkey, gpu):
+    gpu.delay = 0.05
+    api = own_fleet.api().start()
+    worker = own_fleet.worker(gpu_concurrency=4).start()
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        ids = submit(client, 200, "restart")
+        wait_until(lambda: len(gpu.calls) > 20)
+        own_valkey.kill()
+        own_valkey.start()
+        jobs = finish(client, ids)
+        assert {job["status"] for job in jobs} == {"succeeded"}
+        assert counted(client) == 200
+        wait_until(worker.ready, 20, "the worker consumes again")
+
+
+def test_a_message_that_the_broker_lost_is_found(own_fleet, own_valkey, gpu):
+    api = own_fleet.api().start()
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        ids = submit(client, 3, "lost")
+        with own_valkey.client() as redis:
+            assert redis.delete("batch") == 1
+        own_fleet.worker().start()
+        jobs = finish(client, ids, 20)
+        assert {job["status"] for job in jobs} == {"succeeded"}
+
+
+def test_while_the_store_is_away_nothing_is_accepted_and_nothing_hangs(own_fleet, own_valkey):
+    api = own_fleet.api().start()
+    with httpx.Client(base_url=api.url, timeout=15) as client:
+        own_valkey.kill()
+        for path in ("/v1/jobs", "/v1/chat/completions"):
+            body = {"messages": [{"role": "user", "content": "x"}]}
+            reply = client.post(path, json=body)
+            assert reply.status_code == 503
+            assert reply.headers["retry-after"]
+        assert client.get("/health").status_code == 200
+        assert client.get("/health/ready").status_code == 503
+        own_valkey.start()
+        wait_until(lambda: client.get("/health/ready").is_success)
+        assert client.post("/v1/jobs", json={"prompt": "x"}).status_code == 202
+
+
+def test_kill_9_of_the_api_loses_no_accepted_job(fleet, gpu):
+    api = fleet.api().start()
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        ids = submit(client, 50, "api")
+    api.signal(signal.SIGKILL)
+    api.wait()
+    api.start()
+    fleet.worker().start()
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        assert {job["status"] for job in finish(client, ids)} == {"succeeded"}
+
+
+def test_sigterm_lets_the_api_finish_what_it_was_asked(fleet, gpu):
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only here
+
+    gpu.delay = 0.8
+    api = fleet.api().start()
+    fleet.worker().start()
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{api.url}/v1/chat/completions", json=body, timeout=20)
+        wait_until(lambda: gpu.running == 1)
+        api.signal(signal.SIGTERM)
+        assert asked.result().status_code == 200
+    assert api.wait(10) == 0
