@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery import Celery, Task
 from kombu.entity import Queue as BrokerQueue
 
+from tasks import broker
 from tasks.jobs import Queue
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class TierTask(Task):  # type: ignore[misc]  # celery ships no types
 
 def create_app(settings: Settings) -> Celery:
     """Return the application for these settings; workers set its `runner` before they start."""
+    broker.use()
     app = Celery("fallthrough", broker=settings.effective_broker_url, set_as_current=True)
     amqp = settings.effective_broker_url.startswith("amqp")
     arguments = {"x-queue-type": "quorum"} if amqp else None
