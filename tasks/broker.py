@@ -7,7 +7,7 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, redis
 
 
-class Channel(redis.Channel):  # type: ignore[misc]  # kombu ships no types
+class Channel(redis.Channel):
     """A channel that says so when its connection is gone."""
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
@@ -17,11 +17,11 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu ships no types
         if self.connection.client is None:
             msg = "the connection to the broker was lost"
             raise ConnectionResetError(msg)
-        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
         return parameters
 
 
-class Transport(redis.Transport):  # type: ignore[misc]  # kombu ships no types
+class Transport(redis.Transport):
     """The transport of redis:// and rediss:// URLs."""
 
     Channel = Channel
