@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.body import read_json
-from api.errors import ApiError, envelope, json_response
+from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response
 from api.schemas import chat_of
 from api.services import Services, owner_of, services
 from fallback_chain import UpstreamError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
 MODELS_SECONDS = 2.0  # that a tier gets to list its models
-CLIENT_CLOSED = 499
 
 
 async def complete(request: Request) -> Response:

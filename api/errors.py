@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 RETRY_AFTER_SECONDS = 5
+CLIENT_CLOSED = 499
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
 
 def not_found(what: str, name: str) -> ApiError:
     """Return a 404."""
-    return ApiError(404, f"no {what} {name!r}", code=f"{what}_not_found")
+    code = f"{what}_not_found".replace(" ", "_")
+    return ApiError(404, f"no {what} {name!r}", code=code)
 
 
 async def on_api_error(_: Request, error: Exception) -> Response:
@@ -94,6 +97,11 @@ async def on_outage(_: Request, error: Exception) -> Response:
     return ApiError(429 if full else 503, str(error), code=code, headers=retry).response()
 
 
+async def on_client_gone(_: Request, __: Exception) -> Response:
+    """Answer nobody: the client left in the middle of its request."""
+    return Response(status_code=CLIENT_CLOSED)
+
+
 async def on_crash(request: Request, error: Exception) -> Response:
     """Answer a defect of ours without its details; the log has them."""
     log.error("%s %s broke off", request.method, request.url.path, exc_info=error)
@@ -103,6 +111,7 @@ async def on_crash(request: Request, error: Exception) -> Response:
 HANDLERS: dict[Any, Any] = {
     ApiError: on_api_error,
     HTTPException: on_http_error,
+    ClientDisconnect: on_client_gone,
     StoreUnavailable: on_outage,
     PublishError: on_outage,
     StoreFull: on_outage,

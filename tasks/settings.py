@@ -136,8 +136,10 @@ class Settings:
 def _unknown(name: str, known: list[str]) -> str:
     import difflib  # noqa: PLC0415 - only the way to an error pays for it
 
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; `fallthrough config` lists them all"
+    # The prefix that all share would make any two of them look alike.
+    short = [other.removeprefix(PREFIX) for other in known]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1)
+    hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; `fallthrough config` lists them all"
     return f"{name}: no such setting{hint}"
 
 

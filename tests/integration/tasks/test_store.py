@@ -56,9 +56,9 @@ async def status(store, job_id):
     return (await store.get(job_id, "ann")).status
 
 
-async def move(store, mine, to="cpu", token="t1", due_seconds=None):
+async def move(store, mine, to="cpu", mark="t1", due_seconds=None):
     return await store.move(
-        [mine], to, token, attempts=[[{"tier": "gpu"}]], failures=[1], due_seconds=due_seconds
+        [mine], to, mark, attempts=[[{"tier": "gpu"}]], failures=[1], due_seconds=due_seconds
     )
 
 
@@ -127,7 +127,7 @@ async def test_a_move_asked_again_gives_the_same_answer_and_another_one_none(sto
     mine = await begun(store)
     assert await move(store, mine) == [(mine.id, 1)]
     assert await move(store, mine) == [(mine.id, 1)]
-    assert await move(store, mine, token="t2") == []
+    assert await move(store, mine, mark="t2") == []
     await store.begin(OTHER, "cpu", [(mine.id, 1)])
     assert await move(store, mine) == []
 

@@ -1,0 +1,291 @@
+"""The HTTP API over a real store and broker: what it takes, refuses, and shows."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+from harness.processes import Fleet
+from harness.upstream import Upstream
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, valkey_session):
+    """One API and one worker for this whole file; its model server always answers."""
+    gpu = Upstream("gpu-model")
+    environ = {
+        "FALLTHROUGH_REDIS_URL": valkey_session.url,
+        "FALLTHROUGH_GPU_URL": f"{gpu.url}/v1/",
+        "FALLTHROUGH_MAX_BODY_BYTES": "200000",
+    }
+    fleet = Fleet(tmp_path_factory.mktemp("api"), environ)
+    api = fleet.api().start()
+    fleet.worker().start()
+    yield api, gpu
+    fleet.stop()
+    gpu.close()
+
+
+@pytest.fixture
+def api(stack):
+    with httpx.Client(base_url=stack[0].url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def gpu(stack):
+    return stack[1]
+
+
+def error_of(reply):
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_a_job_is_accepted_polled_and_shown_whole(api):
+    reply = api.post("/v1/jobs", json={"prompt": "Hello", "metadata": {"a": "b"}})
+    assert reply.status_code == 202
+    assert reply.headers["location"] == f"/v1/jobs/{reply.json()['id']}"
+    job = api.get(reply.headers["location"], params={"wait": 10}).json()
+    assert (job["status"], job["tier_used"], job["text"]) == (
+        "succeeded",
+        "gpu",
+        "gpu-model: Hello",
+    )
+    assert job["answer"]["choices"][0]["message"]["content"] == "gpu-model: Hello"
+    assert job["usage"] == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+    assert job["metadata"] == {"a": "b"}
+    assert job["attempts"] == [
+        {
+            "tier": "gpu",
+            "verdict": "answered",
+            "milliseconds": job["attempts"][0]["milliseconds"],
+            "status": 200,
+        }
+    ]
+
+
+def test_sampling_parameters_and_unknown_fields_reach_the_upstream(api, gpu):
+    fields = {"temperature": 0.1, "max_tokens": 5, "seed": 3, "top_k": 40, "chat_template": "x"}
+    job = api.post("/v1/jobs", json={"prompt": "pass", "cache": "off", **fields}).json()
+    api.get(f"/v1/jobs/{job['id']}?wait=10")
+    sent = gpu.calls[-1].body
+    assert {name: sent[name] for name in fields} == fields
+    assert set(sent) == {*fields, "messages", "model"}
+
+
+def test_a_long_poll_is_woken_by_the_finish(api, gpu):
+    gpu.delay = 0.5
+    try:
+        job = api.post("/v1/jobs", json={"prompt": "slow"}).json()
+        began = time.monotonic()
+        assert api.get(f"/v1/jobs/{job['id']}?wait=0.1").json()["status"] == "running"
+        assert api.get(f"/v1/jobs/{job['id']}?wait=20").json()["status"] == "succeeded"
+        assert time.monotonic() - began < 1.5
+    finally:
+        gpu.delay = 0.0
+
+
+def test_many_long_polls_at_once_are_all_woken(api):
+    requests = [{"prompt": f"many {n}"} for n in range(100)]
+    jobs = api.post("/v1/jobs", json={"requests": requests}).json()["data"]
+    with ThreadPoolExecutor(50) as pool:
+        done = list(pool.map(lambda job: api.get(f"/v1/jobs/{job['id']}?wait=20").json(), jobs))
+    assert [job["text"] for job in done] == [f"gpu-model: many {n}" for n in range(100)]
+    assert {job["queue"] for job in done} == {"batch"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({}, "prompt", "either prompt or messages"),
+        ({"prompt": "x", "messages": HELLO}, "prompt", "either"),
+        ({"prompt": ""}, "prompt", "length"),
+        ({"prompt": 7}, "prompt", "Expected `str"),
+        ({"messages": []}, "messages", "length"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "role"),
+        ({"prompt": "x", "temperature": 3}, "temperature", "<= 2"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", ">= 1"),
+        ({"prompt": "x", "stream": True}, "stream", "not supported yet"),
+        ({"prompt": "x", "cache": "maybe"}, "cache", "maybe"),
+        ({"prompt": "x", "on_exhausted": 1}, "on_exhausted", "str"),
+        ({"prompt": "x", "deadline_seconds": 0}, "deadline_seconds", "> 0"),
+        ({"prompt": "x", "deadline_seconds": 1e9}, "deadline_seconds", "<="),
+        ({"prompt": "x", "metadata": {"k": 1}}, "metadata[...]", "str"),
+        ({"requests": []}, "requests", "1 to 1000"),
+        ({"requests": [{"prompt": "x"}] * 1001}, "requests", "1 to 1000"),
+        ({"requests": [{"prompt": "x"}, {}]}, "requests[1].prompt", "either"),
+        ({"requests": [{"prompt": "x"}, {"prompt": 1}]}, "requests[1].prompt", "str"),
+        ({"requests": [{"prompt": "x"}], "model": "m"}, "model", "belongs into a request"),
+        ([], None, "object"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(api, body, param, said):
+    before = api.get("/v1/jobs?limit=1").json()["first_id"]
+    reply = api.post("/v1/jobs", json=body)
+    assert reply.status_code == 400
+    error = error_of(reply)
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+    assert said in error["message"]
+    assert api.get("/v1/jobs?limit=1").json()["first_id"] == before, "nothing was accepted"
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b'{"prompt": }', "char 11"),
+        (b"", "char 0"),
+        (b"\xff", "utf-8"),
+        (b'{"prompt": "x"', "char"),
+    ],
+)
+def test_malformed_json_is_told_with_its_place(api, content, place):
+    for path in ("/v1/jobs", "/v1/chat/completions"):
+        reply = api.post(path, content=content)
+        assert reply.status_code == 400
+        assert error_of(reply)["code"] == "invalid_json"
+        assert place in error_of(reply)["message"]
+
+
+def test_a_body_over_the_limit_is_refused_announced_or_not(api):
+    large = json.dumps({"prompt": "x" * 300_000}).encode()
+    reply = api.post("/v1/jobs", content=large)
+    assert (reply.status_code, error_of(reply)["code"]) == (413, "body_too_large")
+    reply = api.post("/v1/jobs", content=iter([large[:150_000], large[150_000:]]))
+    assert (reply.status_code, error_of(reply)["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/jobs/job_unknown", 404, "job_not_found"),
+        ("POST", "/v1/jobs/job_unknown/cancel", 404, "job_not_found"),
+        ("POST", "/circuit-breakers/nobody/reset", 404, "circuit_breaker_not_found"),
+        ("GET", "/nowhere", 404, None),
+        ("DELETE", "/v1/jobs", 405, None),
+        ("GET", "/v1/jobs?limit=0", 400, None),
+        ("GET", "/v1/jobs?limit=x", 400, None),
+        ("GET", "/v1/jobs?after=job_unknown", 400, None),
+        ("GET", "/v1/jobs/job_unknown?wait=nan", 400, None),
+    ],
+)
+def test_errors_come_in_the_envelope(api, method, path, status, code):
+    reply = api.request(method, path)
+    assert reply.status_code == status
+    assert error_of(reply)["code"] == code
+
+
+def test_jobs_are_listed_page_by_page_newest_first(api):
+    requests = [{"prompt": f"page {n}"} for n in range(5)]
+    jobs = api.post("/v1/jobs", json={"requests": requests}).json()["data"]
+    first = api.get("/v1/jobs?limit=3").json()
+    second = api.get(f"/v1/jobs?limit=2&after={first['last_id']}").json()
+    seen = [job["id"] for job in first["data"] + second["data"]]
+    assert sorted(seen) == sorted(job["id"] for job in jobs)
+    assert first["has_more"]
+
+
+def test_metrics_are_json_for_curl_and_text_for_prometheus(stack, api):
+    shown = api.get("/metrics", headers={"accept": "*/*"}).json()["metrics"]
+    assert {"p50_latency_ms", "p95_latency_ms", "p99_latency_ms", "jobs", "by_status"} <= set(shown)
+    assert shown["p50_latency_ms"] <= shown["p95_latency_ms"]
+    without = httpx.Request("GET", f"{stack[0].url}/metrics")
+    assert "accept" not in without.headers
+    assert "metrics" in api.send(without).json()
+    text = api.get("/metrics", headers={"accept": "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"})
+    assert text.headers["content-type"].startswith("text/plain")
+    assert 'circuit_breaker_state{name="max_gpu"} 0.0' in text.text
+    assert 'fallthrough_jobs_total{status="succeeded",tier="gpu"}' in text.text
+    openmetrics = api.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_breakers_are_shown_and_reset(api):
+    shown = api.get("/circuit-breakers").json()["circuit_breakers"]
+    assert {name: b["configured"] for name, b in shown.items()} == {
+        "max_gpu": True,
+        "ollama_cpu": False,
+        "redis_cache": True,
+    }
+    assert shown["max_gpu"]["state"] == "closed"
+    reset = api.post("/circuit-breakers/max_gpu/reset").json()
+    assert (reset["name"], reset["state"]) == ("max_gpu", "closed")
+
+
+def test_the_documentation_describes_every_route(api):
+    described = api.get("/openapi.json").json()["paths"]
+    for path in (
+        *("/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/cancel", "/v1/chat/completions"),
+        *("/v1/models", "/health", "/health/ready", "/circuit-breakers", "/metrics"),
+        "/circuit-breakers/{name}/reset",
+    ):
+        assert path in described
+    page = api.get("/docs")
+    assert page.status_code == 200
+    assert "swagger" in page.text.lower()
+    assert "//cdn" not in page.text, "the page needs no network"
+
+
+@pytest.fixture
+def sdk(stack):
+    with openai.OpenAI(base_url=f"{stack[0].url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def test_the_openai_sdk_chats(sdk):
+    raw = sdk.chat.completions.with_raw_response.create(model="any", messages=HELLO)
+    assert raw.headers["x-fallthrough-tier"] == "gpu"
+    assert raw.headers["x-fallthrough-job-id"].startswith("job_")
+    answer = raw.parse()
+    assert answer.choices[0].message.content == "gpu-model: Hello"
+    assert (answer.model, answer.usage.total_tokens) == ("gpu-model", 3)
+
+
+def test_the_openai_sdk_lists_models_and_reads_errors(sdk):
+    assert [model.id for model in sdk.models.list()] == ["gpu-model"]
+    with pytest.raises(openai.BadRequestError) as error:
+        sdk.chat.completions.create(model="any", messages=HELLO, stream=True)
+    assert error.value.param == "stream"
+    assert error.value.code == "unsupported_parameter"
+
+
+def test_a_connection_that_sends_half_a_request_harms_nobody(stack, api):
+    with socket.create_connection(("127.0.0.1", stack[0].port)) as half:
+        half.sendall(b"POST /v1/jobs HTTP/1.1\r\ncontent-length: 100\r\n\r\n{")
+    assert api.get("/health").is_success
+    assert "Traceback" not in stack[0].log
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["prompt", "messages", "role", "content", "n", "metadata", "requests"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=anything, path=st.sampled_from(["/v1/jobs", "/v1/chat/completions"]))
+def test_no_body_makes_the_server_fail(api, body, path):
+    content = json.dumps(body).encode("utf-8", "surrogatepass")
+    reply = api.post(path, content=content)
+    assert reply.status_code in {200, 202, 400}, reply.text

@@ -1,0 +1,70 @@
+"""What the command line takes for prompts."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from cli.prompts import Asked, InputError, read
+
+
+def test_a_text_is_a_prompt():
+    assert read("Why is it blue?") == [Asked("1", {"prompt": "Why is it blue?"})]
+
+
+def test_a_txt_file_has_a_prompt_a_line(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_text("one\n\n  two  \n{three}\n")
+    assert [(a.label, a.request["prompt"]) for a in read(str(file))] == [
+        ("1", "one"),
+        ("3", "two"),
+        ("4", "{three}"),
+    ]
+
+
+def test_a_jsonl_file_has_requests_or_lines_of_openais_batch_format(tmp_path):
+    file = tmp_path / "p.jsonl"
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    lines = [{"prompt": "one", "custom_id": "a"}, {"custom_id": "b", "body": body}]
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    assert read(str(file)) == [Asked("a", {"prompt": "one"}), Asked("b", body)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[]", "line 2: must be an object"),
+        ("{}", "line 2: needs either prompt or messages"),
+        ('{"prompt": "x", "messages": []}', "line 2: needs either"),
+        ('{"body": 1}', "line 2: needs either"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path, line, said):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "fine"}\n' + line)
+    with pytest.raises(InputError, match=said):
+        read(str(file))
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    assert [a.request["prompt"] for a in read("-")] == ["one", "two"]
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "json"}\n'))
+    assert [a.request["prompt"] for a in read("-")] == ["json"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_a_file_that_holds_nothing_is_an_error(tmp_path, content):
+    file = tmp_path / "p.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError):
+        read(str(file))
+
+
+def test_an_empty_prompt_is_an_error():
+    with pytest.raises(InputError, match="empty"):
+        read("  ")
