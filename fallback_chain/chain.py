@@ -201,4 +201,4 @@ def _asynchronous(client: Any) -> Any:
     if "path" in kwargs:
         path = kwargs.pop("path")
         return AsyncRedis(unix_socket_path=path, **kwargs)
-    return AsyncRedis(connection_pool=AsyncPool(**kwargs))
+    return AsyncRedis.from_pool(AsyncPool(**kwargs))

@@ -1,4 +1,4 @@
-"""The breaker as the seed's guide uses it, and what it promises beyond."""
+"""The breaker as the quick start uses it, and what it promises beyond."""
 
 import asyncio
 

@@ -1,0 +1,124 @@
+"""FallbackChain as a library, against real sockets and a real Valkey."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+import redis.asyncio
+
+from circuit_breaker import CircuitBreakerConfig, CircuitState
+from fallback_chain import ChainOptions, FallbackChain, RequestRefusedError
+
+QUICK = ChainOptions(
+    gpu_timeout_seconds=0.5,
+    cpu_timeout_seconds=0.5,
+    connect_timeout_seconds=0.5,
+    breaker=CircuitBreakerConfig(failure_threshold=2, recovery_timeout_seconds=2),
+)
+
+
+@pytest.fixture
+async def chain(gpu, cpu):
+    chain = FallbackChain(gpu.url, cpu.url, options=QUICK)
+    yield chain
+    await chain.aclose()
+
+
+async def test_the_gpu_answers_with_all_that_the_result_promises(chain, gpu):
+    result = await chain.generate(prompt="Hello", max_tokens=200)
+    assert (result["text"], result["tier_used"]) == ("gpu-model: Hello", "gpu")
+    assert (result["model"], result["degraded"]) == ("gpu-model", False)
+    assert result["answer"]["usage"]["total_tokens"] == 3
+    assert [a["tier"] for a in result["attempts"]] == ["gpu"]
+    assert gpu.calls[0].body["max_tokens"] == 200
+
+
+async def test_it_falls_through_tier_by_tier(chain, gpu, cpu):
+    gpu.mode = "500"
+    assert (await chain.generate("one"))["tier_used"] == "cpu"
+    cpu.mode = "hang"
+    cached = await chain.generate("one")
+    assert (cached["tier_used"], cached["text"]) == ("cache", "cpu-model: one")
+    assert cached["cache_age_seconds"] >= 0
+    degraded = await chain.generate("two")
+    assert (degraded["tier_used"], degraded["degraded"]) == ("degraded", True)
+    assert [a["verdict"] for a in degraded["attempts"]] == ["rejected", "failure", "miss"]
+    assert chain.statistics() == {"cpu": 1, "cache": 1, "degraded": 1}
+
+
+async def test_the_breaker_closes_again_after_its_probes(chain, gpu, cpu):
+    gpu.mode = "500"
+    for n in range(2):
+        await chain.generate(f"{n}")
+    assert chain.breakers["max_gpu"].state is CircuitState.OPEN
+    gpu.mode = "ok"
+    until = time.monotonic() + 5
+    while chain.breakers["max_gpu"].state is not CircuitState.CLOSED:
+        await chain.generate("probe")
+        assert time.monotonic() < until
+    assert gpu.prompts()[-1] == "probe"
+
+
+async def test_the_requests_own_fault_is_raised_with_the_servers_words(chain, gpu, cpu):
+    gpu.mode = "400"
+    with pytest.raises(RequestRefusedError, match="n is too large"):
+        await chain.generate("x", n=1000)
+    assert cpu.calls == []
+
+
+@pytest.mark.parametrize("asked", [{}, {"prompt": "x", "messages": []}])
+async def test_either_a_prompt_or_messages(chain, asked):
+    with pytest.raises(ValueError, match="either a prompt or messages"):
+        await chain.generate(**asked)
+
+
+async def test_messages_may_be_given(chain, gpu):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    await chain.generate(messages=messages)
+    assert gpu.calls[0].body["messages"] == messages
+
+
+async def test_nobody_is_there():
+    chain = FallbackChain("http://127.0.0.1:9", degraded_message="Come back later.")
+    result = await chain.generate("Hello")
+    assert (result["text"], result["tier_used"]) == ("Come back later.", "degraded")
+    await chain.aclose()
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis])
+async def test_chains_on_one_redis_share_cache_and_breakers(valkey, gpu, cpu, kind):
+    client = kind(port=valkey.port)
+    one = FallbackChain(gpu.url, None, client, options=QUICK)
+    two = FallbackChain(gpu.url, None, client, options=QUICK)
+    await one.generate("shared")
+    gpu.vanish()
+    assert (await two.generate("shared"))["tier_used"] == "cache"
+    await two.generate("x")
+    assert (await one.breakers["max_gpu"].view()).state is CircuitState.OPEN
+    closing = client.close() if kind is redis.Redis else client.aclose()
+    if closing is not None:
+        await closing
+    await one.aclose()
+    await two.aclose()
+
+
+async def test_a_redis_that_is_away_costs_no_answer(own_valkey, gpu, cpu):
+    chain = FallbackChain(gpu.url, cpu.url, redis.Redis(port=own_valkey.port), options=QUICK)
+    await chain.generate("before")
+    own_valkey.kill()
+    assert (await chain.generate("after"))["tier_used"] == "gpu"
+    gpu.mode = "500"
+    assert (await chain.generate("still"))["tier_used"] == "cpu"
+    await chain.aclose()
+
+
+async def test_the_quick_starts_chain():
+    chain = FallbackChain(max_gpu_endpoint="http://fake-endpoint", degraded_message="Test degraded")
+
+    result = await chain.generate("test prompt")
+
+    # Should fall back to degraded message
+    assert result["tier_used"] == "degraded"
+    assert result["text"] == "Test degraded"
