@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1000  # requests that one POST /v1/jobs takes
 CANNOT = 2  # exit status: it could not be tried
+INTERRUPTED = 130
 
 
 class Fallthrough(click.Group):
@@ -149,17 +150,33 @@ def submit(
     """  # noqa: D301 - \b is click's
     defaults = {name: value for name, value in fields.items() if value is not None}
     asked = read(source)
+    if output:
+        _check_writable(output)
     with _client(url) as client:
         jobs = _send(client, asked, defaults)
         if not (wait or output or (wait is None and len(asked) == 1)):
             _print_accepted(jobs, as_json=as_json)
             return
-        finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
+        try:
+            finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
+        except KeyboardInterrupt:
+            _print_accepted(jobs, as_json=as_json)
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)  # the long polls under way would keep a polite exit waiting
     results = [
         {"custom_id": a.label, **finished[job["id"]]} for a, job in zip(asked, jobs, strict=True)
     ]
     _print_results(results, output, as_json=as_json)
     sys.exit(0 if all(r["status"] == "succeeded" for r in results) else 1)
+
+
+def _check_writable(output: Path) -> None:
+    # Better known before the prompts are answered than after.
+    try:
+        output.open("a", encoding="utf-8").close()
+    except OSError as error:
+        message = f"cannot write {output}: {error.strerror}"
+        raise InputError(message) from None
 
 
 def _send(client: Client, asked: Sequence[Asked], defaults: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,248 @@
+"""`fallthrough`, as a person uses it, over the embedded stack; the CPU server is a stub."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from harness.upstream import Upstream
+from harness.waiting import free_port, wait_until
+
+FALLTHROUGH = [sys.executable, "-m", "cli.main"]
+
+
+def environ(**settings):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
+    return {**clean, "COLUMNS": "120", **settings}
+
+
+def run(*arguments, stdin=None, **settings):
+    return subprocess.run(
+        [*FALLTHROUGH, *arguments],
+        env=environ(**settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Up:
+    """A running `fallthrough up --json`."""
+
+    def __init__(self, data, cpu_url, *options):
+        self.errors = (data.parent / f"{data.name}.err").open("w+b")
+        self.process = subprocess.Popen(
+            [
+                *FALLTHROUGH,
+                *("up", "--json", "--port", "0", "--flower-port", "0"),
+                *("--data-dir", str(data), *options),
+            ],
+            env=environ(FALLTHROUGH_CPU_URL=cpu_url),
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+        )
+        line = self.process.stdout.readline()
+        assert line, self.said
+        self.told = json.loads(line)
+        self.url = self.told["api_url"]
+        self.pids = {part["part"]: part["pid"] for part in self.told["parts"]}
+
+    @property
+    def said(self):
+        return Path(self.errors.name).read_text()
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(60)
+        self.process.stdout.close()
+        self.errors.close()
+        return status
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    upstream = Upstream("cpu-model")
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory, cpu):
+    """One stack for the commands that only use it."""
+    up = Up(tmp_path_factory.mktemp("up") / "data", cpu.url)
+    yield up
+    up.stop()
+
+
+def test_a_prompt_is_answered_on_standard_output(up):
+    done = run("submit", "Hello", "--url", up.url)
+    assert (done.returncode, done.stdout) == (0, "cpu-model: Hello\n")
+
+
+def test_a_file_becomes_a_file_of_results(up, tmp_path):
+    prompts, results = tmp_path / "p.jsonl", tmp_path / "r.jsonl"
+    lines = [{"custom_id": f"line-{n}", "prompt": f"p {n}"} for n in range(30)]
+    prompts.write_text("\n".join(json.dumps(line) for line in lines))
+    done = run("submit", str(prompts), "--output", str(results), FALLTHROUGH_API_URL=up.url)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(r["custom_id"], r["text"]) for r in rows] == [
+        (f"line-{n}", f"cpu-model: p {n}") for n in range(30)
+    ]
+
+
+def test_lines_from_standard_input_and_json_for_machines(up):
+    done = run("submit", "-", "--wait", "--json", "--url", up.url, stdin="one\ntwo\n")
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == [
+        "cpu-model: one",
+        "cpu-model: two",
+    ]
+
+
+def test_a_job_is_followed_and_cancelled(up, cpu):
+    cpu.delay = 3.0
+    try:
+        job = json.loads(run("submit", "x", "--no-wait", "--json", "--url", up.url).stdout)
+        assert "queued" in job["status"]
+        assert "cancelled" in run("cancel", job["id"], "--url", up.url).stdout
+        shown = run("status", job["id"], "--url", up.url)
+        assert shown.stdout.startswith(f"{job['id']}  cancelled")
+    finally:
+        cpu.delay = 0.0
+
+
+def test_breakers_are_shown_and_reset(up):
+    assert "ollama_cpu" in run("breakers", "--url", up.url).stdout
+    found = json.loads(run("breakers", "--json", "--url", up.url).stdout)
+    assert found["ollama_cpu"]["state"] == "closed"
+    assert run("breakers", "--url", up.url, "reset", "ollama_cpu").stdout == "ollama_cpu: closed\n"
+    assert run("breakers", "--url", up.url, "reset", "nobody").returncode == 2
+
+
+def test_interrupted_it_says_how_to_come_back(up, cpu):
+    cpu.mode = "hang"
+    try:
+        process = subprocess.Popen(
+            [*FALLTHROUGH, "submit", "hanging", "--url", up.url],
+            env=environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: "hanging" in cpu.prompts())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=5)
+    finally:
+        cpu.mode = "ok"
+    assert process.returncode == 130
+    assert out.startswith("job_")
+    assert "fallthrough status" in err
+    run("cancel", out.strip(), "--url", up.url)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["submit", "nowhere.jsonl"], "cannot read nowhere.jsonl"),
+        (["submit", " "], "empty"),
+        (["submit", "x", "--output", "/nowhere/r.jsonl"], "cannot write /nowhere/r.jsonl"),
+        (["status", "job_unknown"], "no job 'job_unknown'"),
+        (["submit", "x", "--temperature", "9"], "temperature"),
+    ],
+)
+def test_what_is_the_users_to_mend_is_one_line_and_status_2(up, arguments, said):
+    done = run(*arguments, FALLTHROUGH_API_URL=up.url)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_an_api_it_says_what_to_start():
+    done = run("submit", "x", "--url", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 2
+    assert "fallthrough up" in done.stderr
+
+
+def test_a_setting_that_makes_no_sense_stops_every_part_with_one_line():
+    for module in ("cli.main config", "cli.main up", "api", "workers"):
+        done = subprocess.run(
+            [sys.executable, "-m", *module.split()],
+            env=environ(FALLTHROUGH_GPU_CONCURRENCY="many"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, module
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "FALLTHROUGH_GPU_CONCURRENCY: 'many' is not a whole number" in done.stderr
+
+
+def test_config_shows_every_setting_secrets_masked():
+    done = run("config", FALLTHROUGH_GPU_API_KEY="sk-secret", FALLTHROUGH_GPU_URL="http://gpu:1")
+    assert "* FALLTHROUGH_GPU_URL=http://gpu:1" in done.stdout
+    assert "sk-secret" not in done.stdout
+    assert "FALLTHROUGH_DRAIN_SECONDS=20" in done.stdout
+
+
+def test_a_taken_port_is_named_with_the_option_that_moves_it(up, tmp_path):
+    port = up.url.rsplit(":", 1)[1]
+    for option in ("--port", "--flower-port"):
+        done = run("up", option, port, "--data-dir", str(tmp_path / "d"))
+        assert done.returncode == 2
+        assert f"port {port}" in done.stderr
+        assert f"{option} N" in done.stderr
+
+
+def test_a_data_folder_has_one_stack_at_a_time(up):
+    done = run("up", "--port", "0", "--flower-port", "0", "--data-dir", up.told["data_dir"])
+    assert done.returncode == 2
+    assert "--data-dir" in done.stderr
+
+
+def test_a_part_that_dies_is_restarted_and_a_stop_leaves_nothing_behind(tmp_path, cpu):
+    up = Up(tmp_path / "data", cpu.url, "--workers", "2")
+    assert set(up.pids) == {
+        *("valkey", "worker-interactive", "worker-batch-1", "worker-batch-2", "api", "flower")
+    }
+    done = run("submit", "before", "--json", "--url", up.url)
+    job_id = json.loads(done.stdout)["id"]
+    for part in ("worker-interactive", "valkey"):
+        os.kill(up.pids[part], signal.SIGKILL)
+        wait_until(lambda part=part: f"{part} restarted" in up.said, 10)
+    wait_until(lambda: httpx.get(f"{up.url}/health/ready").is_success, 20)
+    assert run("submit", "after", "--url", up.url).stdout == "cpu-model: after\n"
+    began = time.monotonic()
+    assert up.stop(signal.SIGINT) == 0
+    assert time.monotonic() - began < 15
+    wait_until(lambda: not any(alive(pid) for pid in up.pids.values()), 5)
+
+    again = Up(tmp_path / "data", cpu.url)
+    try:
+        shown = json.loads(run("status", job_id, "--json", "--url", again.url).stdout)
+        assert shown["text"] == "cpu-model: before", "the data folder survives"
+    finally:
+        again.stop()
+
+
+def test_a_supervisor_that_is_killed_takes_its_parts_along(tmp_path, cpu):
+    up = Up(tmp_path / "data", cpu.url, "--workers", "0")
+    up.stop(signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in up.pids.values()), 40)
