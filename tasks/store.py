@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from tasks.coalescer import Coalescer, Script
 from tasks.errors import StoreUnavailable, StoreUnfit
@@ -59,6 +60,8 @@ def connect(url: str) -> Redis:
         health_check_interval=0,
         retry=Retry(NoBackoff(), 0),
         max_connections=64,
+        # With these on, redis-py hands out connections that a restarted server had closed.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 

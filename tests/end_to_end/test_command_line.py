@@ -8,72 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
+from harness.commands import FALLTHROUGH, Up, alive, environ, run
 from harness.upstream import Upstream
 from harness.waiting import free_port, wait_until
-
-FALLTHROUGH = [sys.executable, "-m", "cli.main"]
-
-
-def environ(**settings):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
-    return {**clean, "COLUMNS": "120", **settings}
-
-
-def run(*arguments, stdin=None, **settings):
-    return subprocess.run(
-        [*FALLTHROUGH, *arguments],
-        env=environ(**settings),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-class Up:
-    """A running `fallthrough up --json`."""
-
-    def __init__(self, data, cpu_url, *options):
-        self.errors = (data.parent / f"{data.name}.err").open("w+b")
-        self.process = subprocess.Popen(
-            [
-                *FALLTHROUGH,
-                *("up", "--json", "--port", "0", "--flower-port", "0"),
-                *("--data-dir", str(data), *options),
-            ],
-            env=environ(FALLTHROUGH_CPU_URL=cpu_url),
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-        )
-        line = self.process.stdout.readline()
-        assert line, self.said
-        self.told = json.loads(line)
-        self.url = self.told["api_url"]
-        self.pids = {part["part"]: part["pid"] for part in self.told["parts"]}
-
-    @property
-    def said(self):
-        return Path(self.errors.name).read_text()
-
-    def stop(self, number=signal.SIGTERM):
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(60)
-        self.process.stdout.close()
-        self.errors.close()
-        return status
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +26,7 @@ def cpu():
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, cpu):
     """One stack for the commands that only use it."""
-    up = Up(tmp_path_factory.mktemp("up") / "data", cpu.url)
+    up = Up(tmp_path_factory.mktemp("up") / "data", FALLTHROUGH_CPU_URL=cpu.url)
     yield up
     up.stop()
 
@@ -218,7 +158,7 @@ def test_a_data_folder_has_one_stack_at_a_time(up):
 
 
 def test_a_part_that_dies_is_restarted_and_a_stop_leaves_nothing_behind(tmp_path, cpu):
-    up = Up(tmp_path / "data", cpu.url, "--workers", "2")
+    up = Up(tmp_path / "data", "--workers", "2", FALLTHROUGH_CPU_URL=cpu.url)
     assert set(up.pids) == {
         *("valkey", "worker-interactive", "worker-batch-1", "worker-batch-2", "api", "flower")
     }
@@ -234,7 +174,7 @@ def test_a_part_that_dies_is_restarted_and_a_stop_leaves_nothing_behind(tmp_path
     assert time.monotonic() - began < 15
     wait_until(lambda: not any(alive(pid) for pid in up.pids.values()), 5)
 
-    again = Up(tmp_path / "data", cpu.url)
+    again = Up(tmp_path / "data", FALLTHROUGH_CPU_URL=cpu.url)
     try:
         shown = json.loads(run("status", job_id, "--json", "--url", again.url).stdout)
         assert shown["text"] == "cpu-model: before", "the data folder survives"
@@ -243,6 +183,6 @@ def test_a_part_that_dies_is_restarted_and_a_stop_leaves_nothing_behind(tmp_path
 
 
 def test_a_supervisor_that_is_killed_takes_its_parts_along(tmp_path, cpu):
-    up = Up(tmp_path / "data", cpu.url, "--workers", "0")
+    up = Up(tmp_path / "data", "--workers", "0", FALLTHROUGH_CPU_URL=cpu.url)
     up.stop(signal.SIGKILL)
     wait_until(lambda: not any(alive(pid) for pid in up.pids.values()), 40)

@@ -1,0 +1,120 @@
+"""The pipeline as a Celery application, through pytest-celery's setup of broker and workers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness.nodes import ProcessNode
+from harness.waiting import wait_until
+from pytest_celery import (
+    CeleryBrokerCluster,
+    CeleryTestBroker,
+    CeleryTestWorker,
+    CeleryWorkerCluster,
+)
+
+from tasks.app import create_app
+from tasks.jobs import Options, Queue, Status, Submission, new_job_id
+from tasks.publisher import Publisher
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
+from tasks.submit import Submitter
+
+
+@pytest.fixture
+def celery_broker_cluster(own_valkey):
+    node = ProcessNode("valkey", own_valkey, {"url": own_valkey.url, "host_url": own_valkey.url})
+    cluster = CeleryBrokerCluster(CeleryTestBroker(node))
+    yield cluster
+    cluster.teardown()
+
+
+@pytest.fixture
+def celery_backend_cluster():
+    """None: the record is the truth, there is no result backend."""
+
+
+@pytest.fixture
+def settings(own_fleet):
+    return Settings.from_env(own_fleet.settings)
+
+
+@pytest.fixture
+def celery_setup_app(settings):
+    return create_app(settings)
+
+
+@pytest.fixture
+def celery_worker_cluster(celery_broker_cluster, celery_setup_app, own_fleet):
+    nodes = []
+    for queue in ("interactive", "batch"):
+        process = own_fleet.worker(queue).start()
+        nodes.append(CeleryTestWorker(ProcessNode(queue, process, {}), celery_setup_app))
+    cluster = CeleryWorkerCluster(*nodes)
+    yield cluster
+    cluster.teardown()
+
+
+@pytest.fixture
+async def submitter(celery_setup, settings):
+    store = JobStore(connect(settings.redis_url), settings)
+    publisher = Publisher(celery_setup.app, ["gpu", "cpu"])
+    publisher.start()
+    yield Submitter(store, publisher)
+    publisher.stop()
+    await store.close()
+
+
+async def ask(submitter, prompt, queue=Queue.INTERACTIVE):
+    body = {"messages": [{"role": "user", "content": prompt}]}
+    job = Submission(new_job_id(), "ann", queue, body, Options(), 60.0)
+    await submitter.submit([job])
+    store = submitter._store
+    listening = store.events("finished")
+    try:
+        async for _ in listening:
+            record = await store.get(job.id, "ann")
+            if record.status.final:
+                return record
+    finally:
+        await listening.aclose()
+    raise AssertionError
+
+
+async def test_each_queue_has_its_worker_and_each_tier_its_task(celery_setup, submitter, gpu):
+    inspect = celery_setup.app.control.inspect(timeout=5)
+    registered = inspect.registered()
+    assert len(registered) == 2
+    for tasks in registered.values():
+        assert {"tasks.gpu", "tasks.cpu", "tasks.cache"} <= set(tasks)
+    queues = [[q["name"] for q in found] for found in inspect.active_queues().values()]
+    assert sorted(queues) == [["batch"], ["interactive"]]
+    for queue in Queue:
+        record = await ask(submitter, f"for {queue}", queue)
+        assert (record.status, record.tier_used) == (Status.SUCCEEDED, "gpu")
+
+
+async def test_the_chain_goes_on_in_celery_when_a_tier_cannot(celery_setup, submitter, gpu, cpu):
+    gpu.mode = "500"
+    record = await ask(submitter, "falls through")
+    assert [a["tier"] for a in record.attempts] == ["gpu", "cpu"]
+    assert record.tier_used == "cpu"
+
+
+async def test_a_warm_shutdown_finishes_what_runs(celery_setup, submitter, gpu):
+    gpu.delay = 0.8
+    body = {"messages": [{"role": "user", "content": "warm"}]}
+    job = Submission(new_job_id(), "ann", Queue.INTERACTIVE, body, Options(), 60.0)
+    await submitter.submit([job])
+    wait_until(lambda: gpu.running == 1)
+    celery_setup.worker.kill("SIGTERM")
+    assert celery_setup.worker.container.status == "exited"
+    record = await submitter._store.get(job.id, "ann")
+    assert record.status is Status.SUCCEEDED
+
+
+async def test_a_restarted_broker_is_found_again(celery_setup, submitter, gpu):
+    assert (await ask(submitter, "before")).status is Status.SUCCEEDED
+    await asyncio.to_thread(celery_setup.broker.restart, force=True)
+    assert (await ask(submitter, "after")).status is Status.SUCCEEDED
