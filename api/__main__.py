@@ -47,6 +47,7 @@ def main() -> int:
             level=settings.log_level,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         listening = _listen(settings)
         uvloop.run(_check(settings))
     except FallthroughError as error:

@@ -3,6 +3,9 @@
 import logging
 import os
 import sys
+import warnings
+
+from celery.exceptions import SecurityWarning
 
 from tasks.errors import FallthroughError
 from tasks.settings import Settings
@@ -17,8 +20,11 @@ def main() -> int:
             level=settings.log_level,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        for chatty in ("httpx", "celery.redirected", "celery.worker.strategy"):
+        # A line per slice says nothing that Flower and the metrics do not say better.
+        for chatty in ("httpx", "celery.redirected", "celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        # It warns root of pickled messages; ours are JSON, and nothing else is accepted.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         return WorkerProcess(settings).run()
     except FallthroughError as error:
         sys.stderr.write(f"worker: {error}\n")

@@ -190,3 +190,20 @@ def test_sigterm_lets_the_api_finish_what_it_was_asked(fleet, gpu):
         api.signal(signal.SIGTERM)
         assert asked.result().status_code == 200
     assert api.wait(10) == 0
+
+
+def test_a_worker_that_is_asked_twice_still_hands_over_what_it_has(fleet, gpu):
+    api = fleet.api().start()
+    first = fleet.worker(drain_seconds=1, gpu_timeout_seconds=120).start()
+    gpu.mode = "hang"
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        ids = submit(client, 3, "twice")
+        wait_until(lambda: gpu.running == 3)
+        first.signal(signal.SIGTERM)
+        time.sleep(0.2)
+        first.signal(signal.SIGTERM)
+        gpu.mode = "ok"
+        fleet.worker().start()
+        assert first.wait(30) == 0, first.log
+        jobs = finish(client, ids, 20)
+        assert {job["status"] for job in jobs} == {"succeeded"}
