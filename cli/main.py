@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 CHUNK = 1000  # requests that one POST /v1/jobs takes
 CANNOT = 2  # exit status: it could not be tried
@@ -157,17 +158,24 @@ def submit(
         if not (wait or output or (wait is None and len(asked) == 1)):
             _print_accepted(jobs, as_json=as_json)
             return
-        try:
-            finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
-        except KeyboardInterrupt:
-            _print_accepted(jobs, as_json=as_json)
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)  # the long polls under way would keep a polite exit waiting
+        _leave_when_interrupted(lambda: _print_accepted(jobs, as_json=as_json))
+        finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
     results = [
         {"custom_id": a.label, **finished[job["id"]]} for a, job in zip(asked, jobs, strict=True)
     ]
     _print_results(results, output, as_json=as_json)
     sys.exit(0 if all(r["status"] == "succeeded" for r in results) else 1)
+
+
+def _leave_when_interrupted(tell: Callable[[], None]) -> None:
+    """On Ctrl-C, say how to come back, and go at once: the long polls under way are no loss."""
+
+    def interrupted(*_: object) -> None:
+        tell()
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, interrupted)
 
 
 def _check_writable(output: Path) -> None:

@@ -37,20 +37,18 @@ def wait_for(
         TimeElapsedColumn(),
         TextColumn("{task.fields[tiers]}"),
     )
-    pool = ThreadPoolExecutor(POLLS_AT_ONCE)
-    try:
-        with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
-            bar = progress.add_task("answering", total=len(ids), tiers="")
-            for poll in as_completed([pool.submit(_one, client, job_id) for job_id in ids]):
-                job = poll.result()
-                finished[job["id"]] = job
-                tiers[job["tier_used"] or job["status"]] += 1
-                told = "  ".join(f"{tier} {number}" for tier, number in tiers.most_common())
-                progress.update(bar, advance=1, tiers=told)
-                seen(job)
-    finally:
-        # Who interrupts does not wait for the polls that are under way.
-        pool.shutdown(wait=False, cancel_futures=True)
+    with (
+        Progress(*columns, console=console, transient=not console.is_terminal) as progress,
+        ThreadPoolExecutor(POLLS_AT_ONCE) as pool,
+    ):
+        bar = progress.add_task("answering", total=len(ids), tiers="")
+        for poll in as_completed([pool.submit(_one, client, job_id) for job_id in ids]):
+            job = poll.result()
+            finished[job["id"]] = job
+            tiers[job["tier_used"] or job["status"]] += 1
+            told = "  ".join(f"{tier} {number}" for tier, number in tiers.most_common())
+            progress.update(bar, advance=1, tiers=told)
+            seen(job)
     return finished
 
 

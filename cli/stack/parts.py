@@ -143,7 +143,10 @@ def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
 
 def _flower(port: int, shared: Mapping[str, str]) -> Part:
     url = f"http://127.0.0.1:{port}"
-    command = _python(*("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1"))
+    command = _python(
+        *("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1"),
+        "--inspect-timeout=3000",  # ms; its own second is too short for a busy machine
+    )
     # It listens on loopback only, and its API is part of the product.
     environ = {**shared, "FLOWER_UNAUTHENTICATED_API": "true"}
     return Part("flower", command, url, _answers(f"{url}/healthcheck"), 3, environ)

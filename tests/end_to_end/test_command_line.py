@@ -87,10 +87,13 @@ def test_interrupted_it_says_how_to_come_back(up, cpu):
             text=True,
         )
         wait_until(lambda: "hanging" in cpu.prompts())
+        time.sleep(0.3)  # the call is under way before the answer to the submission is read
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=5)
+        out, err = process.communicate(timeout=10)
     finally:
         cpu.mode = "ok"
+        process.kill()
+        process.wait()
     assert process.returncode == 130
     assert out.startswith("job_")
     assert "fallthrough status" in err

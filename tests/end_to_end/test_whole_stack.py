@@ -50,8 +50,11 @@ def test_the_openai_sdk_gets_a_real_answer_from_the_real_model(sdk):
 def test_flower_shows_workers_and_tasks_by_tier_and_no_prompt(up, sdk):
     ask(sdk, f"Say {PRIVATE}.")
     flower = up.told["flower_url"]
-    workers = httpx.get(f"{flower}/api/workers", timeout=30).json()
-    assert len(workers) == 2
+
+    def workers():
+        return httpx.get(f"{flower}/api/workers?refresh=1", timeout=30).json()
+
+    wait_until(lambda: len(workers()) == 2, what="both workers are known")
 
     def tasks():
         return httpx.get(f"{flower}/api/tasks", timeout=30).json()
