@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 
-from api import chat, jobs, openapi, operations
+from api import batches, chat, files, jobs, openapi, operations
 from api.errors import HANDLERS
 from api.services import open_services
 
@@ -33,7 +33,10 @@ def create_app(settings: Settings) -> Starlette:
             yield
 
     routes = [
-        route for prefix in PREFIXES for part in (jobs, chat) for route in part.routes(prefix)
+        route
+        for prefix in PREFIXES
+        for part in (jobs, chat, files, batches)
+        for route in part.routes(prefix)
     ]
     return Starlette(
         routes=[*routes, *operations.routes(), *openapi.routes()],

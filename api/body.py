@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from api.errors import ApiError
-from api.schemas import parse_json
 from api.services import services
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 
-async def read_json(request: Request) -> Any:
-    """Return the body's JSON value; 413 as soon as it is known to be too large."""
+async def read_body(request: Request) -> bytes:
+    """Return the body; 413 as soon as it is known to be too large."""
     limit = services(request).settings.max_body_bytes
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
@@ -23,7 +22,7 @@ async def read_json(request: Request) -> Any:
         content += part
         if len(content) > limit:
             raise _too_large(limit)
-    return parse_json(bytes(content))
+    return bytes(content)
 
 
 def _too_large(limit: int) -> ApiError:

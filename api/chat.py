@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.body import read_json
+from api.body import read_body
 from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response
-from api.schemas import chat_of
+from api.once import once_keys
+from api.schemas import chat_of, parse_json
 from api.services import Services, owner_of, services
 from fallback_chain import UpstreamError
 from tasks.errors import StoreUnavailable
@@ -30,11 +31,20 @@ MODELS_SECONDS = 2.0  # that a tier gets to list its models
 async def complete(request: Request) -> Response:
     """POST /v1/chat/completions: through the same chain as every job; waits for the answer."""
     found, owner = services(request), owner_of(request)
-    value = await read_json(request)
-    job = chat_of(value, dict(request.headers), owner, found.settings.chat_deadline_seconds)
-    await found.submitter.submit([job])
+    content = await read_body(request)
+    headers = dict(request.headers)
+    job = chat_of(parse_json(content), headers, owner, found.settings.chat_deadline_seconds)
+    once = once_keys(request, content)
+    _, made = await found.submitter.submit([job], once)
+    job_id = job.id
+    if made:  # this is a retry: it waits for what the first one asked, if that can still answer
+        first = await found.store.get(made[0], owner)
+        if first and (first.status is Status.SUCCEEDED or not first.status.final):
+            job_id = first.id
+        else:
+            await found.submitter.submit([job], [f"!{key[1:]}" for key in once])
     wait = job.deadline_seconds + GRACE_SECONDS
-    record = await _unless_gone(request, found, job.id, owner, wait)
+    record = await _unless_gone(request, found, job_id, owner, wait)
     if record is None:
         return Response(status_code=CLIENT_CLOSED)
     return _answer(record)

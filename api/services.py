@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.waiters import Waiters
 from tasks.app import create_app
+from tasks.batch_store import BatchStore
+from tasks.file_store import FileStore, Storage
 from tasks.publisher import Publisher
 from tasks.store import JobStore, connect
 from tasks.submit import Submitter
@@ -31,6 +34,8 @@ class Services:
     store: JobStore
     publisher: Publisher
     submitter: Submitter
+    batches: BatchStore
+    files: FileStore
     waiters: Waiters
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
@@ -42,6 +47,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open everything; raises StoreUnfit or StoreUnavailable when the store will not do."""
     store = JobStore(connect(settings.redis_url), settings)
     await store.check()
+    storage = await asyncio.to_thread(Storage, settings.files_url)
     publisher = Publisher(create_app(settings), configured=tier_configs(settings))
     publisher.start()
     breakers = build_breakers(settings, store, lambda _: None)
@@ -50,7 +56,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     waiters.start()
     try:
         submitter = Submitter(store, publisher)
-        yield Services(settings, store, publisher, submitter, waiters, breakers, tiers)
+        batches, files = BatchStore(store, settings), FileStore(store, storage)
+        yield Services(
+            *(settings, store, publisher, submitter, batches, files),
+            *(waiters, breakers, tiers),
+        )
     finally:
         await waiters.stop()
         publisher.stop()

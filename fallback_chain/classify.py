@@ -32,7 +32,8 @@ class _Message(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    message: _Message
+    message: _Message | None = None
+    text: str | None = None  # of a legacy completion
 
 
 class _Completion(msgspec.Struct):
@@ -56,7 +57,7 @@ class Meaning:
 
 
 def classify(reply: Reply, now: float) -> Meaning:
-    """Say what a reply to a chat completion means. now: epoch seconds, for Retry-After dates."""
+    """Say what a reply to a (chat) completion means. now: epoch seconds, for Retry-After dates."""
     status = reply.status
     if status == 200:  # noqa: PLR2004 - HTTP's own number
         return _success(reply)
@@ -92,10 +93,16 @@ def _success(reply: Reply) -> Meaning:
         return Meaning(Verdict.FAILURE, "not a chat completion")
     if not completion.choices:
         return Meaning(Verdict.FAILURE, "no choices")
-    message = completion.choices[0].message
-    if message.content is None and not message.tool_calls and message.refusal is None:
+    if not _says_something(completion.choices[0]):
         return Meaning(Verdict.FAILURE, "an empty message")
     return Meaning(Verdict.ANSWERED, model=completion.model)
+
+
+def _says_something(choice: _Choice) -> bool:
+    message = choice.message
+    if message is None:
+        return choice.text is not None
+    return message.content is not None or bool(message.tool_calls) or message.refusal is not None
 
 
 def _error_of(reply: Reply) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fallback_chain.http import Http, Reply
 
+CHAT = "/v1/chat/completions"
 MODELS_SECONDS = 300.0  # how long a server's list of models is believed
 DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
 
@@ -59,7 +60,9 @@ class ChatTier:
         self._models_until = 0.0
         self._finding: asyncio.Task[list[str]] | None = None
 
-    async def ask(self, body: Mapping[str, Any], timeout_seconds: float | None = None) -> Trial:
+    async def ask(
+        self, body: Mapping[str, Any], timeout_seconds: float | None = None, endpoint: str = CHAT
+    ) -> Trial:
         """Try to get an answer. timeout_seconds: what is left of the caller's own deadline."""
         began = time.monotonic()
         permit = await self.breaker.acquire()
@@ -67,7 +70,7 @@ class ChatTier:
             return self._trial(began, Meaning(Verdict.REJECTED, permit.reason))
         meaning, reply = Meaning(Verdict.CANCELLED), None
         try:
-            meaning, reply = await self._limited(body, timeout_seconds)
+            meaning, reply = await self._limited(body, timeout_seconds, endpoint)
         finally:
             await self._record(permit, meaning)
         return self._trial(began, meaning, reply)
@@ -102,13 +105,13 @@ class ChatTier:
             await recording
 
     async def _limited(
-        self, body: Mapping[str, Any], left: float | None
+        self, body: Mapping[str, Any], left: float | None, endpoint: str
     ) -> tuple[Meaning, Reply | None]:
         own = self.config.timeout_seconds
         limit = own if left is None else min(own, left)
         try:
             async with asyncio.timeout(limit):
-                return await self._converse(body, limit)
+                return await self._converse(body, limit, endpoint)
         except TimeoutError:
             pass
         except _StatusError as error:
@@ -124,26 +127,26 @@ class ChatTier:
         return Meaning(Verdict.FAILURE, "timeout"), None
 
     async def _converse(
-        self, body: Mapping[str, Any], limit: float
+        self, body: Mapping[str, Any], limit: float, endpoint: str
     ) -> tuple[Meaning, Reply | None]:
         model = await self._model_for(body)
-        meaning, reply = await self._post(body, model, limit)
+        meaning, reply = await self._post(body, model, limit, endpoint)
         if meaning.no_such_model:
             self._models = None  # the server was given other models since we looked
             other = await self._model_for(body)
             if other != model:
-                return await self._post(body, other, limit)
+                return await self._post(body, other, limit, endpoint)
         return meaning, reply
 
     async def _post(
-        self, body: Mapping[str, Any], model: str | None, limit: float
+        self, body: Mapping[str, Any], model: str | None, limit: float, endpoint: str
     ) -> tuple[Meaning, Reply]:
         sent = {name: value for name, value in body.items() if name not in DROPPED}
         if model is not None:
             sent["model"] = model
         reply = await self._http.request(
             "POST",
-            f"{self._base}/chat/completions",
+            self._base + endpoint.removeprefix("/v1"),
             headers=self._headers,
             content=msgspec.json.encode(sent),
             timeout_seconds=limit,

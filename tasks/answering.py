@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 LOOK_AGAIN_SECONDS = 0.1  # how often a job that waits for a place looks whether it is worth it
 POISON_FAILURES = 3  # tries that may fail at a healthy tier before a waiting job is given up
 PARK_SECONDS = (1.0, 30.0)  # least and longest time that a waiting job is parked
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Answering:
         self._tiers, self._cache, self._breakers = tiers, cache, breakers
         self._places = places
         self.draining = asyncio.Event()
+        self.running: set[asyncio.Task[Any]] = set()  # calls that a drain waits for
+        self.cut_off = False
 
     async def answer(self, job: BegunJob) -> Outcome:
         """Try one job at the tier where it stands."""
@@ -99,6 +105,18 @@ class Answering:
         """Put the answer of a real tier into the cache; never raises."""
         if done.answer is not None and job.options.cache != "off":
             await self._cache.store(cache_key(job.owner, job.body), done.answer, done.model)
+
+    async def drain(self, seconds: float) -> None:
+        """Hand back what was not called yet, let calls finish for so long, cut off the rest."""
+        self.draining.set()
+        if self.running:
+            await asyncio.wait(set(self.running), timeout=seconds)
+        self.cut_off = True
+        rest = set(self.running)
+        if rest:
+            log.warning("drain time is over: %d calls are cut off and handed over", len(rest))
+        for task in rest:
+            task.cancel()
 
     async def _ask(self, job: BegunJob) -> Outcome:
         tier = self._tiers.get(job.tier)
@@ -118,7 +136,7 @@ class Answering:
             verdict = Verdict.REJECTED if tier.breaker.refusal() else Verdict.NO_PERMIT
             return _hand_on(job, Attempt(job.tier, verdict, waited), job.failures)
         try:
-            trial = await tier.ask(job.body, timeout_seconds=job.deadline - time.monotonic())
+            trial = await tier.ask(job.body, job.deadline - time.monotonic(), job.endpoint)
         finally:
             await places.give(token)
         return self._judge(job, trial)
@@ -177,7 +195,8 @@ class Answering:
             return Park(attempts, job.failures, await self._due())
         if policy == "degraded":
             answer = degraded_answer(
-                self._settings.degraded_message, str(job.body.get("model") or ""), job.id
+                *(self._settings.degraded_message, str(job.body.get("model") or ""), job.id),
+                legacy=job.endpoint == "/v1/completions",
             )
             fields = {"tier_used": "degraded", "answer": answer}
             return Finish(Status.SUCCEEDED, {**fields, "attempts": msgspec.json.encode(attempts)})

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 TIERS = ("gpu", "cpu", "cache")  # the order in which a job falls through
-Pairs = list[tuple[str, int]]  # (job id, attempt): all that a message ever carries
+PHASES = ("validate", "part", "join")  # of a batch
+Pairs = list[tuple[str, int]]  # (id of a job or unit, attempt): all that a message ever carries
 
 
 class Runner(Protocol):
@@ -74,7 +75,7 @@ def create_app(settings: Settings) -> Celery:
         worker_proc_alive_timeout=30,
     )
     app.runner = None
-    for tier in TIERS:
+    for tier in TIERS + PHASES:
         app.register_task(type(f"{tier.title()}Task", (TierTask,), _task(tier))())
     return app
 

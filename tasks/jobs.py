@@ -73,6 +73,7 @@ class BegunJob(msgspec.Struct, frozen=True):
     attempts: tuple[dict[str, Any], ...]
     failures: int  # tries that failed at a tier whose breaker was closed
     first_tier: str
+    endpoint: str = "/v1/chat/completions"
 
 
 class JobRecord(msgspec.Struct, frozen=True):

@@ -66,6 +66,9 @@ class Leases:
         while True:
             with contextlib.suppress(StoreUnavailable):
                 async for event in self._store.events("cancelled"):
-                    if event:
+                    if event and event[1].startswith("batch_"):
+                        for unit_id in [u for u in self._held if u.startswith(f"unit_{event[1]}_")]:
+                            self.drop(unit_id)
+                    elif event:
                         self.drop(event[1])
             await asyncio.sleep(1)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import chain
 
-from tasks.app import TIERS, Pairs
+from tasks.app import PHASES, TIERS, Pairs
+from tasks.batches import UNIT
 from tasks.errors import PublishError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class _Request:
 
 def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
     """Return the names of the tasks from a tier on, leaving out tiers that are not set up."""
+    if tier in PHASES:
+        return [app.tasks[f"tasks.{tier}"].name]
     rest = TIERS[TIERS.index(tier) + 1 :]
     return [app.tasks[f"tasks.{t}"].name for t in (tier, *(t for t in rest if t in configured))]
 
@@ -78,6 +81,20 @@ class Publisher:
         self._asked.put(request)
         await _bounded(request.done)
 
+    async def dispatch(self, dispatches: Iterable[tuple[str, int, str, str]]) -> None:
+        """Publish what a transition gave out: (id, attempt, tier, queue).
+
+        The records say "dispatched" already: what the broker does not take, the sweeper finds.
+        """
+        routes: dict[tuple[str, str], Pairs] = {}
+        for name, attempt, tier, queue_name in dispatches:
+            routes.setdefault((tier, queue_name), []).append((name, attempt))
+        for (tier, queue_name), pairs in routes.items():
+            try:
+                await self.publish(tier, queue_name, pairs)
+            except PublishError as error:
+                log.warning("%d records wait for the sweeper: %s", len(pairs), error)
+
     async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
         """Return for each queue whether the broker holds no message of it."""
         done: Future[dict[str, bool]] = Future()
@@ -112,7 +129,10 @@ class Publisher:
         tier, queue_name = message[0].route
         pairs = [pair for request in message for pair in request.pairs]
         size = SLICE[queue_name]
-        slices = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        # A unit is a slice already.
+        slices: list[Pairs] = [[pair] for pair in pairs if pair[0].startswith(UNIT)]
+        jobs = [pair for pair in pairs if not pair[0].startswith(UNIT)]
+        slices += [jobs[i : i + size] for i in range(0, len(jobs), size)]
         try:
             for part in slices:
                 self._chain(tier, queue_name, part).apply_async(retry=False)

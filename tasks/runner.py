@@ -6,25 +6,24 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tasks.answering import Finish, HandBack, HandOn, Outcome, Park
-from tasks.errors import PublishError, StoreUnavailable
+from tasks.errors import PublishError
 from tasks.jobs import BegunJob, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tasks.answering import Answering
     from tasks.app import Pairs
+    from tasks.insist import Insist
     from tasks.leases import Leases
     from tasks.publisher import Publisher
     from tasks.store import JobStore
 
 COALESCE_SECONDS = 0.05  # how long a job that failed waits for its slice-mates to move on with it
-STORE_BACKOFF_SECONDS = (0.05, 2.0)
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -48,32 +47,29 @@ class SliceRunner:
         publisher: Publisher,
         answering: Answering,
         leases: Leases,
-        worker: str,
+        insist: Insist,
         finished: Callable[[BegunJob, Finish], None] = lambda job, done: None,  # noqa: ARG005
     ) -> None:
         self._store, self._publisher = store, publisher
         self._answering, self._leases = answering, leases
-        self._worker = worker
+        self._insist = insist
         self._finished = finished
-        self._cut_off = False
-        self._slices: set[asyncio.Task[Any]] = set()
 
-    async def run(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
+    async def run(self, tier: str, pairs: Pairs, queue: str, lease_owner: str) -> Pairs:
         """Answer a slice at a tier; return what the next task of the chain is to answer."""
         if self._answering.draining.is_set():
             await self._publisher.publish(tier, queue, pairs)
             return []
-        lease_owner = f"{self._worker}:{slice_id}"
         begun = await self._insist(lambda: self._store.begin(lease_owner, tier, pairs))
         left = _Left()
         running = [asyncio.create_task(self._one(job, left)) for job in begun]
         for job, task in zip(begun, running, strict=True):
             self._leases.hold(job.id, lease_owner, task)
-        self._slices.update(running)
+        self._answering.running.update(running)
         try:
             await self._until_done(set(running), tier, queue, left)
         finally:
-            self._slices.difference_update(running)
+            self._answering.running.difference_update(running)
         return await self._hand_on(left.take(), tier)
 
     async def _until_done(
@@ -100,7 +96,7 @@ class SliceRunner:
             outcome: Outcome = await self._answering.answer(job)
             await self._act(job, outcome, left)
         except asyncio.CancelledError:
-            if not self._cut_off:
+            if not self._answering.cut_off:
                 return  # dropped: its result is there, or it is another worker's now
             await self._hand_back(job)
         except Exception:
@@ -164,27 +160,3 @@ class SliceRunner:
             await self._publisher.publish(tier, queue, pairs)
         except PublishError as error:
             log.warning("%d jobs wait for the sweeper: %s", len(pairs), error)
-
-    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do it as soon as the store is there: each of these steps may safely be asked again."""
-        wait, longest = STORE_BACKOFF_SECONDS
-        while True:
-            try:
-                return await work()
-            except StoreUnavailable:
-                if self._cut_off:
-                    raise
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, longest)
-
-    async def drain(self, seconds: float) -> None:
-        """Hand back what was not called yet, let calls finish for so long, cut off the rest."""
-        self._answering.draining.set()
-        if self._slices:
-            await asyncio.wait(set(self._slices), timeout=seconds)
-        self._cut_off = True
-        rest = set(self._slices)
-        if rest:
-            log.warning("drain time is over: %d calls are cut off and handed over", len(rest))
-        for task in rest:
-            task.cancel()

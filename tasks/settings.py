@@ -71,6 +71,11 @@ class Settings:
     dispatch_grace_seconds: float = _setting(
         10.0, "how long a message may stay unbegun before it is looked for; doubles", low=1
     )
+    files_url: str = _setting(
+        "", "where files lie: a folder, or any URL that fsspec knows (s3://bucket/path)"
+    )
+    batch_window: int = _setting(32, "slices of a batch in flight at once", low=1)
+    slice_lines: int = _setting(64, "lines of a batch in one slice, at most", low=1)
     drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
     max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
     host: str = _setting("127.0.0.1", "address that the API listens on")
@@ -78,7 +83,9 @@ class Settings:
     worker_host: str = _setting("127.0.0.1", "address of a worker's health port")
     worker_port: int = _setting(0, "health port of a worker; 0 picks a free one", low=0)
     worker_queues: str = _setting("interactive,batch", "queues that a worker consumes")
-    worker_threads: int = _setting(64, "slices at once in a worker process", low=1)
+    worker_threads: int = _setting(
+        0, "slices at once in a worker process; 0: what its queues want", low=0
+    )
     api_url: str = _setting(
         "http://127.0.0.1:8000", "where the command line finds the API", url="http https"
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PREFIX = "ft:"
 MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
+ONCE_SECONDS = 15 * 60  # how long a repeated create finds what the first one made
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
 LATENCY_MINUTES = 15  # the window of the latency percentiles
 
@@ -66,7 +67,8 @@ def connect(url: str) -> Redis:
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def translated() -> AsyncIterator[None]:
+    """Turn whatever Redis and its client raise into StoreUnavailable."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
@@ -81,20 +83,21 @@ class JobStore:
         # redis-py types every reply as whatever any of its modes may give; ours are bytes.
         self.redis: Any = redis
         self.scripts = Coalescer(redis)
-        self._prefix = prefix
+        self.prefix = prefix
         self._lua = _scripts()
         self._lease_ms = int(settings.lease_seconds * 1000)
         self._grace_ms = int(settings.dispatch_grace_seconds * 1000)
         self._ttl_ms = settings.result_ttl_seconds * 1000
         self._sweep_ms = int(settings.sweep_seconds * 1000)
 
-    async def _run(self, name: str, *args: Any) -> Any:
-        async with _translated():
-            return await self.scripts.run(self._lua[name], (), (self._prefix, *args))
+    async def run(self, name: str, *args: Any) -> Any:
+        """Run one of lua/*.lua; what arrives while others are in flight travels together."""
+        async with translated():
+            return await self.scripts.run(self._lua[name], (), (self.prefix, *args))
 
     async def check(self) -> None:
         """Raise StoreUnfit unless this server can keep jobs: version, eviction policy."""
-        async with _translated():
+        async with translated():
             server: Mapping[str, Any] = await self.redis.info()
         version = str(server.get("valkey_version") or server.get("redis_version", "0"))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
@@ -110,34 +113,41 @@ class JobStore:
 
     async def has_room(self) -> bool:
         """Whether new jobs may be admitted: below 80 % of maxmemory."""
-        async with _translated():
+        async with translated():
             memory: Mapping[str, Any] = await self.redis.info("memory")
         ceiling = int(memory.get("maxmemory", 0)) * MEMORY_CEILING
         return not ceiling or int(memory["used_memory"]) < ceiling
 
     # Transitions
 
-    async def create(self, jobs: Sequence[Submission], first_tier: str) -> float:
-        """Record new jobs as dispatched to first_tier, attempt 0; return the time (epoch s)."""
-        args: list[Any] = [self._grace_ms, self._ttl_ms]
+    async def create(
+        self, jobs: Sequence[Submission], first_tier: str, once: Sequence[str] = ()
+    ) -> tuple[float, list[str] | None]:
+        """Record new jobs as dispatched to first_tier, attempt 0.
+
+        Returns the time (epoch s), and the ids that an earlier create with one of the `once`
+        keys made: then nothing was recorded now.
+        """
+        args: list[Any] = [self._grace_ms, self._ttl_ms, ONCE_SECONDS * 1000, len(once), *once]
         for job in jobs:
             args += (
                 *(job.id, job.owner, job.queue.value, first_tier),
                 *(int(job.deadline_seconds * 1000), _encode(job.body), _encode(job.options)),
                 *(str(job.body.get("model") or ""), _encode(job.metadata)),
             )
-        return int(await self._run("create", *args)) / 1000
+        now, made = await self.run("create", *args)
+        return int(now) / 1000, made.decode().split() if made else None
 
-    async def discard(self, ids: Iterable[str]) -> int:
+    async def discard(self, owner: str, ids: Iterable[str], once: Sequence[str] = ()) -> int:
         """Take back jobs that no message was published for; return how many had begun."""
-        return int(await self._run("discard", *ids))
+        return int(await self.run("discard", owner, len(once), *once, *ids))
 
     async def begin(
         self, lease_owner: str, tier: str, pairs: Sequence[tuple[str, int]]
     ) -> list[BegunJob]:
         """Lease those of the (id, attempt) pairs that are still to be answered at tier."""
         flat = [item for pair in pairs for item in pair]
-        answers = await self._run("begin", lease_owner, self._lease_ms, tier, *flat)
+        answers = await self.run("begin", lease_owner, self._lease_ms, tier, *flat)
         now = time.monotonic()
         return [
             _begun(pair, answer, lease_owner, tier, now)
@@ -148,7 +158,7 @@ class JobStore:
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[str]:
         """Renew (id, lease owner) leases; return the ids that are no longer the asker's."""
         flat = [item for lease in leases for item in lease]
-        return [i.decode() for i in await self._run("renew", self._lease_ms, *flat)]
+        return [i.decode() for i in await self.run("renew", self._lease_ms, *flat)]
 
     async def move(  # noqa: PLR0913 - one transition, each argument part of its comparison
         self,
@@ -170,7 +180,7 @@ class JobStore:
         flat: list[Any] = []
         for job, tries, failed in zip(jobs, attempts, failures, strict=True):
             flat += (job.id, job.attempt, _encode(tries), failed)
-        answers = await self._run(
+        answers = await self.run(
             "move", head.lease_owner, head.tier, to_tier, self._grace_ms, due, token, *flat
         )
         return [(j.id, int(a)) for j, a in zip(jobs, answers, strict=True) if int(a) >= 0]
@@ -179,14 +189,14 @@ class JobStore:
         """End a job; False if it had ended, or moved on, before: the first finish wins."""
         flat = [item for field in fields.items() for item in field]
         tier_used = str(fields.get("tier_used", ""))
-        won = await self._run(
+        won = await self.run(
             "finish", job.id, job.tier, job.attempt, status.value, tier_used, *flat
         )
         return bool(won)
 
     async def cancel(self, job_id: str, owner: str) -> bool:
         """Cancel a job if it is unfinished; False if this owner has no such job."""
-        return bool(await self._run("cancel", job_id, owner))
+        return bool(await self.run("cancel", job_id, owner))
 
     async def sweep(
         self, who: str, empty: Mapping[str, bool]
@@ -197,21 +207,21 @@ class JobStore:
         (id, attempt, tier, queue, reason) of the jobs that must be published again.
         """
         flat = [item for queue, none in empty.items() for item in (queue, int(none))]
-        found = await self._run("sweep", who, self._sweep_ms, self._grace_ms, SWEEP_LIMIT, *flat)
+        found = await self.run("sweep", who, self._sweep_ms, self._grace_ms, SWEEP_LIMIT, *flat)
         if found is None:
             return None
         return [(i.decode(), int(a), t.decode(), q.decode(), r.decode()) for i, a, t, q, r in found]
 
     async def permits(self, tier: str, limit: int, action: str, tokens: Sequence[str]) -> bool:
         """Take, give back or renew leased places at a tier; for "take", whether it was given."""
-        return bool(await self._run("permits", tier, limit, self._lease_ms, action, *tokens))
+        return bool(await self.run("permits", tier, limit, self._lease_ms, action, *tokens))
 
     # Reading
 
     async def get(self, job_id: str, owner: str) -> JobRecord | None:
         """Return the owner's job, or None: unknown, expired from the store, or another's."""
-        async with _translated():
-            fields = await self.redis.hgetall(f"{self._prefix}job:{job_id}")
+        async with translated():
+            fields = await self.redis.hgetall(f"{self.prefix}job:{job_id}")
         record = _record(fields) if fields else None
         return record if record and record.owner == owner else None
 
@@ -219,37 +229,44 @@ class JobStore:
         self, owner: str, limit: int, after: str | None
     ) -> tuple[list[JobRecord], bool]:
         """Return up to limit of the owner's jobs, newest first, after that id; and if more are."""
-        key = f"{self._prefix}owner:{owner}"
-        async with _translated():
+        found, more = await self.page(f"owner:{owner}", "job:", limit, after)
+        return [_record(fields) for fields in found], more
+
+    async def page(
+        self, index: str, record: str, limit: int, after: str | None
+    ) -> tuple[list[dict[bytes, bytes]], bool]:
+        """Return up to limit hashes that a zset lists, newest first; and whether more are."""
+        key = f"{self.prefix}{index}"
+        async with translated():
             start = 0
             if after is not None:
                 rank = await self.redis.zrevrank(key, after)
                 if rank is None:
                     return [], False
                 start = int(rank) + 1
-            records: list[JobRecord] = []
+            records: list[dict[bytes, bytes]] = []
             while len(records) <= limit:
                 ids = await self.redis.zrevrange(key, start, start + limit)
                 if not ids:
                     break
-                found = await self._fetch(ids)
+                found = await self._fetch(record, ids)
                 gone = [i for i, fields in zip(ids, found, strict=True) if not fields]
-                if gone:  # results past their TTL leave the index when somebody looks
+                if gone:  # what is past its TTL leaves the index when somebody looks
                     await self.redis.zrem(key, *gone)
                 start += len(ids) - len(gone)
-                records += [_record(fields) for fields in found if fields]
+                records += [fields for fields in found if fields]
         return records[:limit], len(records) > limit
 
-    async def _fetch(self, ids: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    async def _fetch(self, record: str, ids: Sequence[bytes]) -> list[dict[bytes, bytes]]:
         pipeline = self.redis.pipeline(transaction=False)
-        for job_id in ids:
-            pipeline.hgetall(f"{self._prefix}job:{job_id.decode()}")
+        for name in ids:
+            pipeline.hgetall(f"{self.prefix}{record}{name.decode()}")
         return list(await pipeline.execute())
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """Return how many jobs finished since the store began: tier → status → count."""
-        async with _translated():
-            raw = await self.redis.hgetall(f"{self._prefix}stats")
+        async with translated():
+            raw = await self.redis.hgetall(f"{self.prefix}stats")
         counts: dict[str, dict[str, int]] = {}
         for field, number in raw.items():
             tier, _, status = field.decode().partition(":")
@@ -258,11 +275,11 @@ class JobStore:
 
     async def latencies(self) -> dict[int, int]:
         """Return finished jobs of the last minutes by latency bucket: up to 1.1 ** b ms."""
-        async with _translated():
+        async with translated():
             seconds, _ = await self.redis.time()
             pipeline = self.redis.pipeline(transaction=False)
             for minute in range(LATENCY_MINUTES):
-                pipeline.hgetall(f"{self._prefix}latency:{int(seconds) // 60 - minute}")
+                pipeline.hgetall(f"{self.prefix}latency:{int(seconds) // 60 - minute}")
             total: dict[int, int] = {}
             for part in await pipeline.execute():
                 for bucket, number in part.items():
@@ -271,11 +288,11 @@ class JobStore:
 
     async def gauges(self) -> dict[str, int]:
         """Return how many jobs are queued (by queue), running and parked now."""
-        async with _translated():
+        async with translated():
             pipeline = self.redis.pipeline(transaction=False)
             for queue in Queue:
-                pipeline.zcard(f"{self._prefix}dispatched:{queue.value}")
-            pipeline.zcard(f"{self._prefix}leases").zcard(f"{self._prefix}parked")
+                pipeline.zcard(f"{self.prefix}dispatched:{queue.value}")
+            pipeline.zcard(f"{self.prefix}leases").zcard(f"{self.prefix}parked")
             numbers = await pipeline.execute()
         names = [f"queued_{queue.value}" for queue in Queue] + ["running", "parked"]
         return dict(zip(names, (int(n) for n in numbers), strict=True))
@@ -286,18 +303,18 @@ class JobStore:
         Ends with StoreUnavailable when the connection is lost: what happened meanwhile is
         not told, so the listener looks at its records when it comes back (the next None).
         """
-        async with _translated(), self.redis.pubsub() as pubsub:
-            await pubsub.subscribe(*(f"{self._prefix}{kind}" for kind in kinds))
+        async with translated(), self.redis.pubsub() as pubsub:
+            await pubsub.subscribe(*(f"{self.prefix}{kind}" for kind in kinds))
             yield None
             while True:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
                 if message:
-                    kind = message["channel"].decode().removeprefix(self._prefix)
+                    kind = message["channel"].decode().removeprefix(self.prefix)
                     yield kind, message["data"].decode()
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the store answers."""
-        async with _translated():
+        async with translated():
             await self.redis.ping()
 
     async def close(self) -> None:

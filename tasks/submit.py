@@ -26,24 +26,30 @@ class Submitter:
         self._publisher = publisher
         self._room_until = 0.0
 
-    async def submit(self, jobs: Sequence[Submission]) -> float:
-        """Accept jobs of one queue; return their creation time (epoch seconds).
+    async def submit(
+        self, jobs: Sequence[Submission], once: Sequence[str] = ()
+    ) -> tuple[float, list[str] | None]:
+        """Accept jobs of one owner and queue; return their creation time (epoch seconds).
 
-        Raises StoreFull, StoreUnavailable or PublishError; then none of them was accepted.
+        If an earlier request with one of the `once` keys was accepted, nothing is, and its ids
+        come second. Raises StoreFull, StoreUnavailable or PublishError; then none was accepted.
         """
-        await self._check_room()
+        await self.check_room()
         tier = self._publisher.first_tier
-        created = await self._store.create(jobs, tier)
+        created, made = await self._store.create(jobs, tier, once)
+        if made:
+            return created, made
         try:
             pairs = [(job.id, 0) for job in jobs]
             await self._publisher.publish(tier, jobs[0].queue.value, pairs)
         except PublishError:
             with contextlib.suppress(StoreUnavailable):  # else the sweeper brings them to an end
-                await self._store.discard(job.id for job in jobs)
+                await self._store.discard(jobs[0].owner, [job.id for job in jobs], once)
             raise
-        return created
+        return created, None
 
-    async def _check_room(self) -> None:
+    async def check_room(self) -> None:
+        """Raise StoreFull unless the store may take new work."""
         if time.monotonic() < self._room_until:
             return
         if not await self._store.has_room():

@@ -11,7 +11,7 @@ from tasks.errors import PublishError, StoreUnavailable
 from tasks.jobs import Queue
 
 if TYPE_CHECKING:
-    from tasks.app import Pairs
+    from tasks.file_store import FileStore
     from tasks.publisher import Publisher
     from tasks.store import JobStore
 
@@ -22,9 +22,14 @@ class Sweeper:
     """Runs in every worker; the store lets one at a time through."""
 
     def __init__(
-        self, store: JobStore, publisher: Publisher, worker: str, interval_seconds: float
+        self,
+        store: JobStore,
+        files: FileStore,
+        publisher: Publisher,
+        worker: str,
+        interval_seconds: float,
     ) -> None:
-        self._store, self._publisher = store, publisher
+        self._store, self._files, self._publisher = store, files, publisher
         self._worker = worker
         self._interval = interval_seconds
         self.found: Counter[str] = Counter()  # reason -> jobs dispatched again
@@ -42,12 +47,12 @@ class Sweeper:
         """Sweep once; return how many jobs were dispatched again."""
         empty = await self._publisher.empty(q.value for q in Queue)
         found = await self._store.sweep(self._worker, empty)
-        routes: dict[tuple[str, str], Pairs] = {}
-        for job_id, attempt, tier, queue, reason in found or ():
+        if found is None:
+            return 0
+        for job_id, _, tier, _, reason in found:
             self.found[reason] += 1
-            if reason != "parked":
-                log.warning("job %s dispatched again to %s: %s", job_id, tier, reason)
-            routes.setdefault((tier, queue), []).append((job_id, attempt))
-        for (tier, queue), pairs in routes.items():
-            await self._publisher.publish(tier, queue, pairs)
-        return len(found or ())
+            if reason not in {"parked", "expired"}:
+                log.warning("%s dispatched again to %s: %s", job_id, tier, reason)
+        await self._publisher.dispatch(entry[:4] for entry in found)
+        await self._files.sweep()
+        return len(found)

@@ -43,6 +43,10 @@ class WorkerMetrics:
         tier = str(done.fields.get("tier_used", job.tier))
         self._jobs.labels(tier, done.status.value).inc()
 
+    def line_finished(self, counted_as: str) -> None:
+        """Count a batch's line that ended; counted_as: "tier:status"."""
+        self._jobs.labels(*counted_as.split(":")).inc()
+
     def breaker_event(self, event: object) -> None:
         """Count what a breaker says."""
         if isinstance(event, CallRecorded):

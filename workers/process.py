@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from tasks.answering import Answering
-from tasks.app import create_app
+from tasks.app import PHASES, create_app
+from tasks.batch_store import BatchStore
+from tasks.batches import UNIT
+from tasks.file_store import FileStore, Storage
+from tasks.insist import Insist
 from tasks.leases import Leases
+from tasks.lines import LineRunner
 from tasks.permits import FleetPlaces, LocalPlaces
+from tasks.phases import Phases
 from tasks.publisher import Publisher
 from tasks.runner import SliceRunner
 from tasks.store import JobStore, connect
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
     from tasks.permits import Places
     from tasks.settings import Settings
 
+INTERACTIVE_THREADS = 64
+BEGUN_SHARE = 1.5
 HAND_OVER_SECONDS = 5.0  # what cut-off calls get to be handed over, after the drain
 
 log = logging.getLogger(__name__)
@@ -74,7 +83,7 @@ class WorkerProcess:
         self._app.steps["consumer"].add(pulse_step(self._pulse))
         return self._app.Worker(
             pool="threads",
-            concurrency=self._settings.worker_threads,
+            concurrency=self._threads(),
             queues=self._settings.worker_queues.split(","),
             hostname=f"{self._name}@{socket.gethostname()}",
             loglevel=self._settings.log_level,
@@ -83,6 +92,14 @@ class WorkerProcess:
             without_mingle=True,
             quiet=True,
         )
+
+    def _threads(self) -> int:
+        settings = self._settings
+        if settings.worker_threads or "interactive" in settings.worker_queues:
+            return settings.worker_threads or INTERACTIVE_THREADS
+        # A batch worker begins about 1.5 times the lines that it may call at once: more would
+        # only keep them from other workers; fewer, and slices end in lockstep.
+        return math.ceil(BEGUN_SHARE * settings.gpu_concurrency / settings.slice_lines) + 1
 
     async def _open(self, health_socket: socket.socket) -> None:
         settings = self._settings
@@ -97,18 +114,35 @@ class WorkerProcess:
         cache = build_cache(settings, store, breakers)
         answering = Answering(settings, tiers, cache, breakers, places)
         leases = Leases(store, settings.lease_seconds, places.values())
-        self._runner = SliceRunner(
-            store, self._publisher, answering, leases, self._name, self._metrics.finished
+        self._answering = answering
+        self._insist = insist = Insist()
+        self._jobs = SliceRunner(
+            store, self._publisher, answering, leases, insist, self._metrics.finished
+        )
+        batches, files = BatchStore(store, settings), FileStore(store, Storage(settings.files_url))
+        self._phases = Phases(batches, files, self._publisher, leases, insist, settings.slice_lines)
+        self._lines = LineRunner(
+            *(batches, files, self._publisher, answering, leases, self._phases, insist),
+            self._metrics.line_finished,
         )
         self._metrics.in_hand.set_function(lambda: len(leases))
         self._app.runner = self._run_slice
-        sweeper = Sweeper(store, self._publisher, self._name, settings.sweep_seconds)
+        sweeper = Sweeper(store, files, self._publisher, self._name, settings.sweep_seconds)
         port = health_app(self._pulse, store, self._metrics.registry)
         for work in (leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket)):
             self._background.append(asyncio.create_task(self._guarded(work)))
 
     def _run_slice(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
-        return self._loop.call(self._runner.run(tier, pairs, queue, slice_id))
+        return self._loop.call(self._run(tier, pairs, queue, f"{self._name}:{slice_id}"))
+
+    async def _run(self, tier: str, pairs: Pairs, queue: str, lease_owner: str) -> Pairs:
+        first_id, attempt = pairs[0]
+        if tier in PHASES:
+            await self._phases.run(tier, first_id, attempt, lease_owner)
+            return []
+        if first_id.startswith(UNIT):
+            return await self._lines.run(tier, first_id, attempt, lease_owner)
+        return await self._jobs.run(tier, pairs, queue, lease_owner)
 
     def _breaker_event(self, event: object) -> None:
         log_event(event)
@@ -128,8 +162,11 @@ class WorkerProcess:
         # the current tasks end; they end sooner since the drain hands back what waits.
         if not self._pulse.draining:
             self._pulse.draining = True
-            drain = self._runner.drain(self._settings.drain_seconds)
-            asyncio.run_coroutine_threadsafe(drain, self._loop.loop)
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop.loop)
+
+    async def _drain(self) -> None:
+        await self._answering.drain(self._settings.drain_seconds)
+        self._insist.cut_off = True
 
     async def _close(self) -> None:
         for task in self._background:

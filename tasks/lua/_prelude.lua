@@ -8,8 +8,25 @@
 --   {prefix}begun                hash    queue -> latest dispatched_ms of a job that has begun
 --   {prefix}stats                hash    counts of finished jobs, "{tier}:{status}"
 --   {prefix}latency:{minute}     hash    bucket -> finished jobs; TTL 20 minutes
+--   {prefix}batches:{owner}      zset    id -> created_ms
+--   {prefix}batch:{id}           hash    one batch
+--   {prefix}batch:{id}:slices    list    "offset:length:lines:first line" of its input file
+--   {prefix}batch:{id}:parts     list    "slice:output bytes:error bytes", as they were finished
+--   {prefix}batch:{id}:units     set     ids of the units that are at work on it
+--   {prefix}part:{id}:{slice}    hash    results of a slice until its part is written:
+--                                        line -> "o" or "e" and the line of the output or error
+--                                        file; "count"; a{line} -> its attempts so far;
+--                                        u{line} -> the unit that it left its own for
+--   {prefix}job:unit_...         hash    a unit: a slice, or lines that left it, at a tier; or a
+--                                        phase of a batch (validate, part, join). Dispatched,
+--                                        leased, parked and swept as jobs are.
+--   {prefix}files:{owner}        zset    id -> created_ms
+--   {prefix}file:{id}            hash    one file's description
+--   {prefix}file:{id}:batches    set     the batches that read it
+--   {prefix}file_expiry          zset    id -> when it is deleted
+--   {prefix}once:{owner}:{key}   string  id of what a create with that key made
 --   {prefix}finished             channel ids of finished jobs
---   {prefix}cancelled            channel ids of jobs cancelled while they ran
+--   {prefix}cancelled            channel ids of jobs cancelled while they ran, and of batches
 local P = ARGV[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -64,4 +81,94 @@ local function note_attempt(id, tier, verdict)
   local line = '{"tier":"' .. tier .. '","verdict":"' .. verdict .. '","milliseconds":0}'
   if said == '[]' then said = '[' .. line .. ']' else said = said:sub(1, -2) .. ',' .. line .. ']' end
   redis.call('HSET', key, 'attempts', said)
+end
+
+-- Hands one record on, or parks it (due >= 0); answers its new attempt, or -1 if it is no longer
+-- the asker's. The same token again (its answer was lost) gives the same answer.
+local function move(id, me, from, attempt, to, due, token, grace)
+  local key = record(id)
+  local h = redis.call('HMGET', key, 'status', 'tier', 'attempt', 'lease_owner', 'queue',
+    'moved_by', 'first_tier')
+  local at = tonumber(h[3] or '-1')
+  if h[1] == 'running' and h[2] == from and at == attempt and h[4] == me then
+    local tier = to
+    if tier == '' then tier = h[7] end
+    redis.call('HSET', key, 'moved_by', token)
+    dispatch(id, h[5], tier, attempt + 1, grace)
+    if due >= 0 then
+      redis.call('ZREM', P .. 'dispatched:' .. h[5], id)
+      redis.call('ZADD', P .. 'parked', now + due, id)
+    end
+    return attempt + 1
+  end
+  if h[6] == token and h[1] == 'queued' and at == attempt + 1 then return at end
+  return -1
+end
+
+-- Batches
+
+local function batch(id) return P .. 'batch:' .. id end
+
+local function new_unit(id, batch_id, slice, tier, first_tier, grace, lines)
+  redis.call('HSET', record(id), 'id', id, 'owner', '', 'queue', 'batch', 'created_ms', now,
+    'attempts', '[]', 'first_tier', first_tier, 'batch', batch_id, 'slice', slice, 'lines', lines)
+  redis.call('SADD', batch(batch_id) .. ':units', id)
+  dispatch(id, 'batch', tier, 0, grace)
+end
+
+local function drop_unit(id, batch_id)
+  unlist(id, 'batch')
+  redis.call('DEL', record(id))
+  redis.call('SREM', batch(batch_id) .. ':units', id)
+end
+
+-- Sends the next slices on their way, as far as the window allows; answers their units.
+local function feed(batch_id, number, grace)
+  local h = redis.call('HMGET', batch(batch_id), 'next', 'slices', 'first_tier')
+  local first, made = tonumber(h[1]), {}
+  local last = math.min(first + number, tonumber(h[2])) - 1
+  for slice = first, last do
+    local id = 'unit_' .. batch_id .. '_' .. slice
+    new_unit(id, batch_id, slice, h[3], h[3], grace, '')
+    made[#made + 1] = { id, 0, h[3], 'batch' }
+  end
+  redis.call('HSET', batch(batch_id), 'next', last + 1)
+  return made
+end
+
+-- Ends a batch's work: what runs is dropped, what is there is joined. Answers the unit to publish,
+-- or false if it has ended, or is ending, already.
+local function close_batch(batch_id, ending, grace)
+  local key = batch(batch_id)
+  local status = redis.call('HGET', key, 'status')
+  if status ~= 'validating' and status ~= 'in_progress' then return false end
+  for _, id in ipairs(redis.call('SMEMBERS', key .. ':units')) do drop_unit(id, batch_id) end
+  redis.call('ZREM', P .. 'deadlines', batch_id)
+  redis.call('PUBLISH', P .. 'cancelled', batch_id)
+  if ending == 'cancelled' then redis.call('HSET', key, 'cancelling_ms', now) end
+  if status == 'validating' then
+    redis.call('HSET', key, 'status', ending, ending .. '_ms', now)
+    return false
+  end
+  local shown = 'finalizing'
+  if ending == 'cancelled' then shown = 'cancelling' end
+  redis.call('HSET', key, 'status', shown, 'ending', ending, 'finalizing_ms', now)
+  local id = 'unit_' .. batch_id .. '_join'
+  new_unit(id, batch_id, -1, 'join', 'join', grace, '')
+  return { id, 0, 'join', 'batch' }
+end
+
+-- Answers the id that an earlier create with one of these keys made, or claims them for id.
+-- A key begins with "?" if it asks; with "!" it is only noted, for a create that asks later.
+local function once(owner, id, keys, ttl)
+  for _, key in ipairs(keys) do
+    if key:sub(1, 1) == '?' then
+      local made = redis.call('GET', P .. 'once:' .. owner .. ':' .. key:sub(2))
+      if made then return made end
+    end
+  end
+  for _, key in ipairs(keys) do
+    redis.call('SET', P .. 'once:' .. owner .. ':' .. key:sub(2), id, 'PX', ttl)
+  end
+  return false
 end

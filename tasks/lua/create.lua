@@ -1,8 +1,17 @@
--- ARGV: prefix, grace_ms, ttl_ms, then per job:
+-- ARGV: prefix, grace_ms, ttl_ms, once_ms, number of once keys, those keys, then per job:
 --       id, owner, queue, tier, deadline_in_ms, body, options, model, metadata
+-- Answers {now, ''}; or {now, the ids that an earlier create with one of the keys made}.
 -- Carries no allow-oom: a full store takes no new work.
 local grace, ttl = tonumber(ARGV[2]), ARGV[3]
-for i = 4, #ARGV, 9 do
+local first = 6 + tonumber(ARGV[5])
+if first > 6 then
+  local keys, ids = {}, {}
+  for i = 6, first - 1 do keys[#keys + 1] = ARGV[i] end
+  for i = first, #ARGV, 9 do ids[#ids + 1] = ARGV[i] end
+  local made = once(ARGV[first + 1], table.concat(ids, ' '), keys, ARGV[4])
+  if made then return { now, made } end
+end
+for i = first, #ARGV, 9 do
   local id, owner, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local deadline = now + tonumber(ARGV[i + 4])
   redis.call('HSET', record(id), 'id', id, 'owner', owner, 'queue', queue, 'created_ms', now,
@@ -12,4 +21,4 @@ for i = 4, #ARGV, 9 do
   redis.call('ZADD', P .. 'owner:' .. owner, now, id)
   redis.call('ZADD', P .. 'deadlines', deadline, id)
 end
-return now
+return { now, '' }

@@ -1,7 +1,9 @@
--- ARGV: prefix, id ...: takes back jobs whose message never reached the broker. Those that
--- have begun nevertheless (the broker took it after all) stay. Answers how many stayed.
-local stayed = 0
-for i = 2, #ARGV do
+-- ARGV: prefix, owner, number of once keys, those keys, id ...: takes back jobs whose message
+-- never reached the broker. Those that have begun nevertheless (the broker took it after all)
+-- stay. Answers how many stayed.
+local stayed, first = 0, 4 + tonumber(ARGV[3])
+for i = 4, first - 1 do redis.call('DEL', P .. 'once:' .. ARGV[2] .. ':' .. ARGV[i]:sub(2)) end
+for i = first, #ARGV do
   local id = ARGV[i]
   local known = redis.call('HMGET', record(id), 'status', 'attempt', 'queue', 'owner')
   if known[1] == 'queued' and known[2] == '0' then

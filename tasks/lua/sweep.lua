@@ -22,7 +22,11 @@ local function again(id, key, reason, wait)
 end
 
 for _, id in ipairs(due(P .. 'deadlines')) do
-  if unfinished(redis.call('HGET', record(id), 'status')) then
+  if id:sub(1, 6) == 'batch_' then
+    local unit = close_batch(id, 'expired', grace)
+    if unit then found[#found + 1] = { unit[1], unit[2], unit[3], unit[4], 'expired' } end
+    redis.call('ZREM', P .. 'deadlines', id)
+  elseif unfinished(redis.call('HGET', record(id), 'status')) then
     finish(id, 'expired', '-', {})
     redis.call('PUBLISH', P .. 'cancelled', id)
   else

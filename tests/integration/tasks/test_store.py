@@ -64,7 +64,7 @@ async def move(store, mine, to="cpu", mark="t1", due_seconds=None):
 
 async def test_a_new_job_is_queued_with_all_that_it_needs(store):
     new = job()
-    at = await store.create([new], "gpu")
+    at, _ = await store.create([new], "gpu")
     record = await store.get(new.id, "ann")
     assert (record.status, record.tier, record.attempt) == (Status.QUEUED, "gpu", 0)
     assert record.created_at == at == pytest.approx(time.time(), abs=2)
@@ -234,7 +234,7 @@ async def test_a_parked_job_is_due_at_its_time_at_its_first_tier(store):
 
 async def test_what_was_never_published_is_taken_back_unless_it_began(store):
     waiting, running = await created(store), (await begun(store)).id
-    assert await store.discard([waiting, running]) == 1
+    assert await store.discard("ann", [waiting, running]) == 1
     assert await store.get(waiting, "ann") is None
     assert await status(store, running) is Status.RUNNING
 

@@ -1,0 +1,37 @@
+"""A create that is sent again finds what it made the first time.
+
+Two ways to tell: an Idempotency-Key header; or, without one, the openai SDK's own count of its
+retries, which it sends silently after a lost answer, with the same body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from api.errors import bad
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+LONGEST_KEY = 255
+RETRY_HEADER = "x-stainless-retry-count"
+
+
+def once_keys(request: Request, content: bytes) -> list[str]:
+    """Return the store's keys for a create: "?" asks whether it was made before, "!" only notes.
+
+    content: what makes it the same: the body, or a digest of it.
+    """
+    key = request.headers.get("idempotency-key")
+    path = request.url.path.removeprefix("/v1")
+    if key is not None:
+        if not 1 <= len(key) <= LONGEST_KEY:
+            raise bad(f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")
+        return [f"?key:{path}:{key}"]
+    count = request.headers.get(RETRY_HEADER)
+    if count is None:
+        return []
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    again = count.isdigit() and int(count) > 0
+    return [f"{'?' if again else '!'}body:{path}:{digest}"]

@@ -1,0 +1,61 @@
+"""Lists, newest first, a page at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from api.errors import bad, json_response
+from api.services import owner_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+LARGEST_PAGE = 100
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Named)
+
+
+async def page_of(
+    request: Request,
+    what: str,
+    find: Callable[[str, int, str | None], Awaitable[tuple[list[R], bool]]],
+    get: Callable[[str, str], Awaitable[R | None]],
+    show: Callable[[R], Any],
+) -> Response:
+    """Answer ?limit=&after= with the owner's records after that one."""
+    limit = int(number_of(request, "limit", 20, 1, LARGEST_PAGE))
+    after, owner = request.query_params.get("after"), owner_of(request)
+    if after is not None and await get(after, owner) is None:
+        raise bad(f"after: no {what} {after!r}", "after")
+    records, more = await find(owner, limit, after)
+    page = {
+        "object": "list",
+        "data": [show(record) for record in records],
+        "first_id": records[0].id if records else None,
+        "last_id": records[-1].id if records else None,
+        "has_more": more,
+    }
+    return json_response(page)
+
+
+def number_of(request: Request, name: str, default: float, low: float, high: float) -> float:
+    """Return a number of the query; a 400 says what it may be."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise bad(f"{name}: must be a number from {low:g} to {high:g}, not {text!r}", name)
+    return value

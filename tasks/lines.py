@@ -1,0 +1,353 @@
+"""What a tier task does with a unit of a batch: answer its lines, record them, hand on the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tasks.answering import Finish, HandOn, Outcome, Park
+from tasks.batch_store import new_token
+from tasks.batches import LineResult, Tried
+from tasks.file_store import content_name
+from tasks.jobs import BegunJob, Options, Queue, Status
+from tasks.validating import read_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tasks.answering import Answering
+    from tasks.app import Pairs
+    from tasks.batch_store import BatchStore
+    from tasks.batches import Unit
+    from tasks.file_store import FileStore
+    from tasks.insist import Insist
+    from tasks.leases import Leases
+    from tasks.phases import Phases
+    from tasks.publisher import Publisher
+
+COALESCE_SECONDS = 0.05  # how long a line that failed waits for others to leave with it
+GATHER_SECONDS = 0.01  # how long a line that is answered waits for others to be recorded with it
+GATHER_LINES = 32  # … or for so many
+PARK_SECONDS = 5.0  # until what cannot go on now is looked at again
+
+log = logging.getLogger(__name__)
+
+
+class LineRunner:
+    """Runs units on the event loop; the Celery task waits for it in its own thread."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the process wires its parts here, once
+        self,
+        store: BatchStore,
+        files: FileStore,
+        publisher: Publisher,
+        answering: Answering,
+        leases: Leases,
+        phases: Phases,
+        insist: Insist,
+        finished: Callable[[str], None] = lambda counted_as: None,  # noqa: ARG005 - nobody counts
+    ) -> None:
+        self._store, self._files = store, files
+        self._publisher = publisher
+        self._answering, self._leases = answering, leases
+        self._phases = phases
+        self._insist = insist
+        self._finished = finished
+
+    async def run(self, tier: str, unit_id: str, attempt: int, lease_owner: str) -> Pairs:
+        """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
+        if self._answering.draining.is_set():
+            await self._publisher.dispatch([(unit_id, attempt, tier, Queue.BATCH.value)])
+            return []
+        unit = await self._insist(lambda: self._store.begin(lease_owner, tier, unit_id, attempt))
+        if unit is None:
+            return []
+        work = asyncio.create_task(_Run(self, unit).go())
+        self._leases.hold(unit.id, lease_owner, work)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            return []  # dropped: its batch has ended, or it is another worker's now
+        finally:
+            self._leases.release(unit.id, lease_owner)
+
+
+class _Run:
+    """One unit at one tier."""
+
+    def __init__(self, runner: LineRunner, unit: Unit) -> None:
+        self._runner, self._unit = runner, unit
+        self._store, self._insist = runner._store, runner._insist  # noqa: SLF001 - its own part
+        self._answering, self._publisher = runner._answering, runner._publisher  # noqa: SLF001
+        self._pending: list[LineResult] = []
+        self._ready = asyncio.Event()
+        self._complete = False
+        self._left: dict[int, Outcome] = {}  # what this tier did not answer
+        self._calls: dict[int, asyncio.Task[None]] = {}
+
+    async def go(self) -> Pairs:
+        """Answer, record, hand on."""
+        try:
+            lines = await self._read()
+        except FileNotFoundError:
+            log.warning("%s: its input file is gone from the storage", self._unit.batch)
+            await self._move("", {}, PARK_SECONDS)
+            return []
+        writer = asyncio.create_task(self._write_results())
+        self._calls = {i: asyncio.create_task(self._one(i, job)) for i, job in lines.items()}
+        try:
+            await self._until_done()
+        except asyncio.CancelledError:
+            await self._stop([*self._calls.values(), writer])
+            raise
+        finally:
+            self._answering.running.difference_update(self._calls.values())
+        self._ready.set()
+        self._calls = {}
+        await writer
+        return await self._end()
+
+    @staticmethod
+    async def _stop(tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> dict[int, tuple[str, BegunJob]]:
+        unit = self._unit
+        assert unit.place is not None  # noqa: S101 - a tier gets no phases
+        name = content_name(unit.input_file_id)
+        place = unit.place
+        content = await asyncio.to_thread(
+            self._runner._files.storage.read,  # noqa: SLF001 - its own part
+            *(name, place.offset, place.length),
+        )
+        texts = [text for text in content.split(b"\n") if text.strip()]
+        return {i: self._job(i, texts[i]) for i in unit.open_lines}
+
+    def _job(self, index: int, text: bytes) -> tuple[str, BegunJob]:
+        unit, line = self._unit, read_line(text)
+        tried = unit.tried.get(index)
+        job = BegunJob(
+            id=f"{unit.batch}-{unit.slice}-{index}",
+            attempt=unit.attempt,
+            lease_owner=unit.lease_owner,
+            tier=unit.tier,
+            body=line.body,
+            owner=unit.owner,
+            queue=Queue.BATCH,
+            deadline=unit.deadline,
+            options=Options(unit.options.cache, unit.options.on_exhausted),
+            attempts=tuple(tried.attempts) if tried else (),
+            failures=tried.failures if tried else 0,
+            first_tier=self._publisher.first_tier,
+            endpoint=unit.endpoint.value,
+        )
+        return line.custom_id, job
+
+    async def _one(self, index: int, asked: tuple[str, BegunJob]) -> None:
+        custom_id, job = asked
+        try:
+            outcome = await self._answering.answer(job)
+        except asyncio.CancelledError:
+            if not self._answering.cut_off:
+                raise
+            return  # it is handed over with what else is left
+        except Exception:
+            # Ours, not the tier's; but a line that does it again and again must come to an end.
+            log.exception("line %s at tier %s broke off", job.id, job.tier)
+            said = {"tier": job.tier, "verdict": "failure", "milliseconds": 0.0, "detail": "defect"}
+            attempts, failures = (*job.attempts, said), job.failures + 1
+            last = job.tier == "cache"
+            self._left[index] = (
+                Park(attempts, failures, PARK_SECONDS) if last else HandOn(attempts, failures)
+            )
+            return
+        if isinstance(outcome, Finish):
+            if outcome.status is Status.EXPIRED:
+                return  # its batch is about to expire, and says so for every such line
+            await self._answering.keep(job, outcome)
+            self._pending.append(_result(index, custom_id, job, outcome))
+            if len(self._pending) >= GATHER_LINES:
+                self._ready.set()
+        else:
+            self._left[index] = outcome
+
+    async def _until_done(self) -> None:
+        # A line never waits for its slice-mates: what failed leaves early, a few together.
+        running = set(self._calls.values())
+        self._answering.running.update(running)
+        while running:
+            if not any(isinstance(left, HandOn) for left in self._left.values()):
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            _, running = await asyncio.wait(running, timeout=COALESCE_SECONDS)
+            if running:
+                await self._leave_early()
+
+    async def _write_results(self) -> None:
+        """Record what is answered; what is answered meanwhile shares the next write."""
+        while self._calls or self._pending or not self._ready.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), GATHER_SECONDS)
+            if self._calls:
+                self._ready.clear()
+            pending, self._pending = self._pending, []
+            if pending:
+                await self._record(pending)
+
+    async def _record(self, pending: list[LineResult]) -> None:
+        taken, complete = await self._insist(lambda: self._store.lines_done(self._unit, pending))
+        if not taken:
+            return  # the batch has ended; its cancellation drops us in a moment
+        self._complete = self._complete or complete
+        for result in pending:
+            self._unit.results[result.line] = result.stored
+            self._runner._finished(result.counted_as)  # noqa: SLF001 - its own part
+
+    async def _leave_early(self) -> None:
+        tried = self._take_hand_ons()
+        token = new_token()
+        to = self._publisher.next_tier(self._unit.tier)
+        child = await self._insist(lambda: self._store.split(self._unit, to, token, tried))
+        if child:
+            await self._publisher.dispatch([(child, 0, to, Queue.BATCH.value)])
+            self._unit.elsewhere.update(dict.fromkeys(tried, child))
+
+    def _take_hand_ons(self) -> dict[int, Tried]:
+        taken = {i: o for i, o in self._left.items() if isinstance(o, HandOn)}
+        for index in taken:
+            del self._left[index]
+        return {i: _tried(outcome) for i, outcome in taken.items()}
+
+    async def _end(self) -> Pairs:
+        unit = self._unit
+        if self._complete:
+            await self._runner._phases.write_part(unit)  # noqa: SLF001 - its own part
+            return []
+        open_lines = unit.open_lines
+        if not open_lines:
+            await self._insist(lambda: self._store.drop(unit))
+            return []
+        if time.monotonic() >= unit.deadline:  # the sweeper is about to end the batch
+            await self._move("", {}, PARK_SECONDS)
+            return []
+        stays = [i for i in open_lines if not isinstance(self._left.get(i), HandOn | Park)]
+        if stays:
+            if any(isinstance(o, HandOn) for o in self._left.values()):
+                await self._leave_early()
+            await self._again(unit)
+            return []
+        left = {i: self._left[i] for i in open_lines}
+        parked = [o for o in left.values() if isinstance(o, Park)]
+        tried = {i: _tried(o) for i, o in left.items()}
+        if parked:
+            due = min(o.due_seconds for o in parked)
+            await self._move("", tried, due)
+            return []
+        to = self._publisher.next_tier(unit.tier)
+        attempt = await self._move(to, tried)
+        return [] if attempt is None else [(unit.id, attempt)]
+
+    async def _again(self, unit: Unit) -> None:
+        """Hand back what was not called, or cut off, to whoever comes next at this tier."""
+        attempt = await asyncio.shield(self._move(unit.tier, {}))
+        if attempt is not None:
+            again = (unit.id, attempt, unit.tier, Queue.BATCH.value)
+            await asyncio.shield(self._publisher.dispatch([again]))
+
+    async def _move(
+        self, to: str, tried: Mapping[int, Tried], due_seconds: float | None = None
+    ) -> int | None:
+        token = new_token()
+        return await self._insist(
+            lambda: self._store.move(self._unit, to, token, tried, due_seconds)
+        )
+
+
+def _tried(outcome: Any) -> Tried:
+    return Tried([dict(a) for a in outcome.attempts], outcome.failures)
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class _OutputLine(msgspec.Struct):
+    id: str
+    custom_id: str | None
+    response: _Response | None
+    error: dict[str, Any] | None
+    fallthrough: dict[str, Any]
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Spent(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_spent = msgspec.json.Decoder(_Spent)
+
+
+def _result(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResult:
+    fields = done.fields
+    provenance = {"attempts": msgspec.Raw(fields["attempts"])}
+    if "tier_used" in fields:
+        provenance["tier_used"] = fields["tier_used"]
+    line_id = f"batch_req_{job.id.removeprefix('batch_')}"
+    good = done.status is Status.SUCCEEDED
+    if good:
+        status, body = 200, _one_line(fields["answer"])
+    else:
+        status = int(fields.get("error_status") or 503)
+        body = msgspec.json.encode({"error": msgspec.Raw(fields["error"])})
+    response = _Response(status, line_id, msgspec.Raw(body))
+    line = _OutputLine(line_id, custom_id, response, None, provenance)
+    usage = _usage(body) if good else _Usage()
+    tier = str(fields.get("tier_used") or "-")
+    return LineResult(
+        index,
+        good,
+        msgspec.json.encode(line),
+        f"{tier}:{done.status.value}",
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
+
+
+def _one_line(answer: bytes) -> bytes:
+    # The model's words are in it as they came; a server that writes JSON over several lines may not
+    # break ours.
+    return msgspec.json.format(answer, indent=-1) if b"\n" in answer else answer
+
+
+def _usage(body: bytes) -> _Usage:
+    try:
+        return _spent.decode(body).usage or _Usage()
+    except msgspec.DecodeError:
+        return _Usage()
+
+
+def unanswered_line(
+    batch: str, number: int, index: int, custom_id: str | None, ending: str
+) -> bytes:
+    """Return the error file's line for one that its batch ended before."""
+    line_id = f"batch_req_{batch.removeprefix('batch_')}-{number}-{index}"
+    said = {
+        "cancelled": ("batch_cancelled", "the batch was cancelled before this line was answered"),
+        "expired": ("batch_expired", "the batch expired before this line was answered"),
+    }[ending]
+    error = {"code": said[0], "message": said[1]}
+    line = _OutputLine(line_id, custom_id, None, error, {"attempts": []})
+    return msgspec.json.encode(line)

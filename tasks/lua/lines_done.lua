@@ -1,0 +1,34 @@
+-- Records results of lines; the first of each line wins.
+-- ARGV: prefix, unit, lease_owner, lease_ms, batch, slice, lines of the slice,
+--       then per line: line, "o" or "e" and its line of the file, "tier:status", tokens in, tokens out
+-- Answers {how many were new, 1 if the slice is complete now}: then the unit is at the tier
+-- "part", still leased by the asker, who is to write it. {-1, 0}: the batch takes no results now.
+local unit, me, id, slice = ARGV[2], ARGV[3], ARGV[5], ARGV[6]
+local key, part = batch(id), P .. 'part:' .. id .. ':' .. slice
+if redis.call('HGET', key, 'status') ~= 'in_progress' then return { -1, 0 } end
+local new, failed, taken, given, counts = 0, 0, 0, 0, {}
+for i = 8, #ARGV, 5 do
+  if redis.call('HSETNX', part, ARGV[i], ARGV[i + 1]) == 1 then
+    new = new + 1
+    if ARGV[i + 1]:sub(1, 1) == 'e' then failed = failed + 1 end
+    counts[ARGV[i + 2]] = (counts[ARGV[i + 2]] or 0) + 1
+    taken, given = taken + tonumber(ARGV[i + 3]), given + tonumber(ARGV[i + 4])
+  end
+end
+for name, number in pairs(counts) do redis.call('HINCRBY', P .. 'stats', name, number) end
+if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end
+if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end
+if taken > 0 then redis.call('HINCRBY', key, 'input_tokens', taken) end
+if given > 0 then redis.call('HINCRBY', key, 'output_tokens', given) end
+local count = redis.call('HINCRBY', part, 'count', new)
+if count < tonumber(ARGV[7]) then return { new, 0 } end
+local h = redis.call('HMGET', record(unit), 'status', 'lease_owner', 'tier', 'attempt')
+if h[1] ~= 'running' or h[2] ~= me then
+  -- Swept meanwhile: whoever has the unit now finds every line answered, and writes the part.
+  return { new, 0 }
+end
+if h[3] ~= 'part' then
+  redis.call('HSET', record(unit), 'tier', 'part', 'attempt', tonumber(h[4]) + 1)
+end
+redis.call('ZADD', P .. 'leases', now + tonumber(ARGV[4]), unit)
+return { new, 1 }
