@@ -14,6 +14,7 @@ from circuit_breaker import forget_circuit_breakers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,7 @@ def cpu() -> Iterator[Upstream]:
     upstream.close()
 
 
-def quick_settings(url: str, gpu: Upstream, cpu: Upstream) -> dict[str, str]:
+def quick_settings(url: str, gpu: Upstream, cpu: Upstream, files: Path) -> dict[str, str]:
     """Settings of a fleet whose outages are short."""
     return {
         "FALLTHROUGH_REDIS_URL": url,
@@ -68,6 +69,7 @@ def quick_settings(url: str, gpu: Upstream, cpu: Upstream) -> dict[str, str]:
         "FALLTHROUGH_CONNECT_TIMEOUT_SECONDS": "0.5",
         "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "2",
         "FALLTHROUGH_SWEEP_SECONDS": "0.5",
+        "FALLTHROUGH_FILES_URL": str(files),
         "FALLTHROUGH_DISPATCH_GRACE_SECONDS": "2",
     }
 
@@ -75,7 +77,7 @@ def quick_settings(url: str, gpu: Upstream, cpu: Upstream) -> dict[str, str]:
 @pytest.fixture
 def fleet(tmp_path, valkey, gpu, cpu) -> Iterator[Fleet]:
     """A fleet on the shared Valkey; nothing of it is started."""
-    fleet = Fleet(tmp_path, quick_settings(valkey.url, gpu, cpu))
+    fleet = Fleet(tmp_path, quick_settings(valkey.url, gpu, cpu, tmp_path / "files"))
     yield fleet
     fleet.stop()
 
@@ -83,7 +85,7 @@ def fleet(tmp_path, valkey, gpu, cpu) -> Iterator[Fleet]:
 @pytest.fixture
 def own_fleet(tmp_path, own_valkey, gpu, cpu) -> Iterator[Fleet]:
     """A fleet on a Valkey that the test may kill."""
-    fleet = Fleet(tmp_path, quick_settings(own_valkey.url, gpu, cpu))
+    fleet = Fleet(tmp_path, quick_settings(own_valkey.url, gpu, cpu, tmp_path / "files"))
     yield fleet
     fleet.stop()
 

@@ -47,6 +47,8 @@ class Call:
 
     @property
     def prompt(self) -> str:
+        if "prompt" in self.body:
+            return str(self.body["prompt"])
         return str(self.body["messages"][-1]["content"])
 
 
@@ -134,7 +136,7 @@ class Upstream:
         path = first.split()[1]
         if path == "/v1/models":
             return await _reply(writer, 200, {"data": [{"id": m} for m in self.models]}, {})
-        if path != "/v1/chat/completions":
+        if path not in {"/v1/chat/completions", "/v1/completions"}:
             return await _reply(writer, 404, {"detail": "Not Found"}, {})
         call = Call(time.monotonic(), json.loads(content), headers)
         self.calls.append(call)
@@ -166,13 +168,15 @@ class Upstream:
         return await _reply(writer, 200, self._completion(call), {})
 
     def _completion(self, call: Call) -> dict[str, Any]:
-        message = {"role": "assistant", "content": f"{self.name}: {call.prompt}"}
+        text, legacy = f"{self.name}: {call.prompt}", "prompt" in call.body
+        message = {"role": "assistant", "content": text}
+        said = {"text": text} if legacy else {"message": message}
         return {
             "id": "chatcmpl-stub",
-            "object": "chat.completion",
+            "object": "text_completion" if legacy else "chat.completion",
             "created": 1,
             "model": call.body.get("model", self.name),
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [{"index": 0, **said, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
         }
 

@@ -26,6 +26,7 @@ def stack(tmp_path_factory, valkey_session):
         "FALLTHROUGH_REDIS_URL": valkey_session.url,
         "FALLTHROUGH_GPU_URL": f"{gpu.url}/v1/",
         "FALLTHROUGH_MAX_BODY_BYTES": "200000",
+        "FALLTHROUGH_FILES_URL": str(tmp_path_factory.mktemp("files")),
     }
     fleet = Fleet(tmp_path_factory.mktemp("api"), environ)
     api = fleet.api().start()

@@ -1,0 +1,270 @@
+"""Files and batches with the stock openai SDK, over real processes."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import openai
+import pytest
+from harness.batches import check_every_line_once, ended, jsonl, line, read, start, upload
+from harness.waiting import wait_until
+
+
+@pytest.fixture
+def api(fleet):
+    return fleet.api().start()
+
+
+@pytest.fixture
+def worker(fleet, api):
+    return fleet.worker(slice_lines=16).start()
+
+
+@pytest.fixture
+def sdk(api):
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def test_a_thousand_lines_come_back_each_once(sdk, worker, gpu):
+    gpu.plan = lambda call: "400" if call.prompt.endswith("7") else "ok"
+    lines = [line(f"c{n}", f"prompt {n}") for n in range(1000)]
+    batch = start(sdk, lines, metadata={"team": "blue"})
+    assert batch.status in {"validating", "in_progress"}
+    done = ended(sdk, batch.id)
+    assert done.status == "completed"
+    output, errors = check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
+    assert len(errors) == 100
+    assert {each["response"]["status_code"] for each in errors} == {400}
+    assert errors[0]["response"]["body"]["error"]["message"] == "n is too large"
+    first = next(each for each in output if each["custom_id"] == "c0")
+    assert first["response"]["body"]["choices"][0]["message"]["content"] == "gpu-model: prompt 0"
+    assert first["fallthrough"]["tier_used"] == "gpu"
+    assert first["fallthrough"]["attempts"][0]["verdict"] == "answered"
+    assert done.usage.output_tokens == 1800
+    assert done.metadata == {"team": "blue"}
+    assert len(gpu.calls) == 1000
+    assert done.in_progress_at and done.finalizing_at and done.completed_at and done.expires_at
+
+
+def test_legacy_completions(sdk, worker):
+    lines = [
+        {"custom_id": f"c{n}", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}
+        for n in range(3)
+    ]
+    done = ended(sdk, start(sdk, lines, endpoint="/v1/completions").id)
+    output, _ = check_every_line_once(sdk, done, ["c0", "c1", "c2"])
+    assert output[0]["response"]["body"]["choices"][0]["text"] == "gpu-model: x"
+
+
+def test_files_are_uploaded_listed_read_and_deleted(sdk):
+    content = jsonl([line("a", "x")])
+    file = sdk.files.create(
+        file=("in.jsonl", content),
+        purpose="batch",
+        expires_after={"anchor": "created_at", "seconds": 7200},
+    )
+    assert (file.bytes, file.filename, file.purpose) == (len(content), "in.jsonl", "batch")
+    assert file.expires_at == file.created_at + 7200
+    assert [each.id for each in sdk.files.list()] == [file.id]
+    assert sdk.files.retrieve(file.id) == file
+    assert sdk.files.content(file.id).content == content
+    assert sdk.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.retrieve(file.id)
+    assert list(sdk.files.list()) == []
+
+
+def test_a_failed_validation_names_every_line(sdk, worker):
+    lines = [line("a", "x"), line("a", "y"), {"custom_id": "b"}, "text"]
+    done = ended(sdk, start(sdk, lines).id)
+    assert done.status == "failed"
+    assert [(e.code, e.line) for e in done.errors.data] == [
+        ("duplicate_custom_id", 2),
+        ("missing_required_parameter", 3),
+        ("invalid_request", 4),
+    ]
+    assert done.output_file_id is None
+
+
+def test_cancelling_keeps_what_is_finished_and_names_the_rest(sdk, worker, gpu):
+    gpu.delay = 0.1
+    lines = [line(f"c{n}", f"prompt {n}") for n in range(2000)]
+    batch = start(sdk, lines)
+    wait_until(lambda: sdk.batches.retrieve(batch.id).request_counts.completed > 50)
+    asked = time.monotonic()
+    assert sdk.batches.cancel(batch.id).status == "cancelling"
+    done = ended(sdk, batch.id)
+    assert time.monotonic() - asked < 3
+    assert done.status == "cancelled"
+    output, errors = check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
+    assert len(output) > 50
+    assert {each["error"]["code"] for each in errors} == {"batch_cancelled"}
+    calls = len(gpu.calls)
+    time.sleep(0.3)
+    assert len(gpu.calls) == calls
+
+
+def test_an_expired_batch_keeps_what_is_finished(sdk, worker, gpu, cpu):
+    cpu.mode = "hang"
+    gpu.plan = lambda call: "ok" if int(call.prompt) < 20 else "hang"
+    lines = [line(f"c{n}", str(n)) for n in range(100)]
+    done = ended(sdk, start(sdk, lines, completion_window="2s").id)
+    assert done.status == "expired"
+    output, errors = check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
+    assert len(output) >= 20
+    assert {each["error"]["code"] for each in errors} <= {"batch_expired"}
+
+
+def test_lines_wait_while_no_tier_can_serve(sdk, worker, gpu, cpu):
+    gpu.vanish()
+    cpu.vanish()
+    batch = start(sdk, [line(f"c{n}", str(n)) for n in range(40)])
+    time.sleep(2)
+    found = sdk.batches.retrieve(batch.id)
+    assert (found.status, found.request_counts.failed) == ("in_progress", 0)
+    gpu.listen()
+    done = ended(sdk, batch.id)
+    assert (done.status, done.request_counts.completed) == ("completed", 40)
+
+
+def test_a_batch_may_choose_degraded_answers(sdk, worker, gpu, cpu):
+    gpu.vanish()
+    cpu.vanish()
+    metadata = {"fallthrough_on_exhausted": "degraded"}
+    done = ended(sdk, start(sdk, [line("a", "x")], metadata=metadata).id)
+    output, _ = check_every_line_once(sdk, done, ["a"])
+    assert output[0]["fallthrough"]["tier_used"] == "degraded"
+
+
+def test_a_batch_may_fail_what_no_tier_can_answer(sdk, worker, gpu, cpu):
+    gpu.vanish()
+    cpu.vanish()
+    metadata = {"fallthrough_on_exhausted": "fail"}
+    done = ended(sdk, start(sdk, [line("a", "x")], metadata=metadata).id)
+    assert (done.status, done.output_file_id) == ("completed", None)
+    _, errors = check_every_line_once(sdk, done, ["a"])
+    assert errors[0]["response"]["status_code"] == 503
+
+
+def test_what_the_gpu_cannot_answer_the_cpu_does(sdk, worker, gpu, cpu):
+    gpu.plan = lambda call: "no-choices" if int(call.prompt) % 10 == 3 else "ok"
+    lines = [line(f"c{n}", str(n)) for n in range(100)]
+    done = ended(sdk, start(sdk, lines).id)
+    output, _ = check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
+    assert {each["fallthrough"]["tier_used"] for each in output} == {"gpu", "cpu"}
+
+
+def test_results_are_paged_while_it_runs_and_after(api, sdk, worker, gpu):
+    gpu.delay = 0.05
+    lines = [line(f"c{n}", str(n)) for n in range(400)]
+    batch = start(sdk, lines)
+    seen, after, live = [], "0.0", 0
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        page = httpx.get(
+            f"{api.url}/v1/batches/{batch.id}/results", params={"after": after, "limit": 50}
+        ).json()
+        seen += [each["custom_id"] for each in page["data"]]
+        live += page["status"] == "in_progress" and bool(page["data"])
+        after = page["next"]
+        if page["done"]:
+            break
+        if not page["data"]:
+            time.sleep(0.02)
+    assert sorted(seen) == sorted(each["custom_id"] for each in lines)
+    assert live > 1
+
+
+def test_batches_are_listed_and_belong_to_files_that_stay(sdk, worker, gpu):
+    gpu.mode = "hang"
+    batches = [start(sdk, [line("a", "x")]) for _ in range(3)]
+    page = sdk.batches.list(limit=2)
+    assert [each.id for each in page.data] == [batches[2].id, batches[1].id]
+    assert [each.id for each in sdk.batches.list()] == [b.id for b in reversed(batches)]
+    with pytest.raises(openai.ConflictError) as error:
+        sdk.files.delete(batches[0].input_file_id)
+    assert batches[0].id in str(error.value)
+    sdk.batches.cancel(batches[0].id)
+    ended(sdk, batches[0].id)
+    assert sdk.files.delete(batches[0].input_file_id).deleted
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input_file_id": "file-unknown"}, "input_file_id"),
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"completion_window": "8d"}, "completion_window"),
+        ({"metadata": {"priority": "urgent"}}, "metadata.priority"),
+        ({"metadata": {"fallthrough_cache": "always"}}, "metadata.fallthrough_.cache"),
+        ({"metadata": {"fallthrough_magic": "1"}}, "metadata.fallthrough_magic"),
+    ],
+)
+def test_a_batch_that_makes_no_sense_is_refused(sdk, fields, param):
+    good = {"input_file_id": upload(sdk, jsonl([line("a", "x")])), "endpoint": line("", "")["url"]}
+    with pytest.raises(openai.BadRequestError) as error:
+        sdk.batches.create(**{**good, "completion_window": "24h", **fields})
+    assert error.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("name", "purpose", "param"),
+    [("in.txt", "batch", "file"), ("in.jsonl", "fine-tune", "purpose")],
+)
+def test_an_upload_that_makes_no_sense_is_refused(sdk, name, purpose, param):
+    with pytest.raises(openai.BadRequestError) as error:
+        sdk.files.create(file=(name, b"x"), purpose=purpose)
+    assert error.value.param == param
+
+
+def test_a_create_sent_again_finds_what_it_made(api, sdk, worker):
+    content = jsonl([line("a", "x")])
+    again = {"x-stainless-retry-count": "1"}
+    first = sdk.files.create(file=("in.jsonl", content), purpose="batch")
+    same = sdk.files.create(file=("in.jsonl", content), purpose="batch", extra_headers=again)
+    other = sdk.files.create(file=("in.jsonl", content), purpose="batch")
+    assert same.id == first.id != other.id
+
+    def create(**headers):
+        return sdk.batches.create(
+            input_file_id=first.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            extra_headers=headers,
+        ).id
+
+    batch = create()
+    assert create(**again) == batch
+    assert create() != batch
+    keyed = create(**{"Idempotency-Key": "k1"})
+    assert create(**{"Idempotency-Key": "k1"}) == keyed != create(**{"Idempotency-Key": "k2"})
+
+    def job(**headers):
+        return httpx.post(f"{api.url}/v1/jobs", json={"prompt": "x"}, headers=headers).json()["id"]
+
+    made = job(**{"x-stainless-retry-count": "0"})
+    assert job(**again) == made
+    assert job(**{"Idempotency-Key": "k1"}) == job(**{"Idempotency-Key": "k1"}) != made
+
+    requests = {"requests": [{"prompt": "a"}, {"prompt": "b"}]}
+    keyed = {"Idempotency-Key": "list"}
+    one, two = (
+        httpx.post(f"{api.url}/v1/jobs", json=requests, headers=keyed).json() for _ in range(2)
+    )
+    assert [j["id"] for j in one["data"]] == [j["id"] for j in two["data"]]
+
+
+def test_nothing_of_a_batch_is_left_behind(sdk, worker, valkey, tmp_path):
+    done = ended(sdk, start(sdk, [line(f"c{n}", str(n)) for n in range(100)]).id)
+    assert read(sdk, done.output_file_id)
+
+    def left():
+        with valkey.client() as client:
+            patterns = ("ft:part:*", "ft:job:unit_*", "ft:batch:*:units", "ft:batch:*:slices")
+            return [key for pattern in patterns for key in client.scan_iter(pattern)]
+
+    wait_until(lambda: not left())
+    assert not list((tmp_path / "files" / "parts").iterdir())
