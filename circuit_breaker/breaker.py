@@ -28,7 +28,7 @@ from circuit_breaker.machine import (
     Refusal,
     Rules,
 )
-from circuit_breaker.stores import MemoryStore, new_token
+from circuit_breaker.stores import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from circuit_breaker.stores import Answer, Decision, Store
 
 VIEW_SECONDS = 1.0  # how old a view may be that lets calls through, or refuses them, unasked
+SHARED_RECORD_SECONDS = 0.02  # how long a success waits for others to be recorded with it
 STORE_RETRY_SECONDS = 1.0  # how long a store that failed is left alone
 
 
@@ -66,6 +67,8 @@ class CircuitBreaker:
         self._seen_at = 0.0
         self._alone: MemoryStore | None = None
         self._alone_until = 0.0
+        self._unrecorded: Permit | None = None  # of a success that shares the next record
+        self._recording: asyncio.Task[None] | bool = False
 
     # Asking and reporting
 
@@ -78,9 +81,38 @@ class CircuitBreaker:
         self, permit: Permit, outcome: Outcome, hold_seconds: float | None = None
     ) -> BreakerView:
         """Report what a call came to. hold_seconds: how long the server asked to be left alone."""
+        if outcome is Outcome.SUCCESS and not permit.probe:
+            return await self._record_success(permit)
         hold_ms = int((hold_seconds or 0.0) * 1000)
         answer = await self._ask("record", permit, outcome, hold_ms, self._rules)
         return self._recorded(outcome, answer)
+
+    async def _record_success(self, permit: Permit) -> BreakerView:
+        """Record a success; those that come while one is being recorded share the next record.
+
+        Two successes in a row say no more than one.
+        """
+        if self._recording and self._view is not None:
+            self._unrecorded = permit
+            self._tell(CallRecorded(self.name, Outcome.SUCCESS))
+            return self._view
+        self._recording = True
+        try:
+            answer = await self._ask("record", permit, Outcome.SUCCESS, 0, self._rules)
+        finally:
+            self._recording = self._unrecorded is not None
+            if self._recording:
+                self._recording = asyncio.create_task(self._record_rest())
+        return self._recorded(Outcome.SUCCESS, answer)
+
+    async def _record_rest(self) -> None:
+        try:
+            while self._unrecorded is not None:
+                await asyncio.sleep(SHARED_RECORD_SECONDS)
+                permit, self._unrecorded = self._unrecorded, None
+                await self._ask("record", permit, Outcome.SUCCESS, 0, self._rules)
+        finally:
+            self._recording = False
 
     async def view(self) -> BreakerView:
         """Look at the shared state now."""
@@ -95,8 +127,9 @@ class CircuitBreaker:
         """Return what acquire() would refuse with, as far as is known here; no permit, no I/O."""
         if isinstance(self._store, MemoryStore):
             return _refusal(self._store.view(self.name)[1], age=0.0)
-        known = self._known()
-        return known if isinstance(known, Refusal) else None
+        view, age = self._view, time.monotonic() - self._seen_at
+        fresh = view is not None and age <= VIEW_SECONDS and view.epoch
+        return _refusal(view, age) if view is not None and fresh else None
 
     @property
     def state(self) -> CircuitState:
@@ -164,7 +197,8 @@ class CircuitBreaker:
         if refusal:
             return refusal
         if view.state is CircuitState.CLOSED:
-            return Permit(new_token(), view.generation, view.epoch, probe=False)
+            # Only a probe's permit is leased, and needs a name of its own.
+            return Permit("", view.generation, view.epoch, probe=False)
         return None
 
     def _saw(self, view: BreakerView) -> None:

@@ -17,7 +17,7 @@ from fallback_chain.cache import (
 from fallback_chain.chain import ChainOptions, FallbackChain
 from fallback_chain.classify import Meaning, classify
 from fallback_chain.errors import FallbackError, RequestRefusedError, UpstreamError
-from fallback_chain.http import Http, HttpxHttp, Reply
+from fallback_chain.http import Http, PyreqwestHttp, Reply
 from fallback_chain.tier import ChatTier, TierConfig, normalise_url
 from fallback_chain.trial import Attempt, Step, Trial, Verdict, next_step, outcome_of
 
@@ -31,9 +31,9 @@ __all__ = [
     "FallbackChain",
     "FallbackError",
     "Http",
-    "HttpxHttp",
     "Meaning",
     "MemoryCache",
+    "PyreqwestHttp",
     "RedisCache",
     "Reply",
     "RequestRefusedError",

@@ -19,7 +19,7 @@ from circuit_breaker import (
 from fallback_chain.answers import degraded_answer, text_of
 from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key
 from fallback_chain.errors import RequestRefusedError
-from fallback_chain.http import HttpxHttp
+from fallback_chain.http import PyreqwestHttp
 from fallback_chain.tier import ChatTier, TierConfig
 from fallback_chain.trial import Step, Trial, Verdict, next_step
 
@@ -68,7 +68,7 @@ class FallbackChain:
         self._degraded_message = degraded_message
         self._redis = _asynchronous(redis_client)
         self._owns_redis = self._redis is not redis_client
-        self._http: Http = HttpxHttp(connect_timeout_seconds=options.connect_timeout_seconds)
+        self._http: Http = PyreqwestHttp(connect_timeout_seconds=options.connect_timeout_seconds)
         self._counts: Counter[str] = Counter()
         store: Store = AsyncRedisStore(OneByOne(self._redis)) if self._redis else MemoryStore()
         self.breakers = {

@@ -6,24 +6,30 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
-import httpx
 from pyreqwest.client import ClientBuilder
-from pyreqwest.compatibility.httpx import HttpxTransport
+from pyreqwest.exceptions import (
+    ConnectError,
+    ConnectTimeoutError,
+    NetworkError,
+    PyreqwestError,
+    RequestTimeoutError,
+)
 
 from fallback_chain.errors import UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pyreqwest.client import Client
+
     from fallback_chain.errors import Kind
 
 IDLE_CONNECTION_SECONDS = 60
-LARGEST_REPLY = 32 * 1024 * 1024  # bytes; a server that sends more has lost its way
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. headers: names in lower case."""
+    """A whole answer. headers: names in lower case; none for a status of 200."""
 
     status: int
     headers: Mapping[str, str]
@@ -48,20 +54,20 @@ class Http(Protocol):
         """Close the connections."""
 
 
-class HttpxHttp:
-    """httpx requests, handed straight to a transport whose pool does not scan itself.
+class PyreqwestHttp:
+    """One client, and a pool that does not scan itself. Connections open on first use.
 
-    httpx.AsyncClient costs 0.58 ms CPU a call over this transport, the transport alone 0.28 ms,
-    and httpx's own pool makes 45 calls/s at 256 connections. Connections open on first use.
+    A small call costs 0.12 ms CPU; over the same client's transport for httpx it costs 0.28 ms,
+    as an httpx.AsyncClient 0.58 ms; and httpx's own pool makes 45 calls/s at 256 connections.
     """
 
     def __init__(self, *, connect_timeout_seconds: float) -> None:
         self._connect = timedelta(seconds=connect_timeout_seconds)
-        self._transport: HttpxTransport | None = None
+        self._client: Client | None = None
 
-    def _open(self) -> HttpxTransport:
-        if self._transport is None:
-            client = (
+    def _open(self) -> Client:
+        if self._client is None:
+            self._client = (
                 ClientBuilder()
                 .connect_timeout(self._connect)
                 .pool_idle_timeout(timedelta(seconds=IDLE_CONNECTION_SECONDS))
@@ -69,8 +75,7 @@ class HttpxHttp:
                 .follow_redirects(enable=False)
                 .build()
             )
-            self._transport = HttpxTransport(client)
-        return self._transport
+        return self._client
 
     async def request(
         self,
@@ -82,46 +87,30 @@ class HttpxHttp:
         timeout_seconds: float,
     ) -> Reply:
         """Send one request and read the whole reply."""
-        request = httpx.Request(
-            method,
-            url,
-            headers=headers,
-            content=content,
-            extensions={"timeout": {"read": timeout_seconds}},
-        )
+        builder = self._open().request(method, url).headers(headers)
+        if content is not None:
+            builder = builder.body_bytes(content)
+        limit = timedelta(seconds=max(timeout_seconds, 0.0))
         try:
-            response = await self._open().handle_async_request(request)
-            try:
-                content = await _whole(response)
-            finally:
-                await response.aclose()
-        except httpx.HTTPError as error:
-            kind = _kind(error)
-            raise UpstreamError(type(error).__name__, kind) from error
-        return Reply(response.status_code, dict(response.headers.items()), content)
+            response = await builder.timeout(limit).build().send()
+            body = bytes(await response.bytes())
+        except PyreqwestError as error:
+            raise UpstreamError(type(error).__name__, _kind(error)) from error
+        told = {} if response.status == 200 else dict(response.headers.items())  # noqa: PLR2004
+        return Reply(response.status, told, body)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._transport is not None:
-            transport, self._transport = self._transport, None
-            await transport.aclose()
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
 
 
-async def _whole(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for part in response.aiter_bytes():
-        content += part
-        if len(content) > LARGEST_REPLY:
-            message = "the reply is too large"
-            raise UpstreamError(message, "protocol")
-    return bytes(content)
-
-
-def _kind(error: httpx.HTTPError) -> Kind:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+def _kind(error: PyreqwestError) -> Kind:
+    if isinstance(error, ConnectError | ConnectTimeoutError):
         return "connect"
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, RequestTimeoutError):
         return "timeout"
-    if isinstance(error, httpx.NetworkError):
+    if isinstance(error, NetworkError):
         return "reset"
     return "protocol"

@@ -108,10 +108,9 @@ class ChatTier:
         self, body: Mapping[str, Any], left: float | None, endpoint: str
     ) -> tuple[Meaning, Reply | None]:
         own = self.config.timeout_seconds
-        limit = own if left is None else min(own, left)
+        until = time.monotonic() + (own if left is None else min(own, left))
         try:
-            async with asyncio.timeout(limit):
-                return await self._converse(body, limit, endpoint)
+            return await self._converse(body, until, endpoint)
         except TimeoutError:
             pass
         except _StatusError as error:
@@ -127,19 +126,19 @@ class ChatTier:
         return Meaning(Verdict.FAILURE, "timeout"), None
 
     async def _converse(
-        self, body: Mapping[str, Any], limit: float, endpoint: str
+        self, body: Mapping[str, Any], until: float, endpoint: str
     ) -> tuple[Meaning, Reply | None]:
-        model = await self._model_for(body)
-        meaning, reply = await self._post(body, model, limit, endpoint)
+        model = await self._model_for(body, until)
+        meaning, reply = await self._post(body, model, until, endpoint)
         if meaning.no_such_model:
             self._models = None  # the server was given other models since we looked
-            other = await self._model_for(body)
+            other = await self._model_for(body, until)
             if other != model:
-                return await self._post(body, other, limit, endpoint)
+                return await self._post(body, other, until, endpoint)
         return meaning, reply
 
     async def _post(
-        self, body: Mapping[str, Any], model: str | None, limit: float, endpoint: str
+        self, body: Mapping[str, Any], model: str | None, until: float, endpoint: str
     ) -> tuple[Meaning, Reply]:
         sent = {name: value for name, value in body.items() if name not in DROPPED}
         if model is not None:
@@ -149,30 +148,31 @@ class ChatTier:
             self._base + endpoint.removeprefix("/v1"),
             headers=self._headers,
             content=msgspec.json.encode(sent),
-            timeout_seconds=limit,
+            timeout_seconds=until - time.monotonic(),
         )
         return classify(reply, time.time()), reply
 
-    async def _model_for(self, body: Mapping[str, Any]) -> str | None:
+    async def _model_for(self, body: Mapping[str, Any], until: float) -> str | None:
         """Return the model that the request names if it is served here, else the tier's own."""
         wanted = body.get("model")
         if self.config.model and wanted in {None, "", self.config.model}:
             return self.config.model
-        served = await self._served()
+        served = await self._served(until)
         if wanted in served:
             return str(wanted)
         if self.config.model:
             return self.config.model
         return served[0] if served else (str(wanted) if wanted else None)
 
-    async def _served(self) -> list[str]:
+    async def _served(self, until: float) -> list[str]:
         if self._models is not None and time.monotonic() < self._models_until:
             return self._models
         # One asks; all who wait meanwhile share what it gets, a failure too.
         if self._finding is None:
             self._finding = asyncio.create_task(self._find())
             self._finding.add_done_callback(self._found)
-        return await asyncio.shield(self._finding)
+        async with asyncio.timeout(until - time.monotonic()):
+            return await asyncio.shield(self._finding)
 
     async def _find(self) -> list[str]:
         self._models = await self.models()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from circuit_breaker import CircuitBreaker
     from fallback_chain import CacheTier, ChatTier
-    from tasks.permits import Places
+    from tasks.permits import Place, Places
     from tasks.settings import Settings
 
 LOOK_AGAIN_SECONDS = 0.1  # how often a job that waits for a place looks whether it is worth it
@@ -87,6 +87,8 @@ class Answering:
         self._settings = settings
         self._tiers, self._cache, self._breakers = tiers, cache, breakers
         self._places = places
+        self._waiting: dict[Place, tuple[ChatTier, float]] = {}  # until when it is worth it
+        self._looking: asyncio.Task[None] | None = None
         self.draining = asyncio.Event()
         self.running: set[asyncio.Task[Any]] = set()  # calls that a drain waits for
         self.cut_off = False
@@ -143,22 +145,36 @@ class Answering:
 
     async def _place(self, job: BegunJob, tier: ChatTier, places: Places) -> str | None:
         """Wait for a place, while it is worth it; None if it is not."""
+        if self.draining.is_set() or tier.breaker.refusal() or time.monotonic() >= job.deadline:
+            return None
+        if token := places.take_now():
+            return token
         until = job.deadline
         if job.tier == "cpu" and "gpu" in self._tiers:
             until = min(until, time.monotonic() + self._settings.cpu_wait_seconds)
-        taking = asyncio.ensure_future(places.take())
+        place = places.enter()
+        self._waiting[place] = (tier, until)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
         try:
-            while not self.draining.is_set() and time.monotonic() < until:
-                if tier.breaker.refusal():
-                    break
-                done, _ = await asyncio.wait({taking}, timeout=LOOK_AGAIN_SECONDS)
-                if done:
-                    return taking.result()
+            return await place
         except asyncio.CancelledError:
-            await _withdraw(taking, places)
+            if place.done() and not place.cancelled() and (token := place.result()):
+                await places.give(token)  # it came in the moment that we were cancelled
             raise
-        await _withdraw(taking, places)
-        return None
+        finally:
+            self._waiting.pop(place, None)
+
+    async def _look(self) -> None:
+        """Let those go that wait for a place in vain; one look for all of them."""
+        while self._waiting:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            now = time.monotonic()
+            for place, (tier, until) in list(self._waiting.items()):
+                vain = self.draining.is_set() or now >= until or tier.breaker.refusal()
+                if vain and not place.done():
+                    place.set_result(None)
+        self._looking = None
 
     def _judge(self, job: BegunJob, trial: Trial) -> Outcome:
         step = next_step(trial.attempt.verdict)
@@ -214,11 +230,6 @@ class Answering:
             waits.append(view.retry_after_seconds)
         least, longest = PARK_SECONDS
         return min(max(min(waits, default=longest), least), longest)
-
-
-async def _withdraw(taking: asyncio.Future[str], places: Places) -> None:
-    if not taking.cancel() and not taking.cancelled() and taking.exception() is None:
-        await places.give(taking.result())
 
 
 def _error(message: str, code: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from tasks.publisher import Publisher
 
 COALESCE_SECONDS = 0.05  # how long a line that failed waits for others to leave with it
-GATHER_SECONDS = 0.01  # how long a line that is answered waits for others to be recorded with it
-GATHER_LINES = 32  # … or for so many
+GATHER_SECONDS = 0.02  # how long a line that is answered waits for others to be recorded with it
+GATHER_LINES = 64  # … or for so many
 PARK_SECONDS = 5.0  # until what cannot go on now is looked at again
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class LineRunner:
         leases: Leases,
         phases: Phases,
         insist: Insist,
-        finished: Callable[[str], None] = lambda counted_as: None,  # noqa: ARG005 - nobody counts
+        finished: Callable[[Mapping[str, int]], None] = lambda counted: None,  # noqa: ARG005
     ) -> None:
         self._store, self._files = store, files
         self._publisher = publisher
@@ -84,9 +85,13 @@ class _Run:
         self._runner, self._unit = runner, unit
         self._store, self._insist = runner._store, runner._insist  # noqa: SLF001 - its own part
         self._answering, self._publisher = runner._answering, runner._publisher  # noqa: SLF001
+        self._first_tier = self._publisher.first_tier
+        self._options = Options(unit.options.cache, unit.options.on_exhausted)
         self._pending: list[LineResult] = []
         self._ready = asyncio.Event()
         self._complete = False
+        self._running = 0
+        self._moved = asyncio.Event()  # a line was not answered here, or the last one ended
         self._left: dict[int, Outcome] = {}  # what this tier did not answer
         self._calls: dict[int, asyncio.Task[None]] = {}
 
@@ -142,10 +147,10 @@ class _Run:
             owner=unit.owner,
             queue=Queue.BATCH,
             deadline=unit.deadline,
-            options=Options(unit.options.cache, unit.options.on_exhausted),
+            options=self._options,
             attempts=tuple(tried.attempts) if tried else (),
             failures=tried.failures if tried else 0,
-            first_tier=self._publisher.first_tier,
+            first_tier=self._first_tier,
             endpoint=unit.endpoint.value,
         )
         return line.custom_id, job
@@ -180,15 +185,22 @@ class _Run:
 
     async def _until_done(self) -> None:
         # A line never waits for its slice-mates: what failed leaves early, a few together.
-        running = set(self._calls.values())
-        self._answering.running.update(running)
-        while running:
-            if not any(isinstance(left, HandOn) for left in self._left.values()):
-                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                continue
-            _, running = await asyncio.wait(running, timeout=COALESCE_SECONDS)
-            if running:
-                await self._leave_early()
+        self._answering.running.update(self._calls.values())
+        self._running = len(self._calls)
+        for call in self._calls.values():
+            call.add_done_callback(self._one_done)
+        while self._running:
+            await self._moved.wait()
+            self._moved.clear()
+            if self._running and any(isinstance(o, HandOn) for o in self._left.values()):
+                await asyncio.sleep(COALESCE_SECONDS)
+                if self._running:
+                    await self._leave_early()
+
+    def _one_done(self, _: object) -> None:
+        self._running -= 1
+        if self._left or not self._running:
+            self._moved.set()
 
     async def _write_results(self) -> None:
         """Record what is answered; what is answered meanwhile shares the next write."""
@@ -208,7 +220,7 @@ class _Run:
         self._complete = self._complete or complete
         for result in pending:
             self._unit.results[result.line] = result.stored
-            self._runner._finished(result.counted_as)  # noqa: SLF001 - its own part
+        self._runner._finished(Counter(result.counted_as for result in pending))  # noqa: SLF001
 
     async def _leave_early(self) -> None:
         tried = self._take_hand_ons()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.errors import StoreUnavailable
@@ -18,11 +19,17 @@ ASK_AGAIN_SECONDS = 0.1  # how often the first in line looks for a place that an
 log = logging.getLogger(__name__)
 
 
-class Places(Protocol):
-    """Where calls queue for a place. take() is cancelled by whoever cannot wait longer."""
+Place = asyncio.Future[str | None]  # its token, or None: given up
 
-    async def take(self) -> str:
-        """Wait for a place, first come first served; return its token."""
+
+class Places(Protocol):
+    """Where calls queue for a place, first come first served."""
+
+    def take_now(self) -> str | None:
+        """Take a place if one is free and nobody waits."""
+
+    def enter(self) -> Place:
+        """Line up; who sets the future to None, or cancels it, leaves the line."""
 
     async def give(self, token: str) -> None:
         """Give a place back."""
@@ -35,16 +42,30 @@ class LocalPlaces:
     """At most `limit` calls at once in this process."""
 
     def __init__(self, limit: int) -> None:
-        self._free = asyncio.Semaphore(limit)
+        self._free = limit
+        self._line: deque[Place] = deque()
 
-    async def take(self) -> str:
-        """Wait for a place."""
-        await self._free.acquire()
+    def take_now(self) -> str | None:
+        """Take a free place."""
+        if not self._free:
+            return None
+        self._free -= 1
         return "local"
 
-    async def give(self, token: str) -> None:  # noqa: ARG002 - any local place is as good
-        """Give a place back."""
-        self._free.release()
+    def enter(self) -> Place:
+        """Line up."""
+        place: Place = asyncio.get_running_loop().create_future()
+        self._line.append(place)
+        return place
+
+    async def give(self, token: str) -> None:
+        """Give a place to the first in the line who still wants it."""
+        while self._line:
+            place = self._line.popleft()
+            if not place.done():
+                place.set_result(token)
+                return
+        self._free += 1
 
     async def renew(self) -> None:
         """Nothing to do: they end with the process."""
@@ -59,11 +80,31 @@ class FleetPlaces:
     def __init__(self, store: JobStore, tier: str, limit: int) -> None:
         self._store, self._tier, self._limit = store, tier, limit
         self._taken: set[str] = set()
+        self._entering: set[asyncio.Task[None]] = set()
         self._line = asyncio.Lock()  # asyncio's lock is fair
         self._freed = asyncio.Event()
 
-    async def take(self) -> str:
-        """Wait for a place; while the store is away there is none."""
+    def take_now(self) -> str | None:
+        """Return None: only the store knows."""
+        return None
+
+    def enter(self) -> Place:
+        """Line up; while the store is away there is no place."""
+        place: Place = asyncio.get_running_loop().create_future()
+        entering = asyncio.create_task(self._enter(place))
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
+        place.add_done_callback(lambda _: entering.cancel())
+        return place
+
+    async def _enter(self, place: Place) -> None:
+        token = await self._take()
+        if place.done():
+            self._leave(token)
+        else:
+            place.set_result(token)
+
+    async def _take(self) -> str:
         token = os.urandom(8).hex()
         async with self._line:
             while not await self._ask(token):

@@ -75,7 +75,7 @@ class Settings:
         "", "where files lie: a folder, or any URL that fsspec knows (s3://bucket/path)"
     )
     batch_window: int = _setting(32, "slices of a batch in flight at once", low=1)
-    slice_lines: int = _setting(64, "lines of a batch in one slice, at most", low=1)
+    slice_lines: int = _setting(128, "lines of a batch in one slice, at most", low=1)
     drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
     max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
     host: str = _setting("127.0.0.1", "address that the API listens on")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from circuit_breaker import AsyncRedisStore, CircuitBreaker, CircuitBreakerConfig
 from circuit_breaker.events import Held, StateChanged, StoreUnavailable
-from fallback_chain import CacheTier, ChatTier, HttpxHttp, RedisCache, TierConfig
+from fallback_chain import CacheTier, ChatTier, PyreqwestHttp, RedisCache, TierConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def build_tiers(
     settings: Settings, breakers: dict[str, CircuitBreaker]
 ) -> tuple[dict[str, ChatTier], Http]:
     """Return the model tiers by name, and the HTTP client that they share."""
-    http = HttpxHttp(connect_timeout_seconds=settings.connect_timeout_seconds)
+    http = PyreqwestHttp(connect_timeout_seconds=settings.connect_timeout_seconds)
     tiers = {
         name: ChatTier(config, breakers[config.breaker_name], http)
         for name, config in tier_configs(settings).items()

@@ -10,6 +10,8 @@ from circuit_breaker import Outcome
 from circuit_breaker.events import CallRecorded, CallRejected, StateChanged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.answering import Finish
     from tasks.jobs import BegunJob
 
@@ -28,6 +30,8 @@ class WorkerMetrics:
         self._calls = self._breaker_counter("requests", "Calls that a breaker let through")
         self._failures = self._breaker_counter("failures", "Calls that failed")
         self._rejections = self._breaker_counter("rejections", "Calls that a breaker refused")
+        # Looked up once: a busy worker counts thousands a second.
+        self._call: dict[str, Counter] = {}
         self._state = Gauge(
             "circuit_breaker_state",
             "0 closed, 1 half-open, 2 open",
@@ -43,14 +47,17 @@ class WorkerMetrics:
         tier = str(done.fields.get("tier_used", job.tier))
         self._jobs.labels(tier, done.status.value).inc()
 
-    def line_finished(self, counted_as: str) -> None:
-        """Count a batch's line that ended; counted_as: "tier:status"."""
-        self._jobs.labels(*counted_as.split(":")).inc()
+    def lines_finished(self, counted_as: Mapping[str, int]) -> None:
+        """Count lines of a batch that ended, by "tier:status"."""
+        for name, number in counted_as.items():
+            self._jobs.labels(*name.split(":")).inc(number)
 
     def breaker_event(self, event: object) -> None:
         """Count what a breaker says."""
         if isinstance(event, CallRecorded):
-            self._calls.labels(event.name).inc()
+            if event.name not in self._call:
+                self._call[event.name] = self._calls.labels(event.name)
+            self._call[event.name].inc()
             if event.outcome is Outcome.FAILURE:
                 self._failures.labels(event.name).inc()
         elif isinstance(event, CallRejected):

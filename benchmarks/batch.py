@@ -1,0 +1,74 @@
+"""A batch from create to completed, beside the bare loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import httpx
+
+from benchmarks.stack import bare, cpu_seconds, fleet, store_reads, stub
+
+PROMPT = "A prompt of some words. " * 4
+
+
+def input_file(lines: int) -> bytes:
+    """Return a batch's input."""
+    body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 64}
+    rest = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    return b"".join(
+        json.dumps({"custom_id": f"line-{n}", **rest}).encode() + b"\n" for n in range(lines)
+    )
+
+
+def submit(client: httpx.Client, lines: int, **metadata: str) -> str:
+    """Upload and create; return the batch's id."""
+    files = {"file": ("bench.jsonl", input_file(lines))}
+    file = client.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"]
+    body = {
+        "input_file_id": file,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": metadata,
+    }
+    return str(client.post("/v1/batches", json=body).json()["id"])
+
+
+def follow(client: httpx.Client, batch_id: str) -> dict[str, Any]:
+    """Wait for a batch's end."""
+    while True:
+        batch: dict[str, Any] = client.get(f"/v1/batches/{batch_id}").json()
+        if batch["status"] in {"completed", "failed", "expired", "cancelled"}:
+            return batch
+        time.sleep(0.1)
+
+
+def measure(lines: int, delay: float, at_once: int, workers: int = 1) -> dict[str, float]:
+    """Run the bare loop and a batch once each, on the same servers."""
+    with (
+        stub(delay) as upstream,
+        fleet(upstream, FALLTHROUGH_GPU_CONCURRENCY=str(at_once)) as (made, valkey),
+    ):
+        yard = bare(upstream, valkey.url, lines, at_once)
+        api = made.api().start()
+        started = [made.worker("batch").start() for _ in range(workers)]
+        with httpx.Client(base_url=api.url, timeout=120) as client:
+            follow(client, submit(client, 200))  # warm
+            cpu = sum(cpu_seconds(w.process.pid) for w in started if w.process)
+            reads = store_reads(valkey)
+            began = time.monotonic()
+            batch = follow(client, submit(client, lines))
+            took = time.monotonic() - began
+            reads = store_reads(valkey) - reads
+            cpu = sum(cpu_seconds(w.process.pid) for w in started if w.process) - cpu
+        assert batch["status"] == "completed", batch  # noqa: S101 - else there is no figure
+        assert batch["request_counts"]["completed"] == lines, batch  # noqa: S101 - as above
+    return {
+        "bare_rate": yard["rate"],
+        "rate": lines / took,
+        "share": lines / took / yard["rate"],
+        "bare_cpu_ms": yard["cpu_ms"],
+        "cpu_ms": 1000 * cpu / lines,
+        "round_trips": reads / lines,
+    }

@@ -1,0 +1,103 @@
+"""The processes that a measurement needs, and what they use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+from harness.processes import Fleet
+from harness.valkey import ValkeyServer
+from harness.waiting import free_port, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def stub(delay: float) -> Iterator[str]:
+    """Yield the URL of a fast model server."""
+    port = free_port()
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", "benchmarks.upstream", "--port", str(port), "--delay", str(delay)]
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/v1/models").is_success
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_until(answers)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def fleet(upstream: str, **settings: str) -> Iterator[tuple[Fleet, ValkeyServer]]:
+    """Yield a fleet on an empty Valkey; nothing of it is started."""
+    with tempfile.TemporaryDirectory(prefix="fallthrough-bench-") as folder:
+        valkey = ValkeyServer(Path(folder), free_port())
+        valkey.start()
+        environ = {
+            "FALLTHROUGH_REDIS_URL": valkey.url,
+            "FALLTHROUGH_GPU_URL": upstream,
+            "FALLTHROUGH_FILES_URL": f"{folder}/files",
+            "FALLTHROUGH_LOG_LEVEL": "WARNING",
+            **settings,
+        }
+        made = Fleet(Path(folder), environ)
+        try:
+            yield made, valkey
+        finally:
+            made.stop()
+            valkey.kill()
+
+
+def bare(upstream: str, store: str, lines: int, at_once: int) -> dict[str, float]:
+    """Return what the bare loop makes."""
+    done = subprocess.run(  # noqa: S603 - our own module
+        [sys.executable, "-m", "benchmarks.bare", upstream, store, str(lines), str(at_once)],
+        capture_output=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def resident_mb(pid: int) -> float:
+    """Return a process's resident memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def store_reads(valkey: ValkeyServer) -> int:
+    """Return how often the store has read from its clients: round trips."""
+    with valkey.client() as client:
+        return int(client.info("stats")["total_reads_processed"])
+
+
+def store_mb(valkey: ValkeyServer) -> float:
+    """Return the store's memory."""
+    with valkey.client() as client:
+        return float(client.info("memory")["used_memory"]) / 2**20
