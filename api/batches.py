@@ -79,6 +79,7 @@ class BatchObject(Struct, kw_only=True):
     request_counts: RequestCounts
     usage: dict[str, Any] | None
     metadata: dict[str, str] | None
+    fallthrough: dict[str, Any]  # beside OpenAI's: lines by the tier that answered them
 
 
 def show_batch(record: BatchRecord) -> BatchObject:
@@ -115,6 +116,7 @@ def show_batch(record: BatchRecord) -> BatchObject:
         request_counts=RequestCounts(record.total, record.completed, record.failed),
         usage=usage,
         metadata=record.metadata or None,
+        fallthrough={"tiers": record.by_tier, "slices": record.slices, "slices_done": record.done},
     )
 
 

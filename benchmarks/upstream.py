@@ -1,4 +1,4 @@
-"""A model server that is no bottleneck: `python -m benchmarks.upstream --port N --delay SECONDS`."""
+"""A model server that is no bottleneck: `python -m benchmarks.upstream --port N --delay S`."""
 
 from __future__ import annotations
 
@@ -48,9 +48,11 @@ class Server(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep where to answer."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
 
     def data_received(self, data: bytes) -> None:
+        """Answer every request that is there."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 30.0
+UPLOAD_SECONDS = 600.0
 FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -54,6 +56,47 @@ class Client:
         job: dict[str, Any] = self._call("POST", f"/v1/jobs/{job_id}/cancel")
         return job
 
+    def upload(self, path: Path) -> dict[str, Any]:
+        """Upload a batch's input, streamed from disk."""
+        with path.open("rb") as content:
+            files = {"file": (f"{path.stem}.jsonl", content, "application/jsonl")}
+            file: dict[str, Any] = self._call(
+                "POST", "/v1/files", files=files, data={"purpose": "batch"}, seconds=UPLOAD_SECONDS
+            )
+        return file
+
+    def create_batch(self, file_id: str, endpoint: str, window: str, **metadata: str) -> Any:
+        """Create a batch; return it."""
+        asked = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
+        return self._call("POST", "/v1/batches", {**asked, "metadata": metadata})
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """Return a batch."""
+        found: dict[str, Any] = self._call("GET", f"/v1/batches/{batch_id}")
+        return found
+
+    def batches(self, limit: int) -> list[dict[str, Any]]:
+        """Return the latest batches."""
+        page: list[dict[str, Any]] = self._call("GET", f"/v1/batches?limit={limit}")["data"]
+        return page
+
+    def cancel_batch(self, batch_id: str) -> dict[str, Any]:
+        """Cancel a batch."""
+        found: dict[str, Any] = self._call("POST", f"/v1/batches/{batch_id}/cancel")
+        return found
+
+    def download(self, file_id: str, target: BinaryIO) -> None:
+        """Write a file's content, streamed."""
+        try:
+            with self._http.stream("GET", f"/v1/files/{file_id}/content") as reply:
+                if reply.is_error:
+                    message = f"{file_id} cannot be downloaded: HTTP {reply.status_code}"
+                    raise ApiFailedError(message)
+                target.writelines(reply.iter_bytes())
+        except httpx.HTTPError as error:
+            message = f"the download of {file_id} broke off ({error}): attach to the batch again"
+            raise ApiFailedError(message) from None
+
     def breakers(self) -> dict[str, dict[str, Any]]:
         """Return the breakers by name."""
         found: dict[str, dict[str, Any]] = self._call("GET", "/circuit-breakers")[
@@ -77,11 +120,16 @@ class Client:
         self.close()
 
     def _call(
-        self, method: str, path: str, body: Any = None, seconds: float = ANSWER_SECONDS
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        seconds: float = ANSWER_SECONDS,
+        **form: Any,
     ) -> Any:
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         try:
-            reply = self._http.request(method, path, json=body, timeout=timeout)
+            reply = self._http.request(method, path, json=body, timeout=timeout, **form)
         except httpx.HTTPError as error:
             what = str(error) or type(error).__name__
             message = (

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cli import batch as batches
 from cli.client import ApiFailedError, Client
 from cli.prompts import Asked, InputError, read
 from cli.stack.embedded import FolderInUseError
@@ -258,6 +259,117 @@ def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
         click.echo(f"  {attempt['tier']:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
     if job["text"] or _why(job):
         click.echo(job["text"] or _why(job))
+
+
+class FileFirst(click.Group):
+    """A group whose first word may be a file: then its command is "run"."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+@main.group(cls=FileFirst)
+def batch() -> None:
+    """Send a whole file of prompts, follow it, and get its results.
+
+    \b
+    fallthrough batch prompts.jsonl --output results.jsonl
+    fallthrough batch attach batch_… --output results.jsonl
+    fallthrough batch list
+    fallthrough batch cancel batch_…
+
+    A .txt file has one prompt a line. A .jsonl file has lines of OpenAI's batch format, or lines
+    with prompt or messages. The results are OpenAI's output lines, then the error lines.
+    """  # noqa: D301 - \b is click's
+
+
+to_file = click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, JSONL."
+)
+
+
+@batch.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@to_file
+@click.option("--window", default="24h", show_default=True, help="When it is given up: 90m, 2d, …")
+@click.option("--priority", type=click.Choice(["low", "normal", "high"]))
+@click.option("--on-exhausted", type=click.Choice(["wait", "degraded", "fail"]))
+@click.option("--detach", is_flag=True, help="Do not wait for it; print its id.")
+@at_url
+@as_json
+def run(  # noqa: PLR0913 - a command's options
+    file: Path,
+    *,
+    output: Path | None,
+    window: str,
+    priority: str | None,
+    on_exhausted: str | None,
+    detach: bool,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Upload FILE, follow its batch, and download the results."""
+    if output:
+        _check_writable(output)
+    asked = {"priority": priority, "fallthrough_on_exhausted": on_exhausted}
+    metadata = {name: value for name, value in asked.items() if value}
+    with _client(url) as client:
+        batch_id = batches.submit(client, file, window, metadata)
+        click.echo(batch_id, err=not detach)
+        if not detach:
+            _follow(client, batch_id, output, as_json=as_json)
+
+
+@batch.command()
+@click.argument("batch_id")
+@to_file
+@at_url
+@as_json
+def attach(batch_id: str, *, output: Path | None, url: str | None, as_json: bool) -> None:
+    """Follow batch BATCH_ID again, and download its results."""
+    if output:
+        _check_writable(output)
+    with _client(url) as client:
+        _follow(client, batch_id, output, as_json=as_json)
+
+
+def _follow(client: Client, batch_id: str, output: Path | None, *, as_json: bool) -> None:
+    def come_back() -> None:
+        again = f"fallthrough batch attach {batch_id}" + (f" --output {output}" if output else "")
+        click.echo(f"\nit goes on without you; come back with: {again}", err=True)
+
+    ended = batches.follow(client, batch_id, come_back)
+    if as_json:
+        click.echo(json.dumps(ended))
+    sys.exit(batches.finish(client, ended, output))
+
+
+@batch.command("list")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@at_url
+@as_json
+def list_batches(*, limit: int, url: str | None, as_json: bool) -> None:
+    """List the latest batches."""
+    with _client(url) as client:
+        found = client.batches(limit)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        Console().print(batches.table(found))
+
+
+@batch.command("cancel")
+@click.argument("batch_id")
+@at_url
+def cancel_batch(batch_id: str, url: str | None) -> None:
+    """Cancel batch BATCH_ID; what is finished is kept."""
+    with _client(url) as client:
+        click.echo(f"{batch_id} {client.cancel_batch(batch_id)['status']}")
 
 
 @main.group(invoke_without_command=True)

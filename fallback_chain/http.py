@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fallback_chain.errors import Kind
 
 IDLE_CONNECTION_SECONDS = 60
+TIMER_SECONDS = 0.005  # what a timer may be early
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,13 @@ class PyreqwestHttp:
         if content is not None:
             builder = builder.body_bytes(content)
         limit = timedelta(seconds=max(timeout_seconds, 0.0))
+        until = time.monotonic() + timeout_seconds
         try:
             response = await builder.timeout(limit).build().send()
             body = bytes(await response.bytes())
         except PyreqwestError as error:
-            raise UpstreamError(type(error).__name__, _kind(error)) from error
+            kind = _kind(error, over=time.monotonic() >= until - TIMER_SECONDS)
+            raise UpstreamError(type(error).__name__, kind) from error
         told = {} if response.status == 200 else dict(response.headers.items())  # noqa: PLR2004
         return Reply(response.status, told, body)
 
@@ -106,11 +110,13 @@ class PyreqwestHttp:
             await client.close()
 
 
-def _kind(error: PyreqwestError) -> Kind:
-    if isinstance(error, ConnectError | ConnectTimeoutError):
-        return "connect"
+def _kind(error: PyreqwestError, *, over: bool) -> Kind:
     if isinstance(error, RequestTimeoutError):
-        return "timeout"
+        # The client names every timeout before the reply's head after the connecting.
+        connecting = isinstance(error, ConnectTimeoutError) and not over
+        return "connect" if connecting else "timeout"
+    if isinstance(error, ConnectError):
+        return "connect"
     if isinstance(error, NetworkError):
         return "reset"
     return "protocol"

@@ -286,6 +286,11 @@ def _record(fields: Mapping[bytes, bytes]) -> BatchRecord:
         return int(text(name) or 0)
 
     errors = fields.get(b"errors")
+    by_tier: dict[str, int] = {}
+    for name, value in fields.items():
+        if name.startswith(b"by:"):
+            tier = name.decode().split(":")[1]
+            by_tier[tier] = by_tier.get(tier, 0) + int(value)
     return BatchRecord(
         id=text("id"),
         owner=text("owner"),
@@ -307,4 +312,5 @@ def _record(fields: Mapping[bytes, bytes]) -> BatchRecord:
         error_file_id=text("error_file_id") or None,
         slices=number("slices"),
         done=number("done"),
+        by_tier=by_tier,
     )

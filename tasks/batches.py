@@ -94,6 +94,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
     error_file_id: str | None
     slices: int
     done: int
+    by_tier: dict[str, int]
 
 
 class Tried(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -59,7 +59,7 @@ def plan(settings: Settings, given: frozenset[str], options: UpOptions, data: Pa
     """
     api_port = claim(options.port, "--port", "the API")
     flower_port = claim(options.flower_port, "--flower-port", "Flower")
-    shared = dict(settings.environ())
+    shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
     parts: list[Part] = []
     if "FALLTHROUGH_REDIS_URL" not in given:
         parts.append(_valkey(data))

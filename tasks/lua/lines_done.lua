@@ -15,7 +15,10 @@ for i = 8, #ARGV, 5 do
     taken, given = taken + tonumber(ARGV[i + 3]), given + tonumber(ARGV[i + 4])
   end
 end
-for name, number in pairs(counts) do redis.call('HINCRBY', P .. 'stats', name, number) end
+for name, number in pairs(counts) do
+  redis.call('HINCRBY', P .. 'stats', name, number)
+  redis.call('HINCRBY', key, 'by:' .. name, number)
+end
 if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end
 if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end
 if taken > 0 then redis.call('HINCRBY', key, 'input_tokens', taken) end

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -74,6 +75,76 @@ def test_breakers_are_shown_and_reset(up):
     assert found["ollama_cpu"]["state"] == "closed"
     assert run("breakers", "--url", up.url, "reset", "ollama_cpu").stdout == "ollama_cpu: closed\n"
     assert run("breakers", "--url", up.url, "reset", "nobody").returncode == 2
+
+
+def test_a_batch_from_a_file_to_its_results(up, tmp_path):
+    prompts, results = tmp_path / "p.txt", tmp_path / "r.jsonl"
+    prompts.write_text("".join(f"line {n}\n" for n in range(300)))
+    done = run("batch", str(prompts), "--output", str(results), "--url", up.url)
+    assert done.returncode == 0, done.stderr
+    assert "completed: 300 answered, 0 failed, of 300" in done.stderr
+    rows = [json.loads(text) for text in results.read_text().splitlines()]
+    answers = {r["custom_id"]: r["response"]["body"]["choices"][0]["message"] for r in rows}
+    assert answers["17"]["content"] == "cpu-model: line 16"
+    assert len(answers) == 300
+
+
+def test_a_batch_is_left_listed_cancelled_and_come_back_to(up, cpu, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "slow {n}"}}\n' for n in range(50)))
+    cpu.delay = 0.3
+    try:
+        left = run("batch", str(prompts), "--detach", "--url", up.url)
+        batch_id = left.stdout.strip()
+        assert batch_id in run("batch", "list", "--url", up.url).stdout
+        process = subprocess.Popen(
+            [*FALLTHROUGH, "batch", "attach", batch_id, "--url", up.url],
+            env=environ(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        assert f"fallthrough batch attach {batch_id}" in process.communicate(timeout=10)[1]
+        assert process.returncode == 130
+        assert "cancel" in run("batch", "cancel", batch_id, "--url", up.url).stdout
+    finally:
+        cpu.delay = 0.0
+    output = tmp_path / "r.jsonl"
+    ended = run("batch", "attach", batch_id, "--output", str(output), "--json", "--url", up.url)
+    assert ended.returncode == 1
+    assert json.loads(ended.stdout)["status"] == "cancelled"
+    assert len(output.read_text().splitlines()) == 50
+
+
+def test_a_batch_that_cannot_be_read_says_why(up, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    prompts.write_text(json.dumps(line) + "\n{\n")
+    done = run("batch", str(prompts), "--url", up.url)
+    assert done.returncode == 1
+    assert "line 2: this line is not parseable" in done.stderr
+    assert run("batch", str(tmp_path / "none.txt"), "--url", up.url).returncode == 2
+
+
+def test_the_load_test_tells_rates_percentiles_tiers_and_breakers(up):
+    script = Path(__file__).parents[2] / "load_test.py"
+    command = [sys.executable, str(script), "--requests", "200", "--concurrency", "20"]
+    done = subprocess.run(
+        [*command, "--url", up.url, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert (found["answered"], found["tiers"]) == (200, {"cpu": 200})
+    assert found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+    told = subprocess.run(
+        [*command, "--url", up.url], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "200 of 200 answered" in told.stdout
 
 
 def test_interrupted_it_says_how_to_come_back(up, cpu):

@@ -45,7 +45,8 @@ def test_a_thousand_lines_come_back_each_once(sdk, worker, gpu):
     assert done.usage.output_tokens == 1800
     assert done.metadata == {"team": "blue"}
     assert len(gpu.calls) == 1000
-    assert done.in_progress_at and done.finalizing_at and done.completed_at and done.expires_at
+    assert None not in {done.in_progress_at, done.finalizing_at, done.completed_at}
+    assert done.expires_at == pytest.approx(done.created_at + 86_400, abs=1)
 
 
 def test_legacy_completions(sdk, worker):

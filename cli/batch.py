@@ -1,0 +1,156 @@
+"""`fallthrough batch`: a file of prompts, from its upload to its results."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cli.prompts import InputError, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cli.client import Client
+
+CHAT = "/v1/chat/completions"
+LOOK_SECONDS = 0.5
+FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+INTERRUPTED = 130
+
+
+def submit(client: Client, source: Path, window: str, metadata: dict[str, str]) -> str:
+    """Upload a file and create its batch; return its id."""
+    with tempfile.TemporaryDirectory(prefix="fallthrough-") as folder:
+        ready, endpoint = _as_input(source, Path(folder))
+        file = client.upload(ready)
+    return str(client.create_batch(file["id"], endpoint, window, **metadata)["id"])
+
+
+def _as_input(source: Path, folder: Path) -> tuple[Path, str]:
+    """Return a file in OpenAI's batch format, and its endpoint: this one, or made from it."""
+    if source.suffix not in {".jsonl", ".txt"}:
+        message = f"{source}: must be a .jsonl or a .txt file"
+        raise InputError(message)
+    first = _first_line(source)
+    if source.suffix == ".jsonl" and isinstance(first, dict) and "body" in first:
+        return source, str(first.get("url", CHAT))  # the server names what is wrong in it
+    target = folder / f"{source.stem}.jsonl"
+    with target.open("w", encoding="utf-8") as file:
+        for asked in read(str(source)):
+            body = dict(asked.request)
+            if "prompt" in body:
+                body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+            line = {"custom_id": asked.label, "method": "POST", "url": CHAT, "body": body}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return target, CHAT
+
+
+def _first_line(source: Path) -> Any:
+    try:
+        with source.open("rb") as file:
+            return json.loads(file.readline() or b"null")
+    except OSError as error:
+        message = f"cannot read {source}: {error.strerror}"
+        raise InputError(message) from None
+    except ValueError:
+        return None
+
+
+def follow(client: Client, batch_id: str, come_back: Callable[[], None]) -> dict[str, Any]:
+    """Show a batch's progress until it has ended; Ctrl-C leaves it running."""
+
+    def interrupted(*_: object) -> None:
+        come_back()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, interrupted)
+    columns = (
+        TextColumn("{task.fields[status]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[tiers]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=None, status="validating", rate="", tiers="")
+        began, before = time.monotonic(), None
+        while True:
+            batch = client.batch(batch_id)
+            counts = batch["request_counts"]
+            done = counts["completed"] + counts["failed"]
+            before = done if before is None else before
+            rate = (done - before) / max(time.monotonic() - began, 0.001)
+            _show(progress, bar, batch, rate)
+            if batch["status"] in FINAL:
+                return batch
+            time.sleep(LOOK_SECONDS)
+
+
+def _show(progress: Progress, bar: TaskID, batch: dict[str, Any], rate: float) -> None:
+    counts = batch["request_counts"]
+    tiers = batch.get("fallthrough", {}).get("tiers", {})
+    told = "  ".join(f"{tier} {number}" for tier, number in sorted(tiers.items()) if tier != "-")
+    if counts["failed"]:
+        told += f"  failed {counts['failed']}"
+    progress.update(
+        bar,
+        total=counts["total"] or None,
+        completed=counts["completed"] + counts["failed"],
+        status=batch["status"],
+        rate=f"{rate:,.0f}/s",
+        tiers=told,
+    )
+
+
+def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
+    """Download the results, and say how it ended; return the exit status."""
+    errors = (batch.get("errors") or {}).get("data", [])
+    for error in errors[:10]:
+        where = f"line {error['line']}: " if error.get("line") else ""
+        click.echo(f"{where}{error['message']} ({error['code']})", err=True)
+    if len(errors) > 10:  # noqa: PLR2004 - a screenful
+        click.echo(f"… and {len(errors) - 10} more", err=True)
+    files = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
+    if output:
+        with output.open("wb") as target:
+            for file_id in files:
+                client.download(file_id, target)
+    counts = batch["request_counts"]
+    click.echo(
+        f"{batch['id']} {batch['status']}: {counts['completed']} answered, "
+        f"{counts['failed']} failed, of {counts['total']}"
+        + (f"; results in {output}" if output else ""),
+        err=True,
+    )
+    return 0 if batch["status"] == "completed" and not counts["failed"] else 1
+
+
+def table(batches: list[dict[str, Any]]) -> Table:
+    """Return a list of batches, for people."""
+    shown = Table("batch", "status", "answered", "failed", "of", "created")
+    for batch in batches:
+        counts = batch["request_counts"]
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created_at"]))
+        numbers = (str(counts[name]) for name in ("completed", "failed", "total"))
+        shown.add_row(batch["id"], batch["status"], *numbers, created)
+    return shown

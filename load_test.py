@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Load one API and tell what it did: `python load_test.py --requests 1000 --concurrency 50`.
+
+Every request is a chat completion with a prompt of its own, so that no cache answers it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import click
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import PyreqwestError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+LOOK_SECONDS = 0.25
+
+
+class Load:
+    """What was asked, and what came of it."""
+
+    def __init__(self, url: str, requests: int, prompt: str, max_tokens: int) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.left = self.requests = requests
+        self.prompt, self.max_tokens = prompt, max_tokens
+        self.took_ms: list[float] = []
+        self.tiers: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.changes: list[str] = []
+        self.seconds = 0.0
+        self._run = os.urandom(4).hex()
+
+    @property
+    def done(self) -> int:
+        """Requests that have come to an end."""
+        return len(self.took_ms) + sum(self.errors.values())
+
+    async def run(self, concurrency: int, progress: Progress) -> None:
+        """Ask everything."""
+        client = ClientBuilder().no_proxy().timeout(timedelta(seconds=150)).build()
+        bar = progress.add_task("asking", total=self.requests, said="")
+        began = time.monotonic()
+        watching = asyncio.create_task(self._watch(client))
+        calls = [asyncio.create_task(self._calls(client)) for _ in range(concurrency)]
+        while not all(call.done() for call in calls):
+            await asyncio.sleep(0.1)
+            rate = self.done / (time.monotonic() - began)
+            tiers = "  ".join(f"{t} {n}" for t, n in self.tiers.most_common())
+            progress.update(bar, completed=self.done, said=f"{rate:,.0f}/s  {tiers}")
+        self.seconds = time.monotonic() - began
+        await asyncio.gather(*calls)
+        await asyncio.sleep(LOOK_SECONDS)
+        watching.cancel()
+
+    async def _calls(self, client: Client) -> None:
+        while self.left > 0:
+            number = self.left
+            self.left -= 1
+            content = f"{self.prompt} ({self._run}-{number})"
+            body = {
+                "messages": [{"role": "user", "content": content}],
+                "max_tokens": self.max_tokens,
+            }
+            began = time.monotonic()
+            try:
+                request = client.post(f"{self.url}/v1/chat/completions").body_json(body)
+                response = await request.build().send()
+                await response.bytes()
+            except PyreqwestError as error:
+                self.errors[type(error).__name__] += 1
+                continue
+            if response.status == 200:  # noqa: PLR2004 - HTTP's own number
+                self.took_ms.append((time.monotonic() - began) * 1000)
+                self.tiers[response.headers.get("x-fallthrough-tier", "?")] += 1
+            else:
+                self.errors[f"HTTP {response.status}"] += 1
+
+    async def _watch(self, client: Client) -> None:
+        """Note every change of a breaker."""
+        seen: dict[str, str] = {}
+        began = time.monotonic()
+        while True:
+            with contextlib.suppress(PyreqwestError, KeyError):
+                reply = await client.get(f"{self.url}/circuit-breakers").build().send()
+                for name, view in (await reply.json())["circuit_breakers"].items():
+                    state = view["state"]
+                    if seen.get(name, state) != state:
+                        at = time.monotonic() - began
+                        self.changes.append(f"{at:6.1f} s  {name}: {seen[name]} -> {state}")
+                    seen[name] = state
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures."""
+        ordered = sorted(self.took_ms)
+
+        def at(share: float) -> float | None:
+            index = min(int(len(ordered) * share), len(ordered) - 1)
+            return round(ordered[index], 1) if ordered else None
+
+        return {
+            "requests": self.requests,
+            "answered": len(ordered),
+            "seconds": round(self.seconds, 2),
+            "requests_per_second": round(self.done / self.seconds, 1) if self.seconds else None,
+            "latency_ms": {"p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": at(1.0)},
+            "tiers": dict(self.tiers),
+            "errors": dict(self.errors),
+            "breaker_changes": self.changes,
+        }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The API.")
+@click.option("--requests", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--concurrency", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--prompt", default="Say hello.", show_default=True)
+@click.option("--max-tokens", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def main(  # noqa: PLR0913 - a command's options
+    *, url: str, requests: int, concurrency: int, prompt: str, max_tokens: int, as_json: bool
+) -> None:
+    """Ask the API for chat completions, many at once, and tell how fast each tier answered."""
+    load = Load(url, requests, prompt, max_tokens)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        asyncio.run(load.run(min(concurrency, requests), progress))
+    found = load.report()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _tell(found)
+    sys.exit(0 if found["answered"] == requests else 1)
+
+
+def _tell(found: dict[str, Any]) -> None:
+    latency = found["latency_ms"]
+    click.echo(
+        f"{found['answered']} of {found['requests']} answered in {found['seconds']} s: "
+        f"{found['requests_per_second']} requests/s"
+    )
+    click.echo("latency  " + "   ".join(f"{name} {ms} ms" for name, ms in latency.items()))
+    for title in ("tiers", "errors"):
+        told = "   ".join(f"{name} {number}" for name, number in found[title].items())
+        if told:
+            click.echo(f"{title:8} {told}")
+    click.echo("breakers " + ("changed:" if found["breaker_changes"] else "did not change"))
+    for change in found["breaker_changes"]:
+        click.echo(f"  {change}")
+
+
+if __name__ == "__main__":
+    main()
