@@ -141,7 +141,7 @@ async def create(request: Request) -> Response:
     batch_id = await found.batches.create(new, once_keys(request, body))
     if batch_id == new.id:
         unit = f"unit_{batch_id}_validate"
-        await found.publisher.dispatch([(unit, 0, "validate", "batch")])
+        await found.publisher.dispatch([(unit, 0, "validate", "phases")])
     return json_response(show_batch(await _record(found, batch_id, owner)))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.store import JobStore
 
 CHUNK = 1024 * 1024
+COPY_SECONDS = 3600  # what copying a file may take
 
 
 class FileRecord(msgspec.Struct, frozen=True):
@@ -102,6 +103,9 @@ class FileStore:
     ) -> FileRecord:
         """Keep a file; its content is read from its beginning, in a thread."""
         file_id = new_file_id()
+        expiry = f"{self._prefix}file_expiry"
+        async with translated():  # who dies while he copies leaves nothing behind for ever
+            await self._jobs.redis.zadd(expiry, {file_id: (time.time() + COPY_SECONDS) * 1000})
         size = await asyncio.to_thread(self._copy, content, file_id)
         now = int(time.time())
         record = FileRecord(file_id, owner, size, now, now + seconds, filename, purpose)
@@ -118,7 +122,7 @@ class FileStore:
             pipeline = self._jobs.redis.pipeline(transaction=True)
             pipeline.hset(f"{self._prefix}file:{file_id}", mapping=fields)
             pipeline.zadd(f"{self._prefix}files:{owner}", {file_id: time.time() * 1000})
-            pipeline.zadd(f"{self._prefix}file_expiry", {file_id: record.expires_at * 1000})
+            pipeline.zadd(expiry, {file_id: record.expires_at * 1000})
             await pipeline.execute()
         return record
 

@@ -37,6 +37,7 @@ class Queue(StrEnum):
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
+    PHASES = "phases"  # of batches; batch workers consume it, in an outage too
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):

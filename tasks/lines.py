@@ -240,7 +240,10 @@ class _Run:
     async def _end(self) -> Pairs:
         unit = self._unit
         if self._complete:
-            await self._runner._phases.write_part(unit)  # noqa: SLF001 - its own part
+            try:
+                await self._runner._phases.write_part(unit)  # noqa: SLF001 - its own part
+            except OSError as error:  # the lease ends, and the part is written by who comes next
+                log.warning("a part of %s is not written: %s", unit.batch, type(error).__name__)
             return []
         open_lines = unit.open_lines
         if not open_lines:

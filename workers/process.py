@@ -19,6 +19,7 @@ from tasks.batch_store import BatchStore
 from tasks.batches import UNIT
 from tasks.file_store import FileStore, Storage
 from tasks.insist import Insist
+from tasks.jobs import Queue
 from tasks.leases import Leases
 from tasks.lines import LineRunner
 from tasks.permits import FleetPlaces, LocalPlaces
@@ -31,6 +32,7 @@ from tasks.tiers import build_breakers, build_cache, build_tiers, log_event, tie
 from workers.health import health_app, listen, serve
 from workers.loop import LoopThread
 from workers.metrics import WorkerMetrics
+from workers.pause import Pause, pause_step
 from workers.pulse import Pulse, pulse_step
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class WorkerProcess:
         self._name = f"{settings.worker_queues.replace(',', '-')}-{os.getpid()}"
         self._loop = LoopThread()
         self._pulse = Pulse()
+        self._pause = Pause()
         self._metrics = WorkerMetrics()
         self._app = create_app(settings)
         self._publisher = Publisher(self._app, configured=tier_configs(settings))
@@ -87,10 +90,11 @@ class WorkerProcess:
 
     def _celery_worker(self) -> Any:
         self._app.steps["consumer"].add(pulse_step(self._pulse))
+        self._app.steps["consumer"].add(pause_step(self._pause))
         return self._app.Worker(
             pool="threads",
             concurrency=self._threads(),
-            queues=self._settings.worker_queues.split(","),
+            queues=self._queues(),
             hostname=f"{self._name}@{socket.gethostname()}",
             loglevel=self._settings.log_level,
             task_events=True,
@@ -98,6 +102,10 @@ class WorkerProcess:
             without_mingle=True,
             quiet=True,
         )
+
+    def _queues(self) -> list[str]:
+        queues = [queue for queue in self._settings.worker_queues.split(",") if queue]
+        return [*queues, Queue.PHASES.value] if Queue.BATCH.value in queues else queues
 
     def _threads(self) -> int:
         settings = self._settings
@@ -135,7 +143,9 @@ class WorkerProcess:
         self._app.runner = self._run_slice
         sweeper = Sweeper(store, files, self._publisher, self._name, settings.sweep_seconds)
         port = health_app(self._pulse, store, self._metrics.registry)
-        for work in (leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket)):
+        waiting = self._pause.keep([tier.breaker for tier in tiers.values()])
+        works = (leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket))
+        for work in (*works, waiting) if Queue.BATCH.value in self._queues() else works:
             self._background.append(asyncio.create_task(self._guarded(work)))
 
     def _run_slice(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:

@@ -109,15 +109,15 @@ end
 
 local function batch(id) return P .. 'batch:' .. id end
 
-local function new_unit(id, batch_id, slice, tier, first_tier, grace, lines)
-  redis.call('HSET', record(id), 'id', id, 'owner', '', 'queue', 'batch', 'created_ms', now,
+local function new_unit(id, queue, batch_id, slice, tier, first_tier, grace, lines)
+  redis.call('HSET', record(id), 'id', id, 'owner', '', 'queue', queue, 'created_ms', now,
     'attempts', '[]', 'first_tier', first_tier, 'batch', batch_id, 'slice', slice, 'lines', lines)
   redis.call('SADD', batch(batch_id) .. ':units', id)
-  dispatch(id, 'batch', tier, 0, grace)
+  dispatch(id, queue, tier, 0, grace)
 end
 
 local function drop_unit(id, batch_id)
-  unlist(id, 'batch')
+  unlist(id, redis.call('HGET', record(id), 'queue') or 'batch')
   redis.call('DEL', record(id))
   redis.call('SREM', batch(batch_id) .. ':units', id)
 end
@@ -129,7 +129,7 @@ local function feed(batch_id, number, grace)
   local last = math.min(first + number, tonumber(h[2])) - 1
   for slice = first, last do
     local id = 'unit_' .. batch_id .. '_' .. slice
-    new_unit(id, batch_id, slice, h[3], h[3], grace, '')
+    new_unit(id, 'batch', batch_id, slice, h[3], h[3], grace, '')
     made[#made + 1] = { id, 0, h[3], 'batch' }
   end
   redis.call('HSET', batch(batch_id), 'next', last + 1)
@@ -154,8 +154,8 @@ local function close_batch(batch_id, ending, grace)
   if ending == 'cancelled' then shown = 'cancelling' end
   redis.call('HSET', key, 'status', shown, 'ending', ending, 'finalizing_ms', now)
   local id = 'unit_' .. batch_id .. '_join'
-  new_unit(id, batch_id, -1, 'join', 'join', grace, '')
-  return { id, 0, 'join', 'batch' }
+  new_unit(id, 'phases', batch_id, -1, 'join', 'join', grace, '')
+  return { id, 0, 'join', 'phases' }
 end
 
 -- Answers the id that an earlier create with one of these keys made, or claims them for id.

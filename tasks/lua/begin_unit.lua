@@ -6,14 +6,14 @@
 local me, lease, tier, id = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local key = record(id)
 local h = redis.call('HMGET', key, 'status', 'tier', 'attempt', 'lease_owner', 'batch', 'slice',
-  'lines', 'dispatched_ms')
+  'lines', 'dispatched_ms', 'queue')
 local mine = h[1] == 'queued' or (h[1] == 'running' and h[4] == me)
 if not mine or h[2] ~= tier or h[3] ~= ARGV[6] then return false end
 redis.call('HSET', key, 'status', 'running', 'lease_owner', me)
-unlist(id, 'batch')
+unlist(id, h[9])
 redis.call('ZADD', P .. 'leases', now + lease, id)
-local latest = tonumber(redis.call('HGET', P .. 'begun', 'batch') or '0')
-if tonumber(h[8]) > latest then redis.call('HSET', P .. 'begun', 'batch', h[8]) end
+local latest = tonumber(redis.call('HGET', P .. 'begun', h[9]) or '0')
+if tonumber(h[8]) > latest then redis.call('HSET', P .. 'begun', h[9], h[8]) end
 local b = redis.call('HMGET', batch(h[5]), 'owner', 'options', 'endpoint', 'input_file_id',
   'status', 'expires_ms', 'ending')
 local place, results = '', {}

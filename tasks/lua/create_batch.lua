@@ -14,5 +14,5 @@ redis.call('HSET', batch(id), 'id', id, 'owner', owner, 'status', 'validating', 
 redis.call('SADD', P .. 'file:' .. redis.call('HGET', batch(id), 'input_file_id') .. ':batches', id)
 redis.call('ZADD', P .. 'batches:' .. owner, now, id)
 redis.call('ZADD', P .. 'deadlines', expires, id)
-new_unit('unit_' .. id .. '_validate', id, -1, 'validate', 'validate', grace, '')
+new_unit('unit_' .. id .. '_validate', 'phases', id, -1, 'validate', 'validate', grace, '')
 return id

@@ -14,5 +14,5 @@ if done < tonumber(redis.call('HGET', key, 'slices')) then return feed(id, 1, gr
 redis.call('HSET', key, 'status', 'finalizing', 'finalizing_ms', now, 'ending', 'completed')
 redis.call('ZREM', P .. 'deadlines', id)
 local join = 'unit_' .. id .. '_join'
-new_unit(join, id, -1, 'join', 'join', grace, '')
-return { { join, 0, 'join', 'batch' } }
+new_unit(join, 'phases', id, -1, 'join', 'join', grace, '')
+return { { join, 0, 'join', 'phases' } }

@@ -12,5 +12,5 @@ local part = P .. 'part:' .. id .. ':' .. slice
 for i = 10, #ARGV, 2 do
   redis.call('HSET', part, 'a' .. ARGV[i], ARGV[i + 1], 'u' .. ARGV[i], child)
 end
-new_unit(child, id, slice, ARGV[5], h[3], tonumber(ARGV[6]), ARGV[9])
+new_unit(child, 'batch', id, slice, ARGV[5], h[3], tonumber(ARGV[6]), ARGV[9])
 return child

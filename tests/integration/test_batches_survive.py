@@ -1,0 +1,179 @@
+"""Whatever is killed in whatever phase, a batch ends with every line exactly once."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import openai
+import pytest
+from harness.batches import check_every_line_once, ended, line, start
+from harness.waiting import wait_until
+
+
+@pytest.fixture
+def api(fleet):
+    return fleet.api().start()
+
+
+@pytest.fixture
+def worker(fleet, api):
+    return fleet.worker("batch", slice_lines=16, lease_seconds=2).start()
+
+
+@pytest.fixture
+def sdk(api):
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=5) as client:
+        yield client
+
+
+def lines_of(number):
+    return [line(f"c{n}", str(n)) for n in range(number)]
+
+
+def ids_of(number):
+    return [f"c{n}" for n in range(number)]
+
+
+def kill(process):
+    process.signal(signal.SIGKILL)
+    process.wait()
+
+
+def counts(sdk, batch):
+    return sdk.batches.retrieve(batch.id).request_counts
+
+
+def test_killed_while_it_validates(sdk, api, worker):
+    batch = start(sdk, lines_of(20_000), metadata={"fallthrough_on_exhausted": "fail"})
+    kill(worker)
+    kill(api)
+    worker.start()
+    api.start()
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "in_progress", 20)
+    sdk.batches.cancel(batch.id)
+    done = ended(sdk, batch.id)
+    check_every_line_once(sdk, done, ids_of(20_000))
+
+
+def test_killed_while_it_feeds(sdk, api, worker, gpu):
+    gpu.delay = 0.02
+    batch = start(sdk, lines_of(600))
+    wait_until(lambda: counts(sdk, batch).completed > 0)
+    for _ in range(3):
+        before = counts(sdk, batch).completed
+        kill(worker)
+        kill(api)
+        worker.start()
+        api.start()
+        wait_until(lambda before=before: counts(sdk, batch).completed > before + 20)
+    done = ended(sdk, batch.id)
+    assert done.status == "completed"
+    check_every_line_once(sdk, done, ids_of(600))
+
+
+def test_killed_between_a_slices_last_finish_and_its_part(sdk, worker, tmp_path):
+    parts = tmp_path / "files" / "parts"
+    parts.write_text("in the way")  # no part can be written
+    batch = start(sdk, lines_of(64))
+    wait_until(lambda: counts(sdk, batch).completed == 64)
+    time.sleep(0.5)
+    assert sdk.batches.retrieve(batch.id).status == "in_progress"
+    kill(worker)
+    parts.unlink()
+    worker.start()
+    done = ended(sdk, batch.id)
+    output, _ = check_every_line_once(sdk, done, ids_of(64))
+    assert len(output) == 64
+
+
+def test_killed_while_it_joins(sdk, worker, tmp_path):
+    batch = start(sdk, lines_of(64))
+    joined = tmp_path / "files" / "content" / f"file-{batch.id.removeprefix('batch_')}-output"
+    joined.mkdir()  # the output cannot be written
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "finalizing")
+    kill(worker)
+    joined.rmdir()
+    worker.start()
+    done = ended(sdk, batch.id)
+    assert done.status == "completed"
+    check_every_line_once(sdk, done, ids_of(64))
+
+
+def test_killed_while_it_is_cancelled(sdk, api, worker, gpu):
+    gpu.delay = 0.05
+    batch = start(sdk, lines_of(400))
+    wait_until(lambda: counts(sdk, batch).completed > 20)
+    kill(worker)
+    assert sdk.batches.cancel(batch.id).status == "cancelling"
+    kill(api)
+    api.start()
+    worker.start()
+    done = ended(sdk, batch.id)
+    assert done.status == "cancelled"
+    output, errors = check_every_line_once(sdk, done, ids_of(400))
+    assert output
+    assert errors
+
+
+def test_killed_while_it_expires(sdk, api, worker, gpu):
+    gpu.delay = 0.05
+    batch = start(sdk, lines_of(400), completion_window="2s")
+    wait_until(lambda: counts(sdk, batch).completed > 20)
+    kill(worker)
+    kill(api)
+    time.sleep(2)
+    api.start()
+    worker.start()
+    done = ended(sdk, batch.id)
+    assert done.status == "expired"
+    _, errors = check_every_line_once(sdk, done, ids_of(400))
+    assert {each["error"]["code"] for each in errors} == {"batch_expired"}
+
+
+def test_a_warm_shutdown_hands_over_and_runs_nothing_twice(fleet, sdk, worker, gpu):
+    gpu.delay = 0.05
+    batch = start(sdk, lines_of(600))
+    wait_until(lambda: counts(sdk, batch).completed > 20)
+    fleet.worker("batch", slice_lines=16).start()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, worker.log
+    done = ended(sdk, batch.id)
+    check_every_line_once(sdk, done, ids_of(600))
+    assert len(gpu.calls) == 600
+
+
+def test_the_store_is_killed_and_started_again(own_fleet, own_valkey, gpu):
+    gpu.delay = 0.02
+    api = own_fleet.api().start()
+    own_fleet.worker("batch", slice_lines=16).start()
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=8) as sdk:
+        batch = start(sdk, lines_of(600))
+        wait_until(lambda: counts(sdk, batch).completed > 50)
+        own_valkey.kill()
+        own_valkey.start()
+        done = ended(sdk, batch.id)
+        check_every_line_once(sdk, done, ids_of(600))
+
+
+def test_fifty_thousand_lines_an_outage_and_every_worker_restarted(fleet, api, sdk, gpu, cpu):
+    workers = [fleet.worker("batch", lease_seconds=2).start() for _ in range(2)]
+    cpu.mode = "500"
+    batch = start(sdk, lines_of(50_000))
+    seconds = 120.0
+    wait_until(lambda: counts(sdk, batch).completed > 5_000, seconds)
+    gpu.mode = "500"
+    wait_until(lambda: "paused" in workers[0].log, seconds)
+    calls = len(gpu.calls)
+    time.sleep(1)
+    assert len(gpu.calls) - calls < 20, "in an outage nobody calls but the probe"
+    gpu.mode = "ok"
+    for number, worker in enumerate(workers):
+        wait_until(lambda n=number: counts(sdk, batch).completed > 15_000 + 10_000 * n, seconds)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        worker.start()
+    done = ended(sdk, batch.id, seconds)
+    assert done.status == "completed"
+    output, _ = check_every_line_once(sdk, done, ids_of(50_000))
+    assert len(output) == 50_000
