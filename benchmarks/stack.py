@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 TICK = os.sysconf("SC_CLK_TCK")
 
 
+def answers(url: str) -> bool:
+    """Say whether somebody serves there."""
+    try:
+        return httpx.get(f"{url}/v1/models").is_success
+    except httpx.HTTPError:
+        return False
+
+
 @contextlib.contextmanager
 def stub(delay: float) -> Iterator[str]:
     """Yield the URL of a fast model server."""
@@ -31,14 +39,8 @@ def stub(delay: float) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
 
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{url}/v1/models").is_success
-        except httpx.HTTPError:
-            return False
-
     try:
-        wait_until(answers)
+        wait_until(lambda: answers(url))
         yield url
     finally:
         process.kill()

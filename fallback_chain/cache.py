@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,16 +79,31 @@ class MemoryCache:
             self._kept.popitem(last=False)
 
 
-class RedisCache:
-    """Answers in Redis, for the whole fleet. redis: a redis.asyncio client."""
+Send = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
-    def __init__(self, redis: Any, *, ttl_seconds: float = 86_400.0, prefix: str = PREFIX) -> None:
-        self._redis, self._prefix = redis, prefix
+
+def pipelined(redis: Any) -> Send:
+    """Return a function that sends commands over a redis.asyncio client, together."""
+
+    async def send(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pipeline = redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute())
+
+    return send
+
+
+class RedisCache:
+    """Answers in Redis, for the whole fleet. send: see pipelined()."""
+
+    def __init__(self, send: Send, *, ttl_seconds: float = 86_400.0, prefix: str = PREFIX) -> None:
+        self._send, self._prefix = send, prefix
         self._ttl_ms = int(ttl_seconds * 1000)
 
     async def get(self, key: str) -> CachedAnswer | None:
         """Return the answer, or None."""
-        fields = await self._redis.hmget(self._prefix + key, "answer", "model", "stored_at")
+        [fields] = await self._send([("HMGET", self._prefix + key, "answer", "model", "stored_at")])
         answer, model, stored_at = (
             value.encode() if isinstance(value, str) else value for value in fields
         )
@@ -97,13 +113,13 @@ class RedisCache:
 
     async def put(self, key: str, answer: bytes, model: str) -> None:
         """Keep an answer."""
-        name = self._prefix + key
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hset(
-            name, mapping={"answer": answer, "model": model, "stored_at": f"{time.time():.3f}"}
+        name, now = self._prefix + key, f"{time.time():.3f}"
+        await self._send(
+            [
+                ("HSET", name, "answer", answer, "model", model, "stored_at", now),
+                ("PEXPIRE", name, self._ttl_ms),
+            ]
         )
-        pipeline.pexpire(name, self._ttl_ms)
-        await pipeline.execute()
 
 
 class CacheTier:

@@ -17,7 +17,7 @@ from circuit_breaker import (
     OneByOne,
 )
 from fallback_chain.answers import degraded_answer, text_of
-from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key
+from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key, pipelined
 from fallback_chain.errors import RequestRefusedError
 from fallback_chain.http import PyreqwestHttp
 from fallback_chain.tier import ChatTier, TierConfig
@@ -80,7 +80,7 @@ class FallbackChain:
         ]
         ttl = options.cache_ttl_seconds
         cache: AnswerCache = (
-            RedisCache(self._redis, ttl_seconds=ttl) if self._redis else MemoryCache(ttl)
+            RedisCache(pipelined(self._redis), ttl_seconds=ttl) if self._redis else MemoryCache(ttl)
         )
         self._cache = CacheTier(cache, self.breakers["redis_cache"])
 

@@ -73,7 +73,7 @@ class BatchStore:
     async def get(self, batch_id: str, owner: str) -> BatchRecord | None:
         """Return the owner's batch, or None."""
         async with translated():
-            fields = await self._jobs.redis.hgetall(f"{self._prefix}batch:{batch_id}")
+            fields = await self._jobs.scripts.command("HGETALL", f"{self._prefix}batch:{batch_id}")
         record = _record(fields) if fields else None
         return record if record and record.owner == owner else None
 

@@ -1,4 +1,4 @@
-"""Redis scripts that are called together travel together.
+"""Redis scripts and commands that are called together travel together.
 
 One awaited round trip costs more CPU than the HTTP call that it accounts for. So what is asked
 while a write is in flight waits for it, and then shares the next one. An idle store answers at
@@ -47,7 +47,7 @@ class Script:
 
 @dataclass(slots=True)
 class _Call:
-    script: ScriptText
+    script: ScriptText | None  # None: args are a command
     keys: Sequence[str]
     args: Sequence[Any]
     answer: asyncio.Future[Any]
@@ -63,6 +63,19 @@ class Coalescer:
 
     async def run(self, script: ScriptText, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script and return its answer; raises what redis-py raises. Never retried."""
+        return await self._join(script, keys, args)
+
+    async def command(self, *args: Any) -> Any:
+        """Run a command and return its answer; raises what redis-py raises. Never retried."""
+        return await self._join(None, (), args)
+
+    async def commands(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands in this order and return their answers."""
+        return list(await asyncio.gather(*(self.command(*command) for command in commands)))
+
+    async def _join(
+        self, script: ScriptText | None, keys: Sequence[str], args: Sequence[Any]
+    ) -> Any:
         call = _Call(script, keys, args, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._flight is None:
@@ -85,7 +98,8 @@ class Coalescer:
             answers = await self._pipeline(calls)
             unknown = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
             if unknown:  # those did not run: after a restart or SCRIPT FLUSH they may go again
-                for source in {calls[i].script.source for i in unknown}:
+                scripts = (calls[i].script for i in unknown)
+                for source in {script.source for script in scripts if script}:
                     await self._redis.script_load(source)
                 again = await self._pipeline([calls[i] for i in unknown])
                 for i, answer in zip(unknown, again, strict=True):
@@ -105,5 +119,8 @@ class Coalescer:
             return []
         pipeline = self._redis.pipeline(transaction=False)
         for call in calls:
-            pipeline.evalsha(call.script.sha1, len(call.keys), *call.keys, *call.args)
+            if call.script:
+                pipeline.evalsha(call.script.sha1, len(call.keys), *call.keys, *call.args)
+            else:
+                pipeline.execute_command(*call.args)
         return list(await pipeline.execute(raise_on_error=False))

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -54,8 +54,10 @@ def _scripts() -> dict[str, Script]:
 
 def connect(url: str) -> Redis:
     """Return a client with time limits and no retries of its own; opens no connection yet."""
-    return Redis.from_url(
+    # Who finds every connection taken waits for one.
+    pool = BlockingConnectionPool.from_url(
         url,
+        timeout=5,
         socket_connect_timeout=2,
         socket_timeout=5,
         health_check_interval=0,
@@ -64,6 +66,7 @@ def connect(url: str) -> Redis:
         # With these on, redis-py hands out connections that a restarted server had closed.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
+    return Redis.from_pool(pool)
 
 
 @asynccontextmanager
@@ -221,7 +224,7 @@ class JobStore:
     async def get(self, job_id: str, owner: str) -> JobRecord | None:
         """Return the owner's job, or None: unknown, expired from the store, or another's."""
         async with translated():
-            fields = await self.redis.hgetall(f"{self.prefix}job:{job_id}")
+            fields = await self.scripts.command("HGETALL", f"{self.prefix}job:{job_id}")
         record = _record(fields) if fields else None
         return record if record and record.owner == owner else None
 

@@ -101,5 +101,5 @@ def build_cache(
     settings: Settings, store: JobStore, breakers: dict[str, CircuitBreaker]
 ) -> CacheTier:
     """Return the cache of answers, in the store's Redis."""
-    cache = RedisCache(store.redis, ttl_seconds=settings.cache_ttl_seconds)
+    cache = RedisCache(store.scripts.commands, ttl_seconds=settings.cache_ttl_seconds)
     return CacheTier(cache, breakers[BREAKER_NAMES["cache"]])

@@ -143,9 +143,10 @@ class WorkerProcess:
         self._app.runner = self._run_slice
         sweeper = Sweeper(store, files, self._publisher, self._name, settings.sweep_seconds)
         port = health_app(self._pulse, store, self._metrics.registry)
-        waiting = self._pause.keep([tier.breaker for tier in tiers.values()])
-        works = (leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket))
-        for work in (*works, waiting) if Queue.BATCH.value in self._queues() else works:
+        works = [leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket)]
+        if Queue.BATCH.value in self._queues():
+            works.append(self._pause.keep([tier.breaker for tier in tiers.values()]))
+        for work in works:
             self._background.append(asyncio.create_task(self._guarded(work)))
 
     def _run_slice(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
