@@ -41,7 +41,7 @@ def follow(client: httpx.Client, batch_id: str) -> dict[str, Any]:
         batch: dict[str, Any] = client.get(f"/v1/batches/{batch_id}").json()
         if batch["status"] in {"completed", "failed", "expired", "cancelled"}:
             return batch
-        time.sleep(0.1)
+        time.sleep(0.03)
 
 
 def measure(lines: int, delay: float, at_once: int, workers: int = 1) -> dict[str, float]:

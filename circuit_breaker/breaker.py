@@ -67,6 +67,8 @@ class CircuitBreaker:
         self._seen_at = 0.0
         self._alone: MemoryStore | None = None
         self._alone_until = 0.0
+        self._permit: tuple[BreakerView, Permit] | None = None  # of the view that is closed
+        self._succeeded = CallRecorded(name, Outcome.SUCCESS)
         self._unrecorded: Permit | None = None  # of a success that shares the next record
         self._recording: asyncio.Task[None] | bool = False
 
@@ -94,7 +96,7 @@ class CircuitBreaker:
         """
         if self._recording and self._view is not None:
             self._unrecorded = permit
-            self._tell(CallRecorded(self.name, Outcome.SUCCESS))
+            self._tell(self._succeeded)
             return self._view
         self._recording = True
         try:
@@ -198,7 +200,9 @@ class CircuitBreaker:
             return refusal
         if view.state is CircuitState.CLOSED:
             # Only a probe's permit is leased, and needs a name of its own.
-            return Permit("", view.generation, view.epoch, probe=False)
+            if self._permit is None or self._permit[0] is not view:
+                self._permit = view, Permit("", view.generation, view.epoch, probe=False)
+            return self._permit[1]
         return None
 
     def _saw(self, view: BreakerView) -> None:

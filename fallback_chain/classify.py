@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,13 +38,13 @@ class _Choice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     model: str | None = None
+    usage: Any = None  # what it says is counted if it makes sense, and no reason to fail
 
 
 _completion = msgspec.json.Decoder(_Completion)
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(msgspec.Struct, frozen=True):
     """A reply, understood. detail holds no words of the server's: they may echo the prompt."""
 
     verdict: Verdict
@@ -54,6 +53,7 @@ class Meaning:
     error: dict[str, Any] | None = None
     retry_after_seconds: float | None = None
     no_such_model: bool = False
+    tokens: tuple[int, int] = (0, 0)  # of the prompt, of the answer
 
 
 def classify(reply: Reply, now: float) -> Meaning:
@@ -95,7 +95,14 @@ def _success(reply: Reply) -> Meaning:
         return Meaning(Verdict.FAILURE, "no choices")
     if not _says_something(completion.choices[0]):
         return Meaning(Verdict.FAILURE, "an empty message")
-    return Meaning(Verdict.ANSWERED, model=completion.model)
+    return Meaning(Verdict.ANSWERED, model=completion.model, tokens=_tokens(completion.usage))
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    if not isinstance(usage, dict):
+        return 0, 0
+    taken, given = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return taken if isinstance(taken, int) else 0, given if isinstance(given, int) else 0
 
 
 def _says_something(choice: _Choice) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import (
     ConnectError,
@@ -29,8 +29,7 @@ IDLE_CONNECTION_SECONDS = 60
 TIMER_SECONDS = 0.005  # what a timer may be early
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A whole answer. headers: names in lower case; none for a status of 200."""
 
     status: int

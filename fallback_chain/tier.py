@@ -199,6 +199,7 @@ class ChatTier:
             error=meaning.error,
             model=meaning.model,
             retry_after_seconds=meaning.retry_after_seconds,
+            tokens=meaning.tokens,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -73,8 +72,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True):
     """A try as the pipeline needs it.
 
     answer: the upstream's chat completion, verbatim JSON. error: OpenAI's error object, with the
@@ -87,3 +85,4 @@ class Trial:
     model: str | None = None
     retry_after_seconds: float | None = None
     cache_age_seconds: float | None = None
+    tokens: tuple[int, int] = (0, 0)  # of the prompt, of the answer

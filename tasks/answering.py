@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,26 +37,24 @@ PARK_SECONDS = (1.0, 30.0)  # least and longest time that a waiting job is parke
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """The job has its result. answer: to be kept in the cache, if it came from a real tier."""
 
     status: Status
     fields: dict[str, Any]
     answer: bytes | None = None
     model: str = ""
+    tokens: tuple[int, int] = (0, 0)  # of the prompt, of the answer
 
 
-@dataclass(frozen=True, slots=True)
-class HandOn:
+class HandOn(msgspec.Struct, frozen=True):
     """The tier could not answer it."""
 
     attempts: tuple[Mapping[str, Any], ...]
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(msgspec.Struct, frozen=True):
     """Every tier failed, and the job waits."""
 
     attempts: tuple[Mapping[str, Any], ...]
@@ -65,8 +62,7 @@ class Park:
     due_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class HandBack:
+class HandBack(msgspec.Struct, frozen=True):
     """Begun but not called: this process stops."""
 
 
@@ -270,7 +266,8 @@ def _answered(job: BegunJob, trial: Trial) -> Finish:
     if trial.cache_age_seconds is not None:
         fields["cache_age_seconds"] = trial.cache_age_seconds
     fresh = trial.attempt.tier != "cache"
-    return Finish(Status.SUCCEEDED, fields, trial.answer if fresh else None, trial.model or "")
+    kept = trial.answer if fresh else None
+    return Finish(Status.SUCCEEDED, fields, kept, trial.model or "", trial.tokens)
 
 
 def _refused(job: BegunJob, trial: Trial) -> Finish:

@@ -159,8 +159,7 @@ class Unit:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class LineResult:
+class LineResult(msgspec.Struct, frozen=True):
     """A line that has its result. content: its line of the output or the error file."""
 
     line: int

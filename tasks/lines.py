@@ -303,18 +303,6 @@ class _OutputLine(msgspec.Struct):
     fallthrough: dict[str, Any]
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Spent(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_spent = msgspec.json.Decoder(_Spent)
-
-
 def _result(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResult:
     fields = done.fields
     provenance = {"attempts": msgspec.Raw(fields["attempts"])}
@@ -329,15 +317,13 @@ def _result(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResu
         body = msgspec.json.encode({"error": msgspec.Raw(fields["error"])})
     response = _Response(status, line_id, msgspec.Raw(body))
     line = _OutputLine(line_id, custom_id, response, None, provenance)
-    usage = _usage(body) if good else _Usage()
     tier = str(fields.get("tier_used") or "-")
     return LineResult(
         index,
         good,
         msgspec.json.encode(line),
         f"{tier}:{done.status.value}",
-        usage.prompt_tokens,
-        usage.completion_tokens,
+        *done.tokens,
     )
 
 
@@ -345,13 +331,6 @@ def _one_line(answer: bytes) -> bytes:
     # The model's words are in it as they came; a server that writes JSON over several lines may not
     # break ours.
     return msgspec.json.format(answer, indent=-1) if b"\n" in answer else answer
-
-
-def _usage(body: bytes) -> _Usage:
-    try:
-        return _spent.decode(body).usage or _Usage()
-    except msgspec.DecodeError:
-        return _Usage()
 
 
 def unanswered_line(

@@ -88,8 +88,8 @@ async def test_each_queue_has_its_worker_and_each_tier_its_task(celery_setup, su
     assert len(registered) == 2
     for tasks in registered.values():
         assert {"tasks.gpu", "tasks.cpu", "tasks.cache"} <= set(tasks)
-    queues = [[q["name"] for q in found] for found in inspect.active_queues().values()]
-    assert sorted(queues) == [["batch"], ["interactive"]]
+    queues = [sorted(q["name"] for q in found) for found in inspect.active_queues().values()]
+    assert sorted(queues) == [["batch", "phases"], ["interactive"]]
     for queue in Queue:
         record = await ask(submitter, f"for {queue}", queue)
         assert (record.status, record.tier_used) == (Status.SUCCEEDED, "gpu")

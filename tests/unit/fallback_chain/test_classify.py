@@ -59,6 +59,8 @@ def reply(status, body, headers=None):
         (200, ANSWER, Verdict.ANSWERED),
         (200, b"<html>", Verdict.FAILURE),
         (200, b"", Verdict.FAILURE),
+        (200, {**ANSWER, "usage": {"prompt_tokens": None}}, Verdict.ANSWERED),
+        (200, {"choices": [{"text": "legacy"}]}, Verdict.ANSWERED),
         (200, {"choices": []}, Verdict.FAILURE),
         (200, {"choices": [{"message": {"content": None}}]}, Verdict.FAILURE),
         (200, {"choices": [{"message": {"tool_calls": [{}]}}]}, Verdict.ANSWERED),
