@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from api.batches import BatchObject, BatchRequest
 from api.errors import json_response
 from api.schemas import ErrorEnvelope, Handling, JobObject, JobRequest, Sampling
 
@@ -61,8 +62,24 @@ def _operation(  # noqa: PLR0913 - one operation is these
     return operation
 
 
+def _upload() -> dict[str, Any]:
+    operation = _operation("Upload a batch's input, up to 200 MB", {"type": "object"})
+    fields = {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer"},
+    }
+    schema = {"type": "object", "properties": fields, "required": ["file", "purpose"]}
+    operation["requestBody"] = {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": schema}},
+    }
+    return operation
+
+
 def _paths() -> dict[str, Any]:
-    job, anything = _ref("JobObject"), {"type": "object"}
+    job, batch, anything = _ref("JobObject"), _ref("BatchObject"), {"type": "object"}
     many = {"type": "object", "properties": {"requests": {"type": "array"}}}
     chat = {
         "allOf": [
@@ -93,6 +110,39 @@ def _paths() -> dict[str, Any]:
         "/v1/chat/completions": {
             "post": _operation("Answer now, through the same chain", anything, body=chat)
         },
+        "/v1/files": {
+            "post": _upload(),
+            "get": _operation(
+                "List files, newest first",
+                anything,
+                query={"limit": "1 to 100, default 20", "after": "id of the last file seen"},
+            ),
+        },
+        "/v1/files/{id}": {
+            "get": _operation("Describe a file", anything, path="id"),
+            "delete": _operation("Delete a file", anything, path="id"),
+        },
+        "/v1/files/{id}/content": {"get": _operation("Download a file", anything, path="id")},
+        "/v1/batches": {
+            "post": _operation(
+                "Create a batch from an uploaded file", batch, body=_ref("BatchRequest")
+            ),
+            "get": _operation(
+                "List batches, newest first",
+                {"type": "object", "properties": {"data": {"type": "array", "items": batch}}},
+                query={"limit": "1 to 100, default 20", "after": "id of the last batch seen"},
+            ),
+        },
+        "/v1/batches/{id}": {"get": _operation("Follow a batch", batch, path="id")},
+        "/v1/batches/{id}/cancel": {"post": _operation("Cancel a batch", batch, path="id")},
+        "/v1/batches/{id}/results": {
+            "get": _operation(
+                "Read finished lines, while it runs and after",
+                anything,
+                path="id",
+                query={"after": "the page before's next", "limit": "1 to 1000, default 100"},
+            )
+        },
         "/v1/models": {"get": _operation("List the tiers' models", anything)},
         "/health": {"get": _operation("Alive", anything)},
         "/health/ready": {"get": _operation("Ready for requests", anything)},
@@ -107,7 +157,10 @@ def _paths() -> dict[str, Any]:
 @cache
 def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
-    structs = (JobRequest, JobObject, Sampling, Handling, ErrorEnvelope)
+    structs = (
+        *(JobRequest, JobObject, Sampling, Handling, ErrorEnvelope),
+        *(BatchRequest, BatchObject),
+    )
     _, schemas = msgspec.json.schema_components(
         structs, ref_template="#/components/schemas/{name}", schema_hook=lambda _: {}
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-SLICE = {"interactive": 8, "batch": 32, "phases": 1}  # jobs in one message, at most
+SLICE = {"interactive": 16, "batch": 32, "phases": 1}  # jobs in one message, at most
 PUBLISH_SECONDS = 8.0  # how long an asker waits
 
 log = logging.getLogger(__name__)

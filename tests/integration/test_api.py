@@ -229,7 +229,8 @@ def test_the_documentation_describes_every_route(api):
     for path in (
         *("/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/cancel", "/v1/chat/completions"),
         *("/v1/models", "/health", "/health/ready", "/circuit-breakers", "/metrics"),
-        "/circuit-breakers/{name}/reset",
+        *("/circuit-breakers/{name}/reset", "/v1/files", "/v1/files/{id}/content"),
+        *("/v1/batches", "/v1/batches/{id}/cancel", "/v1/batches/{id}/results"),
     ):
         assert path in described
     page = api.get("/docs")

@@ -269,3 +269,72 @@ def test_nothing_of_a_batch_is_left_behind(sdk, worker, valkey, tmp_path):
 
     wait_until(lambda: not left())
     assert not list((tmp_path / "files" / "parts").iterdir())
+
+
+def test_a_file_beyond_200_mb_is_refused_and_leaves_nothing(api, tmp_path):
+    for extra, status in ((0, 200), (1, 413)):
+        large = tmp_path / "large.jsonl"
+        with large.open("wb") as file:
+            file.truncate(200 * 1024 * 1024 + extra)
+        with large.open("rb") as file:
+            reply = httpx.post(
+                f"{api.url}/v1/files", files={"file": file}, data={"purpose": "batch"}, timeout=60
+            )
+        assert reply.status_code == status, reply.text
+    assert reply.json()["error"]["code"] == "file_too_large"
+    assert len(list((tmp_path / "files" / "content").iterdir())) == 1
+
+
+def test_batches_share_the_fleet_and_a_low_priority_gets_less(fleet, sdk, gpu):
+    fleet.worker("batch", slice_lines=8, gpu_concurrency=16, batch_window=16).start()
+    gpu.delay = 0.02
+    first = start(sdk, [line(f"c{n}", str(n)) for n in range(3000)])
+    wait_until(lambda: sdk.batches.retrieve(first.id).request_counts.completed > 200)
+    second = start(sdk, [line(f"c{n}", str(n)) for n in range(3000)])
+    low = start(sdk, [line(f"c{n}", str(n)) for n in range(3000)], metadata={"priority": "low"})
+
+    def done(batch):
+        return sdk.batches.retrieve(batch.id).request_counts.completed
+
+    wait_until(lambda: done(second) > 100, what="a second batch does not wait for the first")
+    before = [done(batch) for batch in (first, second, low)]
+    wait_until(lambda: done(second) > before[1] + 400)
+    made = [done(b) - n for b, n in zip((first, second, low), before, strict=True)]
+    assert 0.5 < made[0] / made[1] < 2
+    assert made[2] < made[1] / 2
+    for batch in (first, second, low):
+        sdk.batches.cancel(batch.id)
+
+
+def test_lone_requests_are_never_behind_a_batch(fleet, api, sdk, gpu):
+    fleet.worker("interactive").start()
+    fleet.worker("batch").start()
+    gpu.delay = 0.2
+    body = {"messages": [{"role": "user", "content": "x"}]}
+
+    def p95():
+        took = []
+        for _ in range(30):
+            began = time.monotonic()
+            httpx.post(f"{api.url}/v1/chat/completions", json=body, timeout=30).raise_for_status()
+            took.append(time.monotonic() - began)
+        return sorted(took)[28]
+
+    idle = p95()
+    batch = start(sdk, [line(f"c{n}", str(n)) for n in range(20_000)])
+    wait_until(lambda: sdk.batches.retrieve(batch.id).request_counts.completed > 0)
+    assert p95() < 2 * idle
+    assert sdk.batches.retrieve(batch.id).status == "in_progress"
+    sdk.batches.cancel(batch.id)
+
+
+def test_a_file_deleted_behind_our_back_fails_no_worker(sdk, worker, gpu, tmp_path):
+    gpu.delay = 0.05
+    lines = [line(f"c{n}", str(n)) for n in range(400)]
+    batch = start(sdk, lines, completion_window="4s")
+    wait_until(lambda: sdk.batches.retrieve(batch.id).request_counts.completed > 16)
+    (tmp_path / "files" / "content" / batch.input_file_id).unlink()
+    done = ended(sdk, batch.id)
+    assert done.status == "expired"
+    assert done.request_counts.completed + done.request_counts.failed == 400
+    assert len(read(sdk, done.output_file_id)) + len(read(sdk, done.error_file_id)) == 400

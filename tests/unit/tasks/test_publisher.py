@@ -27,10 +27,10 @@ GPU, BULK = ("gpu", "interactive"), ("gpu", "batch")
 @pytest.mark.parametrize(
     ("asked", "sizes"),
     [
-        ([(GPU, 1)] * 8, [8]),
-        ([(GPU, 1)] * 9, [8, 1]),
+        ([(GPU, 1)] * 16, [16]),
+        ([(GPU, 1)] * 17, [16, 1]),
         ([(GPU, 1), (BULK, 1), (GPU, 1)], [2, 1]),
-        ([(GPU, 5), (GPU, 5)], [5, 5]),
+        ([(GPU, 9), (GPU, 9)], [9, 9]),
         ([(BULK, 1000), (BULK, 1)], [1000, 1]),
         ([], []),
     ],
