@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
+from api.access import check_exposure, key_ring
 from api.app import create_app
 from tasks.errors import FallthroughError, SettingsError
 from tasks.settings import Settings
@@ -48,6 +49,7 @@ def main() -> int:
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        check_exposure(settings, key_ring(settings))
         listening = _listen(settings)
         uvloop.run(_check(settings))
     except FallthroughError as error:

@@ -10,8 +10,10 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from api import batches, chat, files, jobs, openapi, operations
+from api.access import Access, key_ring
 from api.errors import HANDLERS
 from api.services import open_services
 
@@ -41,5 +43,6 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[*routes, *operations.routes(), *openapi.routes()],
         exception_handlers=HANDLERS,
+        middleware=[Middleware(Access, settings=settings, keys=key_ring(settings))],
         lifespan=lifespan,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from circuit_breaker import CircuitBreaker
     from fallback_chain import ChatTier
+    from tasks.keys import Key
     from tasks.settings import Settings
 
 
@@ -74,6 +75,7 @@ def services(request: Request) -> Services:
     return found
 
 
-def owner_of(request: Request) -> str:  # noqa: ARG001 - keys will tell owners apart
+def owner_of(request: Request) -> str:
     """Return the name space that a request may see."""
-    return "default"
+    key: Key = request.state.key
+    return key.owner

@@ -23,11 +23,12 @@ class ApiFailedError(Exception):
 class Client:
     """Calls the API; every method raises ApiFailedError."""
 
-    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(
-            base_url=self.url, timeout=timeout, transport=transport, trust_env=False
+            base_url=self.url, timeout=timeout, headers=headers, trust_env=False
         )
 
     def submit(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from cli.stack.ports import PortTakenError
 from cli.stack.supervisor import StartError
 from cli.up import run_up
 from cli.waiting import milliseconds, wait_for
+from tasks import keys as keyring
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
@@ -71,7 +73,8 @@ def _settings() -> Settings:
 
 
 def _client(url: str | None) -> Client:
-    return Client(url or _settings().api_url)
+    settings = _settings()
+    return Client(url or settings.api_url, settings.api_key)
 
 
 def _default_data() -> Path:
@@ -401,6 +404,56 @@ def reset(url: str | None, name: str) -> None:
     """Close breaker NAME at once, for the whole fleet."""
     with _client(url) as client:
         click.echo(f"{name}: {client.reset(name)['state']}")
+
+
+@main.group()
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file of keys  [default: FALLTHROUGH_KEYS_FILE, or keys.json in the data folder].",
+)
+@click.pass_context
+def keys(ctx: click.Context, path: Path | None) -> None:
+    """Make, list and revoke API keys. A server reads the file again when it changes."""
+    ctx.obj = path or Path(_settings().keys_file or _default_data() / "keys.json")
+
+
+@keys.command("create")
+@click.argument("owner")
+@click.option("--admin", is_flag=True, help="May also see metrics, and see and reset breakers.")
+@click.pass_obj
+def create_key(path: Path, owner: str, *, admin: bool) -> None:
+    """Make a key for OWNER; every key of one owner sees the same jobs, files and batches."""
+    key, secret = keyring.create(path, owner, admin=admin)
+    click.echo(secret)
+    click.echo(f"key {key.id} of {owner} is in {path}; it is shown this once", err=True)
+
+
+@keys.command("list")
+@as_json
+@click.pass_obj
+def list_keys(path: Path, *, as_json: bool) -> None:
+    """List the keys; their secrets are not kept."""
+    found = keyring.read_file(path)
+    if as_json:
+        rows = ({"id": k.id, "owner": k.owner, "admin": k.admin} for k in found)
+        click.echo(json.dumps(list(rows)))
+        return
+    table = Table("key", "owner", "role", "created")
+    for key in found:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created_at))
+        table.add_row(key.id, key.owner, "admin" if key.admin else "", created)
+    Console().print(table)
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@click.pass_obj
+def revoke_key(path: Path, key_id: str) -> None:
+    """Make key KEY_ID invalid, within a second."""
+    keyring.revoke(path, key_id)
+    click.echo(f"{key_id} is revoked", err=True)
 
 
 @main.command()

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class _Request:
     route: tuple[str, str]  # first tier, queue
     pairs: Pairs
-    done: Future[None]
+    done: asyncio.Future[None]
 
 
 def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
@@ -48,12 +48,14 @@ def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
 
 
 class Publisher:
-    """One thread that publishes; any thread or loop may ask it."""
+    """One thread that publishes, asked by one event loop: whatever waits crosses over together."""
 
     def __init__(self, app: Celery, configured: Iterable[str]) -> None:
         self._app = app
         self._configured = (*configured, "cache")
-        self._asked: queue.SimpleQueue[_Request | Callable[[], None] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: list[_Request] = []
+        self._flight: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
 
     @property
@@ -77,9 +79,33 @@ class Publisher:
 
     async def publish(self, tier: str, queue_name: str, pairs: Pairs) -> None:
         """Publish jobs as chains that begin at tier; raise PublishError if the broker does not."""
-        request = _Request((tier, queue_name), pairs, Future())
-        self._asked.put(request)
-        await _bounded(request.done)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Request((tier, queue_name), pairs, done))
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._fly())
+        await done
+
+    async def _fly(self) -> None:
+        try:
+            while self._waiting:
+                requests, self._waiting = self._waiting, []
+                sent: Future[list[PublishError | None]] = Future()
+                self._asked.put(lambda r=requests, s=sent: _settle(s, lambda: self._send_all(r)))  # type: ignore[misc]
+                try:
+                    failures = await _bounded(sent)
+                except PublishError as error:
+                    requests += self._waiting  # they have waited as long, and for the same broker
+                    self._waiting = []
+                    failures = [error] * len(requests)
+                for request, failure in zip(requests, failures, strict=True):
+                    if request.done.done():
+                        continue  # its asker went away
+                    if failure:
+                        request.done.set_exception(failure)
+                    else:
+                        request.done.set_result(None)
+        finally:
+            self._flight = None
 
     async def dispatch(self, dispatches: Iterable[tuple[str, int, str, str]]) -> None:
         """Publish what a transition gave out: (id, attempt, tier, queue).
@@ -108,24 +134,18 @@ class Publisher:
         await self.empty(["interactive"])
 
     def _work(self) -> None:
-        while True:
-            item = self._asked.get()
-            requests: list[_Request] = []
-            while item is not None:
-                if isinstance(item, _Request):
-                    requests.append(item)
-                else:
-                    item()
-                try:
-                    item = self._asked.get_nowait()
-                except queue.Empty:
-                    break
-            for message in _group(requests):
-                self._send(message)
-            if item is None:
-                return
+        while (work := self._asked.get()) is not None:
+            work()
 
-    def _send(self, message: list[_Request]) -> None:
+    def _send_all(self, requests: list[_Request]) -> list[PublishError | None]:
+        """Send what was asked, grouped; return each request's failure."""
+        failures: dict[int, PublishError | None] = {}
+        for message in _group(requests):
+            failure = self._send(message)
+            failures.update((id(request), failure) for request in message)
+        return [failures[id(request)] for request in requests]
+
+    def _send(self, message: list[_Request]) -> PublishError | None:
         tier, queue_name = message[0].route
         pairs = [pair for request in message for pair in request.pairs]
         size = SLICE[queue_name]
@@ -138,12 +158,8 @@ class Publisher:
                 self._chain(tier, queue_name, part).apply_async(retry=False)
         except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
             log.warning("the broker did not take a message: %s", type(error).__name__)
-            failure = PublishError(f"the broker did not take the job: {type(error).__name__}")
-            for request in message:
-                _settle(request.done, failure=failure)
-        else:
-            for request in message:
-                _settle(request.done)
+            return PublishError(f"the broker did not take the job: {type(error).__name__}")
+        return None
 
     def _chain(self, tier: str, queue_name: str, pairs: Pairs) -> Any:
         first, *rest = chain_from(self._app, tier, self._configured)
@@ -178,16 +194,11 @@ def _group(requests: list[_Request]) -> list[list[_Request]]:
     return groups
 
 
-def _settle(
-    done: Future[Any], work: Callable[[], Any] | None = None, failure: Exception | None = None
-) -> None:
+def _settle(done: Future[Any], work: Callable[[], Any]) -> None:
     # The asker may have given up: then there is nobody to tell.
     with contextlib.suppress(Exception):
-        if failure is not None:
-            done.set_exception(failure)
-            return
         try:
-            result = work() if work else None
+            result = work()
         except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
             done.set_exception(PublishError(f"the broker did not answer: {type(error).__name__}"))
         else:

@@ -78,6 +78,13 @@ class Settings:
     slice_lines: int = _setting(128, "lines of a batch in one slice, at most", low=1)
     drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
     max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
+    api_keys: str = _setting(
+        "", "API keys: owner=key, comma-separated; owner!=key for an admin", secret=True
+    )
+    keys_file: str = _setting("", "file of API keys, made by `fallthrough keys`")
+    allow_no_keys: int = _setting(0, "1: serve the network without API keys", low=0)
+    key_requests_per_minute: int = _setting(0, "requests a minute of one owner; 0: any", low=0)
+    key_concurrency: int = _setting(0, "requests at once of one owner; 0: any", low=0)
     host: str = _setting("127.0.0.1", "address that the API listens on")
     port: int = _setting(8000, "port of the API", low=0)
     worker_host: str = _setting("127.0.0.1", "address of a worker's health port")
@@ -89,6 +96,7 @@ class Settings:
     api_url: str = _setting(
         "http://127.0.0.1:8000", "where the command line finds the API", url="http https"
     )
+    api_key: str = _setting("", "the key that the command line sends", secret=True)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

@@ -6,6 +6,7 @@ does not answer in time, and changes nothing that it does not say.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from contextlib import asynccontextmanager
@@ -218,6 +219,11 @@ class JobStore:
     async def permits(self, tier: str, limit: int, action: str, tokens: Sequence[str]) -> bool:
         """Take, give back or renew leased places at a tier; for "take", whether it was given."""
         return bool(await self.run("permits", tier, limit, self._lease_ms, action, *tokens))
+
+    async def leave(self, owner: str, token: str) -> None:
+        """Say that a request, admitted with this token, has ended; a lost word ends by itself."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self.scripts.command("ZREM", f"{self.prefix}running:{owner}", token)
 
     # Reading
 

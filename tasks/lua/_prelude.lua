@@ -25,6 +25,8 @@
 --   {prefix}file:{id}:batches    set     the batches that read it
 --   {prefix}file_expiry          zset    id -> when it is deleted
 --   {prefix}once:{owner}:{key}   string  id of what a create with that key made
+--   {prefix}rate:{owner}:{minute} string  requests of this minute; TTL 2 minutes
+--   {prefix}running:{owner}      zset    token -> when a request that never ended counts no more
 --   {prefix}finished             channel ids of finished jobs
 --   {prefix}cancelled            channel ids of jobs cancelled while they ran, and of batches
 local P = ARGV[1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import pytest
 
 from tasks.app import create_app
@@ -18,7 +16,7 @@ def app():
 
 
 def request(route, number):
-    return _Request(route, [(f"job_{n}", 0) for n in range(number)], Future())
+    return _Request(route, [(f"job_{n}", 0) for n in range(number)], None)
 
 
 GPU, BULK = ("gpu", "interactive"), ("gpu", "batch")
