@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from api.errors import json_response, not_found
@@ -25,6 +27,23 @@ if TYPE_CHECKING:
 
 READY_SECONDS = 2.0
 _LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
+
+
+CONTENT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def status_page(_: Request) -> Response:
+    """GET /: the status page, for people; it asks the routes below."""
+    return HTMLResponse(_page(), headers={"Content-Security-Policy": CONTENT_POLICY})
+
+
+@cache
+def _page() -> str:
+    return (files("api") / "static" / "status.html").read_text(encoding="utf-8")
 
 
 async def health(_: Request) -> Response:
@@ -105,7 +124,8 @@ async def metrics(request: Request) -> Response:
         registry.register(_Fleet(counts, gauges, views))
         encoder, content_type = choose_encoder(accept)
         return Response(encoder(registry), media_type=content_type)
-    return json_response({"metrics": _summary(counts, latencies, gauges, views)})
+    summary = _summary(counts, latencies, gauges, views)
+    return json_response({"metrics": {**summary, "flower_url": found.settings.flower_url or None}})
 
 
 def wants_text(accept: str) -> bool:
@@ -172,6 +192,7 @@ class _Fleet:
 def routes() -> list[Route]:
     """Return the routes."""
     return [
+        Route("/", status_page, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/health/ready", ready, methods=["GET"]),
         Route("/circuit-breakers", breakers, methods=["GET"]),

@@ -49,6 +49,7 @@ def run_demo(settings: Settings) -> int:
                 supervisor, layout = stack
                 console.print(f"[bold]Starting[/] {', '.join(supervisor.running)} …")
                 supervisor.start()
+                console.print(f"watch it: {layout.api_url}")
                 with Client(layout.api_url) as client:
                     _Demo(settings, supervisor, client, console).run()
                 console.print("\n[bold]Stopping[/] everything …")

@@ -64,6 +64,7 @@ def _tell(supervisor: Supervisor, layout: Layout, data: Path, *, as_json: bool) 
     console = Console()
     console.print(table)
     console.print(f"logs in {data / 'logs'}", soft_wrap=True)
+    console.print(f"status page {layout.api_url}")
     console.print(f"API {layout.api_url}/docs   Flower {layout.flower_url}   stop: Ctrl-C")
     console.print(
         f'try: curl {layout.api_url}/v1/jobs -d \'{{"prompt": "Hello"}}\'', soft_wrap=True

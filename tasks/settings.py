@@ -97,6 +97,9 @@ class Settings:
         "http://127.0.0.1:8000", "where the command line finds the API", url="http https"
     )
     api_key: str = _setting("", "the key that the command line sends", secret=True)
+    flower_url: str = _setting(
+        "", "where people find Flower: the status page links to it", url="http https"
+    )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

@@ -295,15 +295,23 @@ class JobStore:
                     total[int(bucket)] = total.get(int(bucket), 0) + int(number)
         return total
 
+    async def here(self, worker: str, seconds: float) -> None:
+        """Say that a worker is there, and will be for so long unless it says so again."""
+        async with translated():
+            until = (time.time() + seconds) * 1000
+            await self.scripts.command("ZADD", f"{self.prefix}workers", until, worker)
+
     async def gauges(self) -> dict[str, int]:
-        """Return how many jobs are queued (by queue), running and parked now."""
+        """Return how many jobs are queued (by queue), running and parked, and workers, now."""
         async with translated():
             pipeline = self.redis.pipeline(transaction=False)
             for queue in Queue:
                 pipeline.zcard(f"{self.prefix}dispatched:{queue.value}")
             pipeline.zcard(f"{self.prefix}leases").zcard(f"{self.prefix}parked")
-            numbers = await pipeline.execute()
-        names = [f"queued_{queue.value}" for queue in Queue] + ["running", "parked"]
+            pipeline.zcount(f"{self.prefix}workers", time.time() * 1000, "+inf")
+            pipeline.zremrangebyscore(f"{self.prefix}workers", "-inf", time.time() * 1000 - 60_000)
+            *numbers, _ = await pipeline.execute()
+        names = [f"queued_{queue.value}" for queue in Queue] + ["running", "parked", "workers"]
         return dict(zip(names, (int(n) for n in numbers), strict=True))
 
     async def events(self, *kinds: str) -> AsyncIterator[tuple[str, str] | None]:

@@ -39,6 +39,7 @@ class Sweeper:
         while True:
             await asyncio.sleep(self._interval)
             try:
+                await self._store.here(self._worker, 3 * self._interval + 1)
                 await self.sweep()
             except (StoreUnavailable, PublishError) as error:
                 log.warning("sweep put off: %s", error)

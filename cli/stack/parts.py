@@ -72,8 +72,8 @@ def plan(settings: Settings, given: frozenset[str], options: UpOptions, data: Pa
     parts += [
         _worker(f"worker-batch-{n}", "batch", shared, drain) for n in range(1, options.workers + 1)
     ]
-    api = _api(api_port, settings.host, shared, drain)
     flower = _flower(flower_port, shared)
+    api = _api(api_port, settings.host, {"FALLTHROUGH_FLOWER_URL": flower.url, **shared}, drain)
     return Layout((*parts, api, flower), api.url, flower.url)
 
 

@@ -24,6 +24,7 @@
 --   {prefix}file:{id}            hash    one file's description
 --   {prefix}file:{id}:batches    set     the batches that read it
 --   {prefix}file_expiry          zset    id -> when it is deleted
+--   {prefix}workers              zset    name -> when it is taken for gone
 --   {prefix}once:{owner}:{key}   string  id of what a create with that key made
 --   {prefix}rate:{owner}:{minute} string  requests of this minute; TTL 2 minutes
 --   {prefix}running:{owner}      zset    token -> when a request that never ended counts no more
