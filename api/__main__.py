@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from starlette.applications import Starlette
+
+GARBAGE_THRESHOLDS = (20_000, 20, 20)
 
 log = logging.getLogger("api")
 
@@ -56,6 +59,9 @@ def main() -> int:
         sys.stderr.write(f"api: {error}\n")
         return 2
     app = create_app(settings)
+    # What is there now stays; looking through it again and again is a part of a busy server's time.
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -19,7 +19,7 @@ from fallback_chain import (
     degraded_answer,
     next_step,
 )
-from tasks.jobs import BegunJob, Status
+from tasks.jobs import BegunJob, Queue, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Answering:
         tiers: Mapping[str, ChatTier],
         cache: CacheTier,
         breakers: Mapping[str, CircuitBreaker],
-        places: Mapping[str, Places],
+        places: Mapping[tuple[str, Queue], Places],
     ) -> None:
         self._settings = settings
         self._tiers, self._cache, self._breakers = tiers, cache, breakers
@@ -120,7 +120,7 @@ class Answering:
         tier = self._tiers.get(job.tier)
         if tier is None:
             return _hand_on(job, Attempt(job.tier, Verdict.NOT_CONFIGURED, 0.0), job.failures)
-        places = self._places[job.tier]
+        places = self._places[job.tier, job.queue]
         began = time.monotonic()
         token = await self._place(job, tier, places)
         if self.draining.is_set():

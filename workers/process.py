@@ -121,13 +121,17 @@ class WorkerProcess:
         await store.check()
         breakers = build_breakers(settings, store, self._breaker_event)
         tiers, self._http = build_tiers(settings, breakers)
-        places: dict[str, Places] = {
-            "gpu": LocalPlaces(settings.gpu_concurrency),
-            "cpu": FleetPlaces(store, "cpu", settings.cpu_concurrency),
+        gpu, cpu = LocalPlaces(settings.gpu_concurrency), settings.cpu_concurrency
+        places: dict[tuple[str, Queue], Places] = {
+            ("gpu", Queue.INTERACTIVE): gpu,
+            ("gpu", Queue.BATCH): gpu,
+            ("cpu", Queue.INTERACTIVE): FleetPlaces(store, "cpu", cpu),
+            # In a GPU outage a batch would take every place; the last is kept for lone requests.
+            ("cpu", Queue.BATCH): FleetPlaces(store, "cpu", max(cpu - 1, 1)),
         }
         cache = build_cache(settings, store, breakers)
         answering = Answering(settings, tiers, cache, breakers, places)
-        leases = Leases(store, settings.lease_seconds, places.values())
+        leases = Leases(store, settings.lease_seconds, set(places.values()))
         self._answering = answering
         self._insist = insist = Insist()
         self._jobs = SliceRunner(
