@@ -17,7 +17,7 @@ import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from tasks.coalescer import Coalescer, Script
@@ -101,8 +101,15 @@ class JobStore:
 
     async def check(self) -> None:
         """Raise StoreUnfit unless this server can keep jobs: version, eviction policy."""
-        async with translated():
-            server: Mapping[str, Any] = await self.redis.info()
+        try:
+            async with translated():
+                server: Mapping[str, Any] = await self.redis.info()
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ResponseError | AuthenticationError):
+                said = str(error.__cause__).partition(".")[0]
+                message = f"the store refuses us: {said}"
+                raise StoreUnfit(message) from error
+            raise
         version = str(server.get("valkey_version") or server.get("redis_version", "0"))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         if numbers < (7, 2):

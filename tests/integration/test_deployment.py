@@ -90,7 +90,9 @@ def test_pods_are_restricted_and_get_the_time_to_drain():
 def test_the_probes_are_those_of_the_quick_start():
     api = next(c for name, _, c in containers(render(VALUES["probes"])) if name == "api-server")
     assert api["livenessProbe"] == {
-        "initialDelaySeconds": 30, "periodSeconds": 30, "timeoutSeconds": 10,
+        "initialDelaySeconds": 30,
+        "periodSeconds": 30,
+        "timeoutSeconds": 10,
         "failureThreshold": 3,
         "httpGet": {"path": "/health", "port": "http"},
     }

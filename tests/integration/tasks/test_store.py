@@ -297,6 +297,21 @@ async def test_a_store_that_drops_keys_is_unfit(store):
         await store.redis.config_set("maxmemory", 0)
 
 
+async def test_a_store_that_refuses_us_is_unfit_and_says_why(store):
+    await store.redis.config_set("requirepass", "hunter2")
+    other = JobStore(connect(store_url(store)), Settings())
+    try:
+        with pytest.raises(StoreUnfit, match=r"(?i)auth"):
+            await other.check()
+    finally:
+        await store.redis.config_set("requirepass", "")
+        await other.close()
+
+
+def store_url(store):
+    return f"redis://127.0.0.1:{store.redis.connection_pool.connection_kwargs['port']}/0"
+
+
 async def test_transitions_asked_at_once_each_get_their_own_answer(store):
     new = [job(prompt=str(n)) for n in range(50)]
     await asyncio.gather(*(store.create([each], "gpu") for each in new))
