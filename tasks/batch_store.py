@@ -165,8 +165,10 @@ class BatchStore:
             )
         )
 
-    async def lines_done(self, unit: Unit, done: Sequence[LineResult]) -> tuple[bool, bool]:
-        """Record results; return whether the batch takes any, and whether the slice is complete.
+    async def lines_done(self, unit: Unit, done: Sequence[LineResult]) -> tuple[int, bool]:
+        """Record results; return how many were their line's first, and if the slice is complete.
+
+        -1: the batch takes no results now.
 
         A complete slice's unit is at the tier "part" then, leased by us: we are to write it.
         """
@@ -179,7 +181,7 @@ class BatchStore:
             *(unit.id, unit.lease_owner, self._lease_ms, unit.batch, unit.slice),
             *(unit.place.lines, *flat),
         )
-        return int(new) >= 0, bool(complete)
+        return int(new), bool(complete)
 
     async def move(
         self,

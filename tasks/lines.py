@@ -90,6 +90,7 @@ class _Run:
         self._pending: list[LineResult] = []
         self._ready = asyncio.Event()
         self._complete = False
+        self._alone = True  # every result that we recorded was the first of its line
         self._running = 0
         self._moved = asyncio.Event()  # a line was not answered here, or the last one ended
         self._left: dict[int, Outcome] = {}  # what this tier did not answer
@@ -214,9 +215,10 @@ class _Run:
                 await self._record(pending)
 
     async def _record(self, pending: list[LineResult]) -> None:
-        taken, complete = await self._insist(lambda: self._store.lines_done(self._unit, pending))
-        if not taken:
+        new, complete = await self._insist(lambda: self._store.lines_done(self._unit, pending))
+        if new < 0:
             return  # the batch has ended; its cancellation drops us in a moment
+        self._alone = self._alone and new == len(pending)
         self._complete = self._complete or complete
         for result in pending:
             self._unit.results[result.line] = result.stored
@@ -241,6 +243,12 @@ class _Run:
         unit = self._unit
         if self._complete:
             try:
+                if not self._alone or len(unit.results) < (unit.place.lines if unit.place else 0):
+                    # Others recorded results of this slice after we had begun.
+                    results = await self._insist(
+                        lambda: self._store.results(unit.batch, unit.slice)
+                    )
+                    unit.results.update(results)
                 await self._runner._phases.write_part(unit)  # noqa: SLF001 - its own part
             except OSError as error:  # the lease ends, and the part is written by who comes next
                 log.warning("a part of %s is not written: %s", unit.batch, type(error).__name__)

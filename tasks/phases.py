@@ -85,6 +85,7 @@ class Phases:
 
     async def write_part(self, unit: Unit) -> None:
         """Make a complete slice durable, and send the next one."""
+        assert unit.place and len(unit.results) == unit.place.lines  # noqa: S101, PT018 - complete
         output, errors = split_results(unit.results)
         await asyncio.to_thread(self._write, unit, output, errors)
         dispatches = await self._insist(

@@ -157,6 +157,23 @@ def test_what_the_gpu_cannot_answer_the_cpu_does(sdk, worker, gpu, cpu):
     assert {each["fallthrough"]["tier_used"] for each in output} == {"gpu", "cpu"}
 
 
+def test_lines_that_left_early_and_end_last_are_joined_with_their_mates(sdk, worker, gpu, cpu):
+    gpu.plan = lambda call: "no-choices" if int(call.prompt) % 10 == 3 else "ok"
+    cpu.delay = 0.8
+    real = gpu._answer
+
+    async def slow_if_good(call, writer):
+        gpu.delay = 0.0 if int(call.prompt) % 10 == 3 else 0.4
+        return await real(call, writer)
+
+    gpu._answer = slow_if_good
+    lines = [line(f"c{n}", str(n)) for n in range(64)]
+    done = ended(sdk, start(sdk, lines).id)
+    output, _ = check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
+    tiers = [each["fallthrough"]["tier_used"] for each in output]
+    assert tiers.count("cpu") >= 3
+
+
 def test_results_are_paged_while_it_runs_and_after(api, sdk, worker, gpu):
     gpu.delay = 0.05
     lines = [line(f"c{n}", str(n)) for n in range(400)]
@@ -329,9 +346,9 @@ def test_lone_requests_are_never_behind_a_batch(fleet, api, sdk, gpu):
 
 
 def test_a_file_deleted_behind_our_back_fails_no_worker(sdk, worker, gpu, tmp_path):
-    gpu.delay = 0.05
+    gpu.delay = 0.5
     lines = [line(f"c{n}", str(n)) for n in range(400)]
-    batch = start(sdk, lines, completion_window="4s")
+    batch = start(sdk, lines, completion_window="3s")
     wait_until(lambda: sdk.batches.retrieve(batch.id).request_counts.completed > 16)
     (tmp_path / "files" / "content" / batch.input_file_id).unlink()
     done = ended(sdk, batch.id)
