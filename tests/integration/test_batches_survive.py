@@ -57,8 +57,8 @@ def test_killed_while_it_validates(sdk, api, worker):
 
 
 def test_killed_while_it_feeds(sdk, api, worker, gpu):
-    gpu.delay = 0.02
-    batch = start(sdk, lines_of(600))
+    gpu.delay = 0.1
+    batch = start(sdk, lines_of(4000))
     wait_until(lambda: counts(sdk, batch).completed > 0)
     for _ in range(3):
         before = counts(sdk, batch).completed
@@ -69,7 +69,7 @@ def test_killed_while_it_feeds(sdk, api, worker, gpu):
         wait_until(lambda before=before: counts(sdk, batch).completed > before + 20)
     done = ended(sdk, batch.id)
     assert done.status == "completed"
-    check_every_line_once(sdk, done, ids_of(600))
+    check_every_line_once(sdk, done, ids_of(4000))
 
 
 def test_killed_between_a_slices_last_finish_and_its_part(sdk, worker, tmp_path):
