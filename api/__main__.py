@@ -68,6 +68,8 @@ def main() -> int:
         http="httptools",
         access_log=False,
         log_config=None,
+        server_header=False,
+        proxy_headers=False,  # nothing here asks who called, or by which scheme
         timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
     )
     server = _Server(config, app)

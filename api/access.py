@@ -62,14 +62,13 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
-        path = request.url.path
+        path = scope["path"]
         self._needed = self._needed or bool(self._keys)
         if not self._needed or path in OPEN or path.startswith(OPEN_FOLDERS):
             scope.setdefault("state", {})["key"] = ANYBODY
             await self._app(scope, receive, send)
             return
-        key = self._key(request)
+        key = self._key(Request(scope))
         if key is None:
             message = "give a valid API key: Authorization: Bearer KEY"
             refused = ApiError(

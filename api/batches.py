@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
-from starlette.routing import Route
 
 from api.body import read_body
 from api.errors import bad, json_response, not_found
 from api.once import once_keys
 from api.paging import number_of, page_of
+from api.routing import Route
 from api.schemas import Metadata, check, parse_json
 from api.services import Services, owner_of, services
 from tasks.batches import (

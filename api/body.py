@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
+
 from api.errors import ApiError
 from api.services import services
 
@@ -17,12 +19,17 @@ async def read_body(request: Request) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
-    content = bytearray()
-    async for part in request.stream():
-        content += part
+    # Straight from the server: request.stream() adds a generator to every submission.
+    content, more = b"", True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
         if len(content) > limit:
             raise _too_large(limit)
-    return bytes(content)
+        more = message.get("more_body", False)
+    return content
 
 
 def _too_large(limit: int) -> ApiError:

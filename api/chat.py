@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
-from starlette.routing import Route
 
 from api.body import read_body
 from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response
 from api.once import once_keys
+from api.routing import Route
 from api.schemas import chat_of, parse_json
 from api.services import Services, owner_of, services
 from fallback_chain import UpstreamError

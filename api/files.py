@@ -10,11 +10,11 @@ from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from api.errors import ApiError, bad, json_response, not_found
 from api.once import once_keys
 from api.paging import page_of
+from api.routing import Route
 from api.services import owner_of, services
 from tasks.batch_store import FILE_SECONDS
 

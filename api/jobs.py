@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.routing import Route
-
 from api.body import read_body
 from api.errors import json_response, not_found
 from api.once import once_keys
 from api.paging import number_of, page_of
+from api.routing import Route
 from api.schemas import MAX_WAIT_SECONDS, accepted, jobs_of, parse_json, show
 from api.services import owner_of, services
 

@@ -23,13 +23,12 @@ def once_keys(request: Request, content: bytes) -> list[str]:
 
     content: what makes it the same: the body, or a digest of it.
     """
-    key = request.headers.get("idempotency-key")
-    path = request.url.path.removeprefix("/v1")
+    key, count = request.headers.get("idempotency-key"), request.headers.get(RETRY_HEADER)
+    path = request.scope["path"].removeprefix("/v1")
     if key is not None:
         if not 1 <= len(key) <= LONGEST_KEY:
             raise bad(f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")
         return [f"?key:{path}:{key}"]
-    count = request.headers.get(RETRY_HEADER)
     if count is None:
         return []
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()

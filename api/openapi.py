@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from api.batches import BatchObject, BatchRequest
 from api.errors import json_response
+from api.routing import Route
 from api.schemas import ErrorEnvelope, Handling, JobObject, JobRequest, Sampling
 
 if TYPE_CHECKING:

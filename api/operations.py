@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
 
 from api.errors import json_response, not_found
+from api.routing import Route
 from api.services import Services, services
 from circuit_breaker import BreakerView, CircuitState
 from tasks.errors import FallthroughError

@@ -77,5 +77,5 @@ def services(request: Request) -> Services:
 
 def owner_of(request: Request) -> str:
     """Return the name space that a request may see."""
-    key: Key = request.state.key
+    key: Key = request.scope["state"]["key"]
     return key.owner

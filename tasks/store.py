@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -22,6 +23,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from tasks.coalescer import Coalescer, Script
 from tasks.errors import StoreUnavailable, StoreUnfit
+from tasks.flights import Flights
 from tasks.jobs import BegunJob, JobRecord, Options, Queue, Status, Submission
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 PREFIX = "ft:"
 MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
 ONCE_SECONDS = 15 * 60  # how long a repeated create finds what the first one made
+LARGEST_CREATE = 64  # lone jobs that one script records
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
 LATENCY_MINUTES = 15  # the window of the latency percentiles
 
@@ -56,7 +59,7 @@ def _scripts() -> dict[str, Script]:
 def connect(url: str) -> Redis:
     """Return a client with time limits and no retries of its own; opens no connection yet."""
     # Who finds every connection taken waits for one.
-    pool = BlockingConnectionPool.from_url(
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         url,
         timeout=5,
         socket_connect_timeout=2,
@@ -67,7 +70,23 @@ def connect(url: str) -> Redis:
         # With these on, redis-py hands out connections that a restarted server had closed.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
+    pool.connection_class = type("Connection", (_PackingInC, pool.connection_class), {})
     return Redis.from_pool(pool)
+
+
+class _PackingInC:
+    """A connection that packs commands as redis-py's synchronous one does: by hiredis.
+
+    Its asynchronous one packs argument by argument in Python: a twelfth of what the API did.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Pack one command. A name of several words (SCRIPT LOAD) is as many arguments."""
+        return [hiredis.pack_command((*str(args[0]).split(), *args[1:]))]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """Pack a pipeline."""
+        return [b"".join(self.pack_command(*command)[0] for command in commands)]
 
 
 @asynccontextmanager
@@ -87,6 +106,7 @@ class JobStore:
         # redis-py types every reply as whatever any of its modes may give; ours are bytes.
         self.redis: Any = redis
         self.scripts = Coalescer(redis)
+        self._creates: Flights[list[Any], float] = Flights(self._create_together, LARGEST_CREATE)
         self.prefix = prefix
         self._lua = _scripts()
         self._lease_ms = int(settings.lease_seconds * 1000)
@@ -139,15 +159,26 @@ class JobStore:
         Returns the time (epoch s), and the ids that an earlier create with one of the `once`
         keys made: then nothing was recorded now.
         """
-        args: list[Any] = [self._grace_ms, self._ttl_ms, ONCE_SECONDS * 1000, len(once), *once]
+        fields: list[Any] = []
         for job in jobs:
-            args += (
+            fields += (
                 *(job.id, job.owner, job.queue.value, first_tier),
                 *(int(job.deadline_seconds * 1000), _encode(job.body), _encode(job.options)),
                 *(str(job.body.get("model") or ""), _encode(job.metadata)),
             )
-        now, made = await self.run("create", *args)
-        return int(now) / 1000, made.decode().split() if made else None
+        if not once and len(jobs) == 1:
+            return await self._creates.join(fields), None
+        now, made = await self._create(once, fields)
+        return now, made.decode().split() if made else None
+
+    async def _create_together(self, creates: list[list[Any]]) -> list[float]:
+        now, _ = await self._create((), [field for fields in creates for field in fields])
+        return [now] * len(creates)
+
+    async def _create(self, once: Sequence[str], fields: Sequence[Any]) -> tuple[float, bytes]:
+        head = (self._grace_ms, self._ttl_ms, ONCE_SECONDS * 1000, len(once), *once)
+        now, made = await self.run("create", *head, *fields)
+        return int(now) / 1000, made
 
     async def discard(self, owner: str, ids: Iterable[str], once: Sequence[str] = ()) -> int:
         """Take back jobs that no message was published for; return how many had begun."""

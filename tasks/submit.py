@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
+from tasks.flights import Flights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ class Submitter:
         self._store = store
         self._publisher = publisher
         self._room_until = 0.0
+        self._room: Flights[None, bool] = Flights(self._look, sys.maxsize)
 
     async def submit(
         self, jobs: Sequence[Submission], once: Sequence[str] = ()
@@ -52,7 +55,11 @@ class Submitter:
         """Raise StoreFull unless the store may take new work."""
         if time.monotonic() < self._room_until:
             return
-        if not await self._store.has_room():
+        if not await self._room.join(None):
             message = "the job store is nearly full; try again when running work is done"
             raise StoreFull(message)
-        self._room_until = time.monotonic() + ROOM_SECONDS
+
+    async def _look(self, askers: list[None]) -> list[bool]:
+        room = await self._store.has_room()
+        self._room_until = time.monotonic() + ROOM_SECONDS if room else 0.0
+        return [room] * len(askers)

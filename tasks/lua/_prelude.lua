@@ -68,13 +68,17 @@ local function finish(id, status, tier, fields)
 end
 
 -- Puts a job on its way to a tier: whoever publishes the message must carry the new attempt.
-local function dispatch(id, queue, tier, attempt, grace)
-  local key = record(id)
-  unlist(id, queue)
-  redis.call('HSET', key, 'status', 'queued', 'tier', tier, 'attempt', attempt,
+-- start: for a record that was just made, and so is in no index and has no lease.
+local function start(id, queue, tier, attempt, grace)
+  redis.call('HSET', record(id), 'status', 'queued', 'tier', tier, 'attempt', attempt,
     'dispatched_ms', now, 'grace_ms', grace)
-  redis.call('HDEL', key, 'lease_owner')
   redis.call('ZADD', P .. 'dispatched:' .. queue, now + grace, id)
+end
+
+local function dispatch(id, queue, tier, attempt, grace)
+  unlist(id, queue)
+  redis.call('HDEL', record(id), 'lease_owner')
+  start(id, queue, tier, attempt, grace)
 end
 
 -- Adds a line to the attempts, which are kept as a JSON array's text.
@@ -116,7 +120,7 @@ local function new_unit(id, queue, batch_id, slice, tier, first_tier, grace, lin
   redis.call('HSET', record(id), 'id', id, 'owner', '', 'queue', queue, 'created_ms', now,
     'attempts', '[]', 'first_tier', first_tier, 'batch', batch_id, 'slice', slice, 'lines', lines)
   redis.call('SADD', batch(batch_id) .. ':units', id)
-  dispatch(id, queue, tier, 0, grace)
+  start(id, queue, tier, 0, grace)
 end
 
 local function drop_unit(id, batch_id)

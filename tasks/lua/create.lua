@@ -17,7 +17,7 @@ for i = first, #ARGV, 9 do
   redis.call('HSET', record(id), 'id', id, 'owner', owner, 'queue', queue, 'created_ms', now,
     'deadline_ms', deadline, 'ttl_ms', ttl, 'body', ARGV[i + 5], 'options', ARGV[i + 6],
     'model', ARGV[i + 7], 'metadata', ARGV[i + 8], 'attempts', '[]', 'first_tier', ARGV[i + 3])
-  dispatch(id, queue, ARGV[i + 3], 0, grace)
+  start(id, queue, ARGV[i + 3], 0, grace)
   redis.call('ZADD', P .. 'owner:' .. owner, now, id)
   redis.call('ZADD', P .. 'deadlines', deadline, id)
 end

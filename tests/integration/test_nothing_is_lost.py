@@ -55,9 +55,10 @@ def counted(client):
 
 def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(three, gpu):
     client, workers = three
-    ids = submit(client, 300, "term")
-    for worker in workers:
+    ids = []
+    for n, worker in enumerate(workers):
         done = len(gpu.calls)
+        ids += submit(client, 100, f"term {n}")
         wait_until(lambda done=done: len(gpu.calls) > done + 20)
         worker.signal(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.log
@@ -71,16 +72,17 @@ def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(thr
 
 def test_kill_9_to_each_worker_in_turn_loses_nothing_and_counts_nothing_twice(three, gpu):
     client, workers = three
-    ids = submit(client, 300, "kill")
-    for worker in workers:
+    ids = []
+    for n, worker in enumerate(workers):
         done = len(gpu.calls)
+        ids += submit(client, 100, f"kill {n}")
         wait_until(lambda done=done: len(gpu.calls) > done + 20)
         worker.signal(signal.SIGKILL)
         worker.wait()
         worker.start()
     jobs = finish(client, ids)
     assert {job["status"] for job in jobs} == {"succeeded"}
-    assert set(gpu.prompts()) == {f"kill {n}" for n in range(300)}
+    assert set(gpu.prompts()) == {f"kill {n} {i}" for n in range(3) for i in range(100)}
     assert counted(client) == 300
 
 

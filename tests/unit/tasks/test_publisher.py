@@ -25,10 +25,10 @@ GPU, BULK = ("gpu", "interactive"), ("gpu", "batch")
 @pytest.mark.parametrize(
     ("asked", "sizes"),
     [
-        ([(GPU, 1)] * 16, [16]),
-        ([(GPU, 1)] * 17, [16, 1]),
+        ([(GPU, 1)] * 32, [32]),
+        ([(GPU, 1)] * 33, [32, 1]),
         ([(GPU, 1), (BULK, 1), (GPU, 1)], [2, 1]),
-        ([(GPU, 9), (GPU, 9)], [9, 9]),
+        ([(GPU, 17), (GPU, 17)], [17, 17]),
         ([(BULK, 1000), (BULK, 1)], [1000, 1]),
         ([], []),
     ],
@@ -57,10 +57,29 @@ def test_a_job_starts_at_the_first_tier_that_is_set_up(app, tiers, first):
 
 def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):
     publisher = Publisher(app, ["gpu", "cpu"])
-    chain = publisher._chain("gpu", "batch", [("job_1", 0)])
-    assert [task.task for task in chain.tasks] == ["tasks.gpu", "tasks.cpu", "tasks.cache"]
-    assert [task.args for task in chain.tasks] == [([("job_1", 0)],), (), ()]
-    assert {task.options["queue"] for task in chain.tasks} == {"batch"}
+    publisher._send_all([_Request(("gpu", "batch"), [("job_1", 0)], None)])
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue(app.amqp.queues["batch"])
+        message = queue.get(block=False)
+    (pairs,), options, embed = message.payload
+    assert (message.headers["task"], pairs, options) == ("tasks.gpu", [["job_1", 0]], {})
+    steps = [(s["task"], s["args"], s["options"]["queue"]) for s in reversed(embed["chain"])]
+    assert steps == [("tasks.cpu", [], "batch"), ("tasks.cache", [], "batch")]
+
+
+def test_what_a_broker_refuses_is_refused_to_every_asker(app, monkeypatch):
+    publisher = Publisher(app, ["gpu"])
+    asked = [request(GPU, 1), request(BULK, 1)]
+    assert publisher._send_all(asked) == [None, None]
+
+    def refuse(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(app, "producer_or_acquire", refuse)
+    failures = publisher._send_all(asked)
+    assert [str(failure) for failure in failures] == [
+        "the broker did not take the job: ConnectionError"
+    ] * 2
 
 
 @pytest.mark.parametrize(
