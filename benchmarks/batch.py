@@ -22,12 +22,16 @@ def input_file(lines: int) -> bytes:
     )
 
 
-def submit(client: httpx.Client, lines: int, **metadata: str) -> str:
-    """Upload and create; return the batch's id."""
+def upload_file(client: httpx.Client, lines: int) -> str:
+    """Upload an input file; return its id."""
     files = {"file": ("bench.jsonl", input_file(lines))}
-    file = client.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"]
+    return str(client.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"])
+
+
+def create(client: httpx.Client, file_id: str, **metadata: str) -> str:
+    """Create a batch; return its id."""
     body = {
-        "input_file_id": file,
+        "input_file_id": file_id,
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
         "metadata": metadata,
@@ -54,11 +58,12 @@ def measure(lines: int, delay: float, at_once: int, workers: int = 1) -> dict[st
         api = made.api().start()
         started = [made.worker("batch").start() for _ in range(workers)]
         with httpx.Client(base_url=api.url, timeout=120) as client:
-            follow(client, submit(client, 200))  # warm
+            follow(client, create(client, upload_file(client, 200)))  # warm
+            file_id = upload_file(client, lines)
             cpu = sum(cpu_seconds(w.process.pid) for w in started if w.process)
             reads = store_reads(valkey)
             began = time.monotonic()
-            batch = follow(client, submit(client, lines))
+            batch = follow(client, create(client, file_id))
             took = time.monotonic() - began
             reads = store_reads(valkey) - reads
             cpu = sum(cpu_seconds(w.process.pid) for w in started if w.process) - cpu

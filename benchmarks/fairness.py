@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from benchmarks.batch import submit
+from benchmarks.batch import create, upload_file
 from benchmarks.http import BODY, load
 from benchmarks.stack import fleet, stub
 
@@ -19,7 +19,7 @@ def measure() -> dict[str, float]:
         load(chat, BODY, 20, 1)
         idle = load(chat, BODY, 200, 8)
         with httpx.Client(base_url=api.url, timeout=120) as client:
-            batch_id = submit(client, 50_000)
+            batch_id = create(client, upload_file(client, 50_000))
             while client.get(f"/v1/batches/{batch_id}").json()["status"] == "validating":
                 pass
             busy = load(chat, BODY, 200, 8)

@@ -7,7 +7,7 @@ import time
 
 import httpx
 
-from benchmarks.batch import follow, submit
+from benchmarks.batch import create, follow, upload_file
 from benchmarks.stack import fleet, resident_mb, store_mb, stub
 
 
@@ -17,7 +17,7 @@ def upload() -> dict[str, float]:
         api = made.api().start()
         assert api.process  # noqa: S101 - it was started
         with httpx.Client(base_url=api.url, timeout=300) as client:
-            submit(client, 10)
+            create(client, upload_file(client, 10))
             before = peak = resident_mb(api.process.pid)
             with tempfile.TemporaryFile() as large:
                 line = b'{"padding": "' + b"x" * 1000 + b'"}\n'
@@ -37,9 +37,9 @@ def batch(lines: int = 50_000) -> dict[str, float]:
         api, worker = made.api().start(), made.worker("batch").start()
         assert worker.process  # noqa: S101 - it was started
         with httpx.Client(base_url=api.url, timeout=120) as client:
-            follow(client, submit(client, 200))
+            follow(client, create(client, upload_file(client, 200)))
             before = resident_mb(worker.process.pid), store_mb(valkey)
-            batch_id = submit(client, lines)
+            batch_id = create(client, upload_file(client, lines))
             early, late = before, before
             while True:
                 found = client.get(f"/v1/batches/{batch_id}").json()

@@ -34,6 +34,7 @@ from workers.loop import LoopThread
 from workers.metrics import WorkerMetrics
 from workers.pause import Pause, pause_step
 from workers.pulse import Pulse, pulse_step
+from workers.release import release_step
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -91,6 +92,7 @@ class WorkerProcess:
     def _celery_worker(self) -> Any:
         self._app.steps["consumer"].add(pulse_step(self._pulse))
         self._app.steps["consumer"].add(pause_step(self._pause))
+        self._app.steps["consumer"].add(release_step(self._pulse))
         return self._app.Worker(
             pool="threads",
             concurrency=self._threads(),
