@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from api.errors import ApiError, on_outage
+from api.metrics import UNROUTED
 from tasks.errors import SettingsError, StoreUnavailable
 from tasks.keys import Key, KeyRing
 
@@ -80,7 +81,7 @@ class Access:
             scope.setdefault("state", {})["key"] = key
             await self._limited(key, scope, receive, send)
             return
-        await refused.response()(scope, receive, send)
+        await _refuse(refused, scope, receive, send)
 
     def _key(self, request: Request) -> Key | None:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -110,7 +111,7 @@ class Access:
             message = f"this key may send {what}; try again later"
             headers = {**told, "Retry-After": str(-(-int(reset_ms) // 1000))}
             refused = ApiError(429, message, code="rate_limit_exceeded", headers=headers)
-            await refused.response()(scope, receive, send)
+            await _refuse(refused, scope, receive, send)
             return
         added = [(name.encode(), value.encode()) for name, value in told.items()] if rate else []
 
@@ -124,3 +125,8 @@ class Access:
         finally:
             if most:
                 await store.leave(key.owner, token)
+
+
+async def _refuse(refused: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    scope["app"].state.metrics.answered(scope["method"], UNROUTED, refused.status, 0.0)
+    await refused.response()(scope, receive, send)

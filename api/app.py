@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from api import batches, chat, files, jobs, openapi, operations
 from api.access import Access, key_ring
 from api.errors import HANDLERS
+from api.metrics import ApiMetrics
 from api.services import open_services
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ PREFIXES = ("/v1", "")  # clients give their base URL with or without it
 
 def create_app(settings: Settings) -> Starlette:
     """Return the application; it opens its store and broker when it starts."""
+    metrics = ApiMetrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_services(settings) as services:
+        async with open_services(settings, metrics) as services:
             app.state.services = services
             yield
 
@@ -40,9 +42,11 @@ def create_app(settings: Settings) -> Starlette:
         for part in (jobs, chat, files, batches)
         for route in part.routes(prefix)
     ]
-    return Starlette(
+    app = Starlette(
         routes=[*routes, *operations.routes(), *openapi.routes()],
         exception_handlers=HANDLERS,
         middleware=[Middleware(Access, settings=settings, keys=key_ring(settings))],
         lifespan=lifespan,
     )
+    app.state.metrics = metrics
+    return app

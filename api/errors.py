@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from api.metrics import UNROUTED
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ async def on_api_error(_: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raised: no such route, wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    request.app.state.metrics.answered(request.method, UNROUTED, error.status_code, 0.0)
     message = error.detail
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
         message = f"no route {request.method} {request.url.path}; /docs lists them"
@@ -117,3 +119,10 @@ HANDLERS: dict[Any, Any] = {
     StoreFull: on_outage,
     Exception: on_crash,
 }
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """Return the response to what an endpoint raised."""
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    response: Response = await handler(request, error)
+    return response

@@ -8,26 +8,25 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import HTMLResponse, Response
 
 from api.errors import json_response, not_found
+from api.metrics import FleetMetrics
 from api.routing import Route
 from api.services import Services, services
-from circuit_breaker import BreakerView, CircuitState
 from tasks.errors import FallthroughError
 from tasks.store import percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable
 
-    from prometheus_client.metrics_core import Metric
     from starlette.requests import Request
 
-READY_SECONDS = 2.0
-_LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
+    from circuit_breaker import BreakerView
+    from tasks.store import Gauges
 
+READY_SECONDS = 2.0
 
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -115,17 +114,28 @@ def _shown(found: Services, name: str, view: BreakerView) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """GET /metrics: Prometheus text for those who ask for text, else JSON; of the fleet."""
     found = services(request)
-    counts, latencies, gauges, views = await asyncio.gather(
-        found.store.counts(), found.store.latencies(), found.store.gauges(), _views(found)
+    counts, events, latencies, gauges, views = await asyncio.gather(
+        found.store.counts(),
+        found.store.event_counts(),
+        found.store.latencies(),
+        found.store.gauges(),
+        _views(found),
     )
     accept = request.headers.get("accept", "*/*")
     if wants_text(accept):
-        registry = CollectorRegistry()
-        registry.register(_Fleet(counts, gauges, views))
+        fleet = CollectorRegistry()
+        fleet.register(FleetMetrics(counts, events, gauges, views))
         encoder, content_type = choose_encoder(accept)
-        return Response(encoder(registry), media_type=content_type)
+        own = found.metrics.registry
+        return Response(_joined(encoder(fleet), encoder(own)), media_type=content_type)
     summary = _summary(counts, latencies, gauges, views)
     return json_response({"metrics": {**summary, "flower_url": found.settings.flower_url or None}})
+
+
+def _joined(*texts: bytes) -> bytes:
+    ending = b"# EOF\n"  # of OpenMetrics
+    end = ending if texts[-1].endswith(ending) else b""
+    return b"".join(text.removesuffix(ending) for text in texts) + end
 
 
 def wants_text(accept: str) -> bool:
@@ -137,7 +147,7 @@ def wants_text(accept: str) -> bool:
 def _summary(
     counts: dict[str, dict[str, int]],
     latencies: dict[int, int],
-    gauges: dict[str, int],
+    gauges: Gauges,
     views: dict[str, BreakerView],
 ) -> dict[str, Any]:
     by_status: dict[str, int] = {}
@@ -151,42 +161,15 @@ def _summary(
         "jobs": {tier: statuses for tier, statuses in counts.items() if tier != "-"},
         "by_status": by_status,
         "total": sum(by_status.values()),
-        **gauges,
+        **{f"queued_{queue}": number for queue, number in gauges.waiting.items()},
+        # What a fleet is scaled by: work that waits, and work that a worker would take along.
+        **{f"load_{queue}": n + gauges.running[queue] for queue, n in gauges.waiting.items()},
+        "oldest_seconds": gauges.oldest,
+        "running": sum(gauges.running.values()),
+        "parked": gauges.parked,
+        "workers": gauges.workers,
         "circuit_breakers": {name: view.state for name, view in views.items()},
     }
-
-
-class _Fleet:
-    """What the store knows, as Prometheus metrics."""
-
-    def __init__(
-        self,
-        counts: dict[str, dict[str, int]],
-        gauges: dict[str, int],
-        views: dict[str, BreakerView],
-    ) -> None:
-        self._counts, self._gauges, self._views = counts, gauges, views
-
-    def collect(self) -> Iterator[Metric]:
-        state = GaugeMetricFamily(
-            "circuit_breaker_state", "0 closed, 1 half-open, 2 open", labels=["name"]
-        )
-        for name, view in self._views.items():
-            state.add_metric([name], _LEVELS[view.state])
-        yield state
-        jobs = CounterMetricFamily(
-            "fallthrough_jobs", "Finished jobs of the fleet", labels=["tier", "status"]
-        )
-        for tier, statuses in self._counts.items():
-            for status, number in statuses.items():
-                jobs.add_metric([tier, status], number)
-        yield jobs
-        waiting = GaugeMetricFamily(
-            "fallthrough_jobs_unfinished", "Unfinished jobs of the fleet", labels=["stage"]
-        )
-        for stage, number in self._gauges.items():
-            waiting.add_metric([stage], number)
-        yield waiting
 
 
 def routes() -> list[Route]:

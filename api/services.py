@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from api.metrics import ApiMetrics
     from circuit_breaker import CircuitBreaker
     from fallback_chain import ChatTier
     from tasks.keys import Key
@@ -40,16 +41,17 @@ class Services:
     waiters: Waiters
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
+    metrics: ApiMetrics
     draining: bool = False
 
 
 @contextlib.asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Services]:
     """Open everything; raises StoreUnfit or StoreUnavailable when the store will not do."""
     store = JobStore(connect(settings.redis_url), settings)
     await store.check()
     storage = await asyncio.to_thread(Storage, settings.files_url)
-    publisher = Publisher(create_app(settings), configured=tier_configs(settings))
+    publisher = Publisher(create_app(settings), tier_configs(settings), metrics)
     publisher.start()
     breakers = build_breakers(settings, store, lambda _: None)
     tiers, http = build_tiers(settings, breakers)
@@ -60,7 +62,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         batches, files = BatchStore(store, settings), FileStore(store, storage)
         yield Services(
             *(settings, store, publisher, submitter, batches, files),
-            *(waiters, breakers, tiers),
+            *(waiters, breakers, tiers, metrics),
         )
     finally:
         await waiters.stop()

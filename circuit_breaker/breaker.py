@@ -133,6 +133,13 @@ class CircuitBreaker:
         fresh = view is not None and age <= VIEW_SECONDS and view.epoch
         return _refusal(view, age) if view is not None and fresh else None
 
+    def reject(self) -> Refusal | None:
+        """Refuse as acquire() would, as far as is known here, and count it; no permit, no I/O."""
+        refusal = self.refusal()
+        if refusal:
+            self._tell(CallRejected(self.name, refusal.reason))
+        return refusal
+
     @property
     def state(self) -> CircuitState:
         """The state as last seen here; with a memory store, as it is."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from circuit_breaker import CircuitBreaker
     from fallback_chain import CacheTier, ChatTier
+    from tasks.observer import Observer
     from tasks.permits import Place, Places
     from tasks.settings import Settings
 
@@ -72,17 +73,19 @@ Outcome = Finish | HandOn | Park | HandBack
 class Answering:
     """The tiers of this process, and what an answer from each of them comes to."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the process wires its parts here, once
         self,
         settings: Settings,
         tiers: Mapping[str, ChatTier],
         cache: CacheTier,
         breakers: Mapping[str, CircuitBreaker],
         places: Mapping[tuple[str, Queue], Places],
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._tiers, self._cache, self._breakers = tiers, cache, breakers
         self._places = places
+        self._observer = observer
         self._waiting: dict[Place, tuple[ChatTier, float]] = {}  # until when it is worth it
         self._looking: asyncio.Task[None] | None = None
         self.draining = asyncio.Event()
@@ -131,12 +134,14 @@ class Answering:
             waited = (time.monotonic() - began) * 1000
             if time.monotonic() >= job.deadline:
                 return Finish(Status.EXPIRED, {})
-            verdict = Verdict.REJECTED if tier.breaker.refusal() else Verdict.NO_PERMIT
+            verdict = Verdict.REJECTED if tier.breaker.reject() else Verdict.NO_PERMIT
+            self._observer.tried(job.tier, verdict, waited / 1000)
             return _hand_on(job, Attempt(job.tier, verdict, waited), job.failures)
         try:
             trial = await tier.ask(job.body, job.deadline - time.monotonic(), job.endpoint)
         finally:
             await places.give(token)
+        self._tell(trial)
         return self._judge(job, trial)
 
     async def _place(self, job: BegunJob, tier: ChatTier, places: Places) -> str | None:
@@ -186,7 +191,13 @@ class Answering:
         return _hand_on(job, trial.attempt, job.failures + own, trial.error, trial.attempt.status)
 
     async def _look_up(self, job: BegunJob) -> Trial:
-        return await self._cache.look_up(cache_key(job.owner, job.body))
+        trial = await self._cache.look_up(cache_key(job.owner, job.body))
+        self._tell(trial)
+        return trial
+
+    def _tell(self, trial: Trial) -> None:
+        attempt = trial.attempt
+        self._observer.tried(attempt.tier, attempt.verdict, attempt.milliseconds / 1000)
 
     async def _last_resort(self, job: BegunJob) -> Outcome:
         if job.options.cache == "off":

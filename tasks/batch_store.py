@@ -119,9 +119,8 @@ class BatchStore:
         )
         if not found:
             return None
-        batch, number, lines, place, owner, options, endpoint, file, status, left, ending, raw = (
-            found
-        )
+        *head, waited, raw = found
+        batch, number, lines, place, owner, options, endpoint, file, status, left, ending = head
         results, tried, elsewhere = _results(zip(raw[::2], raw[1::2], strict=True))
         return Unit(
             id=unit_id,
@@ -139,6 +138,7 @@ class BatchStore:
             status=BatchStatus(status.decode()),
             deadline=time.monotonic() + int(left) / 1000,
             ending=ending.decode(),
+            waited=int(waited) / 1000,
             results=results,
             tried=tried,
             elsewhere=elsewhere,

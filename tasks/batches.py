@@ -141,6 +141,7 @@ class Unit:
     status: BatchStatus
     deadline: float  # on this process's monotonic clock
     ending: str
+    waited: float  # seconds from its dispatch until it was leased
     results: dict[int, bytes]
     tried: dict[int, Tried]
     elsewhere: dict[int, str]  # line -> the unit that it left for

@@ -75,6 +75,8 @@ class BegunJob(msgspec.Struct, frozen=True):
     failures: int  # tries that failed at a tier whose breaker was closed
     first_tier: str
     endpoint: str = "/v1/chat/completions"
+    waited: float = 0.0  # seconds from its dispatch until it was leased
+    created: float = 0.0  # on this process's monotonic clock
 
 
 class JobRecord(msgspec.Struct, frozen=True):

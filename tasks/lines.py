@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +18,7 @@ from tasks.jobs import BegunJob, Options, Queue, Status
 from tasks.validating import read_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from tasks.answering import Answering
     from tasks.app import Pairs
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.file_store import FileStore
     from tasks.insist import Insist
     from tasks.leases import Leases
+    from tasks.observer import Observer
     from tasks.phases import Phases
     from tasks.publisher import Publisher
 
@@ -51,14 +51,14 @@ class LineRunner:
         leases: Leases,
         phases: Phases,
         insist: Insist,
-        finished: Callable[[Mapping[str, int]], None] = lambda counted: None,  # noqa: ARG005
+        observer: Observer,
     ) -> None:
         self._store, self._files = store, files
         self._publisher = publisher
         self._answering, self._leases = answering, leases
         self._phases = phases
         self._insist = insist
-        self._finished = finished
+        self._observer = observer
 
     async def run(self, tier: str, unit_id: str, attempt: int, lease_owner: str) -> Pairs:
         """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
@@ -68,6 +68,7 @@ class LineRunner:
         unit = await self._insist(lambda: self._store.begin(lease_owner, tier, unit_id, attempt))
         if unit is None:
             return []
+        self._observer.begun(tier, unit.waited)
         work = asyncio.create_task(_Run(self, unit).go())
         self._leases.hold(unit.id, lease_owner, work)
         try:
@@ -222,7 +223,7 @@ class _Run:
         self._complete = self._complete or complete
         for result in pending:
             self._unit.results[result.line] = result.stored
-        self._runner._finished(Counter(result.counted_as for result in pending))  # noqa: SLF001
+        self._runner._observer.lines_finished(pending)  # noqa: SLF001
 
     async def _leave_early(self) -> None:
         tried = self._take_hand_ons()

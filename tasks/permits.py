@@ -25,6 +25,10 @@ Place = asyncio.Future[str | None]  # its token, or None: given up
 class Places(Protocol):
     """Where calls queue for a place, first come first served."""
 
+    @property
+    def taken(self) -> int:
+        """Places that calls of this process have now."""
+
     def take_now(self) -> str | None:
         """Take a place if one is free and nobody waits."""
 
@@ -42,8 +46,13 @@ class LocalPlaces:
     """At most `limit` calls at once in this process."""
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
+        self._limit = self._free = limit
         self._line: deque[Place] = deque()
+
+    @property
+    def taken(self) -> int:
+        """Places that calls have now."""
+        return self._limit - self._free
 
     def take_now(self) -> str | None:
         """Take a free place."""
@@ -83,6 +92,11 @@ class FleetPlaces:
         self._entering: set[asyncio.Task[None]] = set()
         self._line = asyncio.Lock()  # asyncio's lock is fair
         self._freed = asyncio.Event()
+
+    @property
+    def taken(self) -> int:
+        """Places that calls of this process have, or ask for, now."""
+        return len(self._taken)
 
     def take_now(self) -> str | None:
         """Return None: only the store knows."""

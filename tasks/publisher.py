@@ -21,6 +21,7 @@ from kombu.exceptions import BatchPublishError
 from tasks.app import PHASES, TIERS, Pairs
 from tasks.batches import UNIT
 from tasks.errors import PublishError
+from tasks.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,8 +54,11 @@ def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
 class Publisher:
     """One thread that publishes, asked by one event loop: whatever waits crosses over together."""
 
-    def __init__(self, app: Celery, configured: Iterable[str]) -> None:
+    def __init__(
+        self, app: Celery, configured: Iterable[str], observer: Observer | None = None
+    ) -> None:
         self._app = app
+        self._observer = observer or Observer()
         self._configured = (*configured, "cache")
         self._chains: dict[tuple[str, str], Any] = {}
         self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -169,6 +173,7 @@ class Publisher:
         for part in slices:
             shown = f"({part})"[:LONGEST_SHOWN]
             first.apply_async((part,), chain=rest, producer=producer, retry=False, argsrepr=shown)
+            self._observer.published(len(part))
 
     def _chain(self, tier: str, queue_name: str) -> Any:
         made = self._chains.get((tier, queue_name))

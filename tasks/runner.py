@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from tasks.errors import PublishError
 from tasks.jobs import BegunJob, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tasks.answering import Answering
     from tasks.app import Pairs
     from tasks.insist import Insist
     from tasks.leases import Leases
+    from tasks.observer import Observer
     from tasks.publisher import Publisher
     from tasks.store import JobStore
 
@@ -48,12 +50,12 @@ class SliceRunner:
         answering: Answering,
         leases: Leases,
         insist: Insist,
-        finished: Callable[[BegunJob, Finish], None] = lambda job, done: None,  # noqa: ARG005
+        observer: Observer,
     ) -> None:
         self._store, self._publisher = store, publisher
         self._answering, self._leases = answering, leases
         self._insist = insist
-        self._finished = finished
+        self._observer = observer
 
     async def run(self, tier: str, pairs: Pairs, queue: str, lease_owner: str) -> Pairs:
         """Answer a slice at a tier; return what the next task of the chain is to answer."""
@@ -61,6 +63,8 @@ class SliceRunner:
             await self._publisher.publish(tier, queue, pairs)
             return []
         begun = await self._insist(lambda: self._store.begin(lease_owner, tier, pairs))
+        for job in begun:
+            self._observer.begun(tier, job.waited)
         left = _Left()
         running = [asyncio.create_task(self._one(job, left)) for job in begun]
         for job, task in zip(begun, running, strict=True):
@@ -121,7 +125,9 @@ class SliceRunner:
         won = await self._insist(lambda: self._store.finish(job, done.status, done.fields))
         await keeping
         if won:
-            self._finished(job, done)
+            used = str(done.fields.get("tier_used") or "-")
+            age = time.monotonic() - job.created
+            self._observer.finished(used, done.status.value, age, done.tokens)
         level = logging.WARNING if done.status is Status.FAILED else logging.DEBUG
         log.log(level, "job %s %s by tier %s", job.id, done.status.value, job.tier)
 

@@ -36,6 +36,7 @@ MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
 ONCE_SECONDS = 15 * 60  # how long a repeated create finds what the first one made
 LARGEST_CREATE = 64  # lone jobs that one script records
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
+GAUGE_LOOK = 2000  # records of each kind that one look at the queues reads
 LATENCY_MINUTES = 15  # the window of the latency percentiles
 
 _encode = msgspec.json.encode
@@ -72,6 +73,16 @@ def connect(url: str) -> Redis:
     )
     pool.connection_class = type("Connection", (_PackingInC, pool.connection_class), {})
     return Redis.from_pool(pool)
+
+
+class Gauges(msgspec.Struct, frozen=True):
+    """What the fleet has in hand. By queue: a unit of a batch counts as one; seconds."""
+
+    parked: int
+    workers: int
+    waiting: dict[str, int]
+    running: dict[str, int]
+    oldest: dict[str, float]  # since its dispatch; 0: nothing waits
 
 
 class _PackingInC:
@@ -339,18 +350,24 @@ class JobStore:
             until = (time.time() + seconds) * 1000
             await self.scripts.command("ZADD", f"{self.prefix}workers", until, worker)
 
-    async def gauges(self) -> dict[str, int]:
-        """Return how many jobs are queued (by queue), running and parked, and workers, now."""
+    async def gauges(self) -> Gauges:
+        """Return what is unfinished now, and the workers that are there."""
+        queues = [queue.value for queue in Queue]
+        parked, workers, *rest = (int(n) for n in await self.run("gauges", GAUGE_LOOK, *queues))
+        waiting, running, oldest = (dict(zip(queues, rest[i::3], strict=True)) for i in range(3))
+        ages = {queue: ms / 1000 for queue, ms in oldest.items()}
+        return Gauges(parked, workers, waiting, running, ages)
+
+    async def count(self, what: str) -> None:
+        """Count something of which the fleet's total must outlive the process; may be lost."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self.scripts.command("HINCRBY", f"{self.prefix}events", what, 1)
+
+    async def event_counts(self) -> dict[str, int]:
+        """Return what was counted so."""
         async with translated():
-            pipeline = self.redis.pipeline(transaction=False)
-            for queue in Queue:
-                pipeline.zcard(f"{self.prefix}dispatched:{queue.value}")
-            pipeline.zcard(f"{self.prefix}leases").zcard(f"{self.prefix}parked")
-            pipeline.zcount(f"{self.prefix}workers", time.time() * 1000, "+inf")
-            pipeline.zremrangebyscore(f"{self.prefix}workers", "-inf", time.time() * 1000 - 60_000)
-            *numbers, _ = await pipeline.execute()
-        names = [f"queued_{queue.value}" for queue in Queue] + ["running", "parked", "workers"]
-        return dict(zip(names, (int(n) for n in numbers), strict=True))
+            raw = await self.scripts.command("HGETALL", f"{self.prefix}events")
+        return {name.decode(): int(number) for name, number in raw.items()}
 
     async def events(self, *kinds: str) -> AsyncIterator[tuple[str, str] | None]:
         """Yield (kind, job id) of "finished" and "cancelled"; None first, once subscribed.
@@ -391,7 +408,7 @@ def percentile(latencies: Mapping[int, int], share: float) -> float | None:
 def _begun(
     pair: tuple[str, int], answer: Sequence[Any], lease_owner: str, tier: str, now: float
 ) -> BegunJob:
-    body, owner, queue, left_ms, options, attempts, failures, first_tier = answer
+    body, owner, queue, left_ms, options, attempts, failures, first_tier, waited, age = answer
     return BegunJob(
         id=pair[0],
         attempt=pair[1],
@@ -405,6 +422,8 @@ def _begun(
         attempts=tuple(msgspec.json.decode(attempts)),
         failures=int(failures),
         first_tier=first_tier.decode(),
+        waited=int(waited) / 1000,
+        created=now - int(age) / 1000,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreUnavailable
@@ -12,6 +11,7 @@ from tasks.jobs import Queue
 
 if TYPE_CHECKING:
     from tasks.file_store import FileStore
+    from tasks.observer import Observer
     from tasks.publisher import Publisher
     from tasks.store import JobStore
 
@@ -21,18 +21,19 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Runs in every worker; the store lets one at a time through."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the process wires its parts here, once
         self,
         store: JobStore,
         files: FileStore,
         publisher: Publisher,
         worker: str,
         interval_seconds: float,
+        observer: Observer,
     ) -> None:
         self._store, self._files, self._publisher = store, files, publisher
         self._worker = worker
         self._interval = interval_seconds
-        self.found: Counter[str] = Counter()  # reason -> jobs dispatched again
+        self._observer = observer
 
     async def keep(self) -> None:
         """Sweep at every interval; run until cancelled."""
@@ -50,8 +51,8 @@ class Sweeper:
         found = await self._store.sweep(self._worker, empty)
         if found is None:
             return 0
+        self._observer.swept(reason for *_, reason in found)
         for job_id, _, tier, _, reason in found:
-            self.found[reason] += 1
             if reason not in {"parked", "expired"}:
                 log.warning("%s dispatched again to %s: %s", job_id, tier, reason)
         await self._publisher.dispatch(entry[:4] for entry in found)

@@ -1,67 +1,217 @@
-"""What a worker counts of its own work, for Prometheus."""
+"""What a worker counts of its own work, for Prometheus. docs/metrics.md is the catalogue."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from celery.worker import state as celery_state
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from circuit_breaker import Outcome
-from circuit_breaker.events import CallRecorded, CallRejected, StateChanged
+from circuit_breaker.events import (
+    CallRecorded,
+    CallRejected,
+    Held,
+    LateResult,
+    StateChanged,
+    StoreUnavailable,
+)
+from fallback_chain import Verdict
+from tasks.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
+from tasks.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from tasks.answering import Finish
-    from tasks.jobs import BegunJob
+    from tasks.batches import LineResult
+    from tasks.leases import Leases
+    from tasks.permits import Places
+    from workers.pause import Pause
+    from workers.pulse import Pulse
+
+NOT_CALLED = frozenset({Verdict.REJECTED, Verdict.NO_PERMIT})
+
+M = TypeVar("M", bound=MetricWrapperBase)
 
 
-class WorkerMetrics:
-    """Counters of this process; the fleet's totals are the API's."""
+class WorkerMetrics(Observer):
+    """Metrics of this process; the fleet's are the API's."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._jobs = Counter(
-            "fallthrough_worker_jobs", "Jobs ended here", ["tier", "status"], registry=self.registry
+        self.registry = registry = CollectorRegistry()
+        process_metrics(registry)
+        counter, histogram = partial(Counter, registry=registry), partial(_histogram, registry)
+        ended = ["tier", "status"]
+        self._jobs = _Children(counter("fallthrough_worker_jobs", "Jobs that ended here.", ended))
+        self._lines = _Children(
+            counter("fallthrough_worker_batch_lines", "Lines of batches that ended here.", ended)
         )
-        self.in_hand = Gauge(
-            "fallthrough_worker_jobs_in_hand", "Jobs being answered", registry=self.registry
+        self._tokens = _Children(
+            counter("fallthrough_worker_tokens", "Tokens that the tiers counted.", ["tier", "kind"])
         )
-        self._calls = self._breaker_counter("requests", "Calls that a breaker let through")
-        self._failures = self._breaker_counter("failures", "Calls that failed")
-        self._rejections = self._breaker_counter("rejections", "Calls that a breaker refused")
-        # Looked up once: a busy worker counts thousands a second.
-        self._call: dict[str, Counter] = {}
-        self._state = Gauge(
-            "circuit_breaker_state",
-            "0 closed, 1 half-open, 2 open",
-            ["name"],
-            registry=self.registry,
+        self._tries = _Children(
+            counter(
+                "fallthrough_worker_tries", "Times that a job came to a tier.", ["tier", "verdict"]
+            )
+        )
+        self._try_seconds = _Children(
+            histogram("fallthrough_worker_try_seconds", "Time of a try at a tier.", SECONDS)
+        )
+        self._wait_seconds = _Children(
+            histogram(
+                "fallthrough_worker_queue_wait_seconds",
+                "Time from the dispatch of a job, or of a batch's unit, to a tier until its begin.",
+                LONG_SECONDS,
+            )
+        )
+        self._job_seconds = _Children(
+            histogram(
+                "fallthrough_worker_job_seconds",
+                "Time from a job's creation to its end; lines of batches are not in it.",
+                LONG_SECONDS,
+            )
+        )
+        self._message_jobs = message_sizes(registry)
+        self._sweeps = counter("fallthrough_worker_sweeps", "Sweeps done here.")
+        self._swept = _Children(
+            counter(
+                "fallthrough_worker_swept",
+                "Jobs and units that a sweep here dispatched again; reason lease: it ran out.",
+                ["reason"],
+            )
+        )
+        self._breakers = _BreakerMetrics(registry)
+
+    def watch(
+        self, leases: Leases, places: Mapping[str, Iterable[Places]], pulse: Pulse, pause: Pause
+    ) -> None:
+        """Export what these hold, as it is when it is asked for. places: by tier."""
+        gauge = partial(Gauge, registry=self.registry)
+        gauge("fallthrough_worker_in_hand", "Jobs and units whose lease is held.").set_function(
+            lambda: len(leases)
+        )
+        calls = gauge("fallthrough_worker_calls", "Calls to a tier in flight.", ["tier"])
+        for tier, kinds in places.items():
+            calls.labels(tier).set_function(partial(_taken, kinds))
+        gauge(
+            "fallthrough_worker_messages_prefetched", "Messages fetched and not begun."
+        ).set_function(
+            lambda: len(celery_state.reserved_requests) - len(celery_state.active_requests)
+        )
+        gauge(
+            "fallthrough_worker_consumer_silent_seconds", "Time since the consumer showed life."
+        ).set_function(lambda: time.monotonic() - pulse.last_beat)
+        gauge("fallthrough_worker_paused", "1: leaves batches, as no tier serves.").set_function(
+            lambda: pause.paused
+        )
+        gauge("fallthrough_worker_draining", "1: it was told to stop.").set_function(
+            lambda: pulse.draining
         )
 
-    def _breaker_counter(self, what: str, about: str) -> Counter:
-        return Counter(f"circuit_breaker_{what}", about, ["name"], registry=self.registry)
+    def begun(self, tier: str, waited: float) -> None:
+        """Note how long it waited."""
+        self._wait_seconds[tier,].observe(waited)
 
-    def finished(self, job: BegunJob, done: Finish) -> None:
+    def tried(self, tier: str, verdict: Verdict, took: float) -> None:
+        """Count a try, and note how long it took if it came to a call."""
+        self._tries[tier, verdict.value].inc()
+        if verdict not in NOT_CALLED:
+            self._try_seconds[tier,].observe(took)
+
+    def finished(self, tier: str, status: str, age: float, tokens: tuple[int, int]) -> None:
         """Count a job that ended."""
-        tier = str(done.fields.get("tier_used", job.tier))
-        self._jobs.labels(tier, done.status.value).inc()
+        self._jobs[tier, status].inc()
+        self._job_seconds[tier,].observe(age)
+        self._count_tokens(tier, *tokens)
 
-    def lines_finished(self, counted_as: Mapping[str, int]) -> None:
-        """Count lines of a batch that ended, by "tier:status"."""
-        for name, number in counted_as.items():
-            self._jobs.labels(*name.split(":")).inc(number)
+    def lines_finished(self, results: Iterable[LineResult]) -> None:
+        """Count lines that ended."""
+        counts: dict[str, list[int]] = {}
+        for result in results:
+            count = counts.setdefault(result.counted_as, [0, 0, 0])
+            count[0] += 1
+            count[1] += result.input_tokens
+            count[2] += result.output_tokens
+        for name, (lines, prompt, answer) in counts.items():
+            tier, status = name.split(":")
+            self._lines[tier, status].inc(lines)
+            self._count_tokens(tier, prompt, answer)
+
+    def _count_tokens(self, tier: str, prompt: int, answer: int) -> None:
+        if prompt or answer:
+            self._tokens[tier, "prompt"].inc(prompt)
+            self._tokens[tier, "completion"].inc(answer)
+
+    def published(self, jobs: int) -> None:
+        """Note the size of a message."""
+        self._message_jobs.observe(jobs)
+
+    def swept(self, reasons: Iterable[str]) -> None:
+        """Count a sweep, and what it found."""
+        self._sweeps.inc()
+        for reason in reasons:
+            self._swept[reason,].inc()
 
     def breaker_event(self, event: object) -> None:
         """Count what a breaker says."""
-        if isinstance(event, CallRecorded):
-            if event.name not in self._call:
-                self._call[event.name] = self._calls.labels(event.name)
-            self._call[event.name].inc()
-            if event.outcome is Outcome.FAILURE:
-                self._failures.labels(event.name).inc()
-        elif isinstance(event, CallRejected):
-            self._rejections.labels(event.name).inc()
-        elif isinstance(event, StateChanged):
-            levels = {"closed": 0, "half_open": 1, "open": 2}
-            self._state.labels(event.name).set(levels[event.after.value])
+        self._breakers.hear(event)
+
+
+class _BreakerMetrics:
+    """What the breakers of this process did; their state is the fleet's, and the API's to tell."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(what: str, about: str, *labels: str) -> _Children[Counter]:
+            name = f"circuit_breaker_{what}"
+            return _Children(Counter(name, about, ["name", *labels], registry=registry))
+
+        self._requests = counter("requests", "Calls that a breaker let through.")
+        self._failures = counter("failures", "Calls that failed.")
+        self._rejections = counter("rejections", "Calls that a breaker refused.")
+        self._transitions = counter("transitions", "Changes of state seen here.", "to")
+        self._holds = counter("holds", "Times that a tier was held.", "reason")
+        self._late = counter("late_results", "Results of calls that an older state let through.")
+        self._alone = counter("store_errors", "Decisions without the shared state.")
+
+    def hear(self, event: object) -> None:
+        match event:
+            case CallRecorded(name, outcome):
+                self._requests[name,].inc()
+                if outcome is Outcome.FAILURE:
+                    self._failures[name,].inc()
+            case CallRejected(name, _):
+                self._rejections[name,].inc()
+            case StateChanged(name, _, after):
+                self._transitions[name, after.value].inc()
+            case Held(name, reason, _):
+                self._holds[name, reason].inc()
+            case LateResult(name):
+                self._late[name,].inc()
+            case StoreUnavailable(name):
+                self._alone[name,].inc()
+
+
+def _taken(places: Iterable[Places]) -> int:
+    return sum(kind.taken for kind in places)
+
+
+class _Children(dict[tuple[str, ...], M]):
+    """A metric's children by their labels: looked up once, as a busy worker counts thousands."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> M:
+        child: M = self._metric.labels(*labels)
+        self[labels] = child
+        return child
+
+
+def _histogram(
+    registry: CollectorRegistry, name: str, about: str, buckets: tuple[float, ...]
+) -> Any:
+    return Histogram(name, about, ["tier"], buckets=buckets, registry=registry)

@@ -62,7 +62,7 @@ class WorkerProcess:
         self._pause = Pause()
         self._metrics = WorkerMetrics()
         self._app = create_app(settings)
-        self._publisher = Publisher(self._app, configured=tier_configs(settings))
+        self._publisher = Publisher(self._app, tier_configs(settings), self._metrics)
         self._background: list[asyncio.Task[Any]] = []
 
     def run(self) -> int:
@@ -132,22 +132,25 @@ class WorkerProcess:
             ("cpu", Queue.BATCH): FleetPlaces(store, "cpu", max(cpu - 1, 1)),
         }
         cache = build_cache(settings, store, breakers)
-        answering = Answering(settings, tiers, cache, breakers, places)
+        answering = Answering(settings, tiers, cache, breakers, places, self._metrics)
         leases = Leases(store, settings.lease_seconds, set(places.values()))
         self._answering = answering
         self._insist = insist = Insist()
-        self._jobs = SliceRunner(
-            store, self._publisher, answering, leases, insist, self._metrics.finished
-        )
+        self._jobs = SliceRunner(store, self._publisher, answering, leases, insist, self._metrics)
         batches, files = BatchStore(store, settings), FileStore(store, Storage(settings.files_url))
         self._phases = Phases(batches, files, self._publisher, leases, insist, settings.slice_lines)
         self._lines = LineRunner(
             *(batches, files, self._publisher, answering, leases, self._phases, insist),
-            self._metrics.lines_finished,
+            self._metrics,
         )
-        self._metrics.in_hand.set_function(lambda: len(leases))
+        by_tier = {
+            tier: {p for (name, _), p in places.items() if name == tier} for tier, _ in places
+        }
+        self._metrics.watch(leases, by_tier, self._pulse, self._pause)
         self._app.runner = self._run_slice
-        sweeper = Sweeper(store, files, self._publisher, self._name, settings.sweep_seconds)
+        sweeper = Sweeper(
+            *(store, files, self._publisher, self._name, settings.sweep_seconds, self._metrics)
+        )
         port = health_app(self._pulse, store, self._metrics.registry)
         works = [leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket)]
         if Queue.BATCH.value in self._queues():
@@ -188,8 +191,10 @@ class WorkerProcess:
             asyncio.run_coroutine_threadsafe(self._drain(), self._loop.loop)
 
     async def _drain(self) -> None:
+        counting = asyncio.create_task(self._store.count("drains"))
         await self._answering.drain(self._settings.drain_seconds)
         self._insist.cut_off = True
+        await counting
 
     async def _close(self) -> None:
         for task in self._background:

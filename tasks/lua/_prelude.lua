@@ -7,6 +7,7 @@
 --   {prefix}deadlines            zset    id -> deadline of an unfinished job
 --   {prefix}begun                hash    queue -> latest dispatched_ms of a job that has begun
 --   {prefix}stats                hash    counts of finished jobs, "{tier}:{status}"
+--   {prefix}events               hash    counts of what happened to workers: "drains"
 --   {prefix}latency:{minute}     hash    bucket -> finished jobs; TTL 20 minutes
 --   {prefix}batches:{owner}      zset    id -> created_ms
 --   {prefix}batch:{id}           hash    one batch

@@ -1,6 +1,7 @@
 -- Leases a unit. ARGV: prefix, lease_owner, lease_ms, tier, unit, attempt
 -- Answers false (stale, ended), or {batch, slice, lines of the unit, "offset:length:lines:first",
 -- batch's fields: owner, options, endpoint, input_file_id, status, ms to its end, ending,
+-- ms since its dispatch,
 -- then the slice's results so far: field, value, ...}.
 -- Asked again by the same lease owner (its answer was lost), it answers the same.
 local me, lease, tier, id = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -22,4 +23,4 @@ if tonumber(h[6]) >= 0 then
   results = redis.call('HGETALL', P .. 'part:' .. h[5] .. ':' .. h[6])
 end
 return { h[5], tonumber(h[6]), h[7], place, b[1], b[2], b[3], b[4], b[5],
-  tonumber(b[6]) - now, b[7] or '', results }
+  tonumber(b[6]) - now, b[7] or '', now - tonumber(h[8]), results }

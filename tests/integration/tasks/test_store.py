@@ -70,7 +70,7 @@ async def test_a_new_job_is_queued_with_all_that_it_needs(store):
     assert record.created_at == at == pytest.approx(time.time(), abs=2)
     assert record.deadline_at == pytest.approx(at + 60, abs=0.01)
     assert record.metadata == {"team": "blue"}
-    assert (await store.gauges())["queued_interactive"] == 1
+    assert (await store.gauges()).waiting["interactive"] == 1
 
 
 async def test_another_owner_has_no_such_job(store):
@@ -226,7 +226,7 @@ async def test_what_has_no_message_left_is_taken_for_lost_and_given_twice_the_ti
 async def test_a_parked_job_is_due_at_its_time_at_its_first_tier(store):
     mine = await begun(store)
     assert await move(store, mine, to="", due_seconds=0.3) == [(mine.id, 1)]
-    assert (await store.gauges())["parked"] == 1
+    assert (await store.gauges()).parked == 1
     assert await store.sweep("s", NONE_LEFT) == []
     await asyncio.sleep(0.35)
     assert await store.sweep("s", ALL_BUSY) == [(mine.id, 2, "gpu", "interactive", "parked")]

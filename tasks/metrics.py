@@ -1,0 +1,29 @@
+"""Metrics that more than one kind of process exports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import Histogram, ProcessCollector, disable_created_metrics
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+LONG_SECONDS = (*SECONDS, 300, 900, 3600, 14_400, 86_400)
+
+
+def process_metrics(registry: CollectorRegistry) -> None:
+    """Export the process's CPU, memory and open files."""
+    disable_created_metrics()  # a series for each series, that says when it began
+    ProcessCollector(registry=registry)
+
+
+def message_sizes(registry: CollectorRegistry) -> Histogram:
+    """Return the sizes of the messages that a publisher sends: its group commits."""
+    return Histogram(
+        "fallthrough_message_jobs",
+        "Jobs or units that a message to the broker carried.",
+        buckets=(1, 2, 4, 8, 16, 32),
+        registry=registry,
+    )

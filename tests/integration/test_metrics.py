@@ -1,0 +1,135 @@
+"""What the processes export is what docs/metrics.md lists, and what rules and dashboard ask."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from harness.waiting import wait_until
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families as families
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(
+    r"^\| `(?P<name>\w+)` \| (?P<kind>\w+) \| (?P<labels>[\w, ]*?) ?\| (?P<sides>[\w, ]+) \| .+ \|$"
+)
+TEXT = {"Accept": "text/plain"}
+
+
+def catalogue():
+    """{(side, family): (kind, labels)}."""
+    rows = (ROW.match(line) for line in (ROOT / "docs" / "metrics.md").read_text().splitlines())
+    listed = {}
+    for row in filter(None, rows):
+        labels = {label.strip() for label in row["labels"].split(",") if label.strip()}
+        for side in row["sides"].split(","):
+            listed[side.strip(), row["name"].removesuffix("_total")] = row["kind"], labels
+    return listed
+
+
+def exported(side, text):
+    found = {}
+    for family in families(text):
+        if family.name.startswith("process_"):
+            continue
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[side, family.name] = family.type, labels
+    return found
+
+
+def ask(client, prompt):
+    body = {"messages": [{"role": "user", "content": prompt}]}
+    return client.post("/v1/chat/completions", json=body)
+
+
+@pytest.fixture
+def scraped(fleet, gpu, cpu):
+    """Both sides, after an outage, a cached answer, a batch and a refused request."""
+    api = fleet.api().start()
+    worker = fleet.worker().start()
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        assert ask(client, "again").status_code == 200
+        gpu.mode = "500"
+        for n in range(4):
+            assert ask(client, f"cpu {n}").headers["x-fallthrough-tier"] == "cpu"
+        cpu.mode = "500"
+        assert ask(client, "again").headers["x-fallthrough-tier"] == "cache"
+        assert client.get("/nowhere").status_code == 404
+        gpu.mode = cpu.mode = "ok"
+        texts = client.get("/metrics", headers=TEXT).text
+        yield client, worker, texts
+
+
+def test_every_metric_is_in_the_catalogue_and_the_catalogue_is_exported(scraped):
+    _, worker, text = scraped
+    found = exported("api", text) | exported("worker", httpx.get(f"{worker.url}/metrics").text)
+    listed = catalogue()
+    assert set(found) == set(listed)
+    for name, (kind, labels) in found.items():
+        assert kind == listed[name][0], name
+        # A family that has not counted yet shows no labels.
+        assert labels in (listed[name][1], set()), name
+
+
+def test_what_happened_is_counted(scraped):
+    client, worker, _ = scraped
+    wait_until(lambda: client.get("/metrics").json()["metrics"]["total"] == 6)
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for text in (
+            client.get("/metrics", headers=TEXT).text,
+            httpx.get(f"{worker.url}/metrics").text,
+        )
+        for family in families(text)
+        for sample in family.samples
+    }
+    assert samples["fallthrough_jobs_total", "succeeded", "cpu"] == 4
+    assert samples["fallthrough_worker_jobs_total", "succeeded", "cache"] == 1
+    assert samples["fallthrough_worker_tries_total", "cache", "answered"] == 1
+    assert samples["circuit_breaker_failures_total", "max_gpu"] == 3
+    assert samples["circuit_breaker_rejections_total", "max_gpu"] >= 1
+    assert samples["circuit_breaker_transitions_total", "max_gpu", "open"] == 1
+    assert samples["fallthrough_worker_job_seconds_count", "cpu"] == 4
+    assert samples["fallthrough_worker_queue_wait_seconds_count", "gpu"] == 6
+    assert samples["fallthrough_worker_tokens_total", "completion", "cpu"] == 8
+    assert samples["fallthrough_http_requests_total", "GET", "(none)", "404"] == 1
+    assert samples["fallthrough_http_requests_total", "POST", "/v1/chat/completions", "200"] == 6
+
+
+def test_open_metrics_when_asked(scraped):
+    client, worker, _ = scraped
+    for url in ("/metrics", f"{worker.url}/metrics"):
+        reply = client.get(url, headers={"Accept": "application/openmetrics-text"})
+        assert reply.headers["content-type"].startswith("application/openmetrics-text")
+        assert len(list(open_metrics(reply.text))) > 5
+
+
+def test_a_warm_shutdown_is_counted_for_the_fleet(scraped):
+    client, worker, _ = scraped
+    worker.process.terminate()
+    assert worker.wait() == 0
+    text = client.get("/metrics", headers=TEXT).text
+    assert "fallthrough_worker_drains_total 1.0" in text
+
+
+def test_rules_and_dashboard_ask_for_what_is_exported():
+    rules = yaml.safe_load((ROOT / "configs/prometheus/rules/fallthrough.yml").read_text())
+    dashboards = ROOT / "configs/grafana/dashboards"
+    dashboard = json.loads((dashboards / "circuit-breaker-dashboard.json").read_text())
+    queries = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    queries += [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])]
+    assert len(queries) > 25
+    known = {name for _, name in catalogue()}
+    recorded = {r["record"] for group in rules["groups"] for r in group["rules"] if "record" in r}
+    for query in queries:
+        used = set(re.findall(r"\b(?:fallthrough|circuit_breaker)_[a-z_]+\b", query))
+        assert used or any(name in query for name in (*recorded, "process_")), query
+        for name in used:
+            assert re.sub(r"_(total|bucket|sum|count)$", "", name) in known, name
+    kustomization = yaml.safe_load((dashboards / "kustomization.yaml").read_text())
+    [generator] = kustomization["configMapGenerator"]
+    assert all((dashboards / file).exists() for file in generator["files"])
