@@ -16,6 +16,7 @@ import uvloop
 
 from api.access import check_exposure, key_ring
 from api.app import create_app
+from tasks import logs
 from tasks.errors import FallthroughError, SettingsError
 from tasks.settings import Settings
 from tasks.store import JobStore, connect
@@ -47,10 +48,7 @@ def main() -> int:
     """Serve until told to stop; return the exit status: 2 if it could not start."""
     try:
         settings = Settings.from_env(os.environ)
-        logging.basicConfig(
-            level=settings.log_level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        logs.configure(settings, "api")
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         check_exposure(settings, key_ring(settings))
         listening = _listen(settings)

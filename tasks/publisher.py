@@ -171,7 +171,7 @@ class Publisher:
         # What `chain.apply_async` does, without copying every signature for every message.
         rest.reverse()
         for part in slices:
-            shown = f"({part})"[:LONGEST_SHOWN]
+            shown = f"({part},)"[:LONGEST_SHOWN]
             first.apply_async((part,), chain=rest, producer=producer, retry=False, argsrepr=shown)
             self._observer.published(len(part))
 

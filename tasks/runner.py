@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tasks import logs
 from tasks.answering import Finish, HandBack, HandOn, Outcome, Park
 from tasks.errors import PublishError
 from tasks.jobs import BegunJob, Status
@@ -96,6 +97,7 @@ class SliceRunner:
             await self._publish(self._publisher.next_tier(tier), queue, pairs)
 
     async def _one(self, job: BegunJob, left: _Left) -> None:
+        logs.about.set({"job_id": job.id, "tier": job.tier})
         try:
             outcome: Outcome = await self._answering.answer(job)
             await self._act(job, outcome, left)

@@ -101,6 +101,7 @@ class Settings:
         "", "where people find Flower: the status page links to it", url="http https"
     )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+    log_format: str = _setting("auto", "json, text, or auto: text on a terminal, else json")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -119,6 +120,9 @@ class Settings:
     def _check(self) -> None:
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             message = f"{PREFIX}LOG_LEVEL: {self.log_level!r} is no DEBUG, INFO, WARNING or ERROR"
+            raise SettingsError(message)
+        if self.log_format not in {"auto", "json", "text"}:
+            message = f"{PREFIX}LOG_FORMAT: {self.log_format!r} is no auto, json or text"
             raise SettingsError(message)
         queues = [q for q in self.worker_queues.split(",") if q]
         if not queues or set(queues) - {"interactive", "batch"}:

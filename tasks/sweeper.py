@@ -54,7 +54,8 @@ class Sweeper:
         self._observer.swept(reason for *_, reason in found)
         for job_id, _, tier, _, reason in found:
             if reason not in {"parked", "expired"}:
-                log.warning("%s dispatched again to %s: %s", job_id, tier, reason)
+                told = {"job_id": job_id, "tier": tier}
+                log.warning("%s dispatched again to %s: %s", job_id, tier, reason, extra=told)
         await self._publisher.dispatch(entry[:4] for entry in found)
         await self._files.sweep()
         return len(found)

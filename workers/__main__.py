@@ -7,6 +7,7 @@ import warnings
 
 from celery.exceptions import SecurityWarning
 
+from tasks import logs
 from tasks.errors import FallthroughError
 from tasks.settings import Settings
 from workers.process import WorkerProcess
@@ -16,10 +17,7 @@ def main() -> int:
     """Run a worker; return its exit status: 2 if it could not start."""
     try:
         settings = Settings.from_env(os.environ)
-        logging.basicConfig(
-            level=settings.log_level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        logs.configure(settings, "worker")
         # A line per slice says nothing that Flower and the metrics do not say better.
         for chatty in ("httpx", "celery.redirected", "celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,65 @@
+"""Logs: JSON lines, or text for people at a terminal; what is about a job says which, and its tier.
+
+Prompts and answers are never logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
+NAMES = {"levelname": "level", "name": "logger", "message": "message"}
+
+about: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
+"""job_id and tier of what the current task works on."""
+
+
+def configure(settings: Settings, part: str) -> None:
+    """Send the process's log to its standard error. part: api, worker."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    chosen = settings.log_format
+    if chosen == "auto":
+        chosen = "text" if sys.stderr.isatty() else "json"
+    if chosen == "json":
+        handler.setFormatter(_json(part))
+    elif sys.stderr.isatty():
+        from rich.logging import RichHandler  # noqa: PLC0415 - only for people
+
+        handler = RichHandler(show_path=False, rich_tracebacks=False)
+        handler.setFormatter(logging.Formatter("%(message)s%(about)s", datefmt="%X"))
+    else:
+        handler.setFormatter(logging.Formatter(TEXT))
+    handler.addFilter(_tell)
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+
+
+def _json(part: str) -> logging.Formatter:
+    from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - text needs none
+
+    return JsonFormatter(
+        list(NAMES),
+        rename_fields=NAMES,
+        static_fields={"part": part},
+        reserved_attrs=[*RESERVED],
+        timestamp="time",  # ISO 8601, UTC
+    )
+
+
+def _tell(record: logging.LogRecord) -> bool:
+    found = about.get() or {}
+    for name, value in found.items():
+        if not hasattr(record, name):
+            setattr(record, name, value)
+    told = {name: getattr(record, name) for name in ("job_id", "tier") if hasattr(record, name)}
+    record.about = "".join(f" {name}={value}" for name, value in told.items())
+    return True
+
+
+# What a record has besides what we tell of it.
+RESERVED = (*logging.makeLogRecord({}).__dict__, "message", "asctime", "about")
