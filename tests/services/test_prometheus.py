@@ -1,0 +1,184 @@
+"""A real Prometheus over a real run with an outage in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import yaml
+from harness.batches import ended, line, start
+from harness.flower import flower
+from harness.waiting import free_port, wait_until
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RULES = CONFIGS / "prometheus" / "rules" / "fallthrough.yml"
+DASHBOARD = CONFIGS / "grafana" / "dashboards" / "circuit-breaker-dashboard.json"
+SELECTOR = re.compile(r"\b(?:fallthrough|circuit_breaker)[a-z_:0-9]+(?:\{[^}]*\})?")
+FOR = "3s"  # in place of minutes: how long a state lasts until its alert fires
+
+
+def program(name):
+    found = shutil.which(name)
+    if not found:
+        pytest.fail(f"{name} is missing: `./run test services` installs it and runs these")
+    return found
+
+
+class Prometheus:
+    def __init__(self, url):
+        self.url = url
+
+    def query(self, text):
+        reply = httpx.get(f"{self.url}/api/v1/query", params={"query": text}).json()
+        assert reply["status"] == "success", (text, reply)
+        return reply["data"]["result"]
+
+    def firing(self):
+        alerts = httpx.get(f"{self.url}/api/v1/alerts").json()["data"]["alerts"]
+        return {
+            (alert["labels"]["alertname"], alert["labels"].get("name"))
+            for alert in alerts
+            if alert["state"] == "firing"
+        }
+
+    def ready(self):
+        try:
+            return httpx.get(f"{self.url}/-/ready").is_success
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture
+def prometheus(tmp_path):
+    """Return a function that starts a Prometheus on these targets: {job: [host:port, …]}."""
+    started = []
+
+    def begin(targets):
+        rules = yaml.safe_load(RULES.read_text())
+        for group in rules["groups"]:
+            for rule in group["rules"]:
+                if "for" in rule:
+                    rule["for"] = FOR
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["rules.yml"],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": hosts}]}
+                for job, hosts in targets.items()
+            ],
+        }
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        port = free_port()
+        command = [
+            program("prometheus"),
+            f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        with (tmp_path / "prometheus.log").open("wb") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+        found = Prometheus(f"http://127.0.0.1:{port}")
+        wait_until(found.ready, 30, "Prometheus is ready")
+        return found
+
+    yield begin
+    for process in started:
+        process.terminate()
+        process.wait(20)
+
+
+def ask(client, prompt, **fields):
+    body = {"messages": [{"role": "user", "content": prompt}], **fields}
+    return client.post("/v1/chat/completions", json=body)
+
+
+def queries():
+    """Return every query of every panel and rule; of an alert, each series that it looks at."""
+    found = []
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        found += [target["expr"] for target in panel.get("targets", [])]
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            found += SELECTOR.findall(rule["expr"])
+            found += [rule["record"]] if "record" in rule else []
+    return sorted({text.strip() for text in found})
+
+
+@pytest.fixture
+def watched(fleet, prometheus, tmp_path):
+    """An API, a worker and Flower, scraped by a Prometheus."""
+    api, worker = fleet.api().start(), fleet.worker().start()
+    redis = {"FALLTHROUGH_REDIS_URL": fleet.settings["FALLTHROUGH_REDIS_URL"]}
+    with (
+        flower(tmp_path, **redis) as seen,
+        httpx.Client(base_url=api.url, timeout=60) as client,
+    ):
+        ports = {"fallthrough-api": api.url, "fallthrough-worker": worker.url, "flower": seen}
+        watching = prometheus({job: [url.removeprefix("http://")] for job, url in ports.items()})
+        wait_until(lambda: len(watching.query("up == 1")) == 3, 30, "all targets are scraped")
+        yield client, watching
+
+
+@pytest.mark.timeout(240)
+def test_panels_have_data_and_the_breakers_alert_fires_and_resolves(watched, gpu, cpu):
+    client, watching = watched
+    with openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none") as sdk:
+        assert watching.firing() == set()
+
+        # A quiet while: answers, a batch, a request that is refused.
+        assert ask(client, "again").is_success
+        ended(sdk, start(sdk, [line(f"l{n}", f"prompt {n}") for n in range(40)]).id)
+        gpu.mode = "400"
+        assert ask(client, "refused").status_code == 400
+
+        # The outage: the GPU tier's breaker opens, the CPU tier answers.
+        gpu.mode = "500"
+        for n in range(4):
+            assert ask(client, f"outage {n}").headers["x-fallthrough-tier"] == "cpu"
+        cpu.mode = "500"
+        nobody = ask(client, "nobody", fallthrough={"cache": "off"})
+        assert nobody.headers["x-fallthrough-tier"] == "degraded"
+        cpu.mode = "ok"
+        opened = ("FallthroughBreakerOpen", "max_gpu")
+        wait_until(lambda: opened in watching.firing(), 30, "the alert fires")
+
+        # The way back: probes close it.
+        gpu.mode = "ok"
+        wait_until(lambda: ask(client, "back").headers["x-fallthrough-tier"] == "gpu", 30)
+        wait_until(lambda: ask(client, "more").is_success and not watching.firing(), 60, "resolved")
+        state = watching.query('circuit_breaker_state{name="max_gpu"}')
+        assert [sample["value"][1] for sample in state] == ["0"]
+
+        def silent():
+            return [text for text in queries() if not watching.query(text)]
+
+        wait_until(lambda: not silent(), 40, f"these have no data: {silent()}")
+
+
+def test_the_rules_do_what_their_unit_tests_say():
+    tests = CONFIGS / "prometheus" / "tests" / "fallthrough.yml"
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(tests)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configuration_is_one_that_prometheus_takes():
+    checked = [str(CONFIGS / "prometheus" / "prometheus.yml")]
+    done = subprocess.run(
+        [program("promtool"), "check", "config", *checked],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,315 @@
+"""The status page, in a real browser over a real fleet."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import openai
+import pytest
+from harness.batches import ended, line, start
+from harness.waiting import wait_until
+from selenium.webdriver.common.keys import Keys
+
+PRIVATE = "xyzzy-plugh"  # stands for what nobody but its owner is to read
+LONG = {"FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "60"}  # so that an outage does not end by itself
+ANN, ROOT = "0123456789abcdef", "fedcba9876543210"
+AA = 4.5  # WCAG's contrast of text
+
+COLOURS = """
+const seen = (e) => e.checkVisibility() && [...e.childNodes].some(
+  (n) => n.nodeType === Node.TEXT_NODE && n.data.trim())
+const back = (e) => {
+  for (; e; e = e.parentElement) {
+    const colour = getComputedStyle(e).backgroundColor
+    if (colour !== 'rgba(0, 0, 0, 0)') return colour
+  }
+}
+return [...document.body.querySelectorAll('*')].filter(seen).filter(
+  (e) => !['SCRIPT', 'NOSCRIPT'].includes(e.tagName)).map(
+  (e) => [e.innerText, getComputedStyle(e).color, back(e)])
+"""
+
+
+@pytest.fixture
+def api(fleet):
+    return both(fleet.api(flower_url="http://127.0.0.1:5555"), fleet.worker())
+
+
+@pytest.fixture
+def outage(fleet, gpu, cpu):
+    """An API whose GPU tier is out of service, with a batch that the CPU tier works on."""
+    fleet.settings.update(LONG)
+    gpu.vanish()
+    cpu.delay = 0.1
+    api = both(fleet.api(), fleet.worker(slice_lines=16))
+    for number in range(4):
+        ask(api, f"{PRIVATE} {number}")
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as sdk:
+        batch = start(sdk, [line(f"c{n}", f"{PRIVATE} {n}") for n in range(600)])
+        yield api
+        sdk.batches.cancel(batch.id)
+
+
+@pytest.fixture
+def kept(fleet):
+    """An API that wants keys."""
+    return both(fleet.api(api_keys=f"ann={ANN},root!={ROOT}"), fleet.worker())
+
+
+def both(api, worker):
+    """Start them side by side; return the API."""
+    worker.start(ready=False)
+    api.start()
+    wait_until(worker.ready)
+    return api
+
+
+def ask(api, prompt, key="any"):
+    body = {"messages": [{"role": "user", "content": prompt}]}
+    headers = {"Authorization": f"Bearer {key}"}
+    reply = httpx.post(f"{api.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+    assert reply.is_success
+
+
+def open_breaker(api, page):
+    for number in range(3):
+        ask(api, f"prompt {number}")
+    page.open(api.url)
+    page.wait(card("max_gpu"), "out of service")
+
+
+def card(name):
+    return f"#tiers > [data-name={name}]"
+
+
+def enter(page, key):
+    page.wait("#login", "API key")
+    page.find("#key").send_keys(key + Keys.ENTER)
+
+
+def test_an_idle_page_shows_every_tier_in_service_and_no_error(api, page):
+    page.open(api.url)
+    for name, title in (("max_gpu", "GPU"), ("ollama_cpu", "CPU"), ("redis_cache", "Cache")):
+        page.wait(card(name), "in service")
+        assert title in page.text(card(name))
+        assert f"{name}: closed, 0 of 3 failures" in page.text(card(name))
+    page.wait("#glance", "All tiers in service")
+    page.wait("#work [data-name=workers] dd", "1")
+    assert page.text("#jobs") == ""
+    assert not page.find("#login").is_displayed()
+    links = {link.text: link.get_attribute("href") for link in page.all("nav a")}
+    assert links == {
+        "API docs": f"{api.url}/docs",
+        "Flower": "http://127.0.0.1:5555/",
+        "Metrics": f"{api.url}/metrics",
+    }
+    assert all(
+        button.get_attribute("aria-disabled") == "true" for button in page.all("#tiers button")
+    )
+    assert page.complaints() == []
+
+
+def test_answers_are_counted_by_tier_and_paced(api, page):
+    page.open(api.url)
+    page.wait(card("max_gpu"), "no answers in 10 s")
+    ask(api, PRIVATE)
+    page.wait(card("max_gpu"), "· 1 so far")
+    assert re.search(r"\d answers a minute", page.text(card("max_gpu")))
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\tsucceeded\tgpu\t\d+ ms\tgpu-model\t\w+", page.text("#jobs")
+    )
+
+
+def test_an_outage_is_shown_with_its_countdown_its_jobs_and_its_batch(outage, page):
+    page.open(outage.url)
+    page.wait(card("max_gpu"), "out of service")
+    assert page.text("#glance") == "GPU out of service; CPU answers"
+
+    def left():
+        found = re.search(r"next probe in (\d+)\ss", page.text(card("max_gpu")))
+        return int(found[1]) if found else 0
+
+    first = wait_until(left)
+    wait_until(lambda: 0 < left() < first, what="the countdown runs")
+    rows = [row.split("\t") for row in page.text("#jobs").splitlines()]
+    assert len(rows) == 4
+    assert {(row[1], row[2]) for row in rows} == {("succeeded", "cpu")}
+    assert all(re.fullmatch(r"[\d,]+ ms", row[3]) for row in rows)
+
+    def done():
+        return page.run("return document.querySelector('#batches progress')?.value ?? 0")
+
+    some = wait_until(done, what="the batch's bar begins")
+    wait_until(lambda: some < done() < 600, what="the bar moves")
+    page.wait("#batches", "lines a")
+    page.wait("#batches", "left")
+    assert "in progress" in page.text("#batches")
+    assert "of 600" in page.text("#batches")
+    assert PRIVATE not in page.driver.page_source
+    assert page.complaints() == []
+
+
+def test_an_admin_resets_a_breaker_with_the_keyboard_and_keeps_the_place(fleet, gpu, page):
+    fleet.settings.update(LONG)
+    gpu.mode = "500"
+    api = both(fleet.api(), fleet.worker())
+    open_breaker(api, page)
+
+    def focused():
+        return page.driver.switch_to.active_element.get_attribute("aria-label")
+
+    for _ in range(10):
+        page.driver.switch_to.active_element.send_keys(Keys.TAB)
+        if focused() == "Reset breaker max_gpu":
+            break
+    assert focused() == "Reset breaker max_gpu"
+    outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    page.wait(card("max_gpu"), "in service")
+    assert page.text("#said") == "Breaker max_gpu is closed."
+    assert focused() == "Reset breaker max_gpu"
+    asked = httpx.get(f"{api.url}/circuit-breakers").json()["circuit_breakers"]
+    assert asked["max_gpu"]["state"] == "closed"
+
+
+def test_a_wrong_key_is_refused_and_an_admins_is_kept_in_the_tab(kept, page):
+    page.open(kept.url)
+    enter(page, "not-a-key-of-theirs")
+    page.wait("#refused", "refused (401)")
+    assert page.find("#key").get_attribute("aria-invalid") == "true"
+    assert not page.find("#all").is_displayed()
+    assert page.run("return sessionStorage.getItem('key')") is None
+    enter(page, ROOT)
+    page.wait(card("max_gpu"), "in service")
+    assert not page.find("#login").is_displayed()
+    assert len(page.all("#tiers button")) == 3
+    page.open(kept.url)
+    page.wait(card("max_gpu"), "in service")
+    assert not page.find("#login").is_displayed()
+    assert page.run("return sessionStorage.getItem('key')") == ROOT
+    assert page.run("return localStorage.length") == 0
+
+
+def test_metrics_are_shown_to_a_key_that_a_link_cannot_carry(kept, page):
+    page.open(kept.url)
+    enter(page, ROOT)
+    page.wait(card("max_gpu"), "in service")
+    page.find("#metrics").click()
+    page.wait("body", '"circuit_breakers"')
+
+
+def test_a_key_that_is_no_admins_sees_its_own_jobs_and_no_reset(kept, page):
+    ask(kept, "mine", ANN)
+    ask(kept, "not mine", ROOT)
+    page.open(kept.url)
+    enter(page, ANN)
+    page.wait("#limited", "not an admin's (403)")
+    page.wait("#jobs", "succeeded")
+    assert len(page.text("#jobs").splitlines()) == 1
+    assert page.all("#operations") == []
+    assert page.all("#tiers button") == []
+    assert [link.text for link in page.all("nav a")] == ["API docs"]
+    page.find("#forget").click()
+    page.wait("#login", "API key")
+    assert page.run("return sessionStorage.length") == 0
+    assert page.text("#jobs") == ""
+
+
+@pytest.mark.parametrize("wants_key", [False, True])
+def test_a_phone_needs_no_scrolling_to_the_side(outage, fleet, page, wants_key):
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.tell("Emulation.setDeviceMetricsOverride", **size)
+    api = fleet.api(api_keys=f"root!={ROOT}").start() if wants_key else outage
+    page.open(api.url)
+    if wants_key:
+        page.wait("#login", "API key")
+    else:
+        page.wait("#batches", "in progress")
+        page.wait("#jobs", "cpu")
+    assert page.run("return innerWidth") == 360
+    assert page.run("return document.documentElement.scrollWidth") <= 360
+    wide = "const w = document.querySelector('#wide'); return w.scrollWidth - w.clientWidth"
+    assert page.run(wide) <= 0
+
+
+def test_dark_and_light_differ_and_both_can_be_read(outage, page):
+    page.open(outage.url)
+    page.wait("#batches", "in progress")
+    found = {}
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        page.tell("Emulation.setEmulatedMedia", features=[feature])
+        colours = page.run(COLOURS)
+        assert len(colours) > 40
+        found[scheme] = page.run("return getComputedStyle(document.body).backgroundColor")
+        hard = [each for each in colours if contrast(*each[1:]) < AA]
+        assert hard == []
+    assert luminance(found["dark"]) < 0.05
+    assert luminance(found["light"]) > 0.8
+
+
+def contrast(one, other):
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour):
+    """Return WCAG's relative luminance of rgb(r, g, b)."""
+    parts = [int(n) / 255 for n in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_an_api_that_goes_away_is_told_and_its_return_is_noticed(outage, page):
+    page.open(outage.url)
+    page.wait(card("max_gpu"), "next probe in")
+    outage.stop()
+    page.wait("#glance", "The API does not answer. What is shown is from ")
+    page.wait("#next", "Next try in")
+    page.wait("#h-tiers", "Tiers")
+    assert "next probe: not known" in page.text(card("max_gpu"))
+    assert page.find("#all").get_attribute("class") == "stale"
+    outage.start()
+    page.wait("#glance", "GPU out of service")
+    assert page.find("#all").get_attribute("class") == ""
+    assert page.text("#next") == ""
+
+
+def test_a_store_that_goes_away_is_told_as_the_api_tells_it(own_fleet, own_valkey, page):
+    api = own_fleet.api().start()
+    page.open(api.url)
+    page.wait("#glance", "No worker is running")
+    own_valkey.kill()
+    page.wait("#glance", "The API cannot tell (503)")
+    own_valkey.start()
+    page.wait("#glance", "No worker is running")
+
+
+def test_everything_that_can_be_used_or_read_off_has_a_name(outage, page):
+    page.open(outage.url)
+    page.wait("#batches", "in progress")
+    nodes = page.tell("Accessibility.getFullAXTree")["nodes"]
+    seen = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"]
+    ]
+    named = {"button", "link", "table", "progressbar", "region", "heading", "navigation"}
+    assert [each for each in seen if each[0] in named and not each[1]] == []
+    roles = [role for role, _ in seen]
+    assert named | {"banner", "main", "columnheader", "status"} <= set(roles)
+    assert {n for r, n in seen if r == "region"} == {
+        *("Tiers", "Queues and workers", "Batches", "Latest jobs")
+    }
+    assert page.run("return document.querySelectorAll('h1').length") == 1
+    assert page.run("return document.documentElement.lang") == "en"
+
+
+def test_a_finished_batch_stays_to_be_seen(api, page):
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as sdk:
+        done = ended(sdk, start(sdk, [line("a", PRIVATE)]).id)
+        page.open(api.url)
+        page.wait("#batches", "completed: 1 of 1")
+        page.wait("#batches", done.id)
