@@ -33,7 +33,8 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m cli.model_server", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
+    parser.add_argument("--host", default="127.0.0.1")
+    given = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -42,8 +43,8 @@ def main() -> int:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model_file())
     parameters.model_alias = {ALIAS}
-    parameters.hostnames = ["127.0.0.1"]
-    parameters.port = port
+    parameters.hostnames = [given.host]
+    parameters.port = given.port
     parameters.n_parallel = SLOTS
     parameters.n_ctx = CONTEXT_TOKENS * SLOTS
     parameters.cpuparams.n_threads = os.cpu_count() or 1

@@ -20,7 +20,7 @@ import msgspec
 from tasks.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PREFIX = "ft-"
@@ -49,7 +49,18 @@ def hashed(secret: str) -> str:
 
 def parse_environment(text: str) -> list[Key]:
     """Read FALLTHROUGH_API_KEYS: owner=key, comma-separated; "owner!=key" for an admin's."""
-    keys = []
+    return [
+        Key(f"env-{number}", owner, hashed(secret), admin)
+        for number, (owner, secret, admin) in enumerate(_entries(text), 1)
+    ]
+
+
+def admins(text: str) -> list[str]:
+    """Return "owner:key" of the admins in FALLTHROUGH_API_KEYS, for basic authentication."""
+    return [f"{owner}:{secret}" for owner, secret, admin in _entries(text) if admin]
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, bool]]:
     for number, entry in enumerate(filter(None, (e.strip() for e in text.split(","))), 1):
         owner, equals, secret = entry.partition("=")
         admin = owner.endswith("!")
@@ -60,8 +71,7 @@ def parse_environment(text: str) -> list[Key]:
                 f"{SHORTEST} characters (owner!=key for an admin)"
             )
             raise SettingsError(message)
-        keys.append(Key(f"env-{number}", owner, hashed(secret), admin))
-    return keys
+        yield owner, secret, admin
 
 
 def read_file(path: Path) -> list[Key]:

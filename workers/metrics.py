@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.worker import state as celery_state
@@ -22,6 +23,7 @@ from circuit_breaker.events import (
 from fallback_chain import Verdict
 from tasks.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
 from tasks.observer import Observer
+from tasks.tiers import BREAKER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from workers.pause import Pause
     from workers.pulse import Pulse
 
+SWEPT = ("lease", "unbegun", "parked", "expired")
+HELD = ("saturated", "misconfigured")
 NOT_CALLED = frozenset({Verdict.REJECTED, Verdict.NO_PERMIT})
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -83,6 +87,8 @@ class WorkerMetrics(Observer):
                 ["reason"],
             )
         )
+        for reason in SWEPT:
+            _ = self._swept[reason,]
         self._breakers = _BreakerMetrics(registry)
 
     def watch(
@@ -173,6 +179,12 @@ class _BreakerMetrics:
         self._rejections = counter("rejections", "Calls that a breaker refused.")
         self._transitions = counter("transitions", "Changes of state seen here.", "to")
         self._holds = counter("holds", "Times that a tier was held.", "reason")
+        # From 0 on, so that a rate sees the first failure, and a share of none is 0.
+        for metric in (self._requests, self._failures, self._rejections):
+            for name in BREAKER_NAMES.values():
+                _ = metric[name,]
+        for name, reason in product(BREAKER_NAMES.values(), HELD):
+            _ = self._holds[name, reason]
         self._late = counter("late_results", "Results of calls that an older state let through.")
         self._alone = counter("store_errors", "Decisions without the shared state.")
 

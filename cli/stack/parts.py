@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import httpx
@@ -72,7 +73,7 @@ def plan(settings: Settings, given: frozenset[str], options: UpOptions, data: Pa
     parts += [
         _worker(f"worker-batch-{n}", "batch", shared, drain) for n in range(1, options.workers + 1)
     ]
-    flower = _flower(flower_port, shared)
+    flower = _flower(flower_port, shared, data)
     api = _api(api_port, settings.host, {"FALLTHROUGH_FLOWER_URL": flower.url, **shared}, drain)
     return Layout((*parts, api, flower), api.url, flower.url)
 
@@ -141,12 +142,13 @@ def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
     return Part("api", _python("api"), url, ready, 3, environ, drain_seconds=drain)
 
 
-def _flower(port: int, shared: Mapping[str, str]) -> Part:
+def _flower(port: int, shared: Mapping[str, str], data: Path) -> Part:
     url = f"http://127.0.0.1:{port}"
-    command = _python(
-        *("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1"),
-        "--inspect-timeout=3000",  # ms; its own second is too short for a busy machine
-    )
-    # It listens on loopback only, and its API is part of the product.
-    environ = {**shared, "FLOWER_UNAUTHENTICATED_API": "true"}
+    command = _python("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1")
+    conf = find_spec("flowerconfig")
+    environ = {
+        **shared,
+        "FLOWER_CONF": (conf and conf.origin) or "",
+        "FLOWER_DB": str(data / "flower"),
+    }
     return Part("flower", command, url, _answers(f"{url}/healthcheck"), 3, environ)

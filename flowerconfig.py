@@ -1,0 +1,57 @@
+"""Flower's settings: `celery -A tasks flower` finds them where it is started, or by FLOWER_CONF.
+
+Options on the command line and FLOWER_… variables go before what is set here.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from tornado.options import options
+
+from tasks.errors import SettingsError
+from tasks.keys import admins
+from tasks.settings import Settings
+
+
+def _data_folder() -> Path:
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "fallthrough"
+
+
+def _credentials(settings: Settings) -> list[str]:
+    """Return "user:password" of who may come in; none where nobody else can reach it."""
+    given = os.environ.get("FLOWER_BASIC_AUTH", "")
+    found = [pair for pair in given.split(",") if pair] or admins(settings.api_keys)
+    if found or settings.allow_no_keys or address in {"127.0.0.1", "::1", "localhost"}:
+        return found
+    message = (
+        f"{address} is reachable from elsewhere and nobody has a password: set FLOWER_BASIC_AUTH="
+        "user:password, or an admin's key in FALLTHROUGH_API_KEYS, or FALLTHROUGH_ALLOW_NO_KEYS=1"
+    )
+    raise SettingsError(message)
+
+
+# Flower itself would listen on every address.
+address = options.address or "127.0.0.1"
+try:
+    basic_auth = _credentials(Settings.from_env(os.environ))
+except SettingsError as error:
+    sys.exit(f"flower: {error}")
+if not basic_auth:
+    os.environ.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
+
+# Jobs are cancelled through the API; whoever must shut workers down here sets it to false.
+read_only = os.environ.get("FLOWER_READ_ONLY", "true").lower() not in {"0", "false", "no", "off"}
+
+# Its view of tasks and workers outlives it; it never holds a prompt: arguments are ids.
+db = os.environ.get("FLOWER_DB") or str(_data_folder() / "flower")
+Path(db).parent.mkdir(parents=True, exist_ok=True)
+persistent = True
+state_save_interval = 60_000  # ms
+max_tasks = int(os.environ.get("FLOWER_MAX_TASKS", "10000"))
+purge_offline_workers = 300  # s
+
+# The tier is in a task's name (tasks.gpu, …), its jobs' ids in its arguments.
+tasks_columns = "name,state,args,received,started,runtime,worker,routing_key"
+inspect_timeout = 3000.0  # ms; its own second is too short for a busy machine

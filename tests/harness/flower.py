@@ -1,0 +1,57 @@
+"""Flower, as a user starts it in the project's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from harness.waiting import free_port, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(port: int, address: str = "127.0.0.1") -> list[str]:
+    where = [f"--port={port}", f"--address={address}"]
+    return [sys.executable, "-m", "celery", "-A", "tasks", "flower", *where]
+
+
+def environ(folder: Path, **variables: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FALLTHROUGH_", "FLOWER_"))}
+    return {**clean, "FLOWER_DB": str(folder / "flower" / "db"), **variables}
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthcheck", timeout=3).is_success
+    except httpx.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def flower(folder: Path, address: str = "127.0.0.1", **variables: str) -> Iterator[str]:
+    """Yield the URL of a Flower that runs; it gets the time to save its state."""
+    port = free_port()
+    with (folder / "flower.log").open("ab") as log:
+        process = subprocess.Popen(
+            command(port, address),
+            env=environ(folder, **variables),
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(url), 30, "Flower answers")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
