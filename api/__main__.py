@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+    from api.services import Services
+
 GARBAGE_THRESHOLDS = (20_000, 20, 20)
+LAST_SECONDS = 1.0  # of the drain, in which those who still wait are told
 
 log = logging.getLogger("api")
 
@@ -40,7 +43,11 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if hasattr(self._app.state, "services"):
-            self._app.state.services.draining = True
+            services: Services = self._app.state.services
+            services.draining = True
+            # Before the framework cuts off who still waits for a job, each gets an answer.
+            drain = services.settings.drain_seconds
+            services.waiters.close_in(max(drain - LAST_SECONDS, drain / 2))
         super().handle_exit(sig, frame)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from api.body import read_body
-from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response
+from api.errors import CLIENT_CLOSED, RETRY_AFTER_SECONDS, ApiError, envelope, json_response
 from api.once import once_keys
 from api.routing import Route
 from api.schemas import chat_of, parse_json
@@ -47,6 +47,10 @@ async def complete(request: Request) -> Response:
     record = await _unless_gone(request, found, job_id, owner, wait)
     if record is None:
         return Response(status_code=CLIENT_CLOSED)
+    if not record.status.final and found.waiters.closed:
+        message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "x-fallthrough-job-id": record.id}
+        raise ApiError(503, message, code="stopping", headers=headers)
     return _answer(record)
 
 

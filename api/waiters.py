@@ -23,10 +23,21 @@ class Waiters:
         self._store = store
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._listening: asyncio.Task[None] | None = None
+        self.closed = False
 
     def start(self) -> None:
         """Begin to listen."""
+        self._loop = asyncio.get_running_loop()
         self._listening = asyncio.create_task(self._listen())
+
+    def close_in(self, seconds: float) -> None:
+        """Let everybody go after so long, as it is then; for a signal handler."""
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._close)
+
+    def _close(self) -> None:
+        self.closed = True
+        for job_id in list(self._waiting):
+            self._wake(job_id)
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -43,7 +54,7 @@ class Waiters:
             try:
                 record = await self._read(job_id, owner, until)
                 left = until - time.monotonic()
-                if record is None or record.status.final or left <= 0:
+                if record is None or record.status.final or left <= 0 or self.closed:
                     return record
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken, left)

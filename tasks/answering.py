@@ -131,7 +131,7 @@ class Answering:
                 await places.give(token)
             return HandBack()
         if token is None:
-            waited = (time.monotonic() - began) * 1000
+            waited = round((time.monotonic() - began) * 1000, 1)
             if time.monotonic() >= job.deadline:
                 return Finish(Status.EXPIRED, {})
             verdict = Verdict.REJECTED if tier.breaker.reject() else Verdict.NO_PERMIT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -180,8 +181,6 @@ def test_kill_9_of_the_api_loses_no_accepted_job(fleet, gpu):
 
 
 def test_sigterm_lets_the_api_finish_what_it_was_asked(fleet, gpu):
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only here
-
     gpu.delay = 0.8
     api = fleet.api().start()
     fleet.worker().start()
@@ -209,3 +208,24 @@ def test_a_worker_that_is_asked_twice_still_hands_over_what_it_has(fleet, gpu):
         assert first.wait(30) == 0, first.log
         jobs = finish(client, ids, 20)
         assert {job["status"] for job in jobs} == {"succeeded"}
+
+
+def test_who_still_waits_when_the_api_stops_is_told_where_the_job_goes_on(fleet, gpu):
+    api = fleet.api(drain_seconds=2).start()
+    fleet.worker(gpu_timeout_seconds=60).start()
+    gpu.mode = "hang"
+    body = {"messages": [{"role": "user", "content": "long"}]}
+    with ThreadPoolExecutor() as threads, httpx.Client(base_url=api.url, timeout=30) as client:
+        job_id = submit(client, 1, "polled")[0]
+        chat = threads.submit(client.post, "/v1/chat/completions", json=body)
+        poll = threads.submit(client.get, f"/v1/jobs/{job_id}", params={"wait": 60})
+        wait_until(lambda: gpu.running == 2)
+        api.signal(signal.SIGTERM)
+        told, polled = chat.result(20), poll.result(20)
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "stopping")
+        assert told.headers["retry-after"]
+        assert (polled.status_code, polled.json()["status"]) == (200, "running")
+        assert api.wait(20) == 0
+    other = fleet.api().start()
+    job_id = told.headers["x-fallthrough-job-id"]
+    assert httpx.get(f"{other.url}/v1/jobs/{job_id}").json()["status"] == "running"
