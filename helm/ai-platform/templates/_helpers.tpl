@@ -9,6 +9,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{/* What finds a part's pods. Call with (list root part). */}}
+{{- define "ft.selector" -}}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* The API's names are those of the quick start. Call with (list root part). */}}
+{{- define "ft.name" -}}
+{{ if eq (index . 1) "api-server" }}api-server{{ else }}{{ (index . 0).Release.Name }}-{{ index . 1 }}{{ end }}
+{{- end }}
+
+{{- define "ft.secret" -}}
+{{ .Values.existingSecret | default (printf "%s-keys" .Release.Name) }}
+{{- end }}
+
 {{- define "ft.security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -17,10 +32,29 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{- define "ft.podSecurity" -}}
+{runAsNonRoot: true, runAsUser: {{ . }}, runAsGroup: {{ . }}, fsGroup: {{ . }}, fsGroupChangePolicy: OnRootMismatch, seccompProfile: {type: RuntimeDefault}}
+{{- end }}
+
+{{/*
+A variable from the Secret. Call with (list root variable key optional). Each is named, none comes
+by envFrom: a part gets only what it needs, and refuses FALLTHROUGH_ variables that are no settings.
+*/}}
+{{- define "ft.fromSecret" }}
+- name: {{ index . 1 }}
+  valueFrom: {secretKeyRef: {name: {{ include "ft.secret" (index . 0) }}, key: {{ index . 2 }}, optional: {{ index . 3 }}}}
+{{- end }}
+
+{{/* The environment that all parts share. */}}
 {{- define "ft.env" -}}
 - {name: FALLTHROUGH_DRAIN_SECONDS, value: {{ .Values.drainSeconds | quote }}}
 {{- if .Values.valkey.enabled }}
 - {name: FALLTHROUGH_REDIS_URL, value: "redis://{{ .Release.Name }}-valkey:6379/0"}
+{{- else if not .Values.settings.REDIS_URL }}
+{{- include "ft.fromSecret" (list . "FALLTHROUGH_REDIS_URL" "FALLTHROUGH_REDIS_URL" false) }}
+{{- end }}
+{{- if not .Values.settings.BROKER_URL }}
+{{- include "ft.fromSecret" (list . "FALLTHROUGH_BROKER_URL" "FALLTHROUGH_BROKER_URL" true) }}
 {{- end }}
 {{- if and .Values.maxServe.enabled (not .Values.settings.GPU_URL) }}
 - {name: FALLTHROUGH_GPU_URL, value: "http://{{ .Release.Name }}-max-serve:8000"}
@@ -28,17 +62,55 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .Values.ollama.enabled (not .Values.settings.CPU_URL) }}
 - {name: FALLTHROUGH_CPU_URL, value: "http://{{ .Release.Name }}-ollama:11434"}
 {{- end }}
-{{- if .Values.allowNoKeys }}
-- {name: FALLTHROUGH_ALLOW_NO_KEYS, value: "1"}
-{{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- if ne (toString $value) "" }}
-- {name: FALLTHROUGH_{{ $name }}, value: {{ $value | quote }}}
+{{- /* A number as JSON has it: as text it would be 8.64e+07. */}}
+- {name: FALLTHROUGH_{{ $name }}, value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* One part's pod. Call with a dict: root, part, command, port, env, resources, probed (paths). */}}
+{{/* What the API and the workers need to speak to model servers and to S3. */}}
+{{- define "ft.upstreamEnv" }}
+{{- range $name := list "FALLTHROUGH_GPU_API_KEY" "FALLTHROUGH_CPU_API_KEY" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+{{- include "ft.fromSecret" (list $ $name $name true) }}
+{{- end }}
+{{- end }}
+
+{{/* What only one part needs. Call with (list root part). */}}
+{{- define "ft.ownEnv" }}
+{{- $root := index . 0 }}
+{{- $part := index . 1 }}
+{{- if eq $part "flower" }}
+{{- include "ft.fromSecret" (list $root "FLOWER_BASIC_AUTH" "FLOWER_BASIC_AUTH" false) }}
+{{- else }}
+{{- include "ft.upstreamEnv" $root }}
+{{- end }}
+{{- if eq $part "api-server" }}
+{{- if $root.Values.allowNoKeys }}
+- {name: FALLTHROUGH_ALLOW_NO_KEYS, value: "1"}
+{{- else }}
+{{- include "ft.fromSecret" (list $root "FALLTHROUGH_API_KEYS" "FALLTHROUGH_API_KEYS" (not (not $root.Values.settings.KEYS_FILE))) }}
+{{- end }}
+{{- else if hasPrefix "worker-" $part }}
+- {name: FALLTHROUGH_WORKER_QUEUES, value: {{ trimPrefix "worker-" $part }}}
+{{- end }}
+{{- end }}
+
+{{/* A probe of a part: its own, or the shared times. Call with (list own times path). */}}
+{{- define "ft.probe" -}}
+{{- with index . 0 }}
+{{- toYaml . }}
+{{- else }}
+{{- toYaml (index . 1) }}
+httpGet: {path: {{ index . 2 }}, port: http}
+{{- end }}
+{{- end }}
+
+{{/*
+One part's pod. Call with a dict: root, part, command, port, alive, ready (paths), resources, and
+the probes liveness and readiness where they are its own.
+*/}}
 {{- define "ft.pod" -}}
 {{- $v := .root.Values }}
 metadata:
@@ -47,11 +119,13 @@ metadata:
     app.kubernetes.io/component: {{ .part }}
 spec:
   automountServiceAccountToken: false
+  # Else a Service named "fallthrough" would set FALLTHROUGH_PORT to something that is no port.
+  enableServiceLinks: false
   serviceAccountName: {{ .root.Release.Name }}-fallthrough
   terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
-  securityContext: {runAsNonRoot: true, runAsUser: 10001, fsGroup: 10001, seccompProfile: {type: RuntimeDefault}}
+  securityContext: {{ include "ft.podSecurity" 10001 }}
   {{- with $v.imagePullSecrets }}
-  imagePullSecrets: {{ toYaml . | nindent 4 }}
+  imagePullSecrets: {{- toYaml . | nindent 4 }}
   {{- end }}
   containers:
     - name: {{ .part }}
@@ -61,21 +135,16 @@ spec:
       ports: [{name: http, containerPort: {{ .port }}}]
       env:
         {{- include "ft.env" .root | nindent 8 }}
-        {{- range $name, $value := .env }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
-        {{- end }}
-      {{- with $v.existingSecret }}
-      envFrom: [{secretRef: {name: {{ . }}}}]
+        {{- include "ft.ownEnv" (list .root .part) | indent 8 }}
+      {{- with $v.extraEnvFrom }}
+      envFrom: {{- toYaml . | nindent 8 }}
       {{- end }}
       securityContext: {{- include "ft.security" .root | nindent 8 }}
       resources: {{- toYaml .resources | nindent 8 }}
       lifecycle: {preStop: {exec: {command: [sleep, {{ $v.preStopSeconds | quote }}]}}}
-      startupProbe: {{- toYaml $v.probes.startup | nindent 8 }}
-        httpGet: {path: {{ .alive }}, port: http}
-      livenessProbe: {{- toYaml $v.probes.liveness | nindent 8 }}
-        httpGet: {path: {{ .alive }}, port: http}
-      readinessProbe: {{- toYaml $v.probes.readiness | nindent 8 }}
-        httpGet: {path: {{ .ready }}, port: http}
+      startupProbe: {{- include "ft.probe" (list dict $v.probes.startup .alive) | nindent 8 }}
+      livenessProbe: {{- include "ft.probe" (list .liveness $v.probes.liveness .alive) | nindent 8 }}
+      readinessProbe: {{- include "ft.probe" (list .readiness $v.probes.readiness .ready) | nindent 8 }}
       volumeMounts: [{name: tmp, mountPath: /tmp}, {name: data, mountPath: /data}]
   volumes:
     - {name: tmp, emptyDir: {}}

@@ -1,0 +1,646 @@
+"""The Helm chart, rendered and linted by Helm's own engine, checked against Kubernetes' schemas."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from contextlib import contextmanager
+from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+
+from tasks.jobs import Queue
+from tasks.keys import parse_environment
+from tasks.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "ai-platform"
+KNOWN = {row[0] for row in Settings().rows()}
+# Those of the parts: the command line has one of its own.
+SECRETS = {
+    PREFIX + field.name.upper()
+    for field in fields(Settings)
+    if field.metadata["secret"] and field.name != "api_key"
+}
+DASHBOARD = "configs/grafana/dashboards/circuit-breaker-dashboard.json"
+COPIES = ["configs/prometheus/rules/fallthrough.yml", DASHBOARD]
+# No part of Kubernetes: kubernetes-validate knows no schema of theirs.
+CUSTOM = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}
+# The oldest version that Chart.yaml allows, and the newest that has a schema.
+VERSIONS = ["1.25", "1.37"]
+
+
+def values_of(name):
+    return yaml.safe_load((CHART / name).read_text())
+
+
+PROBES = values_of("values-health-probes.yaml")
+MONITORED = {
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboard": {"enabled": True},
+}
+EVERYTHING = {
+    **MONITORED,
+    "existingSecret": "keys",
+    "imagePullSecrets": [{"name": "registry"}],
+    "extraEnvFrom": [{"configMapRef": {"name": "s3"}}],
+    "settings": {"MAX_BODY_BYTES": 86_400_000, "GPU_TIMEOUT_SECONDS": 1.5, "LOG_LEVEL": "DEBUG"},
+    "ollama": {"enabled": True, "nodeSelector": {"disk": "fast"}},
+    "maxServe": {"enabled": True},
+    "ingress": {
+        "enabled": True,
+        "host": "llm.example.com",
+        "className": "nginx",
+        "annotations": {"nginx.ingress.kubernetes.io/proxy-read-timeout": "130"},
+        "tls": [{"secretName": "tls", "hosts": ["llm.example.com"]}],
+    },
+    "apiServer": {"autoscaling": {"enabled": True}},
+    "keda": {"enabled": True},
+    "networkPolicy": {"apiFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+}
+VALUES = {
+    "nothing": {},
+    "quick start": PROBES,
+    "open": {**MONITORED, "allowNoKeys": True, "keda": {"enabled": True}},
+    "everything": EVERYTHING,
+    "yours": {
+        "existingSecret": "keys",
+        "valkey": {"enabled": False},
+        "flower": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+        "podDisruptionBudget": {"enabled": False},
+        "files": {"persistentVolume": {"enabled": False}},
+        "settings": {
+            "REDIS_URL": "rediss://redis:6380/0",
+            "BROKER_URL": "amqp://rabbit",
+            "FILES_URL": "s3://bucket/files",
+            "GPU_URL": "http://vllm:8000",
+        },
+    },
+    "store in the secret": {"existingSecret": "keys", "valkey": {"enabled": False}},
+}
+every_values = pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+
+
+def texts(values):
+    return helm.Chart.load(str(CHART)).render(values, name="ai-platform", namespace="ai")
+
+
+def parsed(rendered):
+    manifests = (text for name, text in rendered.items() if name.endswith(".yaml"))
+    return [found for text in manifests for found in yaml.safe_load_all(text) if found]
+
+
+def render(values):
+    return parsed(texts(values))
+
+
+def of_kind(manifests, kind):
+    return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+
+
+def pods(manifests):
+    """(name, spec) of every pod that the chart makes."""
+    for manifest in manifests:
+        name = manifest["metadata"]["name"]
+        if manifest["kind"] in {"Deployment", "StatefulSet"}:
+            yield name, manifest["spec"]["template"]["spec"]
+        elif manifest["kind"] == "Pod":
+            yield name, manifest["spec"]
+
+
+def environment(spec):
+    [container] = spec["containers"]
+    return container.get("env", [])
+
+
+def decoded(secret):
+    return {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+
+
+@every_values
+def test_the_chart_renders_what_kubernetes_takes(values):
+    manifests = render(values)
+    for manifest in manifests:
+        if manifest["apiVersion"] not in CUSTOM:
+            for version in VERSIONS:
+                kubernetes_validate.validate(manifest, version, strict=True)
+    names = [(each["kind"], each["metadata"]["name"]) for each in manifests]
+    assert len(names) == len(set(names))
+    linted = helm.lint(str(CHART), values, strict=True)
+    assert not linted["errors"]
+    said = [each["error"] for each in linted["messages"] if each["error"] != "icon is recommended"]
+    assert not said
+
+
+def test_the_quick_starts_command_installs_every_part_with_keys():
+    manifests = render({**values_of("values.yaml"), **PROBES})
+    assert set(of_kind(manifests, "Deployment")) == {
+        "api-server",
+        "ai-platform-worker-interactive",
+        "ai-platform-worker-batch",
+        "ai-platform-flower",
+    }
+    assert set(of_kind(manifests, "StatefulSet")) == {"ai-platform-valkey"}
+    [api] = [spec for name, spec in pods(manifests) if name == "api-server"]
+    given = {entry["name"]: entry for entry in environment(api)}
+    assert f"{PREFIX}ALLOW_NO_KEYS" not in given
+    [secret] = of_kind(manifests, "Secret")
+    wanted = {"name": secret, "key": f"{PREFIX}API_KEYS", "optional": False}
+    assert given[f"{PREFIX}API_KEYS"]["valueFrom"]["secretKeyRef"] == wanted
+
+
+def test_the_probes_are_those_that_the_quick_start_prints():
+    [api] = [spec for name, spec in pods(render(PROBES)) if name == "api-server"]
+    [container] = api["containers"]
+    printed = {"httpGet": {"path": "/health", "port": 8000}, "failureThreshold": 3}
+    times = {"initialDelaySeconds": 30, "periodSeconds": 30, "timeoutSeconds": 10}
+    assert container["livenessProbe"] == {**printed, **times}
+    times = {"initialDelaySeconds": 20, "periodSeconds": 10, "timeoutSeconds": 5}
+    assert container["readinessProbe"] == {**printed, **times}
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+    assert api["terminationGracePeriodSeconds"] == 30
+    assert container["ports"] == [{"name": "http", "containerPort": 8000}]
+
+
+def test_every_part_is_probed_and_gets_the_time_to_drain():
+    own = {"api-server": "/health/ready", "worker": "/health/ready", "flower": "/healthcheck"}
+    seen = set()
+    for name, spec in pods(render(EVERYTHING)):
+        part = next((part for part in own if part in name), None)
+        if part is None:
+            continue
+        seen.add(part)
+        [container] = spec["containers"]
+        assert spec["terminationGracePeriodSeconds"] == 30
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+        assert container["readinessProbe"]["httpGet"] == {"path": own[part], "port": "http"}
+        assert {"startupProbe", "livenessProbe"} <= set(container)
+    assert seen == set(own)
+
+
+@every_values
+def test_every_setting_that_the_chart_feeds_is_one_and_can_be_read(values):
+    for name, spec in pods(render(values)):
+        fed = [entry["name"] for entry in environment(spec)]
+        assert len(fed) == len(set(fed)), name
+        assert {each for each in fed if each.startswith(PREFIX)} <= KNOWN, name
+        plain = {entry["name"]: entry["value"] for entry in environment(spec) if "value" in entry}
+        assert not SECRETS & set(plain), "a secret stands in the manifest"
+        Settings.from_env(plain)
+
+
+def test_numbers_arrive_as_they_were_given():
+    [api] = [spec for name, spec in pods(render(EVERYTHING)) if name == "api-server"]
+    plain = {entry["name"]: entry.get("value") for entry in environment(api)}
+    read = Settings.from_env({name: value for name, value in plain.items() if value})
+    assert read.max_body_bytes == 86_400_000
+    assert read.gpu_timeout_seconds == 1.5
+    assert read.gpu_url == "http://ai-platform-max-serve:8000"
+    assert read.cpu_url == "http://ai-platform-ollama:11434"
+    assert read.redis_url == "redis://ai-platform-valkey:6379/0"
+
+
+def test_each_part_gets_only_the_secrets_that_it_needs():
+    taken = {
+        name: {
+            entry["valueFrom"]["secretKeyRef"]["key"]
+            for entry in environment(spec)
+            if "valueFrom" in entry
+        }
+        for name, spec in pods(render({}))
+    }
+    upstream = {*SECRETS, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    broker = f"{PREFIX}BROKER_URL"
+    assert taken == {
+        "api-server": {*upstream, broker},
+        "ai-platform-worker-interactive": {*upstream, broker} - {f"{PREFIX}API_KEYS"},
+        "ai-platform-worker-batch": {*upstream, broker} - {f"{PREFIX}API_KEYS"},
+        "ai-platform-flower": {"FLOWER_BASIC_AUTH", broker},
+        "ai-platform-valkey": set(),
+        "ai-platform-answers": {f"{PREFIX}ADMIN_KEY"},
+    }
+
+
+def test_the_two_queues_have_workers_of_their_own():
+    queues = {
+        entry["value"]: name
+        for name, spec in pods(render({}))
+        for entry in environment(spec)
+        if entry["name"] == f"{PREFIX}WORKER_QUEUES"
+    }
+    assert queues == {
+        "interactive": "ai-platform-worker-interactive",
+        "batch": "ai-platform-worker-batch",
+    }
+
+
+def test_pods_are_restricted():
+    # As the Pod Security Standard "restricted" has it, and no file of the image can be written.
+    seen = set()
+    for name, spec in pods(render(EVERYTHING)):
+        seen.add(name.removeprefix("ai-platform-"))
+        [container] = spec["containers"]
+        security = {**spec["securityContext"], **container["securityContext"]}
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert spec["serviceAccountName"] == "ai-platform-fallthrough"
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        if not name.endswith("max-serve"):  # its image is made to run as root
+            assert security["runAsNonRoot"] is True
+            assert security["runAsUser"] > 0
+            assert security["readOnlyRootFilesystem"] is True
+    assert seen >= {"api-server", "flower", "valkey", "ollama", "max-serve", "answers"}
+    [account] = of_kind(render({}), "ServiceAccount").values()
+    assert account["automountServiceAccountToken"] is False
+
+
+def test_a_gpu_is_asked_for_where_one_is():
+    [spec] = [spec for name, spec in pods(render(EVERYTHING)) if name.endswith("max-serve")]
+    [container] = spec["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+@contextmanager
+def serving(answers):
+    """An HTTP server with these answers by (method, path); yields its URL and what it was sent."""
+    sent = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self):
+            asked = (self.command, self.path.split("?")[0])
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            sent[asked] = (dict(self.headers), content)
+            status, body = (200, answers[asked]) if asked in answers else (404, {})
+            encoded = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(encoded)))
+            self.end_headers()
+            self.wfile.write(encoded)
+
+        do_GET = do_POST = _answer  # noqa: N815 - http.server's names
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", sent
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def render_where(secret, values):
+    """Render as `helm upgrade` does where the cluster has this Secret."""
+    secrets = {"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}
+    cluster = {
+        ("GET", "/api"): {"kind": "APIVersions", "versions": ["v1"]},
+        ("GET", "/apis"): {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+        ("GET", "/api/v1"): {"groupVersion": "v1", "resources": [secrets]},
+        ("GET", f"/api/v1/namespaces/ai/secrets/{secret['metadata']['name']}"): secret,
+    }
+    with serving(cluster) as (url, _):
+        context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {"server": url}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [context],
+            "current-context": "test",
+        }
+        content = yaml.safe_dump(kubeconfig)
+        with helm.Config(kubeconfig_content=content, namespace="ai") as config:
+            chart = helm.Chart.load(str(CHART))
+            rendered = config.render(chart, values, name="ai-platform", namespace="ai")
+    return parsed(rendered)
+
+
+def test_without_a_secret_of_yours_the_chart_makes_one():
+    [secret] = of_kind(render({}), "Secret").values()
+    given = decoded(secret)
+    [key] = parse_environment(given["FALLTHROUGH_API_KEYS"])
+    assert (key.owner, key.admin) == ("admin", True)
+    assert given["FALLTHROUGH_API_KEYS"] == f"admin!={given['FALLTHROUGH_ADMIN_KEY']}"
+    assert re.fullmatch(r"ft-\w{43}", given["FALLTHROUGH_ADMIN_KEY"])
+    assert re.fullmatch(r"admin:\w{43}", given["FLOWER_BASIC_AUTH"])
+    told = f"{given['FLOWER_USERNAME']}:{given['FLOWER_PASSWORD']}"
+    assert given["FLOWER_BASIC_AUTH"] == told
+    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    [other] = of_kind(render({}), "Secret").values()
+    assert not set(given.values()) & set(decoded(other).values()) - {"admin"}
+
+
+def test_an_upgrade_keeps_the_keys_that_are_there():
+    [secret] = of_kind(render({}), "Secret").values()
+    secret["metadata"]["namespace"] = "ai"
+    [kept] = of_kind(render_where(secret, {}), "Secret").values()
+    assert decoded(kept) == decoded(secret)
+    # Another owner's key that an admin added stays too.
+    more = decoded(secret)["FALLTHROUGH_API_KEYS"] + ",ann=ft-0123456789abcdef"
+    secret["data"]["FALLTHROUGH_API_KEYS"] = base64.b64encode(more.encode()).decode()
+    [kept] = of_kind(render_where(secret, {}), "Secret").values()
+    assert decoded(kept)["FALLTHROUGH_API_KEYS"] == more
+
+
+def test_no_secret_is_made_beside_yours_and_no_key_where_none_is_asked_for():
+    assert not of_kind(render({"existingSecret": "keys"}), "Secret")
+    assert not of_kind(render({"allowNoKeys": True, "flower": {"enabled": False}}), "Secret")
+    [secret] = of_kind(render({"allowNoKeys": True}), "Secret").values()
+    assert not [name for name in secret["data"] if name.startswith(PREFIX)]
+    assert "FLOWER_BASIC_AUTH" in secret["data"], "Flower is never open to the network"
+
+
+@pytest.mark.parametrize(
+    ("workers", "queues"), [("interactive", ["interactive"]), ("batch", ["batch", "phases"])]
+)
+def test_keda_scales_each_queues_workers_on_what_is_queued_and_runs(workers, queues):
+    manifests = render(EVERYTHING)
+    name = f"ai-platform-worker-{workers}"
+    assert "replicas" not in of_kind(manifests, "Deployment")[name]["spec"]
+    scaled = of_kind(manifests, "ScaledObject")[name]["spec"]
+    defaults = values_of("values.yaml")
+    wanted = defaults["worker"][workers]["keda"]
+    assert scaled["scaleTargetRef"] == {"name": name}
+    assert scaled["minReplicaCount"] == wanted["minReplicas"]
+    assert scaled["maxReplicaCount"] == wanted["maxReplicas"]
+    assert scaled["cooldownPeriod"] == defaults["keda"]["cooldownSeconds"]
+    assert "fallback" not in scaled, "an API that is away would take busy workers away"
+    assert set(queues) <= {queue.value for queue in Queue}
+    metadata = {
+        "url": "http://api-server.ai.svc:8000/metrics",
+        "targetValue": str(wanted["targetValue"]),
+        "authMode": "bearer",
+    }
+    [authentication] = of_kind(manifests, "TriggerAuthentication").values()
+    assert scaled["triggers"] == [
+        {
+            "type": "metrics-api",
+            "metadata": {**metadata, "valueLocation": f"metrics.load_{queue}"},
+            "authenticationRef": {"name": authentication["metadata"]["name"]},
+        }
+        for queue in queues
+    ]
+    key = {"parameter": "token", "name": "keys", "key": "FALLTHROUGH_ADMIN_KEY"}
+    assert authentication["spec"]["secretTargetRef"] == [key]
+
+
+def test_keda_asks_without_a_key_where_there_is_none():
+    manifests = render(VALUES["open"])
+    assert not of_kind(manifests, "TriggerAuthentication")
+    for scaled in of_kind(manifests, "ScaledObject").values():
+        for trigger in scaled["spec"]["triggers"]:
+            assert "authenticationRef" not in trigger
+            assert "authMode" not in trigger["metadata"]
+
+
+def test_without_keda_and_autoscaling_the_replicas_are_those_of_the_values():
+    manifests = render({"apiServer": {"replicas": 3}, "worker": {"batch": {"replicas": 4}}})
+    deployments = of_kind(manifests, "Deployment")
+    assert deployments["api-server"]["spec"]["replicas"] == 3
+    assert deployments["ai-platform-worker-batch"]["spec"]["replicas"] == 4
+    assert not of_kind(manifests, "ScaledObject")
+    assert not of_kind(manifests, "HorizontalPodAutoscaler")
+    assert set(of_kind(manifests, "PodDisruptionBudget")) == {
+        "ai-platform-api-server",
+        "ai-platform-worker-interactive",
+        "ai-platform-worker-batch",
+    }
+
+
+def test_the_api_scales_on_its_processors():
+    manifests = render(EVERYTHING)
+    assert "replicas" not in of_kind(manifests, "Deployment")["api-server"]["spec"]
+    scaler = of_kind(manifests, "HorizontalPodAutoscaler")["api-server"]["spec"]
+    assert scaler["scaleTargetRef"]["name"] == "api-server"
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
+
+
+def test_prometheus_scrapes_every_part_with_what_it_asks_for():
+    manifests = render({**MONITORED, "existingSecret": "keys"})
+    monitors = of_kind(manifests, "ServiceMonitor")
+    [api] = monitors["ai-platform-api-server"]["spec"]["endpoints"]
+    key = {"name": "keys", "key": "FALLTHROUGH_ADMIN_KEY"}
+    assert api["authorization"] == {"type": "Bearer", "credentials": key}
+    [flower] = monitors["ai-platform-flower"]["spec"]["endpoints"]
+    assert flower["basicAuth"] == {
+        "username": {"name": "keys", "key": "FLOWER_USERNAME"},
+        "password": {"name": "keys", "key": "FLOWER_PASSWORD"},
+    }
+    [monitor] = of_kind(manifests, "PodMonitor").values()
+    [worker] = monitor["spec"]["podMetricsEndpoints"]
+    for endpoint in (api, flower, worker):
+        assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+    # The rules and the dashboard ask by job.
+    jobs = {each["relabelings"][0]["replacement"] for each in (api, flower, worker)}
+    configured = yaml.safe_load((ROOT / "configs/prometheus/prometheus.yml").read_text())
+    assert jobs == {each["job_name"] for each in configured["scrape_configs"]}
+    for each in [*monitors.values(), monitor]:
+        assert each["metadata"]["labels"]["release"] == "prometheus"
+    [open_api, _] = [
+        each["spec"]["endpoints"][0]
+        for each in of_kind(render(VALUES["open"]), "ServiceMonitor").values()
+    ]
+    assert "authorization" not in open_api
+
+
+def test_what_a_monitor_a_service_and_a_policy_select_is_there():
+    manifests = render({**EVERYTHING, "networkPolicy": {"enabled": True}})
+    labelled = [
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in manifests
+        if each["kind"] in {"Deployment", "StatefulSet"}
+    ]
+    services = [each["metadata"]["labels"] for each in of_kind(manifests, "Service").values()]
+    looked = 0
+    for manifest in manifests:
+        kind, spec = manifest["kind"], manifest.get("spec", {})
+        wanted = {
+            "Service": spec.get("selector"),
+            "NetworkPolicy": spec.get("podSelector", {}).get("matchLabels"),
+            "PodDisruptionBudget": (spec.get("selector") or {}).get("matchLabels"),
+            "ServiceMonitor": (spec.get("selector") or {}).get("matchLabels"),
+        }.get(kind)
+        if wanted is None:
+            continue
+        looked += 1
+        among = services if kind == "ServiceMonitor" else labelled
+        found = [labels for labels in among if wanted.items() <= labels.items()]
+        assert len(found) == 1, manifest["metadata"]["name"]
+    assert looked > 12
+
+
+def test_only_what_needs_a_part_connects_to_it():
+    policies = of_kind(render({**EVERYTHING, "networkPolicy": {}}), "NetworkPolicy")
+    peers = {}
+    for name, policy in policies.items():
+        [rule] = policy["spec"]["ingress"]
+        assert len(rule["ports"]) == 1
+        peers[name.removeprefix("ai-platform-")] = rule.get("from")
+    parts = {name.removeprefix("ai-platform-") for name, _ in pods(render(EVERYTHING))}
+    assert set(peers) == parts - {"answers"}
+    assert peers["api-server"] is None, "anybody"
+    inside = [{"namespaceSelector": {}}]
+    assert peers["worker-interactive"] == peers["worker-batch"] == peers["flower"] == inside
+    for part, callers in {
+        "valkey": {"api-server", "worker-interactive", "worker-batch", "flower"},
+        "ollama": {"api-server", "worker-interactive", "worker-batch"},
+        "max-serve": {"api-server", "worker-interactive", "worker-batch"},
+    }.items():
+        [peer] = peers[part]
+        assert set(peer["podSelector"]["matchExpressions"][0]["values"]) == callers
+
+
+@pytest.mark.parametrize("original", COPIES)
+def test_the_chart_carries_the_very_rules_and_dashboard(original):
+    # A chart cannot read what lies outside its folder.
+    copy = f"helm/ai-platform/files/{Path(original).name}"
+    same = (ROOT / original).read_bytes() == (ROOT / copy).read_bytes()
+    assert same, f"they differ; do: cp {original} {copy}"
+
+
+def test_rules_and_dashboard_reach_the_cluster_as_they_are():
+    manifests = render(MONITORED)
+    [rule] = of_kind(manifests, "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load((CHART / "files/fallthrough.yml").read_text())
+    board = of_kind(manifests, "ConfigMap")["ai-platform-dashboard"]
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    carried = json.loads(board["data"]["circuit-breaker-dashboard.json"])
+    assert carried == json.loads((ROOT / DASHBOARD).read_text())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"drainSeconds": 21}, "terminationGracePeriodSeconds"),
+        ({"preStopSeconds": 6}, "terminationGracePeriodSeconds"),
+        ({"valkey": {"enabled": False}}, "REDIS_URL"),
+        ({"settings": {"REDIS_URL": "redis://mine"}}, "valkey.enabled=false"),
+        ({"ingress": {"enabled": True}}, "ingress.host"),
+        ({"files": {"persistentVolume": {"enabled": False}}}, "FILES_URL"),
+        ({"settings": {"API_KEYS": "ann=ft-0123456789abcdef"}}, "settings.API_KEYS"),
+        ({"settings": {"DRAIN_SECONDS": 3}}, "drainSeconds"),
+        ({"worker": {"batch": {"keda": {"minReplicas": 9}}}}, "worker.batch.keda"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(values, said):
+    with pytest.raises(helm.HelmError, match=said):
+        render(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"replicas": 3}, "'replicas'"),
+        ({"apiServer": {"replica": 3}}, "/apiServer.*'replica'"),
+        ({"apiServer": {"replicas": "3"}}, "/apiServer/replicas"),
+        ({"apiServer": {"resources": {"request": {}}}}, "/apiServer/resources.*'request'"),
+        ({"worker": {"gpu": {}}}, "/worker.*'gpu'"),
+        ({"worker": {"interactive": {"keda": {"minReplicas": 0}}}}, "/worker/interactive/keda/min"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+        ({"settings": {"gpu_url": "http://gpu"}}, "'gpu_url'"),
+        ({"settings": {"GPU_URL": ["http://gpu"]}}, "/settings/GPU_URL"),
+        ({"allowNoKeys": "yes"}, "/allowNoKeys"),
+        ({"probes": {"liveness": {"periodSeconds": 0}}}, "/probes/liveness/periodSeconds"),
+        ({"files": {"persistentVolume": {"accessModes": ["Any"]}}}, "/accessModes/0"),
+        ({"networkPolicy": {"partsFrom": []}}, "/networkPolicy/partsFrom"),
+        ({"serviceMonitor": {"interval": "often"}}, "/serviceMonitor/interval"),
+    ],
+)
+def test_the_schema_names_what_it_refuses(values, said):
+    with pytest.raises(helm.HelmValuesError, match=f"(?s){said}"):
+        render(values)
+
+
+def test_the_chart_names_the_version_that_it_installs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    metadata = helm.Chart.load(str(CHART)).metadata
+    assert metadata["appVersion"] == project["version"]
+    assert metadata["kubeVersion"] == f">={VERSIONS[0]}.0-0"
+    [api] = [spec for name, spec in pods(render({})) if name == "api-server"]
+    assert api["containers"][0]["image"] == f"fallthrough:{project['version']}"
+
+
+@pytest.mark.parametrize(
+    ("values", "told", "untold"),
+    [
+        (
+            {},
+            [
+                "port-forward svc/api-server",
+                "get secret ai-platform-keys -o jsonpath='{.data.FALLTHROUGH_ADMIN_KEY}'",
+                "Authorization: Bearer $KEY",
+                "port-forward svc/ai-platform-flower",
+                "{.data.FLOWER_BASIC_AUTH}",
+                "There is no model server",
+                "test ai-platform",
+            ],
+            ["ANYBODY", "ollama pull"],
+        ),
+        (
+            EVERYTHING,
+            ["https://llm.example.com/", "get secret keys", "ollama pull"],
+            ["svc/api-server", "no model server", "was made for you"],
+        ),
+        (
+            {"allowNoKeys": True, "flower": {"enabled": False}},
+            ["ANYBODY"],
+            ["get secret", "Flower", "Bearer"],
+        ),
+    ],
+    ids=["nothing", "everything", "open"],
+)
+def test_the_notes_tell_the_next_step(values, told, untold):
+    notes = texts(values)["ai-platform/templates/NOTES.txt"]
+    assert [each for each in told if each not in notes] == []
+    assert [each for each in untold if each in notes] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [("Hello!", 0), ("", 1)], ids=["an answer", "an empty one"]
+)
+def test_helm_test_submits_a_request_and_wants_an_answer(content, status):
+    pod = of_kind(render({}), "Pod")["ai-platform-answers"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    [python, *arguments] = pod["spec"]["containers"][0]["command"]
+    assert python == "python"
+    answer = {"choices": [{"message": {"content": content}}]}
+    routes = {("GET", "/health/ready"): {"ready": True}, ("POST", "/v1/chat/completions"): answer}
+    with serving(routes) as (url, sent):
+        env = {f"{PREFIX}API_URL": url, f"{PREFIX}API_KEY": "ft-key"}
+        run = subprocess.run([sys.executable, *arguments], env=env, check=False, timeout=60)
+    assert run.returncode == status
+    headers, body = sent["POST", "/v1/chat/completions"]
+    assert headers["Authorization"] == "Bearer ft-key"
+    assert json.loads(body)["messages"][0]["role"] == "user"
+    assert ("GET", "/health/ready") in sent
+
+
+def test_helm_test_fails_where_the_api_is_not_ready():
+    pod = of_kind(render({}), "Pod")["ai-platform-answers"]
+    arguments = pod["spec"]["containers"][0]["command"][1:]
+    with serving({}) as (url, _):
+        env = {f"{PREFIX}API_URL": url}
+        run = subprocess.run(
+            [sys.executable, *arguments], env=env, check=False, timeout=60, capture_output=True
+        )
+    assert run.returncode != 0
+    assert b"404" in run.stderr
