@@ -28,8 +28,9 @@ LOOK_SECONDS = 0.25
 class Load:
     """What was asked, and what came of it."""
 
-    def __init__(self, url: str, requests: int, prompt: str, max_tokens: int) -> None:
+    def __init__(self, url: str, api_key: str, requests: int, prompt: str, max_tokens: int) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.left = self.requests = requests
         self.prompt, self.max_tokens = prompt, max_tokens
         self.took_ms: list[float] = []
@@ -46,7 +47,8 @@ class Load:
 
     async def run(self, concurrency: int, progress: Progress) -> None:
         """Ask everything."""
-        client = ClientBuilder().no_proxy().timeout(timedelta(seconds=150)).build()
+        builder = ClientBuilder().no_proxy().timeout(timedelta(seconds=150))
+        client = builder.default_headers(self.headers).build()
         bar = progress.add_task("asking", total=self.requests, said="")
         began = time.monotonic()
         watching = asyncio.create_task(self._watch(client))
@@ -121,16 +123,26 @@ class Load:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The API.")
+@click.option(
+    "--api-key", envvar="FALLTHROUGH_API_KEY", default="", help="[default: FALLTHROUGH_API_KEY]"
+)
 @click.option("--requests", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--prompt", default="Say hello.", show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def main(  # noqa: PLR0913 - a command's options
-    *, url: str, requests: int, concurrency: int, prompt: str, max_tokens: int, as_json: bool
+    *,
+    url: str,
+    api_key: str,
+    requests: int,
+    concurrency: int,
+    prompt: str,
+    max_tokens: int,
+    as_json: bool,
 ) -> None:
     """Ask the API for chat completions, many at once, and tell how fast each tier answered."""
-    load = Load(url, requests, prompt, max_tokens)
+    load = Load(url, api_key, requests, prompt, max_tokens)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

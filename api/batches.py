@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,21 +11,20 @@ from msgspec import Meta, Struct
 from api.body import read_body
 from api.errors import bad, json_response, not_found
 from api.once import once_keys
-from api.paging import number_of, page_of
+from api.paging import page_of, whole, whole_of
+from api.results import Results, no_cursor
 from api.routing import Route
-from api.schemas import Metadata, check, parse_json
+from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, owner_of, services
 from tasks.batches import (
     FINAL,
-    WINDOWS,
     BatchOptions,
     Endpoint,
     NewBatch,
     new_batch_id,
     window_seconds,
 )
-from tasks.file_store import content_name, part_name
-from tasks.phases import joined_name
+from tasks.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,6 +43,18 @@ class BatchRequest(Struct, kw_only=True):
     endpoint: Endpoint
     completion_window: str
     metadata: Metadata | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+class MetadataOptions(
+    Struct,
+    rename={"cache": "fallthrough_cache", "on_exhausted": "fallthrough_on_exhausted"},
+):
+    """What a batch's metadata may say of how it is answered."""
+
+    cache: type_cache = "off"
+    on_exhausted: type_exhausted = "wait"
+    priority: Literal["low", "normal", "high"] = "normal"
 
 
 class RequestCounts(Struct):
@@ -134,9 +145,10 @@ async def create(request: Request) -> Response:
     if file is None:
         raise bad(f"input_file_id: no file {asked.input_file_id!r}", "input_file_id")
     await found.submitter.check_room()
+    kept = asked.output_expires_after
     new = NewBatch(
         *(new_batch_id(), owner, asked.endpoint, file.id, asked.completion_window),
-        *(metadata, options),
+        *(metadata, options, kept.seconds if kept else None),
     )
     batch_id = await found.batches.create(new, once_keys(request, body))
     if batch_id == new.id:
@@ -146,20 +158,13 @@ async def create(request: Request) -> Response:
 
 
 def _options(metadata: dict[str, str]) -> BatchOptions:
-    asked = {
-        name.removeprefix(OPTION_PREFIX): value
-        for name, value in metadata.items()
-        if name.startswith(OPTION_PREFIX) or name == "priority"
-    }
-    unknown = set(asked) - {"cache", "on_exhausted", "priority"}
+    known = MetadataOptions.__struct_encode_fields__
+    unknown = [name for name in metadata if name.startswith(OPTION_PREFIX) and name not in known]
     if unknown:
-        name = f"metadata.{OPTION_PREFIX}{min(unknown)}"
-        raise bad(f"{name}: there is no such option; there are cache and on_exhausted", name)
-    if asked.get("priority", "normal") not in WINDOWS:
-        message = f"metadata.priority: must be one of {', '.join(WINDOWS)}"
-        raise bad(message, "metadata.priority")
-    options: BatchOptions = check(asked, BatchOptions, f"metadata.{OPTION_PREFIX}")
-    return options
+        name = f"metadata.{min(unknown)}"
+        raise bad(f"{name}: there is no such option; there are {', '.join(known)}", name)
+    asked: MetadataOptions = check(metadata, MetadataOptions, "metadata")
+    return BatchOptions(asked.cache, asked.on_exhausted, asked.priority)
 
 
 async def list_batches(request: Request) -> Response:
@@ -188,27 +193,21 @@ async def cancel(request: Request) -> Response:
 async def results(request: Request) -> Response:
     """GET /v1/batches/{id}/results?after=&limit=: lines as they are finished, while it runs.
 
-    A cursor stays good when the batch ends. next is where the following page begins.
+    A cursor stays good when the batch ends. next is where the following page begins; has_more
+    says that some of that is there already.
     """
     found = services(request)
     record = await _record(found, request.path_params["id"], owner_of(request))
-    limit = int(number_of(request, "limit", 100, 1, LARGEST_RESULTS))
-    part, line = _cursor(request.query_params.get("after", "0.0"))
-    lines: list[bytes] = []
-    while len(lines) < limit:
-        page = await found.batches.parts(record.id, 0, part)
-        if len(page) <= part:
-            break
-        there = await asyncio.to_thread(_part_lines, found, record, page)
-        taken = there[line : line + limit - len(lines)]
-        lines += taken
-        line += len(taken)
-        if line >= len(there):
-            part, line = part + 1, 0
+    limit = whole_of(request, "limit", 100, 1, LARGEST_RESULTS)
+    after = _cursor(request.query_params.get("after", "0.0"))
+    parts = await found.batches.parts(record.id, 0, -1)
+    finished = Results(found.files.storage, record, parts)
+    lines, (part, offset) = await asyncio.to_thread(finished.page, *after, limit)
     shown = {
         "object": "list",
         "data": [msgspec.Raw(text) for text in lines],
-        "next": f"{part}.{line}",
+        "next": f"{part}.{offset}",
+        "has_more": part < len(parts),
         "status": record.status.value,
         "done": record.status in FINAL and not lines,
     }
@@ -216,32 +215,11 @@ async def results(request: Request) -> Response:
 
 
 def _cursor(text: str) -> tuple[int, int]:
-    part, dot, line = text.partition(".")
-    if not (part.isdigit() and dot and line.isdigit()):
-        raise bad(f"after: {text!r} is not a cursor that `next` gave", "after")
-    return int(part), int(line)
-
-
-def _part_lines(
-    found: Services, record: BatchRecord, parts: list[tuple[int, int, int]]
-) -> list[bytes]:
-    """Return the lines of the last of these parts, from its own files or from the joined ones."""
-    storage, (number, *sizes) = found.files.storage, parts[-1]
-    content = b""
-    for column, kind in enumerate(("output", "error")):
-        size = sizes[column]
-        if not size:
-            continue
-        joined = record.output_file_id if kind == "output" else record.error_file_id
-        if joined is None:
-            try:
-                content += storage.read(part_name(record.id, str(number), kind), 0, size)
-                continue
-            except FileNotFoundError:  # joined since the record was read
-                joined = joined_name(record.id, kind)
-        offset = sum(part[column + 1] for part in parts[:-1])
-        content += storage.read(content_name(joined), offset, size)
-    return content.splitlines()
+    first, _, second = text.partition(".")
+    part, offset = whole(first), whole(second)
+    if part is None or offset is None:
+        raise no_cursor(text)
+    return part, offset
 
 
 async def _record(found: Services, batch_id: str, owner: str) -> BatchRecord:

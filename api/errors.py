@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.metrics import UNROUTED
-from tasks.errors import PublishError, StoreFull, StoreUnavailable
+from tasks.errors import KeyReused, PublishError, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,6 +99,11 @@ async def on_outage(_: Request, error: Exception) -> Response:
     return ApiError(429 if full else 503, str(error), code=code, headers=retry).response()
 
 
+async def on_key_reused(_: Request, error: Exception) -> Response:
+    """Answer that a key stands for something else."""
+    return ApiError(422, str(error), code="idempotency_key_reused").response()
+
+
 async def on_client_gone(_: Request, __: Exception) -> Response:
     """Answer nobody: the client left in the middle of its request."""
     return Response(status_code=CLIENT_CLOSED)
@@ -107,7 +112,10 @@ async def on_client_gone(_: Request, __: Exception) -> Response:
 async def on_crash(request: Request, error: Exception) -> Response:
     """Answer a defect of ours without its details; the log has them."""
     log.error("%s %s broke off", request.method, request.url.path, exc_info=error)
-    return ApiError(500, "an error of the server's own; its log says more").response()
+    # What breaks outside of a route ends its connection, too: the client must know.
+    headers = {"Connection": "close"}
+    message = "an error of the server's own; its log says more"
+    return ApiError(500, message, headers=headers).response()
 
 
 HANDLERS: dict[Any, Any] = {
@@ -117,6 +125,7 @@ HANDLERS: dict[Any, Any] = {
     StoreUnavailable: on_outage,
     PublishError: on_outage,
     StoreFull: on_outage,
+    KeyReused: on_key_reused,
     Exception: on_crash,
 }
 

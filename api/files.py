@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import MultipartParseError
@@ -13,10 +15,12 @@ from starlette.responses import Response, StreamingResponse
 
 from api.errors import ApiError, bad, json_response, not_found
 from api.once import once_keys
-from api.paging import page_of
+from api.paging import page_of, whole
 from api.routing import Route
+from api.schemas import ExpiresAfter, check
 from api.services import owner_of, services
 from tasks.batch_store import FILE_SECONDS
+from tasks.file_store import NewFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,11 +28,13 @@ if TYPE_CHECKING:
     from starlette.datastructures import FormData
     from starlette.requests import Request
 
-    from tasks.file_store import FileRecord
+    from tasks.file_store import FileRecord, FileStore
 
 LARGEST_FILE = 200 * 1024 * 1024
 FORM_BYTES = 64 * 1024  # what the form around the file may take
-EXPIRY_SECONDS = (3600, FILE_SECONDS)
+LARGEST_LIST = 10_000
+UNDER_WAY_SECONDS = 10.0  # that a repeated upload waits for the first one's end
+LOOK_SECONDS = 0.2
 CHUNK = 1024 * 1024
 SHOWN_PURPOSES = {"batch"}
 
@@ -57,20 +63,29 @@ async def create(request: Request) -> Response:
         _check_upload(form, upload)
         seconds = _expiry(form)
         content = upload.file
-        digest = await asyncio.to_thread(_digest, content, upload.filename or "")
-        keys = once_keys(request, digest)
-        for key in keys:
-            made = await found.files.once(owner, key)
-            record = await found.files.get(made, owner) if made else None
-            if record:
-                return json_response(show_file(record))
+        name, purpose = upload.filename or "", str(form["purpose"])
+        once = once_keys(request, await asyncio.to_thread(_digest, content, name))
         await found.submitter.check_room()
-        record = await found.files.create(
-            owner, upload.filename or "", str(form["purpose"]), content, seconds
-        )
-        for key in keys:
-            await found.files.once(owner, key, record.id)
+        file_id, record = await _begin(found.files, owner, once)
+        if record is None:
+            new = NewFile(file_id, owner, name, purpose, seconds, once)
+            record = await found.files.create(new, content)
     return json_response(show_file(record))
+
+
+async def _begin(files: FileStore, owner: str, once: list[str]) -> tuple[str, FileRecord | None]:
+    """Return the id for an upload; with its record, if an earlier one with its key has made it."""
+    until = time.monotonic() + UNDER_WAY_SECONDS
+    while True:
+        file_id, new = await files.begin(owner, once)
+        record = None if new else await files.get(file_id, owner)
+        if new or record:
+            return file_id, record
+        if time.monotonic() > until:
+            message = "this upload was sent before, and is still under way"
+            headers = {"Retry-After": "5"}
+            raise ApiError(409, message, code="upload_under_way", headers=headers)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 class _form:  # noqa: N801 - a context manager, used as a function
@@ -83,8 +98,9 @@ class _form:  # noqa: N801 - a context manager, used as a function
         request = self._request
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise bad("the body must be multipart/form-data with a file and a purpose")
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > LARGEST_FILE + FORM_BYTES:
+        announced = request.headers.get("content-length", "0")
+        size = whole(announced)  # None: chunked, or far too large
+        if announced.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
             raise _too_large()
         parser = MultiPartParser(request.headers, _limited(request))
         try:
@@ -124,17 +140,19 @@ def _check_upload(form: FormData, upload: UploadFile) -> None:
 
 
 def _expiry(form: FormData) -> int:
-    text = form.get("expires_after[seconds]")
-    if text is None:
+    if "expires_after" in form:
+        message = "expires_after: give expires_after[anchor] and expires_after[seconds]"
+        raise bad(message, "expires_after")
+    asked: dict[str, object] = {}
+    for name in ("anchor", "seconds"):
+        value = form.get(f"expires_after[{name}]")
+        if value is not None:
+            number = whole(value) if isinstance(value, str) else None
+            asked[name] = value if number is None else number
+    if not asked:
         return FILE_SECONDS
-    anchor = form.get("expires_after[anchor]")
-    if anchor != "created_at":
-        raise bad("expires_after.anchor: must be created_at", "expires_after.anchor")
-    low, high = EXPIRY_SECONDS
-    if not (isinstance(text, str) and text.isdigit() and low <= int(text) <= high):
-        message = f"expires_after.seconds: must be from {low} to {high}"
-        raise bad(message, "expires_after.seconds")
-    return int(text)
+    expiry: ExpiresAfter = check(asked, ExpiresAfter, "expires_after")
+    return expiry.seconds
 
 
 def _digest(content: BinaryIO, filename: str) -> bytes:
@@ -147,9 +165,17 @@ def _digest(content: BinaryIO, filename: str) -> bytes:
 
 
 async def list_files(request: Request) -> Response:
-    """GET /v1/files: newest first."""
-    files = services(request).files
-    return await page_of(request, "file", files.list_files, files.get, show_file)
+    """GET /v1/files?purpose=&order=&limit=&after=: newest first, unless the order is asc."""
+    files, query = services(request).files, request.query_params
+    order = query.get("order", "desc")
+    if order not in {"asc", "desc"}:
+        raise bad(f"order: must be asc or desc, not {order!r}", "order")
+    find = functools.partial(
+        files.list_files, purpose=query.get("purpose"), oldest_first=order == "asc"
+    )
+    return await page_of(
+        *(request, "file", find, files.get, show_file), limit=LARGEST_LIST, largest=LARGEST_LIST
+    )
 
 
 async def get(request: Request) -> Response:
@@ -160,12 +186,16 @@ async def get(request: Request) -> Response:
 async def content(request: Request) -> Response:
     """GET /v1/files/{id}/content: streamed."""
     record = await _found(request)
+    try:
+        chunks = await services(request).files.open(record.id)
+    except FileNotFoundError:
+        message = f"the content of {record.id} is not on the storage any more"
+        raise ApiError(404, message, code="file_not_found") from None
     headers = {
         "content-length": str(record.bytes),
         "content-disposition": f'attachment; filename="{record.id}.jsonl"',
     }
-    stream = services(request).files.stream(record.id)
-    return StreamingResponse(stream, headers=headers, media_type="application/octet-stream")
+    return StreamingResponse(chunks, headers=headers, media_type="application/octet-stream")
 
 
 async def delete(request: Request) -> Response:

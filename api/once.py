@@ -10,6 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from api.errors import bad
+from api.paging import whole
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -21,16 +22,17 @@ RETRY_HEADER = "x-stainless-retry-count"
 def once_keys(request: Request, content: bytes) -> list[str]:
     """Return the store's keys for a create: "?" asks whether it was made before, "!" only notes.
 
-    content: what makes it the same: the body, or a digest of it.
+    content: what makes it the same: the body, or a digest of it. It goes along: who sends
+    something else with the same Idempotency-Key is told so. See once() in lua/_prelude.lua.
     """
     key, count = request.headers.get("idempotency-key"), request.headers.get(RETRY_HEADER)
+    if key is None and count is None:
+        return []
     path = request.scope["path"].removeprefix("/v1")
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     if key is not None:
         if not 1 <= len(key) <= LONGEST_KEY:
             raise bad(f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")
-        return [f"?key:{path}:{key}"]
-    if count is None:
-        return []
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    again = count.isdigit() and int(count) > 0
-    return [f"{'?' if again else '!'}body:{path}:{digest}"]
+        return [f"?{digest}key:{path}:{key}"]
+    mark = "?" if whole(count or "") else "!"
+    return [f"{mark}{digest}body:{path}:{digest}"]

@@ -116,7 +116,12 @@ def _paths() -> dict[str, Any]:
             "get": _operation(
                 "List files, newest first",
                 anything,
-                query={"limit": "1 to 100, default 20", "after": "id of the last file seen"},
+                query={
+                    "limit": "1 to 10000, which is the default",
+                    "after": "id of the last file seen",
+                    "order": "desc, or asc: oldest first",
+                    "purpose": "batch or batch_output: only those",
+                },
             ),
         },
         "/v1/files/{id}": {

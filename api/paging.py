@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-LARGEST_PAGE = 100
+DEFAULT_PAGE, LARGEST_PAGE = 20, 100
+LONGEST_NUMBER = 9  # digits
 
 
 class _Named(Protocol):
@@ -24,15 +25,18 @@ class _Named(Protocol):
 R = TypeVar("R", bound=_Named)
 
 
-async def page_of(
+async def page_of(  # noqa: PLR0913 - a list is these
     request: Request,
     what: str,
     find: Callable[[str, int, str | None], Awaitable[tuple[list[R], bool]]],
     get: Callable[[str, str], Awaitable[R | None]],
     show: Callable[[R], Any],
+    *,
+    limit: int = DEFAULT_PAGE,
+    largest: int = LARGEST_PAGE,
 ) -> Response:
     """Answer ?limit=&after= with the owner's records after that one."""
-    limit = int(number_of(request, "limit", 20, 1, LARGEST_PAGE))
+    limit = whole_of(request, "limit", limit, 1, largest)
     after, owner = request.query_params.get("after"), owner_of(request)
     if after is not None and await get(after, owner) is None:
         raise bad(f"after: no {what} {after!r}", "after")
@@ -45,6 +49,24 @@ async def page_of(
         "has_more": more,
     }
     return json_response(page)
+
+
+def whole(text: str) -> int | None:
+    """Return the whole number that a text is; None if it is none, or too long to be one of ours.
+
+    Of ASCII digits: str.isdigit() takes "²" too, which int() does not.
+    """
+    fits = text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
+    return int(text) if fits else None
+
+
+def whole_of(request: Request, name: str, default: int, low: int, high: int) -> int:
+    """Return a whole number of the query; a 400 says what it may be."""
+    text = request.query_params.get(name)
+    value = default if text is None else whole(text)
+    if value is None or not low <= value <= high:
+        raise bad(f"{name}: must be a whole number from {low} to {high}, not {text!r}", name)
+    return value
 
 
 def number_of(request: Request, name: str, default: float, low: float, high: float) -> float:

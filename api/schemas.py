@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from api.errors import bad
 from fallback_chain import text_of
+from tasks.batch_store import FILE_SECONDS
 from tasks.jobs import (
     MAX_DEADLINE_SECONDS,
     JobRecord,
@@ -23,6 +24,7 @@ from tasks.jobs import (
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
 MAX_WAIT_SECONDS = 60.0  # of a long poll
+SHORTEST_EXPIRY_SECONDS = 3600  # of a file
 
 Deadline = Annotated[float, Meta(gt=0, le=MAX_DEADLINE_SECONDS)]
 Metadata = Annotated[
@@ -76,6 +78,13 @@ class JobRequest(Sampling, kw_only=True):
     metadata: Metadata | None = None
 
 
+class ExpiresAfter(Struct):
+    """When a file is deleted: so many seconds after it was made."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Meta(ge=SHORTEST_EXPIRY_SECONDS, le=FILE_SECONDS)]
+
+
 class JobObject(Struct, kw_only=True):
     """A job as it is shown. Times are epoch seconds."""
 
@@ -115,7 +124,7 @@ class ErrorEnvelope(Struct):
 
 
 _HANDLING = frozenset(Handling.__struct_fields__)
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$")
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`)?$")
 
 
 def parse_json(content: bytes) -> Any:
@@ -147,6 +156,8 @@ def check(value: Any, kind: type[Any], place: str = "") -> Any:
         missing = re.search(r"missing required field `(\w+)`", what)
         if missing:
             path = f"{path}.{missing[1]}".strip(".")
+        if found and found["key"]:
+            what = f"of a key: {what}"
         param = f"{place}.{path}".strip(".").replace(".[", "[") or None
         raise bad(f"{param or 'body'}: {what}", param) from None
 

@@ -23,7 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cli.prompts import InputError, read
+from cli.client import ApiAwayError
+from cli.prompts import BOM, InputError, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from cli.client import Client
 
 CHAT = "/v1/chat/completions"
+ENDPOINTS = (CHAT, "/v1/completions")
 LOOK_SECONDS = 0.5
+AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 INTERRUPTED = 130
 
@@ -49,9 +52,13 @@ def _as_input(source: Path, folder: Path) -> tuple[Path, str]:
     if source.suffix not in {".jsonl", ".txt"}:
         message = f"{source}: must be a .jsonl or a .txt file"
         raise InputError(message)
-    first = _first_line(source)
+    number, first = _first_line(source)
     if source.suffix == ".jsonl" and isinstance(first, dict) and "body" in first:
-        return source, str(first.get("url", CHAT))  # the server names what is wrong in it
+        endpoint = first.get("url", CHAT)
+        if endpoint not in ENDPOINTS:
+            message = f"{source}, line {number}: url must be one of {', '.join(ENDPOINTS)}"
+            raise InputError(message)
+        return source, endpoint  # the server names what is wrong in the other lines
     target = folder / f"{source.stem}.jsonl"
     with target.open("w", encoding="utf-8") as file:
         for asked in read(str(source)):
@@ -63,26 +70,23 @@ def _as_input(source: Path, folder: Path) -> tuple[Path, str]:
     return target, CHAT
 
 
-def _first_line(source: Path) -> Any:
+def _first_line(source: Path) -> tuple[int, Any]:
+    """Return the number and the value of the first line that is not blank; None: it is no JSON."""
     try:
         with source.open("rb") as file:
-            return json.loads(file.readline() or b"null")
+            lines = ((n, line.strip()) for n, line in enumerate(file, 1))
+            number, first = next(((n, line) for n, line in lines if line), (0, b""))
     except OSError as error:
         message = f"cannot read {source}: {error.strerror}"
         raise InputError(message) from None
+    try:
+        return number, json.loads(first.decode().removeprefix(BOM))
     except ValueError:
-        return None
+        return number, None
 
 
 def follow(client: Client, batch_id: str, come_back: Callable[[], None]) -> dict[str, Any]:
     """Show a batch's progress until it has ended; Ctrl-C leaves it running."""
-
-    def interrupted(*_: object) -> None:
-        come_back()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
-
-    signal.signal(signal.SIGINT, interrupted)
     columns = (
         TextColumn("{task.fields[status]}"),
         BarColumn(),
@@ -92,10 +96,23 @@ def follow(client: Client, batch_id: str, come_back: Callable[[], None]) -> dict
         TextColumn("{task.fields[tiers]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def interrupted(*_: object) -> None:
+            progress.stop()  # which gives the terminal its cursor back
+            come_back()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+
+        signal.signal(signal.SIGINT, interrupted)
         bar = progress.add_task("", total=None, status="validating", rate="", tiers="")
         began, before = time.monotonic(), None
         while True:
-            batch = client.batch(batch_id)
+            try:
+                batch = _look(client, batch_id, progress)
+            except ApiAwayError:
+                progress.stop()
+                come_back()
+                raise
             counts = batch["request_counts"]
             done = counts["completed"] + counts["failed"]
             before = done if before is None else before
@@ -103,6 +120,21 @@ def follow(client: Client, batch_id: str, come_back: Callable[[], None]) -> dict
             _show(progress, bar, batch, rate)
             if batch["status"] in FINAL:
                 return batch
+            time.sleep(LOOK_SECONDS)
+
+
+def _look(client: Client, batch_id: str, progress: Progress) -> dict[str, Any]:
+    """Return the batch. An API that is away, as while it restarts, is asked again for a while."""
+    until = None
+    while True:
+        try:
+            return client.batch(batch_id)
+        except ApiAwayError as error:
+            if until is None:
+                until = time.monotonic() + AWAY_SECONDS
+                progress.console.print(f"{error}\n… the batch goes on; trying again", markup=False)
+            if time.monotonic() > until:
+                raise
             time.sleep(LOOK_SECONDS)
 
 
@@ -131,7 +163,7 @@ def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
     if len(errors) > 10:  # noqa: PLR2004 - a screenful
         click.echo(f"… and {len(errors) - 10} more", err=True)
     files = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
-    if output:
+    if output and files:  # a batch that was never run leaves what was there before
         with output.open("wb") as target:
             for file_id in files:
                 client.download(file_id, target)
@@ -139,7 +171,7 @@ def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
     click.echo(
         f"{batch['id']} {batch['status']}: {counts['completed']} answered, "
         f"{counts['failed']} failed, of {counts['total']}"
-        + (f"; results in {output}" if output else ""),
+        + (f"; results in {output}" if output and files else ""),
         err=True,
     )
     return 0 if batch["status"] == "completed" and not counts["failed"] else 1

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
+RETRIABLE = 429  # a status; and those from 500 on
 FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 class ApiFailedError(Exception):
     """The API refused, or could not be reached; the message is for the user."""
+
+
+class ApiAwayError(ApiFailedError):
+    """The API could not be reached, or could not answer now; the same call may go well later."""
 
 
 class Client:
@@ -137,14 +142,14 @@ class Client:
                 f"cannot reach the API at {self.url} ({what}); start it with `fallthrough up`, "
                 "or name another with --url"
             )
-            raise ApiFailedError(message) from None
+            raise ApiAwayError(message) from None
+        away = reply.status_code == RETRIABLE or reply.is_server_error
+        failed = ApiAwayError if away else ApiFailedError
         try:
             answer = reply.json()
         except ValueError:
             message = f"{self.url}{path} answered {reply.status_code}, and no JSON: is it the API?"
-            raise ApiFailedError(message) from None
+            raise failed(message) from None
         if reply.is_error:
-            raise ApiFailedError(
-                answer.get("error", {}).get("message", f"HTTP {reply.status_code}")
-            )
+            raise failed(answer.get("error", {}).get("message", f"HTTP {reply.status_code}"))
         return answer

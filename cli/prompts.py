@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+BOM = "\ufeff"  # what some editors begin a file with
+
 
 class InputError(Exception):
     """The input cannot be used; the message names the line."""
@@ -28,7 +30,7 @@ def read(source: str) -> list[Asked]:
     path = Path(source)
     if path.suffix in {".jsonl", ".txt"}:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             message = f"cannot read {source}: {error}"
             raise InputError(message) from None
@@ -40,7 +42,9 @@ def read(source: str) -> list[Asked]:
 
 
 def _parse(text: str, where: str) -> list[Asked]:
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines(): that splits at U+2028, too, which may stand in the midst of a prompt.
+    each = enumerate(text.removeprefix(BOM).split("\n"), 1)
+    lines = [(n, line.strip()) for n, line in each if line.strip()]
     if not lines:
         message = f"{where} holds no prompt"
         raise InputError(message)

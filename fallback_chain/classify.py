@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fallback_chain.http import Reply
 
+MOST_TOKENS = 2**31  # of one call; a server that counts more does not count
 LONGEST_RETRY_AFTER = 3600.0  # seconds; what a server asks beyond that is not believed
 
 BUSY = ("busy", "overload", "queue", "capacity", "too many", "rate limit", "maximum pending")
@@ -88,6 +89,7 @@ def _client_error(status: int, error: dict[str, Any], said: str) -> Meaning:
 
 def _success(reply: Reply) -> Meaning:
     try:
+        reply.content.decode()  # what msgspec skips it does not look at, and we pass on all of it
         completion = _completion.decode(reply.content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Meaning(Verdict.FAILURE, "not a chat completion")
@@ -101,8 +103,12 @@ def _success(reply: Reply) -> Meaning:
 def _tokens(usage: Any) -> tuple[int, int]:
     if not isinstance(usage, dict):
         return 0, 0
-    taken, given = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return taken if isinstance(taken, int) else 0, given if isinstance(given, int) else 0
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _count(said: Any) -> int:
+    # true is an int to Python, and the store's counters end at 2 ** 63
+    return said if type(said) is int and 0 <= said < MOST_TOKENS else 0
 
 
 def _says_something(choice: _Choice) -> bool:

@@ -60,13 +60,14 @@ class BatchStore:
         """
         seconds = window_seconds(new.completion_window)
         assert seconds is not None  # noqa: S101 - the API has checked it
+        kept = ("output_ttl_ms", new.output_seconds * 1000) if new.output_seconds else ()
         made = await self._jobs.run(
             "create_batch",
             *(new.id, new.owner, self._grace_ms, seconds * 1000, ONCE_SECONDS * 1000),
             *(len(once), *once),
             *("endpoint", new.endpoint.value, "input_file_id", new.input_file_id),
             *("completion_window", new.completion_window, "metadata", _encode(new.metadata)),
-            *("options", _encode(new.options)),
+            *("options", _encode(new.options), *kept),
         )
         return str(made.decode())
 
@@ -160,8 +161,16 @@ class BatchStore:
             await self._jobs.run(
                 "validated",
                 *(unit.id, unit.lease_owner, unit.batch, self._grace_ms, total, errors, model),
-                *(first_tier, window),
+                *(first_tier, window, FILE_SECONDS * 1000),
                 *(str(place) for place in places),
+            )
+        )
+
+    async def input_gone(self, unit: Unit, errors: bytes) -> list[Dispatch]:
+        """End the batch, as nobody can read its input; return what is to be published."""
+        return _dispatches(
+            await self._jobs.run(
+                "input_gone", unit.id, unit.lease_owner, unit.batch, self._grace_ms, errors
             )
         )
 

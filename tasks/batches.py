@@ -69,6 +69,7 @@ class NewBatch(msgspec.Struct, frozen=True):
     completion_window: str
     metadata: dict[str, str]
     options: BatchOptions
+    output_seconds: int | None = None  # how long its output and error file are kept
 
 
 class BatchRecord(msgspec.Struct, frozen=True):

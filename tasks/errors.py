@@ -5,7 +5,8 @@ FallthroughError
 ├── StoreUnavailable     the job store did not answer in time
 ├── StoreFull            the store is too full to take new jobs
 ├── StoreUnfit           the store answers, but is not set up to keep jobs
-└── PublishError         the broker did not take a message in time
+├── PublishError         the broker did not take a message in time
+└── KeyReused            an Idempotency-Key came with something else than the first time
 """
 
 
@@ -31,3 +32,7 @@ class StoreUnfit(FallthroughError):  # noqa: N818 - as above
 
 class PublishError(FallthroughError):
     """The broker did not take a message in time."""
+
+
+class KeyReused(FallthroughError):  # noqa: N818 - as above
+    """An Idempotency-Key came with something else than the first time."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import time
@@ -15,17 +16,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec  # type: ignore[import-untyped]
 import msgspec
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from tasks.batches import FINAL
+from tasks.errors import StoreUnavailable
 from tasks.store import ONCE_SECONDS, translated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from tasks.store import JobStore
 
 CHUNK = 1024 * 1024
 COPY_SECONDS = 3600  # what copying a file may take
+WRITE_BLOCK = 8 * CHUNK  # S3 takes no part below 5 MiB; its client keeps one in memory
+CLAIM_SECONDS = 60  # after which the key of an upload that died is free again
+UNFINISHED = "unfinished"  # the local folder of what is being written
+AGAIN_SECONDS = 60  # until an expired file that is still read, or cannot be deleted, is due again
+PAGE = 500  # records that one look at a list reads
+
+log = logging.getLogger(__name__)
 
 
 class FileRecord(msgspec.Struct, frozen=True):
@@ -40,6 +50,17 @@ class FileRecord(msgspec.Struct, frozen=True):
     purpose: str
 
 
+class NewFile(msgspec.Struct, frozen=True):
+    """A file to be kept for so many seconds. once: the keys that it has claimed."""
+
+    id: str
+    owner: str
+    filename: str
+    purpose: str
+    seconds: int
+    once: Sequence[str] = ()
+
+
 def new_file_id() -> str:
     """Return an id that cannot be guessed."""
     return f"file-{os.urandom(12).hex()}"
@@ -52,11 +73,17 @@ def default_folder() -> str:
 
 
 class Storage:
-    """Bytes under names; synchronous."""
+    """Bytes under names, in a local folder or an object store; synchronous."""
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(url or default_folder())
-        self._fs.makedirs(self._root, exist_ok=True)
+        # Others write there too: what a listing said before is no longer so.
+        self._fs, self._root = fsspec.core.url_to_fs(
+            url or default_folder(), use_listings_cache=False
+        )
+        # An object store has no folders: to make one would be to ask for a bucket.
+        self._folders = isinstance(self._fs, LocalFileSystem)
+        if self._folders:
+            self._fs.makedirs(self._root, exist_ok=True)
 
     def path(self, name: str) -> str:
         """Return the storage's own path of a name."""
@@ -64,21 +91,51 @@ class Storage:
 
     def open(self, name: str, mode: str = "rb") -> BinaryIO:
         """Open a file; one that is written appears when it is closed."""
-        path = self.path(name)
-        if "w" in mode:
+        path, writing = self.path(name), "w" in mode
+        if writing and self._folders:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        opened: BinaryIO = self._fs.open(path, mode, block_size=CHUNK)
+        with _as_os_error():
+            opened: BinaryIO = self._fs.open(
+                path, mode, block_size=WRITE_BLOCK if writing else CHUNK
+            )
         return opened
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return a range of a file."""
-        found: bytes = self._fs.cat_file(self.path(name), start=offset, end=offset + length)
+        with _as_os_error():
+            found: bytes = self._fs.cat_file(self.path(name), start=offset, end=offset + length)
         return found
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Write a file that appears when it is whole: others may be reading the one before it."""
+        if not self._folders:  # what is written to an object store appears so anyway
+            with _as_os_error(), self.open(name, "wb") as file:
+                yield file
+            return
+        fresh = f"{UNFINISHED}/{os.urandom(8).hex()}"
+        try:
+            with self.open(fresh, "wb") as file:
+                yield file
+            self._fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+            Path(self.path(fresh)).replace(self.path(name))
+        except BaseException:
+            self.remove(fresh)
+            raise
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file; again is harmless."""
-        with self.open(name, "wb") as file:
+        with self.writing(name) as file:
             file.write(content)
+
+    def clear(self, seconds: float) -> None:
+        """Delete what a process that died left unfinished so long ago."""
+        if not self._folders:
+            return
+        for path in Path(self.path(UNFINISHED)).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - seconds:
+                    path.unlink()
 
     def size(self, name: str) -> int:
         """Return a file's bytes."""
@@ -86,8 +143,20 @@ class Storage:
 
     def remove(self, name: str) -> None:
         """Delete a file or a folder; one that is not there is no error."""
-        with contextlib.suppress(FileNotFoundError):
+        with _as_os_error(), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self.path(name), recursive=True)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn what an object store's own client raises into what a local folder would."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        raise OSError(message) from error
 
 
 class FileStore:
@@ -98,51 +167,70 @@ class FileStore:
         self._prefix = jobs.prefix
         self.storage = storage
 
-    async def create(
-        self, owner: str, filename: str, purpose: str, content: BinaryIO, seconds: int
-    ) -> FileRecord:
-        """Keep a file; its content is read from its beginning, in a thread."""
-        file_id = new_file_id()
-        expiry = f"{self._prefix}file_expiry"
-        async with translated():  # who dies while he copies leaves nothing behind for ever
-            await self._jobs.redis.zadd(expiry, {file_id: (time.time() + COPY_SECONDS) * 1000})
-        size = await asyncio.to_thread(self._copy, content, file_id)
+    async def begin(self, owner: str, once: Sequence[str]) -> tuple[str, bool]:
+        """Choose an id and claim the `once` keys for it; return it, and whether it is new.
+
+        If not, an earlier upload with one of the keys has it, which may still be under way.
+        """
+        file_id, copy_ms, claim_ms = new_file_id(), COPY_SECONDS * 1000, CLAIM_SECONDS * 1000
+        made = await self._jobs.run("create_file", file_id, owner, copy_ms, claim_ms, *once)
+        return made.decode(), made.decode() == file_id
+
+    async def create(self, new: NewFile, content: BinaryIO) -> FileRecord:
+        """Keep a file that has begun; its content is read from its beginning, in a thread."""
+        try:
+            size = await self._copied(new, content)
+            record = await self._record_new(new, size)
+        except BaseException:  # who sends it again begins anew; the sweeper clears the rest
+            with contextlib.suppress(StoreUnavailable):
+                if await self.get(new.id, new.owner) is None:  # else only the answer was lost
+                    await self._hold(new, 0)
+            raise
+        await self._hold(new, ONCE_SECONDS)
+        return record
+
+    async def _copied(self, new: NewFile, content: BinaryIO) -> int:
+        copying = asyncio.create_task(asyncio.to_thread(self._copy, content, new.id))
+        while not (await asyncio.wait({copying}, timeout=CLAIM_SECONDS / 3))[0]:
+            await self._hold(new, CLAIM_SECONDS)
+        try:
+            return copying.result()
+        except OSError as error:
+            message = f"the storage did not take the file: {error}"
+            raise StoreUnavailable(message) from error
+
+    async def _hold(self, new: NewFile, seconds: int) -> None:
+        if new.once:
+            with contextlib.suppress(StoreUnavailable):  # then the claim ends by itself
+                await self._jobs.run("hold_once", new.owner, new.id, seconds * 1000, *new.once)
+
+    async def _record_new(self, new: NewFile, size: int) -> FileRecord:
         now = int(time.time())
-        record = FileRecord(file_id, owner, size, now, now + seconds, filename, purpose)
+        record = FileRecord(
+            *(new.id, new.owner, size, now, now + new.seconds, new.filename, new.purpose)
+        )
         fields: dict[str, Any] = {
-            "id": file_id,
-            "owner": owner,
+            "id": new.id,
+            "owner": new.owner,
             "bytes": size,
             "created_ms": now * 1000,
-            "filename": filename,
-            "purpose": purpose,
+            "filename": new.filename,
+            "purpose": new.purpose,
             "expires_ms": record.expires_at * 1000,
         }
         async with translated():
             pipeline = self._jobs.redis.pipeline(transaction=True)
-            pipeline.hset(f"{self._prefix}file:{file_id}", mapping=fields)
-            pipeline.zadd(f"{self._prefix}files:{owner}", {file_id: time.time() * 1000})
-            pipeline.zadd(expiry, {file_id: record.expires_at * 1000})
+            pipeline.hset(f"{self._prefix}file:{new.id}", mapping=fields)
+            pipeline.zadd(f"{self._prefix}files:{new.owner}", {new.id: time.time() * 1000})
+            pipeline.zadd(f"{self._prefix}file_expiry", {new.id: record.expires_at * 1000})
             await pipeline.execute()
         return record
 
     def _copy(self, content: BinaryIO, file_id: str) -> int:
         content.seek(0)
-        with self.storage.open(content_name(file_id), "wb") as target:
+        with self.storage.writing(content_name(file_id)) as target:
             shutil.copyfileobj(content, target, CHUNK)
         return content.tell()
-
-    async def once(self, owner: str, key: str, file_id: str | None = None) -> str | None:
-        """Return the id that an upload with this key made; else claim the key for file_id."""
-        asks, name = key[0] == "?", f"{self._prefix}once:{owner}:{key[1:]}"
-        async with translated():
-            if file_id is None:
-                found = await self._jobs.redis.get(name) if asks else None
-            else:
-                found = await self._jobs.redis.set(
-                    name, file_id, nx=asks, get=True, ex=ONCE_SECONDS
-                )
-        return found.decode() if found and asks else None
 
     async def get(self, file_id: str, owner: str) -> FileRecord | None:
         """Return the owner's file, or None: unknown, past its time, or another's."""
@@ -154,11 +242,29 @@ class FileStore:
         return record
 
     async def list_files(
-        self, owner: str, limit: int, after: str | None
+        self,
+        owner: str,
+        limit: int,
+        after: str | None,
+        *,
+        purpose: str | None = None,
+        oldest_first: bool = False,
     ) -> tuple[list[FileRecord], bool]:
         """Return up to limit of the owner's files, newest first; and whether more are."""
-        found, more = await self._jobs.page(f"files:{owner}", "file:", limit, after)
-        return [_record(fields) for fields in found], more
+        records: list[FileRecord] = []
+        more = True
+        while more and len(records) <= limit:
+            found, more = await self._jobs.page(
+                f"files:{owner}", "file:", PAGE, after, oldest_first=oldest_first
+            )
+            read = [_record(fields) for fields in found]
+            after = read[-1].id if read else None
+            records += [
+                record
+                for record in read
+                if purpose in {None, record.purpose} and record.expires_at > time.time()
+            ]
+        return records[:limit], len(records) > limit
 
     async def in_use(self, file_id: str) -> str | None:
         """Return the id of an unfinished batch that reads a file."""
@@ -194,26 +300,42 @@ class FileStore:
             async with translated():
                 fields = await self._jobs.redis.hgetall(f"{self._prefix}file:{file_id}")
             if fields and await self.in_use(file_id):
-                continue  # looked at again at the next sweep
-            if fields:
-                await self.delete(_record(fields))
-            else:
-                await self._clear(file_id)
+                await self._put_off(file_id)
+                continue
+            try:
+                if fields:
+                    await self.delete(_record(fields))
+                else:
+                    await self._clear(file_id)
+            except OSError as error:
+                log.warning("%s is not deleted: %s", file_id, type(error).__name__)
+                await self._put_off(file_id)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self.storage.clear, COPY_SECONDS)
         return len(due)
+
+    async def _put_off(self, file_id: str) -> None:
+        # The oldest are taken first: those that stay would keep all others from their turn.
+        async with translated():
+            again = (time.time() + AGAIN_SECONDS) * 1000
+            await self._jobs.redis.zadd(f"{self._prefix}file_expiry", {file_id: again}, xx=True)
 
     async def _clear(self, file_id: str) -> None:
         await asyncio.to_thread(self.storage.remove, content_name(file_id))
         async with translated():
             await self._jobs.redis.zrem(f"{self._prefix}file_expiry", file_id)
 
-    async def stream(self, file_id: str) -> AsyncIterator[bytes]:
-        """Yield a file's content in chunks."""
-        file = await asyncio.to_thread(self.storage.open, content_name(file_id))
-        try:
-            while chunk := await asyncio.to_thread(file.read, CHUNK):
-                yield chunk
-        finally:
-            await asyncio.to_thread(file.close)
+    async def open(self, file_id: str) -> AsyncIterator[bytes]:
+        """Return a file's content in chunks; raises FileNotFoundError, before the first."""
+        return _chunks(await asyncio.to_thread(self.storage.open, content_name(file_id)))
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+    finally:
+        await asyncio.to_thread(file.close)
 
 
 def content_name(file_id: str) -> str:
@@ -224,6 +346,11 @@ def content_name(file_id: str) -> str:
 def part_name(batch_id: str, stem: str, kind: str) -> str:
     """Return the name of a slice's part; stem: its number; kind: "output" or "error"."""
     return f"parts/{batch_id}/{stem}.{kind}.jsonl"
+
+
+def names_name(batch_id: str) -> str:
+    """Return the name of the custom_ids of a batch that is not at its end."""
+    return f"names/{batch_id}.jsonl"
 
 
 def parts_folder(batch_id: str) -> str:

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tasks import logs
 from tasks.answering import Finish, HandOn, Outcome, Park
 from tasks.batch_store import new_token
 from tasks.batches import LineResult, Tried
 from tasks.file_store import content_name
 from tasks.jobs import BegunJob, Options, Queue, Status
-from tasks.validating import read_line
+from tasks.validating import UNREADABLE, custom_id_of, read_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +37,7 @@ COALESCE_SECONDS = 0.05  # how long a line that failed waits for others to leave
 GATHER_SECONDS = 0.02  # how long a line that is answered waits for others to be recorded with it
 GATHER_LINES = 64  # … or for so many
 PARK_SECONDS = 5.0  # until what cannot go on now is looked at again
+MISSING_TRIES, MISSING_SECONDS = 5, 1.0  # looks for an input file, and the time between them
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +55,17 @@ class LineRunner:
         phases: Phases,
         insist: Insist,
         observer: Observer,
+        most: int,
     ) -> None:
+        """most: units at work at once."""
         self._store, self._files = store, files
         self._publisher = publisher
         self._answering, self._leases = answering, leases
         self._phases = phases
         self._insist = insist
         self._observer = observer
+        self._most, self._at_work = most, 0
+        self._waiting: deque[_Run] = deque()
 
     async def run(self, tier: str, unit_id: str, attempt: int, lease_owner: str) -> Pairs:
         """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
@@ -69,21 +76,50 @@ class LineRunner:
         if unit is None:
             return []
         self._observer.begun(tier, unit.waited)
-        work = asyncio.create_task(_Run(self, unit).go())
-        self._leases.hold(unit.id, lease_owner, work)
+        run = _Run(self, unit)
+        self._leases.hold(unit.id, lease_owner, run.work)
+        if self._at_work >= self._most:
+            self._waiting.append(run)  # its lease is kept, but no thread is: lone jobs need them
+            return []
+        self._at_work += 1
         try:
-            return await work
+            return await self._work(run)
+        finally:
+            self._at_work -= 1
+
+    async def _work(self, run: _Run) -> Pairs:
+        """Run a unit, and then what waits for its turn; return what Celery's chain takes on."""
+        left = await self._finish(run)
+        if not self._waiting:
+            return left
+        while True:
+            to = self._publisher.next_tier(run.unit.tier) if left else ""
+            await self._publisher.dispatch((*pair, to, Queue.BATCH.value) for pair in left)
+            if not self._waiting:
+                return []
+            run = self._waiting.popleft()
+            left = await self._finish(run)
+
+    async def _finish(self, run: _Run) -> Pairs:
+        run.turn.set()
+        try:
+            return await run.work
         except asyncio.CancelledError:
             return []  # dropped: its batch has ended, or it is another worker's now
+        except Exception:
+            # Ours. Its lease ends, and it runs again elsewhere; what waits here must go on.
+            log.exception("%s at tier %s broke off", run.unit.id, run.unit.tier)
+            return []
         finally:
-            self._leases.release(unit.id, lease_owner)
+            self._leases.release(run.unit.id, run.unit.lease_owner)
 
 
 class _Run:
     """One unit at one tier."""
 
     def __init__(self, runner: LineRunner, unit: Unit) -> None:
-        self._runner, self._unit = runner, unit
+        self._runner = runner
+        self.unit, self.turn = unit, asyncio.Event()
         self._store, self._insist = runner._store, runner._insist  # noqa: SLF001 - its own part
         self._answering, self._publisher = runner._answering, runner._publisher  # noqa: SLF001
         self._first_tier = self._publisher.first_tier
@@ -96,14 +132,18 @@ class _Run:
         self._moved = asyncio.Event()  # a line was not answered here, or the last one ended
         self._left: dict[int, Outcome] = {}  # what this tier did not answer
         self._calls: dict[int, asyncio.Task[None]] = {}
+        self.work = asyncio.create_task(self._go())
 
-    async def go(self) -> Pairs:
-        """Answer, record, hand on."""
-        try:
-            lines = await self._read()
-        except FileNotFoundError:
-            log.warning("%s: its input file is gone from the storage", self._unit.batch)
-            await self._move("", {}, PARK_SECONDS)
+    async def _go(self) -> Pairs:
+        """Answer, record, hand on, once it is its turn."""
+        await self.turn.wait()
+        if self._answering.draining.is_set():
+            await self._again(self.unit)
+            return []
+        lines = await self._read_if_there()
+        if lines is None:
+            log.warning("%s: its input file is gone from the storage", self.unit.batch)
+            await asyncio.shield(self._runner._phases.input_gone(self.unit))  # noqa: SLF001
             return []
         writer = asyncio.create_task(self._write_results())
         self._calls = {i: asyncio.create_task(self._one(i, job)) for i, job in lines.items()}
@@ -125,8 +165,17 @@ class _Run:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _read_if_there(self) -> dict[int, tuple[str, BegunJob]] | None:
+        for _ in range(MISSING_TRIES - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return await self._read()
+            await asyncio.sleep(MISSING_SECONDS)
+        with contextlib.suppress(FileNotFoundError):
+            return await self._read()
+        return None
+
     async def _read(self) -> dict[int, tuple[str, BegunJob]]:
-        unit = self._unit
+        unit = self.unit
         assert unit.place is not None  # noqa: S101 - a tier gets no phases
         name = content_name(unit.input_file_id)
         place = unit.place
@@ -135,10 +184,22 @@ class _Run:
             *(name, place.offset, place.length),
         )
         texts = [text for text in content.split(b"\n") if text.strip()]
-        return {i: self._job(i, texts[i]) for i in unit.open_lines}
+        texts += [b""] * (place.lines - len(texts))  # somebody made the file shorter
+        jobs = {}
+        for i in unit.open_lines:
+            try:
+                jobs[i] = self._job(i, texts[i])
+            except UNREADABLE:  # validation read it, so the file has changed since
+                self._pending.append(self._unreadable(i, texts[i]))
+        return jobs
+
+    def _unreadable(self, index: int, text: bytes) -> LineResult:
+        unit = self.unit
+        said = unanswered_line(unit.batch, unit.slice, index, custom_id_of(text), "unreadable")
+        return LineResult(index, good=False, content=said, counted_as="-:failed")
 
     def _job(self, index: int, text: bytes) -> tuple[str, BegunJob]:
-        unit, line = self._unit, read_line(text)
+        unit, line = self.unit, read_line(text)
         tried = unit.tried.get(index)
         job = BegunJob(
             id=f"{unit.batch}-{unit.slice}-{index}",
@@ -159,6 +220,7 @@ class _Run:
 
     async def _one(self, index: int, asked: tuple[str, BegunJob]) -> None:
         custom_id, job = asked
+        logs.about.set({"job_id": job.id, "tier": job.tier})
         try:
             outcome = await self._answering.answer(job)
         except asyncio.CancelledError:
@@ -216,23 +278,23 @@ class _Run:
                 await self._record(pending)
 
     async def _record(self, pending: list[LineResult]) -> None:
-        new, complete = await self._insist(lambda: self._store.lines_done(self._unit, pending))
+        new, complete = await self._insist(lambda: self._store.lines_done(self.unit, pending))
         if new < 0:
             return  # the batch has ended; its cancellation drops us in a moment
         self._alone = self._alone and new == len(pending)
         self._complete = self._complete or complete
         for result in pending:
-            self._unit.results[result.line] = result.stored
+            self.unit.results[result.line] = result.stored
         self._runner._observer.lines_finished(pending)  # noqa: SLF001
 
     async def _leave_early(self) -> None:
         tried = self._take_hand_ons()
         token = new_token()
-        to = self._publisher.next_tier(self._unit.tier)
-        child = await self._insist(lambda: self._store.split(self._unit, to, token, tried))
+        to = self._publisher.next_tier(self.unit.tier)
+        child = await self._insist(lambda: self._store.split(self.unit, to, token, tried))
         if child:
             await self._publisher.dispatch([(child, 0, to, Queue.BATCH.value)])
-            self._unit.elsewhere.update(dict.fromkeys(tried, child))
+            self.unit.elsewhere.update(dict.fromkeys(tried, child))
 
     def _take_hand_ons(self) -> dict[int, Tried]:
         taken = {i: o for i, o in self._left.items() if isinstance(o, HandOn)}
@@ -241,7 +303,10 @@ class _Run:
         return {i: _tried(outcome) for i, outcome in taken.items()}
 
     async def _end(self) -> Pairs:
-        unit = self._unit
+        unit = self.unit
+        if not self._complete and unit.place and len(unit.results) == unit.place.lines:
+            # The last line was recorded by somebody whose lease had ended: the part is ours.
+            await self._record([])
         if self._complete:
             try:
                 if not self._alone or len(unit.results) < (unit.place.lines if unit.place else 0):
@@ -290,7 +355,7 @@ class _Run:
     ) -> int | None:
         token = new_token()
         return await self._insist(
-            lambda: self._store.move(self._unit, to, token, tried, due_seconds)
+            lambda: self._store.move(self.unit, to, token, tried, due_seconds)
         )
 
 
@@ -320,7 +385,7 @@ def _result(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResu
     line_id = f"batch_req_{job.id.removeprefix('batch_')}"
     good = done.status is Status.SUCCEEDED
     if good:
-        status, body = 200, _one_line(fields["answer"])
+        status, body = 200, _compact(fields["answer"])
     else:
         status = int(fields.get("error_status") or 503)
         body = msgspec.json.encode({"error": msgspec.Raw(fields["error"])})
@@ -330,27 +395,42 @@ def _result(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResu
     return LineResult(
         index,
         good,
-        msgspec.json.encode(line),
+        _one_line(msgspec.json.encode(line)),
         f"{tier}:{done.status.value}",
         *done.tokens,
     )
 
 
-def _one_line(answer: bytes) -> bytes:
+def _compact(answer: bytes) -> bytes:
     # The model's words are in it as they came; a server that writes JSON over several lines may not
     # break ours.
-    return msgspec.json.format(answer, indent=-1) if b"\n" in answer else answer
+    broken = b"\n" in answer or b"\r" in answer
+    return msgspec.json.format(answer, indent=-1) if broken else answer
 
 
-def unanswered_line(
-    batch: str, number: int, index: int, custom_id: str | None, ending: str
-) -> bytes:
-    """Return the error file's line for one that its batch ended before."""
+def _one_line(line: bytes) -> bytes:
+    # What JSON lets stand in a string, and Python's splitlines (the SDK's readers too) breaks at.
+    if line.isascii():
+        return line
+    if b"\xe2\x80" in line:
+        line = line.replace(b"\xe2\x80\xa8", rb"\u2028").replace(b"\xe2\x80\xa9", rb"\u2029")
+    return line.replace(b"\xc2\x85", rb"\u0085") if b"\xc2\x85" in line else line
+
+
+# Why a line has no answer -> its error's code and message.
+UNANSWERED = {
+    "cancelled": ("batch_cancelled", "the batch was cancelled before this line was answered"),
+    "expired": ("batch_expired", "the batch expired before this line was answered"),
+    # A batch with such lines completes only if nobody could read them.
+    "completed": ("file_not_found", "the input file was gone before this line was answered"),
+    "unreadable": ("invalid_json_line", "this line is not parseable as valid JSON any more"),
+}
+
+
+def unanswered_line(batch: str, number: int, index: int, custom_id: str | None, why: str) -> bytes:
+    """Return the error file's line for one without an answer. why: a key of UNANSWERED."""
     line_id = f"batch_req_{batch.removeprefix('batch_')}-{number}-{index}"
-    said = {
-        "cancelled": ("batch_cancelled", "the batch was cancelled before this line was answered"),
-        "expired": ("batch_expired", "the batch expired before this line was answered"),
-    }[ending]
-    error = {"code": said[0], "message": said[1]}
+    code, message = UNANSWERED[why]
+    error = {"code": code, "message": message}
     line = _OutputLine(line_id, custom_id, None, error, {"attempts": []})
-    return msgspec.json.encode(line)
+    return _one_line(msgspec.json.encode(line))

@@ -43,11 +43,12 @@ class Places(Protocol):
 
 
 class LocalPlaces:
-    """At most `limit` calls at once in this process."""
+    """At most `limit` calls at once in this process. Who lines up here goes before `second`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = self._free = limit
         self._line: deque[Place] = deque()
+        self.second = SecondLine(self)
 
     @property
     def taken(self) -> int:
@@ -69,15 +70,46 @@ class LocalPlaces:
 
     async def give(self, token: str) -> None:
         """Give a place to the first in the line who still wants it."""
-        while self._line:
-            place = self._line.popleft()
-            if not place.done():
-                place.set_result(token)
-                return
+        for line in (self._line, self.second.line):
+            while line:
+                place = line.popleft()
+                if not place.done():
+                    place.set_result(token)
+                    return
         self._free += 1
 
     async def renew(self) -> None:
         """Nothing to do: they end with the process."""
+
+
+class SecondLine:
+    """The same places, for calls of batches: they let every lone call go first."""
+
+    def __init__(self, places: LocalPlaces) -> None:
+        self._places = places
+        self.line: deque[Place] = deque()
+
+    @property
+    def taken(self) -> int:
+        """Return 0: the places count all that are taken, from either line."""
+        return 0
+
+    def take_now(self) -> str | None:
+        """Take a free place."""
+        return self._places.take_now()
+
+    def enter(self) -> Place:
+        """Line up."""
+        place: Place = asyncio.get_running_loop().create_future()
+        self.line.append(place)
+        return place
+
+    async def give(self, token: str) -> None:
+        """Give a place back."""
+        await self._places.give(token)
+
+    async def renew(self) -> None:
+        """Nothing to do."""
 
 
 class FleetPlaces:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
+
 from tasks.batches import FINAL, split_results
-from tasks.file_store import CHUNK, content_name, part_name, parts_folder
-from tasks.validating import Findings, LineError, examine, read_line
+from tasks.file_store import CHUNK, content_name, names_name, part_name, parts_folder
+from tasks.validating import Findings, LineError, custom_id_of, encode_errors, examine
 
 if TYPE_CHECKING:
     from tasks.batch_store import BatchStore
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from tasks.insist import Insist
     from tasks.leases import Leases
     from tasks.publisher import Publisher
+
+INPUT_GONE = "the input file is not there any more"
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +80,27 @@ class Phases:
         await self._publisher.dispatch(dispatches)
 
     def _examine(self, unit: Unit) -> Findings:
+        storage, names = self._files.storage, names_name(unit.batch)
         try:
-            with self._files.storage.open(content_name(unit.input_file_id)) as file:
-                return examine(file, unit.endpoint, self._slice_lines)
+            # The names are for whoever ends the batch when its input is gone.
+            with (
+                storage.open(content_name(unit.input_file_id)) as file,
+                storage.writing(names) as named,
+            ):
+                found = examine(file, unit.endpoint, self._slice_lines, named)
+            if found.errors:
+                storage.remove(names)
+            return found  # noqa: TRY300 - who is not there has no names either
         except FileNotFoundError:
             found = Findings(error_count=1)
-            found.errors.append(LineError("file_not_found", "the input file is not there any more"))
+            found.errors.append(LineError("file_not_found", INPUT_GONE))
             return found
+
+    async def input_gone(self, unit: Unit) -> None:
+        """End the batch of a unit that cannot be read: what has no answer says so."""
+        errors = encode_errors([LineError("file_not_found", INPUT_GONE)])
+        dispatches = await self._insist(lambda: self._store.input_gone(unit, errors))
+        await self._publisher.dispatch(dispatches)
 
     async def write_part(self, unit: Unit) -> None:
         """Make a complete slice durable, and send the next one."""
@@ -103,12 +122,13 @@ class Phases:
             parts = await self._insist(lambda: self._store.parts(unit.batch, 0, -1))
             places = await self._insist(lambda: self._store.places(unit.batch))
             there = {number for number, _, _ in parts}
-            more, unanswered = [], 0
+            more, unanswered, before = [], 0, 0
             for number, place in enumerate(places):
                 if number not in there:
-                    part, missing = await self._partial(unit, number, place)
+                    part, missing = await self._partial(unit, number, place, before)
                     more.append(part)
                     unanswered += missing
+                before += place.lines
             named = [(str(part[0]), *part[1:]) for part in parts]
             named += [(_partial_stem(part[0]), *part[1:]) for part in more]
             files = await asyncio.to_thread(_join_parts, self._files.storage, unit.batch, named)
@@ -118,19 +138,23 @@ class Phases:
             if not joined:
                 return
             log.info("%s: %s", unit.batch, unit.ending)
-        await asyncio.to_thread(self._files.storage.remove, parts_folder(unit.batch))
+        for name in (parts_folder(unit.batch), names_name(unit.batch)):
+            await asyncio.to_thread(self._files.storage.remove, name)
         await self._insist(lambda: self._store.drop(unit))
 
     async def _partial(
-        self, unit: Unit, number: int, place: Place
+        self, unit: Unit, number: int, place: Place, before: int
     ) -> tuple[tuple[int, int, int], int]:
-        """Write the part of a slice that its batch ended before; count what has no answer."""
+        """Write the part of a slice that its batch ended before; count what has no answer.
+
+        before: lines of the slices before it.
+        """
         from tasks.lines import unanswered_line  # noqa: PLC0415 - lines build on phases
 
         results = await self._insist(lambda: self._store.results(unit.batch, number))
         missing = [i for i in range(place.lines) if i not in results]
         if missing:
-            names = await asyncio.to_thread(self._custom_ids, unit.input_file_id, place)
+            names = await asyncio.to_thread(self._custom_ids, unit, place, before)
             for i in missing:
                 said = unanswered_line(unit.batch, number, i, names[i], unit.ending)
                 results[i] = b"e" + said
@@ -141,12 +165,23 @@ class Phases:
                 await asyncio.to_thread(self._files.storage.write, name, part)
         return (number, len(output), len(errors)), len(missing)
 
-    def _custom_ids(self, file_id: str, place: Place) -> list[str | None]:
+    def _custom_ids(self, unit: Unit, place: Place, before: int) -> list[str | None]:
+        storage, name = self._files.storage, content_name(unit.input_file_id)
         try:
-            content = self._files.storage.read(content_name(file_id), place.offset, place.length)
+            content = storage.read(name, place.offset, place.length)
         except FileNotFoundError:  # somebody deleted it behind our back
-            return [None] * place.lines
-        return [read_line(text).custom_id for text in content.split(b"\n") if text.strip()]
+            names = self._noted_names(unit)[before : before + place.lines]
+        else:
+            names = [custom_id_of(text) for text in content.split(b"\n") if text.strip()]
+        return names + [None] * (place.lines - len(names))  # somebody made it shorter
+
+    def _noted_names(self, unit: Unit) -> list[str | None]:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._files.storage.open(names_name(unit.batch)) as file,
+        ):
+            return [msgspec.json.decode(text) for text in file]
+        return []
 
 
 def _partial_stem(number: int) -> str:
@@ -170,7 +205,7 @@ def _join_parts(
         if not size:
             continue
         file_id = joined_name(batch, kind)
-        with storage.open(content_name(file_id), "wb") as target:
+        with storage.writing(content_name(file_id)) as target:
             for stem in stems:
                 _append(storage, part_name(batch, stem, kind), target)
         made.append((kind, file_id, size, f"{batch}_{kind}.jsonl"))

@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from tasks.coalescer import Coalescer, Script
-from tasks.errors import StoreUnavailable, StoreUnfit
+from tasks.errors import KeyReused, StoreUnavailable, StoreUnfit
 from tasks.flights import Flights
 from tasks.jobs import BegunJob, JobRecord, Options, Queue, Status, Submission
 
@@ -102,9 +102,15 @@ class _PackingInC:
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turn whatever Redis and its client raise into StoreUnavailable."""
+    """Turn whatever Redis and its client raise into StoreUnavailable, or what a script means."""
     try:
         yield
+    except ResponseError as error:
+        if str(error).startswith("REUSED"):
+            message = "Idempotency-Key: it was used before, with another body"
+            raise KeyReused(message) from error
+        message = f"the job store did not answer: {type(error).__name__}"
+        raise StoreUnavailable(message) from error
     except (RedisError, OSError, TimeoutError) as error:
         message = f"the job store did not answer: {type(error).__name__}"
         raise StoreUnavailable(message) from error
@@ -291,20 +297,28 @@ class JobStore:
         return [_record(fields) for fields in found], more
 
     async def page(
-        self, index: str, record: str, limit: int, after: str | None
+        self,
+        index: str,
+        record: str,
+        limit: int,
+        after: str | None,
+        *,
+        oldest_first: bool = False,
     ) -> tuple[list[dict[bytes, bytes]], bool]:
         """Return up to limit hashes that a zset lists, newest first; and whether more are."""
         key = f"{self.prefix}{index}"
+        rank_of = self.redis.zrank if oldest_first else self.redis.zrevrank
+        range_of = self.redis.zrange if oldest_first else self.redis.zrevrange
         async with translated():
             start = 0
             if after is not None:
-                rank = await self.redis.zrevrank(key, after)
+                rank = await rank_of(key, after)
                 if rank is None:
                     return [], False
                 start = int(rank) + 1
             records: list[dict[bytes, bytes]] = []
             while len(records) <= limit:
-                ids = await self.redis.zrevrange(key, start, start + limit)
+                ids = await range_of(key, start, start + limit)
                 if not ids:
                     break
                 found = await self._fetch(record, ids)

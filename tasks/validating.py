@@ -6,7 +6,7 @@ The file is read once, in bounded memory; nothing here talks to Redis or the bro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,28 +23,35 @@ READ_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 
-class _Body(msgspec.Struct):
-    model: str | None = None
-    messages: list[Any] | msgspec.UnsetType = msgspec.UNSET
-    prompt: Any = msgspec.UNSET
-
-
-class _Line(msgspec.Struct):
-    custom_id: str
-    method: str
-    url: str
-    body: _Body
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what read_line raises
 
 
 class Line(msgspec.Struct):
-    """A line of the input file that validation let through."""
+    """A line of the input file."""
 
     custom_id: str
+    method: str
+    url: str
     body: dict[str, Any]
 
 
-_line = msgspec.json.Decoder(_Line)
+# One decoder for validating and for running: what the one lets through the other can read.
 read_line = msgspec.json.Decoder(Line).decode
+
+
+class _Named(msgspec.Struct):
+    custom_id: str | None = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def custom_id_of(text: bytes) -> str | None:
+    """Return the custom_id of a line, whatever else is wrong with it; None: it cannot be read."""
+    try:
+        return _named.decode(text).custom_id
+    except UNREADABLE:
+        return None
 
 
 class LineError(msgspec.Struct):
@@ -82,24 +89,35 @@ class Findings:
         more = self.error_count - len(told)
         if more:
             message = f"{more} more errors are not listed; there are {self.error_count} in all"
-            told[-1] = LineError("too_many_errors", message)
-        return msgspec.json.encode({"object": "list", "data": told})
+            told.append(LineError("too_many_errors", message))
+        return encode_errors(told)
 
 
-def examine(file: BinaryIO, endpoint: Endpoint, slice_lines: int) -> Findings:
-    """Read a whole input file."""
+def encode_errors(errors: list[LineError]) -> bytes:
+    """Return errors as OpenAI's list."""
+    return msgspec.json.encode({"object": "list", "data": errors})
+
+
+def examine(
+    file: BinaryIO, endpoint: Endpoint, slice_lines: int, names: BinaryIO | None = None
+) -> Findings:
+    """Read a whole input file. names: gets the custom_ids, one a line, as JSON."""
     found = Findings()
-    seen: set[str] = set()
+    seen: set[int] = set()
     slices = _Slices(found, slice_lines)
     for number, offset, length, text in _lines(file):
         if found.total >= MAX_LINES:
-            found.add("too_many_tasks", f"a batch holds at most {MAX_LINES} lines", number)
+            found.total += _count_lines(file, offset)
+            message = f"a batch holds at most {MAX_LINES} lines; this file has {found.total}"
+            found.add("too_many_tasks", message, number)
             break
         found.total += 1
         if text is None:
             found.add("line_too_large", f"a line holds at most {MAX_LINE_BYTES} bytes", number)
             continue
-        _check(text, number, endpoint, seen, found)
+        custom_id = _check(text, number, endpoint, seen, found)
+        if names is not None:
+            names.write(msgspec.json.encode(custom_id) + b"\n")
         slices.add(number, offset, length)
     slices.end()
     if not found.total:
@@ -157,29 +175,53 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes | None]]:
             rest = b""
 
 
-def _check(text: bytes, number: int, endpoint: Endpoint, seen: set[str], found: Findings) -> None:
+def _count_lines(file: BinaryIO, offset: int) -> int:
+    """Count the lines from an offset on, without looking at them."""
+    file.seek(offset)
+    count, last = 0, b"\n"
+    while block := file.read(READ_BYTES):
+        count += block.count(b"\n")
+        last = block[-1:]
+    return count + (last != b"\n")
+
+
+def _check(
+    text: bytes, number: int, endpoint: Endpoint, seen: set[int], found: Findings
+) -> str | None:
     try:
-        line = _line.decode(text)
+        line = read_line(text)
     except msgspec.ValidationError as error:
         _explain(str(error), number, found)
-        return
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    except UNREADABLE:
         found.add("invalid_json_line", "this line is not parseable as valid JSON", number)
-        return
-    if line.custom_id in seen:
+        return None
+    # 64 bits of SipHash: kept whole, the ids of a 200 MB file may be 200 MB.
+    identity = hash(line.custom_id)
+    if identity in seen:
         message = "the custom_id of this line was used before: each must be unique"
         found.add("duplicate_custom_id", message, number, "custom_id")
-    seen.add(line.custom_id)
+    seen.add(identity)
     if line.method != "POST":
         found.add("invalid_request", "method must be POST", number, "method")
     if line.url != endpoint.value:
         message = f"the url of this line must be the batch's endpoint, {endpoint.value}"
         found.add("url_mismatch", message, number, "url")
-    needed: Literal["messages", "prompt"] = "messages" if endpoint is Endpoint.CHAT else "prompt"
-    if getattr(line.body, needed) in (msgspec.UNSET, []):
+    _check_body(line.body, number, endpoint, found)
+    return line.custom_id
+
+
+def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, found: Findings) -> None:
+    needed = "messages" if endpoint is Endpoint.CHAT else "prompt"
+    asked = body.get(needed)
+    if asked is None or asked == []:
         found.add("invalid_request", f"the body has no {needed}", number, f"body.{needed}")
-    model = line.body.model or ""
-    if found.model is None:
+    elif endpoint is Endpoint.CHAT and not isinstance(asked, list):
+        found.add("invalid_request", "messages must be a list", number, "body.messages")
+    model = body.get("model") or ""
+    if not isinstance(model, str):
+        found.add("invalid_request", "model must be a string", number, "body.model")
+    elif found.model is None:
         found.model = model
     elif model != found.model:
         message = "every line of a batch must name the same model, or none"
@@ -192,5 +234,9 @@ def _explain(error: str, number: int, found: Findings) -> None:
             found.add("missing_required_parameter", f"this line has no {name}", number, name)
             return
     what, _, place = error.partition(" - at `$")
+    if "out of range" in what:
+        message = "this line is not parseable: it holds a number that is out of range"
+        found.add("invalid_json_line", message, number)
+        return
     param = place.strip("`.") or None
     found.add("invalid_request", f"{param or 'the line'}: {what}", number, param)

@@ -110,11 +110,17 @@ class WorkerProcess:
         return [*queues, Queue.PHASES.value] if Queue.BATCH.value in queues else queues
 
     def _threads(self) -> int:
+        lone = Queue.INTERACTIVE.value in self._settings.worker_queues
+        return self._settings.worker_threads or self._units() + lone * INTERACTIVE_THREADS
+
+    def _units(self) -> int:
+        """Return how many slices of batches are at work at once: lone jobs have threads left."""
         settings = self._settings
-        if settings.worker_threads or "interactive" in settings.worker_queues:
-            return settings.worker_threads or INTERACTIVE_THREADS
-        # A batch worker begins about 1.5 times the lines that it may call at once: more would
-        # only keep them from other workers; fewer, and slices end in lockstep.
+        if settings.worker_threads:
+            mixed = len(settings.worker_queues.split(",")) > 1
+            return max(settings.worker_threads // 2, 1) if mixed else settings.worker_threads
+        # About 1.5 times the lines that may be called at once: more would only keep them from
+        # other workers; fewer, and slices end in lockstep.
         return math.ceil(BEGUN_SHARE * settings.gpu_concurrency / settings.slice_lines) + 1
 
     async def _open(self, health_socket: socket.socket) -> None:
@@ -126,7 +132,7 @@ class WorkerProcess:
         gpu, cpu = LocalPlaces(settings.gpu_concurrency), settings.cpu_concurrency
         places: dict[tuple[str, Queue], Places] = {
             ("gpu", Queue.INTERACTIVE): gpu,
-            ("gpu", Queue.BATCH): gpu,
+            ("gpu", Queue.BATCH): gpu.second,
             ("cpu", Queue.INTERACTIVE): FleetPlaces(store, "cpu", cpu),
             # In a GPU outage a batch would take every place; the last is kept for lone requests.
             ("cpu", Queue.BATCH): FleetPlaces(store, "cpu", max(cpu - 1, 1)),
@@ -141,7 +147,7 @@ class WorkerProcess:
         self._phases = Phases(batches, files, self._publisher, leases, insist, settings.slice_lines)
         self._lines = LineRunner(
             *(batches, files, self._publisher, answering, leases, self._phases, insist),
-            self._metrics,
+            *(self._metrics, self._units()),
         )
         by_tier = {
             tier: {p for (name, _), p in places.items() if name == tier} for tier, _ in places

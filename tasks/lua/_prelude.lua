@@ -26,7 +26,8 @@
 --   {prefix}file:{id}:batches    set     the batches that read it
 --   {prefix}file_expiry          zset    id -> when it is deleted
 --   {prefix}workers              zset    name -> when it is taken for gone
---   {prefix}once:{owner}:{key}   string  id of what a create with that key made
+--   {prefix}once:{owner}:{key}   string  32 characters of digest of what was sent with that key,
+--                                        then the ids of what it made; TTL 15 minutes
 --   {prefix}rate:{owner}:{minute} string  requests of this minute; TTL 2 minutes
 --   {prefix}running:{owner}      zset    token -> when a request that never ended counts no more
 --   {prefix}finished             channel ids of finished jobs
@@ -144,39 +145,51 @@ local function feed(batch_id, number, grace)
   return made
 end
 
+-- Has the files of a batch made from what is there; answers the unit to publish.
+local function join(batch_id, grace)
+  redis.call('HSET', batch(batch_id), 'finalizing_ms', now)
+  local id = 'unit_' .. batch_id .. '_join'
+  new_unit(id, 'phases', batch_id, -1, 'join', 'join', grace, '')
+  return { id, 0, 'join', 'phases' }
+end
+
 -- Ends a batch's work: what runs is dropped, what is there is joined. Answers the unit to publish,
 -- or false if it has ended, or is ending, already.
 local function close_batch(batch_id, ending, grace)
   local key = batch(batch_id)
   local status = redis.call('HGET', key, 'status')
   if status ~= 'validating' and status ~= 'in_progress' then return false end
-  for _, id in ipairs(redis.call('SMEMBERS', key .. ':units')) do drop_unit(id, batch_id) end
   redis.call('ZREM', P .. 'deadlines', batch_id)
-  redis.call('PUBLISH', P .. 'cancelled', batch_id)
-  if ending == 'cancelled' then redis.call('HSET', key, 'cancelling_ms', now) end
-  if status == 'validating' then
-    redis.call('HSET', key, 'status', ending, ending .. '_ms', now)
-    return false
-  end
   local shown = 'finalizing'
-  if ending == 'cancelled' then shown = 'cancelling' end
-  redis.call('HSET', key, 'status', shown, 'ending', ending, 'finalizing_ms', now)
-  local id = 'unit_' .. batch_id .. '_join'
-  new_unit(id, 'phases', batch_id, -1, 'join', 'join', grace, '')
-  return { id, 0, 'join', 'phases' }
+  if ending == 'cancelled' then
+    shown = 'cancelling'
+    redis.call('HSET', key, 'cancelling_ms', now)
+  end
+  redis.call('HSET', key, 'status', shown, 'ending', ending)
+  -- Nobody knows its lines yet: the validation goes on, and joins what it finds, unanswered.
+  if status == 'validating' then return false end
+  for _, id in ipairs(redis.call('SMEMBERS', key .. ':units')) do drop_unit(id, batch_id) end
+  redis.call('PUBLISH', P .. 'cancelled', batch_id)
+  return join(batch_id, grace)
 end
 
--- Answers the id that an earlier create with one of these keys made, or claims them for id.
--- A key begins with "?" if it asks; with "!" it is only noted, for a create that asks later.
-local function once(owner, id, keys, ttl)
+-- A key of a create: "?" if it asks whether it was made before, or "!" if it is only noted, for
+-- one that asks later; 32 characters of digest of what was sent; its name.
+local function once_name(owner, key) return P .. 'once:' .. owner .. ':' .. key:sub(34) end
+local function once_value(key, id) return key:sub(2, 33) .. id end
+
+-- Answers what an earlier create with one of these keys made, if it is there() still; or claims
+-- them for id. The error REUSED: it was made with the same key, from something else.
+local function once(owner, id, keys, ttl, there)
   for _, key in ipairs(keys) do
-    if key:sub(1, 1) == '?' then
-      local made = redis.call('GET', P .. 'once:' .. owner .. ':' .. key:sub(2))
-      if made then return made end
+    local known = key:sub(1, 1) == '?' and redis.call('GET', once_name(owner, key))
+    if known and there(known:sub(33)) then
+      if known:sub(1, 32) ~= key:sub(2, 33) then error({ err = 'REUSED key' }) end
+      return known:sub(33)
     end
   end
   for _, key in ipairs(keys) do
-    redis.call('SET', P .. 'once:' .. owner .. ':' .. key:sub(2), id, 'PX', ttl)
+    redis.call('SET', once_name(owner, key), once_value(key, id), 'PX', ttl)
   end
   return false
 end

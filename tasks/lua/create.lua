@@ -8,8 +8,22 @@ if first > 6 then
   local keys, ids = {}, {}
   for i = 6, first - 1 do keys[#keys + 1] = ARGV[i] end
   for i = first, #ARGV, 9 do ids[#ids + 1] = ARGV[i] end
-  local made = once(ARGV[first + 1], table.concat(ids, ' '), keys, ARGV[4])
-  if made then return { now, made } end
+  local function there(made)
+    for id in made:gmatch('%S+') do
+      if redis.call('EXISTS', record(id)) == 1 then return true end
+    end
+    return false
+  end
+  local made = once(ARGV[first + 1], table.concat(ids, ' '), keys, ARGV[4], there)
+  if made then
+    -- Somebody is told of them now: they stay, even if their own message cannot be published.
+    for id in made:gmatch('%S+') do
+      if redis.call('HGET', record(id), 'status') == 'queued' then
+        redis.call('HSET', record(id), 'told', 1)
+      end
+    end
+    return { now, made }
+  end
 end
 for i = first, #ARGV, 9 do
   local id, owner, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]

@@ -12,18 +12,21 @@ for i = 8, #ARGV, 5 do
     new = new + 1
     if ARGV[i + 1]:sub(1, 1) == 'e' then failed = failed + 1 end
     counts[ARGV[i + 2]] = (counts[ARGV[i + 2]] or 0) + 1
-    taken, given = taken + tonumber(ARGV[i + 3]), given + tonumber(ARGV[i + 4])
+    taken = taken + (tonumber(ARGV[i + 3]) or 0)
+    given = given + (tonumber(ARGV[i + 4]) or 0)
   end
 end
+-- First, and before all that may fail: a batch whose count falls behind its lines never ends.
+local count = redis.call('HINCRBY', part, 'count', new)
 for name, number in pairs(counts) do
   redis.call('HINCRBY', P .. 'stats', name, number)
   redis.call('HINCRBY', key, 'by:' .. name, number)
 end
 if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end
 if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end
-if taken > 0 then redis.call('HINCRBY', key, 'input_tokens', taken) end
-if given > 0 then redis.call('HINCRBY', key, 'output_tokens', given) end
-local count = redis.call('HINCRBY', part, 'count', new)
+-- pcall: a server may claim numbers that no counter holds.
+if taken > 0 then redis.pcall('HINCRBY', key, 'input_tokens', taken) end
+if given > 0 then redis.pcall('HINCRBY', key, 'output_tokens', given) end
 if count < tonumber(ARGV[7]) then return { new, 0 } end
 local h = redis.call('HMGET', record(unit), 'status', 'lease_owner', 'tier', 'attempt')
 if h[1] ~= 'running' or h[2] ~= me then

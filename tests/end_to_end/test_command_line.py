@@ -147,6 +147,21 @@ def test_the_load_test_tells_rates_percentiles_tiers_and_breakers(up):
     assert "200 of 200 answered" in told.stdout
 
 
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_the_load_test_gives_its_api_key(cpu, way):
+    script = Path(__file__).parents[2] / "load_test.py"
+    command = [sys.executable, str(script), "--requests", "1", "--url", cpu.url]
+    option, setting = ["--api-key", "secret"], {"FALLTHROUGH_API_KEY": "secret"}
+    subprocess.run(
+        [*command, *(option if way == "option" else [])],
+        env=environ(**(setting if way == "environment" else {})),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert cpu.calls[-1].headers["authorization"] == "Bearer secret"
+
+
 def test_interrupted_it_says_how_to_come_back(up, cpu):
     cpu.mode = "hang"
     try:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import httpx
+import msgspec
 import openai
 import pytest
 from harness.batches import check_every_line_once, ended, jsonl, line, read, start, upload
 from harness.waiting import wait_until
+
+from tasks.batch_store import BatchStore
+from tasks.batches import BatchOptions, BatchStatus, Endpoint, LineResult, Place, Unit
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
 
 
 @pytest.fixture
@@ -217,7 +224,7 @@ def test_batches_are_listed_and_belong_to_files_that_stay(sdk, worker, gpu):
         ({"completion_window": "soon"}, "completion_window"),
         ({"completion_window": "8d"}, "completion_window"),
         ({"metadata": {"priority": "urgent"}}, "metadata.priority"),
-        ({"metadata": {"fallthrough_cache": "always"}}, "metadata.fallthrough_.cache"),
+        ({"metadata": {"fallthrough_cache": "always"}}, "metadata.fallthrough_cache"),
         ({"metadata": {"fallthrough_magic": "1"}}, "metadata.fallthrough_magic"),
     ],
 )
@@ -285,7 +292,8 @@ def test_nothing_of_a_batch_is_left_behind(sdk, worker, valkey, tmp_path):
             return [key for pattern in patterns for key in client.scan_iter(pattern)]
 
     wait_until(lambda: not left())
-    assert not list((tmp_path / "files" / "parts").iterdir())
+    for folder in ("parts", "unfinished"):
+        assert not list((tmp_path / "files" / folder).iterdir())
 
 
 def test_a_file_beyond_200_mb_is_refused_and_leaves_nothing(api, tmp_path):
@@ -345,13 +353,134 @@ def test_lone_requests_are_never_behind_a_batch(fleet, api, sdk, gpu):
     sdk.batches.cancel(batch.id)
 
 
-def test_a_file_deleted_behind_our_back_fails_no_worker(sdk, worker, gpu, tmp_path):
-    gpu.delay = 0.5
-    lines = [line(f"c{n}", str(n)) for n in range(400)]
-    batch = start(sdk, lines, completion_window="3s")
-    wait_until(lambda: sdk.batches.retrieve(batch.id).request_counts.completed > 16)
-    (tmp_path / "files" / "content" / batch.input_file_id).unlink()
+def lone_p95(api):
+    body, took = {"messages": [{"role": "user", "content": "x"}]}, []
+    for _ in range(20):
+        began = time.monotonic()
+        httpx.post(f"{api.url}/v1/chat/completions", json=body, timeout=30).raise_for_status()
+        took.append(time.monotonic() - began)
+    return sorted(took)[18]
+
+
+@pytest.mark.parametrize("crowd", [(1, 64), (4, 16)])
+def test_a_worker_for_all_queues_answers_lone_requests_before_its_batches(
+    fleet, api, sdk, gpu, crowd
+):
+    batches, places = crowd  # the many batches want more threads than there are
+    fleet.worker(gpu_concurrency=places).start()
+    gpu.delay = 0.2
+    idle = lone_p95(api)
+    lines = [line(f"c{n}", str(n)) for n in range(5_000)]
+    running = [start(sdk, lines) for _ in range(batches)]
+    wait_until(lambda: sdk.batches.retrieve(running[0].id).request_counts.completed > 0)
+    wait_until(lambda: sdk.batches.retrieve(running[-1].id).status == "in_progress")
+    assert lone_p95(api) < 2.5 * idle
+    for batch in running:
+        assert sdk.batches.cancel(batch.id).status == "cancelling"
+
+
+def test_batches_beyond_what_a_worker_runs_at_once_all_end(fleet, sdk, gpu):
+    worker = fleet.worker(slice_lines=4, gpu_concurrency=4).start()
+    gpu.delay = 0.01
+    gpu.plan = lambda call: "no-choices" if int(call.prompt) % 10 == 3 else "ok"
+    lines = [line(f"c{n}", str(n)) for n in range(100)]
+    batches = [start(sdk, lines) for _ in range(4)]
+    wait_until(lambda: sdk.batches.retrieve(batches[-1].id).request_counts.completed > 0)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, worker.log
+    worker.start()
+    for batch in batches:
+        done = ended(sdk, batch.id)
+        check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
+    assert "unbegun" not in worker.log
+
+
+@pytest.mark.parametrize("said", [True, -1, 10**30])
+def test_a_server_that_counts_tokens_badly_does_no_harm(sdk, worker, gpu, said):
+    usage = {"prompt_tokens": said, "completion_tokens": said}
+    real = gpu._completion
+    gpu._completion = lambda call: {**real(call), "usage": usage}
+    done = ended(sdk, start(sdk, [line(f"c{n}", str(n)) for n in range(40)]).id)
+    assert (done.status, done.request_counts.completed, done.usage) == ("completed", 40, None)
+
+
+async def test_a_slice_whose_last_line_came_from_elsewhere_is_joined(sdk, worker, gpu, valkey):
+    gpu.mode = "hang"
+    batch = start(sdk, [line("a", "x")])
+    wait_until(lambda: gpu.calls)
+    jobs = JobStore(connect(valkey.url), Settings())
+    unit = Unit(
+        *("unit_other", 0, "gpu", "other", batch.id, 0, None, Place(0, 1, 1, 1)),
+        *("", BatchOptions()),
+        *(Endpoint.CHAT, "", BatchStatus.IN_PROGRESS, 0.0, "", 0.0, {}, {}, {}),
+    )
+    said = LineResult(0, good=True, content=b'{"custom_id":"a"}', counted_as="gpu:succeeded")
+    said = msgspec.structs.replace(said, input_tokens=10**30)
+    await BatchStore(jobs, Settings()).lines_done(unit, [said])
+    await jobs.close()
     done = ended(sdk, batch.id)
-    assert done.status == "expired"
-    assert done.request_counts.completed + done.request_counts.failed == 400
-    assert len(read(sdk, done.output_file_id)) + len(read(sdk, done.error_file_id)) == 400
+    assert (done.status, done.request_counts.completed) == ("completed", 1)
+
+
+def test_answers_with_line_breaks_of_every_kind_stay_one_line(sdk, worker, gpu):
+    text = "a\u2028b\u2029c\x85d"
+    said = f'{{"choices":[\r{{"message":\r\n{{"content":"{text}"}}}}]}}'.encode()
+    gpu._completion = lambda call: said
+    done = ended(sdk, start(sdk, [line(f"{n}{text}", "x") for n in range(3)]).id)
+    output, _ = check_every_line_once(sdk, done, [f"{n}{text}" for n in range(3)])
+    assert output[0]["response"]["body"]["choices"][0]["message"]["content"] == text
+
+
+def test_an_answer_that_is_no_text_falls_through(sdk, worker, gpu):
+    gpu._completion = lambda call: b'{"choices":[{"message":{"content":"x"}}],"note":"\xff"}'
+    done = ended(sdk, start(sdk, [line("a", "x")]).id)
+    output, _ = check_every_line_once(sdk, done, ["a"])
+    assert output[0]["fallthrough"]["tier_used"] == "cpu"
+
+
+def test_a_batch_cancelled_before_it_is_validated_names_every_line(fleet, sdk, gpu):
+    batch = start(sdk, [line(f"c{n}", str(n)) for n in range(300)])
+    bad = start(sdk, ["no line"])
+    for each in (batch, bad):
+        assert sdk.batches.cancel(each.id).status == "cancelling"
+        assert sdk.batches.cancel(each.id).status == "cancelling"
+    fleet.worker().start()
+    done = ended(sdk, batch.id)
+    assert (done.status, done.request_counts.total) == ("cancelled", 300)
+    _, errors = check_every_line_once(sdk, done, [f"c{n}" for n in range(300)])
+    assert {each["error"]["code"] for each in errors} == {"batch_cancelled"}
+    assert sdk.batches.cancel(batch.id).status == "cancelled"
+    failed = ended(sdk, bad.id)
+    assert (failed.status, failed.errors.data[0].line) == ("failed", 1)
+    assert not gpu.calls
+
+
+def test_a_batch_expired_before_it_is_validated_names_every_line(fleet, sdk, gpu):
+    batch = start(sdk, [line(f"c{n}", str(n)) for n in range(300)], completion_window="1s")
+    fleet.worker("interactive").start()  # it sweeps, and validates nothing
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "finalizing")
+    fleet.worker("batch").start()
+    done = ended(sdk, batch.id)
+    assert (done.status, done.request_counts.total) == ("expired", 300)
+    _, errors = check_every_line_once(sdk, done, [f"c{n}" for n in range(300)])
+    assert {each["error"]["code"] for each in errors} == {"batch_expired"}
+    assert not gpu.calls
+
+
+def test_expired_files_that_are_in_use_keep_no_others_from_being_deleted(
+    fleet, sdk, gpu, valkey, tmp_path
+):
+    gpu.mode = "hang"
+    with valkey.client() as client:
+        client.sadd("ft:file:file-used:batches", "batch_x")
+        client.hset("ft:batch:batch_x", "status", "in_progress")
+        for number in range(100):  # as many as a sweep takes
+            name = f"file-used{number}"
+            client.sadd(f"ft:file:{name}:batches", "batch_x")
+            client.hset(f"ft:file:{name}", mapping={"id": name, "owner": "default"})
+            client.zadd("ft:file_expiry", {name: 1})
+        file = upload(sdk, jsonl([line("a", "x")]))
+        client.zadd("ft:file_expiry", {file: 2})
+        fleet.worker("interactive").start()
+        wait_until(lambda: not (tmp_path / "files" / "content" / file).exists())
+        assert client.exists("ft:file:file-used7")

@@ -56,6 +56,18 @@ def test_killed_while_it_validates(sdk, api, worker):
     check_every_line_once(sdk, done, ids_of(20_000))
 
 
+def test_killed_while_it_validates_what_is_cancelled(sdk, api, worker):
+    batch = start(sdk, lines_of(20_000))
+    kill(worker)
+    assert sdk.batches.cancel(batch.id).status == "cancelling"
+    kill(api)
+    worker.start()
+    api.start()
+    done = ended(sdk, batch.id)
+    assert done.status == "cancelled"
+    check_every_line_once(sdk, done, ids_of(20_000))
+
+
 def test_killed_while_it_feeds(sdk, api, worker, gpu):
     gpu.delay = 0.1
     batch = start(sdk, lines_of(4000))
@@ -72,7 +84,7 @@ def test_killed_while_it_feeds(sdk, api, worker, gpu):
     check_every_line_once(sdk, done, ids_of(4000))
 
 
-def test_killed_between_a_slices_last_finish_and_its_part(sdk, worker, tmp_path):
+def test_killed_between_a_slices_last_finish_and_its_part(sdk, api, worker, tmp_path):
     parts = tmp_path / "files" / "parts"
     parts.write_text("in the way")  # no part can be written
     batch = start(sdk, lines_of(64))
@@ -80,21 +92,25 @@ def test_killed_between_a_slices_last_finish_and_its_part(sdk, worker, tmp_path)
     time.sleep(0.5)
     assert sdk.batches.retrieve(batch.id).status == "in_progress"
     kill(worker)
+    kill(api)
     parts.unlink()
     worker.start()
+    api.start()
     done = ended(sdk, batch.id)
     output, _ = check_every_line_once(sdk, done, ids_of(64))
     assert len(output) == 64
 
 
-def test_killed_while_it_joins(sdk, worker, tmp_path):
+def test_killed_while_it_joins(sdk, api, worker, tmp_path):
     batch = start(sdk, lines_of(64))
     joined = tmp_path / "files" / "content" / f"file-{batch.id.removeprefix('batch_')}-output"
     joined.mkdir()  # the output cannot be written
     wait_until(lambda: sdk.batches.retrieve(batch.id).status == "finalizing")
     kill(worker)
+    kill(api)
     joined.rmdir()
     worker.start()
+    api.start()
     done = ended(sdk, batch.id)
     assert done.status == "completed"
     check_every_line_once(sdk, done, ids_of(64))

@@ -68,3 +68,21 @@ def test_a_file_that_holds_nothing_is_an_error(tmp_path, content):
 def test_an_empty_prompt_is_an_error():
     with pytest.raises(InputError, match="empty"):
         read("  ")
+
+
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_bytes("one\u2028still\x0cone\x85\r\ntwo\r\n".encode())
+    assert [a.request["prompt"] for a in read(str(file))] == ["one\u2028still\x0cone", "two"]
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "a\u2028b"}\n', encoding="utf-8")
+    assert [a.request["prompt"] for a in read(str(file))] == ["a\u2028b"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path, monkeypatch):
+    for name, content in (("p.txt", "\ufeffone"), ("p.jsonl", '\ufeff{"prompt": "one"}')):
+        file = tmp_path / name
+        file.write_text(content, encoding="utf-8")
+        assert read(str(file)) == [Asked("1", {"prompt": "one"})]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffone\n"))
+    assert read("-") == [Asked("1", {"prompt": "one"})]

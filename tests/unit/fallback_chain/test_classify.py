@@ -61,6 +61,7 @@ def reply(status, body, headers=None):
         (200, b"", Verdict.FAILURE),
         (200, {**ANSWER, "usage": {"prompt_tokens": None}}, Verdict.ANSWERED),
         (200, {"choices": [{"text": "legacy"}]}, Verdict.ANSWERED),
+        (200, json.dumps({**ANSWER, "x": "?"}).encode().replace(b"?", b"\xff"), Verdict.FAILURE),
         (200, {"choices": []}, Verdict.FAILURE),
         (200, {"choices": [{"message": {"content": None}}]}, Verdict.FAILURE),
         (200, {"choices": [{"message": {"tool_calls": [{}]}}]}, Verdict.ANSWERED),
@@ -87,6 +88,15 @@ def reply(status, body, headers=None):
 )
 def test_verdicts(status, body, verdict):
     assert classify(reply(status, body), now=0).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [(7, 7), (0, 0), (True, 0), (-1, 0), (10**30, 0), (2**31, 0), (1.5, 0), ("7", 0), (None, 0)],
+)
+def test_only_plain_numbers_of_tokens_are_counted(said, counted):
+    usage = {"prompt_tokens": said, "completion_tokens": 2}
+    assert classify(reply(200, {**ANSWER, "usage": usage}), 0).tokens == (counted, 2)
 
 
 def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.batches import Endpoint, Place, split_results, window_seconds
-from tasks.validating import MAX_ERRORS, examine
+from tasks.validating import MAX_ERRORS, custom_id_of, examine, read_line
 
 
 def line(custom_id, **fields):
@@ -45,7 +46,14 @@ def codes(content, **options):
         (line("a", body=[]), [("invalid_request", 1)]),
         (line("a", body={}), [("invalid_request", 1)]),
         (line("a", body={"messages": []}), [("invalid_request", 1)]),
+        (line("a", body={"messages": "x"}), [("invalid_request", 1)]),
+        (line("a", body={"messages": [1], "model": 7}), [("invalid_request", 1)]),
         (b"[]", [("invalid_request", 1)]),
+        (line("a") + b"\n" + line("b").replace(b"user", b"us\xffer"), [("invalid_json_line", 2)]),
+        (line("a").replace(b'"x"', b'"\xff"'), [("invalid_json_line", 1)]),
+        (line("a").replace(b'"x"', b"1e999"), [("invalid_json_line", 1)]),
+        (line("a").replace(b'"x"', b"7" * 5_000), [("invalid_json_line", 1)]),
+        (line("a").replace(b'"x"', b"[" * 2_000 + b"]" * 2_000), [("invalid_json_line", 1)]),
         (line("a") + b"\n" + b"x" * 5_000_000 + b"\n" + line("b"), [("line_too_large", 2)]),
         (
             line("a", body={"messages": [1], "model": "m"})
@@ -63,7 +71,10 @@ def test_a_batch_holds_fifty_thousand_lines():
     content = b"\n".join(line(f"c{n}") for n in range(50_000))
     assert check(content).total == 50_000
     assert codes(content) == []
-    assert codes(content + b"\n" + line("one more")) == [("too_many_tasks", 50_001)]
+    found = check(content + b"\n" + b"\n".join(line("one more") for _ in range(7)))
+    assert [(e.code, e.line) for e in found.errors] == [("too_many_tasks", 50_001)]
+    assert found.total == 50_007
+    assert "this file has 50007" in found.errors[0].message
 
 
 def test_a_thousand_errors_are_told_and_all_are_counted():
@@ -71,7 +82,7 @@ def test_a_thousand_errors_are_told_and_all_are_counted():
     assert len(found.errors) == MAX_ERRORS
     assert found.error_count == 5_000
     told = json.loads(found.encoded())["data"]
-    assert len(told) == MAX_ERRORS
+    assert [each["line"] for each in told] == [*range(1, MAX_ERRORS + 1), None]
     assert "5000 in all" in told[-1]["message"]
 
 
@@ -93,6 +104,39 @@ def test_every_line_lies_in_one_slice_at_its_place(sizes, ending, bom, slice_lin
         assert Place.parse(str(place)) == place
         seen += [json.loads(text)["custom_id"] for text in texts]
     assert seen == [f"c{n}" for n in range(len(lines))]
+
+
+@given(st.binary(max_size=40), st.sampled_from([b'"content": "x', b'"x', b'"user', b"x"]))
+def test_what_it_lets_through_can_be_read_when_it_is_run(junk, place):
+    content = line("a", body={"messages": [{"role": "user", "content": "x"}], "user": "y"})
+    content = content.replace(place, place + junk.replace(b"\n", b""), 1)
+    if not check(content).errors:
+        read_line(content)
+
+
+def test_long_custom_ids_take_no_memory():
+    content = b"\n".join(line(f"{n:04000}") for n in range(5_000))
+    tracemalloc.start()
+    try:
+        assert check(content).total == 5_000
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "custom_id"),
+    [
+        (line("a").replace(b'"x"', b'"\xff"'), "a"),
+        (line("a").replace(b'"x"', b"1e999"), "a"),
+        (line("a")[:-5], None),
+        (line(7), None),
+        (b"", None),
+    ],
+)
+def test_the_custom_id_of_a_broken_line_is_read_if_it_can_be(text, custom_id):
+    assert custom_id_of(text) == custom_id
 
 
 @given(st.binary(max_size=2_000))

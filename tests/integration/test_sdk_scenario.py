@@ -1,0 +1,182 @@
+"""What a user of the stock openai SDK does, with nothing but the SDK and its defaults."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import openai
+import pytest
+from harness.batches import CHAT, FINAL, jsonl, line
+from harness.waiting import wait_until
+
+DAY = {"endpoint": CHAT, "completion_window": "24h"}
+
+
+@pytest.fixture
+def api(fleet):
+    return fleet.api().start()
+
+
+@pytest.fixture
+def worker(fleet, api):
+    return fleet.worker(slice_lines=64, gpu_concurrency=32, gpu_timeout_seconds=20).start()
+
+
+@pytest.fixture
+def client(api):
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as client:
+        yield client
+
+
+def mixed(number):
+    """A thousand requests, of many kinds: the last digit says which."""
+    kinds = {
+        0: {"temperature": 0.2, "max_tokens": 20},
+        1: {"messages": [{"role": "system", "content": "brief"}, {"role": "user", "content": "é"}]},
+        2: {"seed": 7, "stop": ["\n"]},
+        3: {"metadata": {"any": "thing"}, "tools": [], "x": [1, {"y": None}]},
+        4: {"messages": [{"role": "user", "content": [{"type": "text", "text": "parts"}]}]},
+    }
+    prompt = "refused" if number % 10 == 7 else f"prompt {number} \u2028 日本" * (number % 10)
+    return line(f"request-{number}", prompt or "short", **kinds.get(number % 10, {}))
+
+
+def submit(client, lines, **fields):
+    file = client.files.create(file=("in.jsonl", io.BytesIO(jsonl(lines))), purpose="batch")
+    return client.batches.create(input_file_id=file.id, **{**DAY, **fields})
+
+
+def poll(client, batch, until=lambda batch: batch.status in FINAL):
+    def found():
+        now = client.batches.retrieve(batch.id)
+        return now if until(now) else None
+
+    return wait_until(found, 60, f"{batch.id} gets on")
+
+
+def downloaded(client, file_id):
+    if file_id is None:
+        return []
+    return [json.loads(text) for text in client.files.content(file_id).iter_lines()]
+
+
+def every_line(client, batch):
+    """Return output and error lines, which hold every input line once."""
+    output = downloaded(client, batch.output_file_id)
+    errors = downloaded(client, batch.error_file_id)
+    asked = [each["custom_id"] for each in downloaded(client, batch.input_file_id)]
+    assert sorted(each["custom_id"] for each in output + errors) == sorted(asked)
+    counts = batch.request_counts
+    assert (counts.total, counts.completed, counts.failed) == (len(asked), len(output), len(errors))
+    return output, errors
+
+
+def test_a_thousand_lines_one_batch_cancelled_one_expired_all_listed(client, worker, gpu, cpu):
+    def plan(call):
+        content = call.prompt
+        return "400" if content == "refused" else "hang" if content == "endless" else "ok"
+
+    gpu.plan = plan
+    cpu.mode = "hang"
+    whole = submit(client, [mixed(n) for n in range(1000)], metadata={"team": "blue"})
+    whole = poll(client, whole)
+    assert (whole.status, whole.errors) == ("completed", None)
+    assert whole.metadata == {"team": "blue"}
+    output, errors = every_line(client, whole)
+    assert (len(output), len(errors)) == (900, 100)
+    assert {each["response"]["status_code"] for each in output} == {200}
+    assert {each["response"]["status_code"] for each in errors} == {400}
+    assert whole.usage.total_tokens == 2700
+
+    halves = [line(f"c{n}", "short" if n < 20 else "endless") for n in range(200)]
+    stopped = submit(client, halves)
+    poll(client, stopped, lambda now: now.request_counts.completed == 20)
+    assert client.batches.cancel(stopped.id).status == "cancelling"
+    stopped = poll(client, stopped)
+    assert stopped.status == "cancelled"
+    output, errors = every_line(client, stopped)
+    assert len(output) == 20
+    assert {each["error"]["code"] for each in errors} == {"batch_cancelled"}
+
+    late = poll(client, submit(client, halves, completion_window="3s"))
+    assert late.status == "expired"
+    output, errors = every_line(client, late)
+    assert len(output) == 20
+    assert {each["error"]["code"] for each in errors} == {"batch_expired"}
+
+    listed = list(client.batches.list(limit=1))
+    assert [each.id for each in listed] == [late.id, stopped.id, whole.id]
+    assert [each.status for each in listed] == ["expired", "cancelled", "completed"]
+    files = {each.id: each for each in client.files.list()}
+    assert len(files) == 9
+    for batch in listed:
+        for file_id in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
+            assert len(client.files.content(file_id).content) == files[file_id].bytes
+            assert client.files.delete(file_id).deleted
+    assert list(client.files.list()) == []
+
+
+def test_a_batch_may_be_cancelled_twice_and_a_completed_one_stays(client, worker, gpu):
+    done = poll(client, submit(client, [line("a", "x")]))
+    assert client.batches.cancel(done.id) == done
+    gpu.mode = "hang"
+    batch = submit(client, [line(f"c{n}", "x") for n in range(50)])
+    poll(client, batch, lambda now: now.status == "in_progress")
+    first, second = client.batches.cancel(batch.id), client.batches.cancel(batch.id)
+    assert first.cancelling_at
+    assert second.cancelling_at == first.cancelling_at
+    ended = poll(client, batch)
+    assert ended.status == "cancelled"
+    every_line(client, ended)
+    assert client.batches.cancel(batch.id) == ended
+    with pytest.raises(openai.NotFoundError):
+        client.batches.cancel("batch_unknown")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "param"),
+    [
+        ({f"k{n}": "v" for n in range(17)}, "metadata"),
+        ({"k" * 65: "v"}, "metadata"),
+        ({"k": "v" * 513}, "metadata[...]"),
+    ],
+    ids=["17 pairs", "a key of 65", "a value of 513"],
+)
+def test_metadata_beyond_its_limits_is_refused(client, metadata, param):
+    file = client.files.create(file=("in.jsonl", b"{}"), purpose="batch")
+    with pytest.raises(openai.BadRequestError) as error:
+        client.batches.create(input_file_id=file.id, **DAY, metadata=metadata)
+    assert error.value.param == param
+    most = {f"{n:02}" * 32: "é" * 512 for n in range(16)}
+    assert client.batches.create(input_file_id=file.id, **DAY, metadata=most).metadata == most
+
+
+def test_lists_are_paged_by_cursors_that_stay_good(client):
+    batches = [submit(client, [line("a", "x")]).id for _ in range(5)][::-1]
+    page = client.batches.list(limit=2)
+    newer = submit(client, [line("a", "x")])
+    assert (page.has_more, [each.id for each in page.data]) == (True, batches[:2])
+    page = page.get_next_page()
+    assert [each.id for each in page.data] == batches[2:4]
+    page = page.get_next_page()
+    assert (page.has_more, [each.id for each in page.data]) == (False, batches[4:])
+    assert client.batches.list(limit=1).data[0].id == newer.id
+    with pytest.raises(openai.BadRequestError) as error:
+        client.batches.list(after="batch_unknown")
+    assert error.value.param == "after"
+    for limit in (0, 101):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.batches.list(limit=limit)
+        assert error.value.param == "limit"
+
+
+def test_a_batch_may_be_answered_from_the_cache(client, worker, gpu):
+    lines = [line(f"c{n}", f"cached {n}") for n in range(20)]
+    metadata = {"fallthrough_cache": "first"}
+    every_line(client, poll(client, submit(client, lines, metadata=metadata)))
+    asked = len(gpu.calls)
+    assert asked == 20
+    output, _ = every_line(client, poll(client, submit(client, lines, metadata=metadata)))
+    assert {each["fallthrough"]["tier_used"] for each in output} == {"cache"}
+    assert len(gpu.calls) == asked

@@ -1,0 +1,210 @@
+"""`fallthrough batch` before an API that is a stub: what it does when the API is not well."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness.commands import FALLTHROUGH, environ, run
+from harness.waiting import free_port, wait_until
+
+from cli import batch
+from cli.client import ApiAwayError, Client
+from cli.prompts import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "x"}]}
+
+
+class StubApi:
+    """Answers GETs as `answers` says: path -> status and content."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[str] = []
+        self._server: ThreadingHTTPServer | None = None
+        self.listen()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def listen(self) -> None:
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                stub.asked.append(self.path)
+                status, content = stub.answers[self.path]
+                sent = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def vanish(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+@pytest.fixture
+def api():
+    stub = StubApi()
+    stub.answers["/v1/files/file-out/content"] = (200, b'{"custom_id":"a"}\n')
+    yield stub
+    stub.vanish()
+
+
+def shown(status: str, completed: int = 0, **fields: Any) -> tuple[int, dict[str, Any]]:
+    counts = {"total": 2, "completed": completed, "failed": 0}
+    known = {"id": "b1", "status": status, "request_counts": counts}
+    return 200, {**known, "output_file_id": None, "error_file_id": None, **fields}
+
+
+@pytest.fixture
+def attached(api):
+    """`fallthrough batch attach`, at a terminal of its own."""
+    begun = []
+
+    def attach(*options: str) -> tuple[subprocess.Popen[bytes], Callable[[], str]]:
+        main, terminal = pty.openpty()
+        command = [*FALLTHROUGH, "batch", "attach", "b1", "--url", api.url, *options]
+        process = subprocess.Popen(
+            command, env=environ(TERM="xterm"), stdout=subprocess.DEVNULL, stderr=terminal
+        )
+        os.close(terminal)
+        told: list[bytes] = []
+
+        def listen() -> None:
+            try:
+                while part := os.read(main, 65536):
+                    told.append(part)
+            except OSError:  # a terminal that nobody holds any more
+                pass
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        begun.append((process, main, thread))
+
+        def said() -> str:
+            if process.poll() is not None:
+                thread.join(10)
+            return b"".join(told).decode()
+
+        return process, said
+
+    yield attach
+    for process, main, thread in begun:
+        process.kill()
+        process.wait()
+        thread.join(10)
+        os.close(main)
+
+
+def test_it_follows_on_over_a_restart_of_the_api_and_tells_it_once(api, attached, tmp_path):
+    api.answers["/v1/batches/b1"] = shown("in_progress", 1)
+    output = tmp_path / "r.jsonl"
+    process, said = attached("--output", str(output))
+    wait_until(lambda: api.asked)
+    api.vanish()
+    wait_until(lambda: "trying again" in said())
+    api.answers["/v1/batches/b1"] = (503, {"error": {"message": "not yet"}})
+    before = len(api.asked)
+    api.listen()
+    wait_until(lambda: len(api.asked) > before)
+    api.answers["/v1/batches/b1"] = shown("completed", 2, output_file_id="file-out")
+    assert process.wait(20) == 0, said()
+    assert said().count("trying again") == 1
+    assert output.read_text() == '{"custom_id":"a"}\n'
+
+
+def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypatch, capsys):
+    monkeypatch.setattr(batch, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(batch, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    api.vanish()
+    back: list[bool] = []
+    with Client(api.url) as client, pytest.raises(ApiAwayError):
+        batch.follow(client, "b1", lambda: back.append(True))
+    assert back == [True]
+
+
+def test_it_waits_a_minute_at_least_for_an_api_that_is_away():
+    assert batch.AWAY_SECONDS >= 60
+
+
+def test_what_the_api_refuses_ends_it_at_once(api):
+    api.answers["/v1/batches/b1"] = (404, {"error": {"message": "no batch 'b1'"}})
+    done = run("batch", "attach", "b1", "--url", api.url)
+    assert (done.returncode, api.asked) == (2, ["/v1/batches/b1"])
+    assert "no batch 'b1'" in done.stderr
+
+
+def test_interrupted_it_gives_the_terminal_its_cursor_back(api, attached):
+    api.answers["/v1/batches/b1"] = shown("in_progress", 1)
+    process, said = attached()
+    wait_until(lambda: "\x1b[?25l" in said())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert said().rfind("\x1b[?25h") > said().rfind("\x1b[?25l")
+    assert "fallthrough batch attach b1" in said()
+
+
+def test_a_batch_that_failed_validation_tells_why_and_leaves_the_output_alone(api, tmp_path):
+    errors = {"data": [{"code": "empty_file", "line": None, "message": "the file is empty"}]}
+    api.answers["/v1/batches/b1"] = shown("failed", errors=errors)
+    output = tmp_path / "r.jsonl"
+    output.write_text("precious\n")
+    done = run("batch", "attach", "b1", "--output", str(output), "--url", api.url)
+    assert done.returncode == 1
+    assert "the file is empty (empty_file)" in done.stderr
+    assert "results in" not in done.stderr
+    assert output.read_text() == "precious\n"
+
+
+def as_input(tmp_path: Path, content: str) -> tuple[list[dict[str, Any]], str]:
+    source = tmp_path / "p.jsonl"
+    source.write_text(content, encoding="utf-8")
+    folder = tmp_path / "made"
+    folder.mkdir()
+    ready, endpoint = batch._as_input(source, folder)
+    text = ready.read_text(encoding="utf-8-sig")
+    return [json.loads(each) for each in text.split("\n") if each.strip()], endpoint
+
+
+@pytest.mark.parametrize("before", ["", "\n", " \r\n\n", "\ufeff"])
+def test_the_first_line_that_is_not_blank_decides_the_endpoint(tmp_path, before):
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}
+    assert as_input(tmp_path, before + json.dumps(line)) == ([line], "/v1/completions")
+
+
+@pytest.mark.parametrize("url", [7, "/v1/embeddings", None])
+def test_a_wrong_url_names_its_line(tmp_path, url):
+    line = {"custom_id": "a", "method": "POST", "url": url, "body": BODY}
+    with pytest.raises(InputError, match="line 3: url must be one of /v1/chat/completions, "):
+        as_input(tmp_path, "\n\n" + json.dumps(line))
+
+
+def test_prompts_with_a_byte_order_mark_become_a_batch(tmp_path):
+    [line], endpoint = as_input(tmp_path, '\ufeff{"prompt": "x"}\n')
+    assert (line["body"], endpoint) == (BODY, CHAT)
