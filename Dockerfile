@@ -20,8 +20,7 @@ RUN useradd --system --uid 10001 --home-dir /data --create-home fallthrough
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     FALLTHROUGH_HOST=0.0.0.0 FALLTHROUGH_WORKER_HOST=0.0.0.0 FALLTHROUGH_WORKER_PORT=8001 \
-    FALLTHROUGH_FILES_URL=/data/files \
-    FLOWER_CONF=/venv/lib/python3.11/site-packages/flowerconfig.py FLOWER_DB=/data/flower/flower
+    FALLTHROUGH_FILES_URL=/data/files FLOWER_DB=/data/flower/flower
 USER 10001
 WORKDIR /data
 EXPOSE 8000 8001 5555

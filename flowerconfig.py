@@ -1,4 +1,4 @@
-"""Flower's settings: `celery -A tasks flower` finds them where it is started, or by FLOWER_CONF.
+"""Flower's settings: `celery -A tasks flower` finds them, or others by FLOWER_CONF.
 
 Options on the command line and FLOWER_… variables go before what is set here.
 """
@@ -22,8 +22,10 @@ def _data_folder() -> Path:
 def _credentials(settings: Settings) -> list[str]:
     """Return "user:password" of who may come in; none where nobody else can reach it."""
     given = os.environ.get("FLOWER_BASIC_AUTH", "")
-    found = [pair for pair in given.split(",") if pair] or admins(settings.api_keys)
-    if found or settings.allow_no_keys or address in {"127.0.0.1", "::1", "localhost"}:
+    found = options.basic_auth or [pair for pair in given.split(",") if pair]
+    found = found or admins(settings.api_keys)
+    open_to_all = settings.allow_no_keys and not (settings.api_keys or settings.keys_file)
+    if found or options.auth or open_to_all or address in {"127.0.0.1", "::1", "localhost"}:
         return found
     message = (
         f"{address} is reachable from elsewhere and nobody has a password: set FLOWER_BASIC_AUTH="

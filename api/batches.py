@@ -96,13 +96,14 @@ class BatchObject(Struct, kw_only=True):
 def show_batch(record: BatchRecord) -> BatchObject:
     """Return a batch as it is shown."""
     usage = None
-    if record.input_tokens or record.output_tokens:
+    tokens = record.tokens
+    if tokens.prompt or tokens.answer:
         usage = {
-            "input_tokens": record.input_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": record.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": record.input_tokens + record.output_tokens,
+            "input_tokens": tokens.prompt,
+            "input_tokens_details": {"cached_tokens": tokens.cached},
+            "output_tokens": tokens.answer,
+            "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
+            "total_tokens": tokens.prompt + tokens.answer,
         }
     at = record.times.get
     return BatchObject(

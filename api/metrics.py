@@ -13,6 +13,7 @@ from tasks.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from prometheus_client.metrics_core import Metric
 
@@ -69,14 +70,22 @@ class FleetMetrics:
         events: Mapping[str, int],
         gauges: Gauges,
         views: Mapping[str, BreakerView],
+        configured: AbstractSet[str],
     ) -> None:
         self._counts, self._events, self._gauges, self._views = counts, events, gauges, views
+        self._configured = configured
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         gauges = self._gauges
         state = {name: LEVELS[view.state] for name, view in self._views.items()}
         yield _gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "name", state)
+        held = {name: int(view.held) for name, view in self._views.items()}
+        about = "1: its server is busy, or refuses our key or path; nobody asks it for a while."
+        yield _gauge("circuit_breaker_held", about, "name", held)
+        known = {name: int(name in self._configured) for name in self._views}
+        yield _gauge("circuit_breaker_configured", "1: its tier is set up.", "name", known)
+        yield _store_up(1)
         jobs = CounterMetricFamily(
             "fallthrough_jobs", "Jobs and lines of batches that ended.", labels=["tier", "status"]
         )
@@ -106,6 +115,19 @@ class FleetMetrics:
             "Warm shutdowns of workers.",
             self._events.get("drains", 0),
         )
+
+
+class StoreAway:
+    """What is told of a fleet whose store does not answer; a collector."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric."""
+        yield _store_up(0)
+
+
+def _store_up(value: int) -> GaugeMetricFamily:
+    about = "1: the store answers; 0: it does not, and nothing is known of the fleet."
+    return GaugeMetricFamily("fallthrough_store_up", about, value)
 
 
 def _gauge(name: str, about: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

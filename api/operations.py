@@ -12,10 +12,10 @@ from prometheus_client.exposition import choose_encoder
 from starlette.responses import HTMLResponse, Response
 
 from api.errors import json_response, not_found
-from api.metrics import FleetMetrics
+from api.metrics import FleetMetrics, StoreAway
 from api.routing import Route
 from api.services import Services, services
-from tasks.errors import FallthroughError
+from tasks.errors import FallthroughError, StoreUnavailable
 from tasks.store import percentile
 
 if TYPE_CHECKING:
@@ -88,17 +88,21 @@ async def reset(request: Request) -> Response:
     return json_response({"name": name, **_shown(found, name, await breaker.areset())})
 
 
+def _configured(found: Services) -> set[str]:
+    """Return the breakers of tiers that are set up."""
+    return {tier.config.breaker_name for tier in found.tiers.values()} | {"redis_cache"}
+
+
 async def _views(found: Services) -> dict[str, BreakerView]:
     views = await asyncio.gather(*(breaker.view() for breaker in found.breakers.values()))
     return dict(zip(found.breakers, views, strict=True))
 
 
 def _shown(found: Services, name: str, view: BreakerView) -> dict[str, Any]:
-    tiers = {tier.config.breaker_name for tier in found.tiers.values()} | {"redis_cache"}
     breaker = found.breakers[name]
     return {
         "state": view.state,
-        "configured": name in tiers,
+        "configured": name in _configured(found),
         "consecutive_failures": view.consecutive_failures,
         "half_open_successes": view.half_open_successes,
         "retry_after_seconds": view.retry_after_seconds,
@@ -114,22 +118,27 @@ def _shown(found: Services, name: str, view: BreakerView) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """GET /metrics: Prometheus text for those who ask for text, else JSON; of the fleet."""
     found = services(request)
-    counts, events, latencies, gauges, views = await asyncio.gather(
-        found.store.counts(),
-        found.store.event_counts(),
-        found.store.latencies(),
-        found.store.gauges(),
-        _views(found),
-    )
     accept = request.headers.get("accept", "*/*")
     if wants_text(accept):
         fleet = CollectorRegistry()
-        fleet.register(FleetMetrics(counts, events, gauges, views))
+        try:
+            fleet.register(FleetMetrics(*await _known(found), _configured(found)))
+        except StoreUnavailable:  # what this process knows by itself is told all the same
+            fleet.register(StoreAway())
         encoder, content_type = choose_encoder(accept)
         own = found.metrics.registry
         return Response(_joined(encoder(fleet), encoder(own)), media_type=content_type)
-    summary = _summary(counts, latencies, gauges, views)
+    counts, _, gauges, views = await _known(found)
+    summary = _summary(counts, await found.store.latencies(), gauges, views)
     return json_response({"metrics": {**summary, "flower_url": found.settings.flower_url or None}})
+
+
+async def _known(
+    found: Services,
+) -> tuple[dict[str, dict[str, int]], dict[str, int], Gauges, dict[str, BreakerView]]:
+    """Ask the store for what it counts of the whole fleet."""
+    store = found.store
+    return await asyncio.gather(store.counts(), store.event_counts(), store.gauges(), _views(found))
 
 
 def _joined(*texts: bytes) -> bytes:

@@ -39,7 +39,14 @@ class NotSeenError(Exception):
 
 def run_demo(settings: Settings) -> int:
     """Show everything; return 0 only if each thing was really seen."""
-    settings = dataclasses.replace(settings, breaker_recovery_seconds=RECOVERY_SECONDS)
+    # A stack of its own on loopback: the user's keys are for the user's.
+    settings = dataclasses.replace(
+        settings,
+        breaker_recovery_seconds=RECOVERY_SECONDS,
+        host="127.0.0.1",
+        api_keys="",
+        keys_file="",
+    )
     console = Console()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))

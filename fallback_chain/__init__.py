@@ -19,7 +19,7 @@ from fallback_chain.classify import Meaning, classify
 from fallback_chain.errors import FallbackError, RequestRefusedError, UpstreamError
 from fallback_chain.http import Http, PyreqwestHttp, Reply
 from fallback_chain.tier import ChatTier, TierConfig, normalise_url
-from fallback_chain.trial import Attempt, Step, Trial, Verdict, next_step, outcome_of
+from fallback_chain.trial import Attempt, Step, Tokens, Trial, Verdict, next_step, outcome_of
 
 __all__ = [
     "AnswerCache",
@@ -39,6 +39,7 @@ __all__ = [
     "RequestRefusedError",
     "Step",
     "TierConfig",
+    "Tokens",
     "Trial",
     "UpstreamError",
     "Verdict",

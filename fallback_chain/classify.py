@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fallback_chain.trial import Verdict
+from fallback_chain.trial import Tokens, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Meaning(msgspec.Struct, frozen=True):
     error: dict[str, Any] | None = None
     retry_after_seconds: float | None = None
     no_such_model: bool = False
-    tokens: tuple[int, int] = (0, 0)  # of the prompt, of the answer
+    tokens: Tokens = Tokens()
 
 
 def classify(reply: Reply, now: float) -> Meaning:
@@ -100,10 +100,18 @@ def _success(reply: Reply) -> Meaning:
     return Meaning(Verdict.ANSWERED, model=completion.model, tokens=_tokens(completion.usage))
 
 
-def _tokens(usage: Any) -> tuple[int, int]:
+def _tokens(usage: Any) -> Tokens:
     if not isinstance(usage, dict):
-        return 0, 0
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        return Tokens()
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Tokens(_count(prompt), _count(answer), cached, reasoning)
+
+
+def _detail(usage: dict[str, Any], where: str, what: str) -> int:
+    details = usage.get(where)
+    return _count(details.get(what)) if isinstance(details, dict) else 0
 
 
 def _count(said: Any) -> int:

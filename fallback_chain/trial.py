@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -72,6 +72,15 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
 
 
+class Tokens(NamedTuple):
+    """What a server counted. cached: of the prompt's; reasoning: of the answer's."""
+
+    prompt: int = 0
+    answer: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+
 class Trial(msgspec.Struct, frozen=True):
     """A try as the pipeline needs it.
 
@@ -85,4 +94,4 @@ class Trial(msgspec.Struct, frozen=True):
     model: str | None = None
     retry_after_seconds: float | None = None
     cache_age_seconds: float | None = None
-    tokens: tuple[int, int] = (0, 0)  # of the prompt, of the answer
+    tokens: Tokens = Tokens()

@@ -13,6 +13,7 @@ from circuit_breaker import CircuitState
 from fallback_chain import (
     Attempt,
     Step,
+    Tokens,
     Trial,
     Verdict,
     cache_key,
@@ -45,7 +46,7 @@ class Finish(msgspec.Struct, frozen=True):
     fields: dict[str, Any]
     answer: bytes | None = None
     model: str = ""
-    tokens: tuple[int, int] = (0, 0)  # of the prompt, of the answer
+    tokens: Tokens = Tokens()
 
 
 class HandOn(msgspec.Struct, frozen=True):
@@ -209,7 +210,8 @@ class Answering:
             attempts = _attempts(job, trial.attempt)
         unfit = _unfit_everywhere(attempts)
         if unfit is not None:
-            return _failed(attempts, unfit["error"], unfit.get("status") or 400)
+            status = unfit.get("status") or 400
+            return _failed(attempts, unfit["error"], status, unfit["tier"])
         return await self._exhausted(job, attempts)
 
     async def _exhausted(self, job: BegunJob, attempts: tuple[Mapping[str, Any], ...]) -> Outcome:
@@ -283,17 +285,23 @@ def _answered(job: BegunJob, trial: Trial) -> Finish:
 
 def _refused(job: BegunJob, trial: Trial) -> Finish:
     error = trial.error or _error("the request was refused", "refused")
-    return _failed(_attempts(job, trial.attempt), error, trial.attempt.status or 400)
+    status = trial.attempt.status or 400
+    return _failed(_attempts(job, trial.attempt), error, status, trial.attempt.tier)
 
 
 def _failed(
-    attempts: tuple[Mapping[str, Any], ...], error: Mapping[str, Any], status: int
+    attempts: tuple[Mapping[str, Any], ...],
+    error: Mapping[str, Any],
+    status: int,
+    refused_by: str = "",
 ) -> Finish:
-    fields = {
+    fields: dict[str, Any] = {
         "error": msgspec.json.encode(error),
         "error_status": status,
         "attempts": msgspec.json.encode(attempts),
     }
+    if refused_by:  # the request's own fault, in this tier's words
+        fields["tier_used"] = refused_by
     return Finish(Status.FAILED, fields)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fallback_chain import Tokens
 from tasks.batches import (
     WINDOWS,
     BatchOptions,
@@ -35,6 +36,8 @@ Dispatch = tuple[str, int, str, str]  # id, attempt, tier, queue: what is to be 
 _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(BatchOptions)
 _tried = msgspec.json.Decoder(Tried)
+# A batch's fields for Tokens'.
+TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 TIMES = (
     *("created", "in_progress", "finalizing", "completed", "failed", "expired"),
     *("cancelling", "cancelled", "expires"),
@@ -184,7 +187,8 @@ class BatchStore:
         assert unit.place is not None  # noqa: S101 - phases have no lines
         flat: list[Any] = []
         for r in done:
-            flat += (r.line, r.stored, r.counted_as, r.input_tokens, r.output_tokens)
+            tokens = ":".join(map(str, r.tokens))
+            flat += (r.line, r.stored, r.counted_as, tokens)
         new, complete = await self._jobs.run(
             "lines_done",
             *(unit.id, unit.lease_owner, self._lease_ms, unit.batch, unit.slice),
@@ -315,8 +319,7 @@ def _record(fields: Mapping[bytes, bytes]) -> BatchRecord:
         total=number("total"),
         completed=number("completed"),
         failed=number("failed"),
-        input_tokens=number("input_tokens"),
-        output_tokens=number("output_tokens"),
+        tokens=Tokens(*(number(name) for name in TOKENS)),
         model=text("model") or None,
         errors=msgspec.Raw(errors) if errors else None,
         output_file_id=text("output_file_id") or None,

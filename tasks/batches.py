@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from fallback_chain import Tokens
 from tasks.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
 
 UNIT = "unit_"  # what ids of units begin with
@@ -87,8 +88,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
     total: int
     completed: int
     failed: int
-    input_tokens: int
-    output_tokens: int
+    tokens: Tokens
     model: str | None
     errors: msgspec.Raw | None  # OpenAI's list of errors
     output_file_id: str | None
@@ -168,8 +168,7 @@ class LineResult(msgspec.Struct, frozen=True):
     good: bool
     content: bytes
     counted_as: str  # "tier:status", for the metrics
-    input_tokens: int = 0
-    output_tokens: int = 0
+    tokens: Tokens = Tokens()
 
     @property
     def stored(self) -> bytes:

@@ -2,10 +2,16 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
 from tasks.app import create_app
 from tasks.errors import SettingsError
 from tasks.settings import Settings
+
+# `celery -A tasks flower` gets the project's settings wherever it is started.
+found = find_spec("flowerconfig")
+if found and found.origin:
+    os.environ.setdefault("FLOWER_CONF", found.origin)
 
 try:
     app = create_app(Settings.from_env(os.environ))

@@ -397,7 +397,7 @@ def _result(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResu
         good,
         _one_line(msgspec.json.encode(line)),
         f"{tier}:{done.status.value}",
-        *done.tokens,
+        done.tokens,
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
+OURS = ("api", "circuit_breaker", "fallback_chain", "tasks", "workers")
 NAMES = {"levelname": "level", "name": "logger", "message": "message"}
 
 about: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
@@ -36,7 +37,12 @@ def configure(settings: Settings, part: str) -> None:
     else:
         handler.setFormatter(logging.Formatter(TEXT))
     handler.addFilter(_tell)
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # Libraries at DEBUG tell more than a log should hold: keys, bodies.
+    logging.basicConfig(level="INFO", handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(settings.log_level)
+    if settings.log_level != "DEBUG":
+        logging.getLogger().setLevel(settings.log_level)
 
 
 def _json(part: str) -> logging.Formatter:

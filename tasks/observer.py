@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fallback_chain import Verdict
+    from fallback_chain import Tokens, Verdict
     from tasks.batches import LineResult
 
 
@@ -20,8 +20,8 @@ class Observer:
     def tried(self, tier: str, verdict: Verdict, took: float) -> None:
         """Tell that a tier, or the cache, was asked."""
 
-    def finished(self, tier: str, status: str, age: float, tokens: tuple[int, int]) -> None:
-        """Tell that a job ended here, so long after it was created. tokens: prompt, answer."""
+    def finished(self, tier: str, status: str, age: float, tokens: Tokens) -> None:
+        """Tell that a job ended here, so long after it was created."""
 
     def lines_finished(self, results: Iterable[LineResult]) -> None:
         """Tell that lines of a batch ended here."""

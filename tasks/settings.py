@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PREFIX = "FALLTHROUGH_"
+HIGHEST_PORT = 65_535
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
 
@@ -124,6 +125,10 @@ class Settings:
         if self.log_format not in {"auto", "json", "text"}:
             message = f"{PREFIX}LOG_FORMAT: {self.log_format!r} is no auto, json or text"
             raise SettingsError(message)
+        for name, port in (("PORT", self.port), ("WORKER_PORT", self.worker_port)):
+            if port > HIGHEST_PORT:
+                message = f"{PREFIX}{name}: {port} is out of range, it may be up to {HIGHEST_PORT}"
+                raise SettingsError(message)
         queues = [q for q in self.worker_queues.split(",") if q]
         if not queues or set(queues) - {"interactive", "batch"}:
             message = f"{PREFIX}WORKER_QUEUES: {self.worker_queues!r} must name interactive, batch"

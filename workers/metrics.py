@@ -28,6 +28,7 @@ from tasks.tiers import BREAKER_NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from fallback_chain import Tokens
     from tasks.batches import LineResult
     from tasks.leases import Leases
     from tasks.permits import Places
@@ -127,11 +128,11 @@ class WorkerMetrics(Observer):
         if verdict not in NOT_CALLED:
             self._try_seconds[tier,].observe(took)
 
-    def finished(self, tier: str, status: str, age: float, tokens: tuple[int, int]) -> None:
+    def finished(self, tier: str, status: str, age: float, tokens: Tokens) -> None:
         """Count a job that ended."""
         self._jobs[tier, status].inc()
         self._job_seconds[tier,].observe(age)
-        self._count_tokens(tier, *tokens)
+        self._count_tokens(tier, tokens.prompt, tokens.answer)
 
     def lines_finished(self, results: Iterable[LineResult]) -> None:
         """Count lines that ended."""
@@ -139,8 +140,8 @@ class WorkerMetrics(Observer):
         for result in results:
             count = counts.setdefault(result.counted_as, [0, 0, 0])
             count[0] += 1
-            count[1] += result.input_tokens
-            count[2] += result.output_tokens
+            count[1] += result.tokens.prompt
+            count[2] += result.tokens.answer
         for name, (lines, prompt, answer) in counts.items():
             tier, status = name.split(":")
             self._lines[tier, status].inc(lines)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import httpx
@@ -145,10 +144,5 @@ def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
 def _flower(port: int, shared: Mapping[str, str], data: Path) -> Part:
     url = f"http://127.0.0.1:{port}"
     command = _python("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1")
-    conf = find_spec("flowerconfig")
-    environ = {
-        **shared,
-        "FLOWER_CONF": (conf and conf.origin) or "",
-        "FLOWER_DB": str(data / "flower"),
-    }
+    environ = {**shared, "FLOWER_DB": str(data / "flower")}
     return Part("flower", command, url, _answers(f"{url}/healthcheck"), 3, environ)

@@ -1,4 +1,4 @@
-"""Flower, as a user starts it in the project's folder."""
+"""Flower, as a user starts it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,12 +14,11 @@ from harness.waiting import free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 
-
-def command(port: int, address: str = "127.0.0.1") -> list[str]:
-    where = [f"--port={port}", f"--address={address}"]
+def command(port: int, address: str = "127.0.0.1", *more: str) -> list[str]:
+    where = [f"--port={port}", f"--address={address}", *more]
     return [sys.executable, "-m", "celery", "-A", "tasks", "flower", *where]
 
 
@@ -37,14 +35,17 @@ def answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def flower(folder: Path, address: str = "127.0.0.1", **variables: str) -> Iterator[str]:
-    """Yield the URL of a Flower that runs; it gets the time to save its state."""
+def flower(folder: Path, *arguments: str, **variables: str) -> Iterator[str]:
+    """Yield the URL of a Flower that runs; it gets the time to save its state.
+
+    arguments: address to listen on, and more options.
+    """
     port = free_port()
     with (folder / "flower.log").open("ab") as log:
         process = subprocess.Popen(
-            command(port, address),
+            command(port, *arguments),
             env=environ(folder, **variables),
-            cwd=ROOT,
+            cwd=folder,  # its settings are found from anywhere
             stdout=log,
             stderr=log,
         )

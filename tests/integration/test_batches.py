@@ -12,6 +12,7 @@ import pytest
 from harness.batches import check_every_line_once, ended, jsonl, line, read, start, upload
 from harness.waiting import wait_until
 
+from fallback_chain import Tokens
 from tasks.batch_store import BatchStore
 from tasks.batches import BatchOptions, BatchStatus, Endpoint, LineResult, Place, Unit
 from tasks.settings import Settings
@@ -404,6 +405,20 @@ def test_a_server_that_counts_tokens_badly_does_no_harm(sdk, worker, gpu, said):
     assert (done.status, done.request_counts.completed, done.usage) == ("completed", 40, None)
 
 
+def test_usage_tells_cached_and_reasoning_tokens(sdk, worker, gpu):
+    usage = {
+        "prompt_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens": 7,
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    real = gpu._completion
+    gpu._completion = lambda call: {**real(call), "usage": usage}
+    used = ended(sdk, start(sdk, [line(f"u{n}", str(n)) for n in range(20)]).id).usage
+    assert (used.input_tokens, used.input_tokens_details.cached_tokens) == (200, 80)
+    assert (used.output_tokens, used.output_tokens_details.reasoning_tokens) == (140, 60)
+
+
 async def test_a_slice_whose_last_line_came_from_elsewhere_is_joined(sdk, worker, gpu, valkey):
     gpu.mode = "hang"
     batch = start(sdk, [line("a", "x")])
@@ -415,7 +430,7 @@ async def test_a_slice_whose_last_line_came_from_elsewhere_is_joined(sdk, worker
         *(Endpoint.CHAT, "", BatchStatus.IN_PROGRESS, 0.0, "", 0.0, {}, {}, {}),
     )
     said = LineResult(0, good=True, content=b'{"custom_id":"a"}', counted_as="gpu:succeeded")
-    said = msgspec.structs.replace(said, input_tokens=10**30)
+    said = msgspec.structs.replace(said, tokens=Tokens(10**30))
     await BatchStore(jobs, Settings()).lines_done(unit, [said])
     await jobs.close()
     done = ended(sdk, batch.id)

@@ -6,7 +6,7 @@ import subprocess
 
 import httpx
 import pytest
-from harness.flower import ROOT, command, environ, flower
+from harness.flower import command, environ, flower
 from harness.waiting import free_port, wait_until
 
 ANN, BOB = "ann!=ft-0123456789abcdef", "bob=ft-fedcba9876543210"
@@ -65,12 +65,21 @@ def test_beyond_loopback_it_asks_who_comes(tmp_path, settings, variables, right,
             assert httpx.get(url + page, auth=right, follow_redirects=True).is_success
 
 
-def test_beyond_loopback_without_a_password_it_does_not_start(tmp_path, settings):
+def test_a_password_on_the_command_line_is_one(tmp_path, settings):
+    with flower(tmp_path, "0.0.0.0", "--basic-auth=eve:open", **settings) as url:  # noqa: S104
+        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, auth=("eve", "open"), follow_redirects=True).is_success
+
+
+@pytest.mark.parametrize(
+    "consent", [{}, {"FALLTHROUGH_ALLOW_NO_KEYS": "1", "FALLTHROUGH_API_KEYS": BOB}]
+)
+def test_beyond_loopback_without_a_password_it_does_not_start(tmp_path, settings, consent):
     port = free_port()
     done = subprocess.run(
         command(port, "0.0.0.0"),  # noqa: S104 - it is the point
-        env=environ(tmp_path, **settings),
-        cwd=ROOT,
+        env=environ(tmp_path, **settings, **consent),
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -133,3 +133,23 @@ def test_rules_and_dashboard_ask_for_what_is_exported():
     kustomization = yaml.safe_load((dashboards / "kustomization.yaml").read_text())
     [generator] = kustomization["configMapGenerator"]
     assert all((dashboards / file).exists() for file in generator["files"])
+
+
+def test_with_the_store_away_a_process_tells_what_it_knows_by_itself(own_fleet, own_valkey):
+    api = own_fleet.api().start()
+    assert "fallthrough_store_up 1.0" in httpx.get(f"{api.url}/metrics", headers=TEXT).text
+    own_valkey.kill()
+    reply = httpx.get(f"{api.url}/metrics", headers=TEXT, timeout=20)
+    assert reply.status_code == 200
+    assert "fallthrough_store_up 0.0" in reply.text
+    assert "fallthrough_http_requests_total" in reply.text
+
+
+def test_a_refused_request_is_counted_at_the_tier_that_refused_it(fleet, gpu):
+    api = fleet.api().start()
+    fleet.worker().start()
+    gpu.mode = "400"
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        assert ask(client, "bad").headers["x-fallthrough-tier"] == "gpu"
+        text = client.get("/metrics", headers=TEXT).text
+    assert 'fallthrough_jobs_total{status="failed",tier="gpu"} 1.0' in text

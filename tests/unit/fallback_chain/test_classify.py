@@ -96,7 +96,7 @@ def test_verdicts(status, body, verdict):
 )
 def test_only_plain_numbers_of_tokens_are_counted(said, counted):
     usage = {"prompt_tokens": said, "completion_tokens": 2}
-    assert classify(reply(200, {**ANSWER, "usage": usage}), 0).tokens == (counted, 2)
+    assert classify(reply(200, {**ANSWER, "usage": usage}), 0).tokens == (counted, 2, 0, 0)
 
 
 def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():
