@@ -184,8 +184,11 @@ def _leave_when_interrupted(tell: Callable[[], None]) -> None:
 
 def _check_writable(output: Path) -> None:
     # Better known before the prompts are answered than after.
+    new = not output.exists()
     try:
         output.open("a", encoding="utf-8").close()
+        if new:
+            output.unlink()  # what is never answered leaves no file
     except OSError as error:
         message = f"cannot write {output}: {error.strerror}"
         raise InputError(message) from None

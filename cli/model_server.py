@@ -47,7 +47,9 @@ def main() -> int:
     parameters.port = given.port
     parameters.n_parallel = SLOTS
     parameters.n_ctx = CONTEXT_TOKENS * SLOTS
-    parameters.cpuparams.n_threads = os.cpu_count() or 1
+    # Its threads wait for each other by spinning: one that has to share its core with the rest of
+    # the stack slows all of them down, by half and more.
+    parameters.cpuparams.n_threads = max((os.cpu_count() or 2) - 1, 1)
     server = xllamacpp.Server(parameters)
     sys.stderr.write(f"model server: {ALIAS} on {server.listening_address}\n")
     while not stop.wait(3600):
