@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
+import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +19,21 @@ from tasks.errors import SettingsError, StoreUnavailable
 from tasks.keys import Key, KeyRing
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tasks.settings import Settings
+    from tasks.store import JobStore
 
-OPEN = frozenset({"/", "/health", "/health/ready", "/docs", "/openapi.json"})
+OPEN = frozenset({"", "/health", "/health/ready", "/docs", "/openapi.json"})  # or with a slash
 OPEN_FOLDERS = ("/docs/static/", "/static/")
 ADMIN = ("/circuit-breakers", "/metrics")
 ANYBODY = Key("none", "default", "", admin=True)  # without keys everybody is one and the same
-RUNNING_MS = 180_000  # after which a request that never ended counts no more
+LEASE_SECONDS = 15.0  # after which a request whose server crashed counts no more
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
+
+log = logging.getLogger(__name__)
 
 
 def key_ring(settings: Settings) -> KeyRing:
@@ -50,24 +60,94 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Running:
+    """The limited requests that run here: each has a place of its owner's, and keeps it.
+
+    A place is a lease: all of them are renewed by one call, and those of a server that crashed
+    are free soon.
+    """
+
+    def __init__(self, store: JobStore, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._store, self._lease = store, lease_seconds
+        self._held: dict[str, str] = {}  # token -> owner
+        self._keeping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to keep the places."""
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Stop keeping them."""
+        if self._keeping:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def enter(self, owner: str, rate: int, most: int) -> tuple[str, int, float, str]:
+        """Ask for a place; raises StoreUnavailable.
+
+        Returns the token to leave with, what is left of the minute and its seconds, and the limit
+        that is reached: "rate", "concurrency", or "" if the request may run.
+        """
+        token, lease_ms = os.urandom(8).hex(), int(self._lease * 1000)
+        _, left, reset_ms, full = await self._store.run("admit", owner, rate, most, token, lease_ms)
+        if most and not full:
+            self._held[token] = owner
+        return token, int(left), int(reset_ms) / 1000, full.decode()
+
+    async def leave(self, token: str) -> None:
+        """Give a place back, if there is one to give."""
+        owner = self._held.pop(token, None)
+        if owner is not None:
+            await self._store.leave(owner, token)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / 5)
+            asked = dict(self._held)
+            if not asked:
+                continue
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.stay(
+                    int(self._lease * 1000), ((owner, token) for token, owner in asked.items())
+                )
+            # Who left meanwhile may have been brought back by it.
+            for token in asked.keys() - self._held.keys():
+                await self._store.leave(asked[token], token)
+
+
 class Access:
     """ASGI middleware: every request but the open ones has a key, when there are any."""
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: KeyRing) -> None:
         self._app, self._settings, self._keys = app, settings, keys
-        # Once there were keys, losing the last of them must not open the door.
-        self._needed = bool(keys)
+        # A file without keys, or none where it should be, must not open the door.
+        self._needed = bool(settings.keys_file) or bool(keys)
+        if self._needed and not keys:
+            log.warning(
+                "FALLTHROUGH_KEYS_FILE: there is no key in %s, so nobody may come in: "
+                "make one with `fallthrough keys create NAME`",
+                settings.keys_file,
+            )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request, or refuse it."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        if self._needed:
+            return self._with_key(scope, receive, send)
+        if scope["method"] not in SAFE and _is_cross_site(scope["headers"]):
+            message = "without an API key a page of another site may change nothing here"
+            return _refuse(ApiError(403, message, code="cross_site"), scope, receive, send)
+        return self._by_anybody(scope, receive, send)
+
+    def _by_anybody(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope.setdefault("state", {})["key"] = ANYBODY
+        return self._app(scope, receive, send)
+
+    async def _with_key(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        self._needed = self._needed or bool(self._keys)
-        if not self._needed or path in OPEN or path.startswith(OPEN_FOLDERS):
-            scope.setdefault("state", {})["key"] = ANYBODY
-            await self._app(scope, receive, send)
+        if path.rstrip("/") in OPEN or path.startswith(OPEN_FOLDERS):
+            await self._by_anybody(scope, receive, send)
             return
         key = self._key(Request(scope))
         if key is None:
@@ -92,11 +172,9 @@ class Access:
         if not rate and not most:
             await self._app(scope, receive, send)
             return
-        store, token = scope["app"].state.services.store, os.urandom(8).hex()
+        running: Running = scope["app"].state.services.running
         try:
-            given, left, reset_ms, which = await store.run(
-                "admit", key.owner, rate, most, token, RUNNING_MS
-            )
+            token, left, reset, full = await running.enter(key.owner, rate, most)
         except StoreUnavailable as error:
             response = await on_outage(Request(scope), error)
             await response(scope, receive, send)
@@ -104,16 +182,19 @@ class Access:
         told = {
             "x-ratelimit-limit-requests": str(rate),
             "x-ratelimit-remaining-requests": str(left),
-            "x-ratelimit-reset-requests": f"{int(reset_ms) / 1000:.3f}s",
+            "x-ratelimit-reset-requests": f"{reset:.3f}s",
         }
-        if not given:
-            what = f"{rate} requests a minute" if which == b"rate" else f"{most} requests at once"
+        if not rate:
+            told = {}
+        if full:
+            what = f"{rate} requests a minute" if full == "rate" else f"{most} requests at once"
             message = f"this key may send {what}; try again later"
-            headers = {**told, "Retry-After": str(-(-int(reset_ms) // 1000))}
+            # A place may be free at any moment; the minute is over when it is over.
+            headers = {**told, "Retry-After": str(math.ceil(reset) if full == "rate" else 1)}
             refused = ApiError(429, message, code="rate_limit_exceeded", headers=headers)
             await _refuse(refused, scope, receive, send)
             return
-        added = [(name.encode(), value.encode()) for name, value in told.items()] if rate else []
+        added = [(name.encode(), value.encode()) for name, value in told.items()]
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -123,8 +204,27 @@ class Access:
         try:
             await self._app(scope, receive, tell)
         finally:
-            if most:
-                await store.leave(key.owner, token)
+            await running.leave(token)
+
+
+def _is_cross_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser sends this for a page that is not this server's.
+
+    Without keys a page of any site could have its visitor's browser post here. Who is no browser
+    sends neither header.
+    """
+    said = origin = host = None
+    for name, value in headers:
+        if name == b"host":
+            host = value
+        elif name == b"origin":
+            origin = value
+        elif name == b"sec-fetch-site":
+            said = value
+    # The browser knows best: through a proxy the hosts may differ.
+    if said in (b"same-origin", b"none", b"cross-site"):
+        return said == b"cross-site"
+    return origin is not None and origin.rpartition(b"://")[2] != host
 
 
 async def _refuse(refused: ApiError, scope: Scope, receive: Receive, send: Send) -> None:

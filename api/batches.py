@@ -15,7 +15,7 @@ from api.paging import page_of, whole, whole_of
 from api.results import Results, no_cursor
 from api.routing import Route
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
-from api.services import Services, owner_of, services
+from api.services import Services, id_of, is_id, owner_of, services
 from tasks.batches import (
     FINAL,
     BatchOptions,
@@ -142,7 +142,8 @@ async def create(request: Request) -> Response:
         raise bad(message, "completion_window")
     metadata = asked.metadata or {}
     options = _options(metadata)
-    file = await found.files.get(asked.input_file_id, owner)
+    file_id = asked.input_file_id
+    file = await found.files.get(file_id, owner) if is_id(file_id) else None
     if file is None:
         raise bad(f"input_file_id: no file {asked.input_file_id!r}", "input_file_id")
     await found.submitter.check_room()
@@ -176,14 +177,14 @@ async def list_batches(request: Request) -> Response:
 
 async def get(request: Request) -> Response:
     """GET /v1/batches/{id}."""
-    record = await _record(services(request), request.path_params["id"], owner_of(request))
+    record = await _record(services(request), id_of(request, "batch"), owner_of(request))
     return json_response(show_batch(record))
 
 
 async def cancel(request: Request) -> Response:
     """POST /v1/batches/{id}/cancel: one flag; a batch that has ended stays as it is."""
     found, owner = services(request), owner_of(request)
-    batch_id = request.path_params["id"]
+    batch_id = id_of(request, "batch")
     dispatches = await found.batches.cancel(batch_id, owner)
     if dispatches is None:
         raise not_found("batch", batch_id)
@@ -198,7 +199,7 @@ async def results(request: Request) -> Response:
     says that some of that is there already.
     """
     found = services(request)
-    record = await _record(found, request.path_params["id"], owner_of(request))
+    record = await _record(found, id_of(request, "batch"), owner_of(request))
     limit = whole_of(request, "limit", 100, 1, LARGEST_RESULTS)
     after = _cursor(request.query_params.get("after", "0.0"))
     parts = await found.batches.parts(record.id, 0, -1)

@@ -18,7 +18,7 @@ from api.once import once_keys
 from api.paging import page_of, whole
 from api.routing import Route
 from api.schemas import ExpiresAfter, check
-from api.services import owner_of, services
+from api.services import id_of, owner_of, services
 from tasks.batch_store import FILE_SECONDS
 from tasks.file_store import NewFile
 
@@ -212,7 +212,7 @@ async def delete(request: Request) -> Response:
 
 
 async def _found(request: Request) -> FileRecord:
-    file_id = request.path_params["id"]
+    file_id = id_of(request, "file")
     record = await services(request).files.get(file_id, owner_of(request))
     if record is None:
         raise not_found("file", file_id)

@@ -10,7 +10,7 @@ from api.once import once_keys
 from api.paging import number_of, page_of
 from api.routing import Route
 from api.schemas import MAX_WAIT_SECONDS, accepted, jobs_of, parse_json, show
-from api.services import owner_of, services
+from api.services import id_of, owner_of, services
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,11 +23,15 @@ async def create(request: Request) -> Response:
     content = await read_body(request)
     value, owner = parse_json(content), owner_of(request)
     jobs = jobs_of(value, owner, found.settings.job_deadline_seconds)
-    created_at, made = await found.submitter.submit(jobs, once_keys(request, content))
+    once = once_keys(request, content)
+    created_at, made = await found.submitter.submit(jobs, once)
     shown = [accepted(job, created_at) for job in jobs]
     if made:  # this is a retry: what the first one made, as it stands now
         records = [await found.store.get(job_id, owner) for job_id in made]
         shown = [show(record) for record in records if record]
+    if not shown:  # past their time between the two looks: as if it had not been sent before
+        created_at, _ = await found.submitter.submit(jobs, [f"!{key[1:]}" for key in once])
+        shown = [accepted(job, created_at) for job in jobs]
     if "requests" in value:
         return json_response({"object": "list", "data": shown}, 202, {"Location": "/v1/jobs"})
     return json_response(shown[0], 202, {"Location": f"/v1/jobs/{shown[0].id}"})
@@ -35,8 +39,8 @@ async def create(request: Request) -> Response:
 
 async def get(request: Request) -> Response:
     """GET /v1/jobs/{id}?wait=SECONDS: the job, as soon as it is finished."""
-    job_id = request.path_params["id"]
     wait = number_of(request, "wait", 0.0, 0.0, MAX_WAIT_SECONDS)
+    job_id = id_of(request, "job")
     record = await services(request).waiters.wait(job_id, owner_of(request), wait)
     if record is None:
         raise not_found("job", job_id)
@@ -51,7 +55,7 @@ async def list_jobs(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     """POST /v1/jobs/{id}/cancel: a finished job stays as it is."""
-    job_id, owner = request.path_params["id"], owner_of(request)
+    job_id, owner = id_of(request, "job"), owner_of(request)
     store = services(request).store
     if not await store.cancel(job_id, owner):
         raise not_found("job", job_id)

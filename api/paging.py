@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from api.errors import bad, json_response
-from api.services import owner_of
+from api.services import is_id, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ async def page_of(  # noqa: PLR0913 - a list is these
     """Answer ?limit=&after= with the owner's records after that one."""
     limit = whole_of(request, "limit", limit, 1, largest)
     after, owner = request.query_params.get("after"), owner_of(request)
-    if after is not None and await get(after, owner) is None:
+    if after is not None and not (is_id(after) and await get(after, owner)):
         raise bad(f"after: no {what} {after!r}", "after")
     records, more = await find(owner, limit, after)
     page = {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from api.access import Running
+from api.errors import not_found
 from api.waiters import Waiters
 from tasks.app import create_app
 from tasks.batch_store import BatchStore
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from tasks.keys import Key
     from tasks.settings import Settings
 
+_ID = re.compile(r"[a-z]+[-_][0-9a-f]+(-output|-error)?")
+
 
 @dataclass(slots=True)
 class Services:
@@ -39,6 +44,7 @@ class Services:
     batches: BatchStore
     files: FileStore
     waiters: Waiters
+    running: Running
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
     metrics: ApiMetrics
@@ -55,17 +61,19 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     publisher.start()
     breakers = build_breakers(settings, store, lambda _: None)
     tiers, http = build_tiers(settings, breakers)
-    waiters = Waiters(store)
+    waiters, running = Waiters(store), Running(store)
     waiters.start()
+    running.start()
     try:
         submitter = Submitter(store, publisher)
         batches, files = BatchStore(store, settings), FileStore(store, storage)
         yield Services(
             *(settings, store, publisher, submitter, batches, files),
-            *(waiters, breakers, tiers, metrics),
+            *(waiters, running, breakers, tiers, metrics),
         )
     finally:
         await waiters.stop()
+        await running.stop()
         publisher.stop()
         await http.aclose()
         await store.close()
@@ -81,3 +89,16 @@ def owner_of(request: Request) -> str:
     """Return the name space that a request may see."""
     key: Key = request.scope["state"]["key"]
     return key.owner
+
+
+def is_id(text: str) -> bool:
+    """Whether a text could be an id that we gave out; a store's key is made of nothing else."""
+    return _ID.fullmatch(text) is not None
+
+
+def id_of(request: Request, what: str) -> str:
+    """Return the id in a request's path; a 404 if it can be none."""
+    name: str = request.path_params["id"]
+    if not is_id(name):
+        raise not_found(what, name)
+    return name

@@ -9,11 +9,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import stat
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -21,19 +24,20 @@ from tasks.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 PREFIX = "ft-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHORTEST = 16  # characters of a key from the environment
+
+log = logging.getLogger(__name__)
 
 
 class Key(msgspec.Struct, frozen=True):
     """A key that is known; owner: its name space."""
 
     id: str
-    owner: str
-    hash: str
+    owner: Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
+    hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     admin: bool = False
     created_at: int = 0
 
@@ -71,6 +75,13 @@ def _entries(text: str) -> Iterator[tuple[str, str, bool]]:
                 f"{SHORTEST} characters (owner!=key for an admin)"
             )
             raise SettingsError(message)
+        # Of anything else no client could send a header that says the same.
+        if not secret.isascii() or not secret.isprintable() or secret != secret.strip():
+            message = (
+                f"FALLTHROUGH_API_KEYS: the key of entry {number} has characters that no request "
+                "can carry: it must be of ASCII letters, digits and signs, without blanks around"
+            )
+            raise SettingsError(message)
         yield owner, secret, admin
 
 
@@ -80,7 +91,7 @@ def read_file(path: Path) -> list[Key]:
         return msgspec.json.decode(path.read_bytes(), type=_File).keys
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's own are ValueErrors
         message = f"FALLTHROUGH_KEYS_FILE: {path} cannot be read: {error}"
         raise SettingsError(message) from None
 
@@ -105,36 +116,78 @@ def revoke(path: Path, key_id: str) -> None:
 
 
 def _change(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        content = msgspec.json.format(msgspec.json.encode(_File(change(read_file(path)))))
-        fresh = path.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content + b"\n")
+    path = Path(os.path.realpath(path))  # a link goes on leading to the file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            keys = _File(change(read_file(path)))
+            _replace(path, msgspec.json.format(msgspec.json.encode(keys)) + b"\n")
+    except OSError as error:
+        message = f"{path} cannot be written: {error}"
+        raise SettingsError(message) from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put content in a file's place: whoever could read it still can, nobody else."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            if path.exists():
+                was = path.stat()
+                os.fchown(file.fileno(), was.st_uid, was.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(was.st_mode))
+            file.write(content)
         fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 class KeyRing:
-    """The keys that are valid now: a change of the file counts within a second."""
+    """The keys that are valid now: a change of the file counts within a second.
+
+    Raises SettingsError only while it is made. A file that cannot be read later is told in the
+    log, and leaves the keys as they are; one that is gone leaves none.
+    """
 
     def __init__(self, environment: str, path: Path | None) -> None:
         self._fixed = parse_environment(environment)
         self._path = path
         self._read: list[Key] = []
-        self._seen: float | None = None
+        self._seen: tuple[int, ...] | None = None
         self._look_at = 0.0
+        self._complaint = ""  # what was told last: told once, though it is tried every second
+        if path is not None:
+            self._look(path)
 
     def __bool__(self) -> bool:
         return bool(self._keys())
 
     def _keys(self) -> list[Key]:
         if self._path is not None and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + 1.0
-            seen = self._path.stat().st_mtime if self._path.exists() else None
-            if seen != self._seen:
-                self._read, self._seen = read_file(self._path), seen
+            complaint = ""
+            try:
+                self._look(self._path)
+            except SettingsError as error:
+                complaint = str(error)
+            if complaint and complaint != self._complaint:
+                log.error("%s; the keys that were read before stay valid", complaint)
+            self._complaint = complaint
         return [*self._fixed, *self._read]
+
+    def _look(self, path: Path) -> None:
+        self._look_at = time.monotonic() + 1.0
+        try:
+            now = path.stat()
+            seen = (now.st_mtime_ns, now.st_ino, now.st_size)
+        except FileNotFoundError:
+            seen = None
+        except OSError as error:
+            message = f"FALLTHROUGH_KEYS_FILE: {path} cannot be read: {error}"
+            raise SettingsError(message) from None
+        if seen != self._seen:
+            self._read, self._seen = read_file(path), seen
 
     def find(self, secret: str) -> Key | None:
         """Return the key with this secret; takes as long for a near miss as for any other."""

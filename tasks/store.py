@@ -275,6 +275,10 @@ class JobStore:
         """Take, give back or renew leased places at a tier; for "take", whether it was given."""
         return bool(await self.run("permits", tier, limit, self._lease_ms, action, *tokens))
 
+    async def stay(self, lease_ms: int, places: Iterable[tuple[str, str]]) -> None:
+        """Say that requests, admitted as these (owner, token), still run."""
+        await self.run("stay", lease_ms, *(item for place in places for item in place))
+
     async def leave(self, owner: str, token: str) -> None:
         """Say that a request, admitted with this token, has ended; a lost word ends by itself."""
         with contextlib.suppress(RedisError, OSError, TimeoutError):

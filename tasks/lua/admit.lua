@@ -1,18 +1,20 @@
 -- Whether a key may send one more request. ARGV: prefix, owner, requests a minute (0: any number),
 -- requests at once (0: any number), token, lease_ms.
 -- Answers {1 or 0, what is left of the minute, ms until the minute is over, which limit: 'rate',
--- 'concurrency' or ''}.
+-- 'concurrency' or ''}. What is refused for the concurrency does not count for the minute.
 local owner, rate, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local minute = math.floor(now / 60000)
 local reset = (minute + 1) * 60000 - now
-local running = P .. 'running:' .. owner
+local key, running = P .. 'rate:' .. owner .. ':' .. minute, P .. 'running:' .. owner
 if most > 0 then
   redis.call('ZREMRANGEBYSCORE', running, '-inf', now)
-  if redis.call('ZCARD', running) >= most then return { 0, 0, 1000, 'concurrency' } end
+  if redis.call('ZCARD', running) >= most then
+    local used = tonumber(redis.call('GET', key) or 0)
+    return { 0, math.max(rate - used, 0), reset, 'concurrency' }
+  end
 end
 local left = 0
 if rate > 0 then
-  local key = P .. 'rate:' .. owner .. ':' .. minute
   local used = redis.call('INCR', key)
   redis.call('PEXPIRE', key, 120000)
   if used > rate then return { 0, 0, reset, 'rate' } end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,10 @@ import pytest
 from harness.batches import jsonl, line
 from harness.commands import environ, run
 from harness.waiting import wait_until
+
+from api.access import LEASE_SECONDS, Running
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
 
 OPEN = {"/health", "/health/ready"}
 
@@ -146,6 +152,7 @@ def test_limits_are_told_and_kept(fleet, keys, gpu):
     [
         ({"FALLTHROUGH_HOST": "0.0.0.0"}, "fallthrough keys create"),  # noqa: S104
         ({"FALLTHROUGH_API_KEYS": "ann=short"}, "entry 1"),
+        ({"FALLTHROUGH_API_KEYS": "ann=" + 16 * "\udcff"}, "no request can carry"),  # no UTF-8
     ],
 )
 def test_a_server_that_anybody_could_use_does_not_start(valkey, settings, said):
@@ -168,3 +175,177 @@ def test_keys_from_the_environment(fleet):
         assert ann.get("/v1/jobs").is_success
         assert ann.get("/metrics").status_code == 403
         assert root.get("/metrics").is_success
+
+
+@pytest.mark.parametrize("content", [None, '{"keys": []}'])
+def test_a_keys_file_without_keys_lets_nobody_in(fleet, keys, content):
+    if content:
+        keys.file.write_text(content)
+    api = fleet.api(keys_file=keys.file).start()
+    assert f"there is no key in {keys.file}" in api.log
+    with client(api) as nobody:
+        assert nobody.get("/v1/jobs").status_code == 401
+        assert nobody.get("/metrics").status_code == 401
+    with client(api, keys("ann")) as ann:
+        wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
+
+
+def test_a_keys_file_that_breaks_leaves_the_keys_as_they_are(api, keys):
+    with client(api, keys("ann")) as ann:
+        wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
+        whole = keys.file.read_text()
+        for broken in ("{broken", json.dumps({"keys": [{"id": "1", "owner": "x", "hash": "é"}]})):
+            keys.file.write_text(broken)
+            told = api.log.count("cannot be read")
+
+            def is_told(told=told):
+                assert ann.get("/v1/jobs").is_success
+                return api.log.count("cannot be read") > told
+
+            wait_until(is_told, 5)
+        assert "Traceback" not in api.log
+        keys.file.write_text(whole)
+        with client(api, keys("bob")) as bob:
+            wait_until(lambda: bob.get("/v1/jobs").is_success, 3)
+
+
+def test_a_request_holds_its_place_while_it_runs_and_not_after_a_crash(fleet, keys, valkey):
+    secret = keys("ann")
+    api = fleet.api(keys_file=keys.file, key_concurrency=1).start()
+    with client(api, secret) as ann, valkey.client() as store, ThreadPoolExecutor(1) as pool:
+
+        def lease():
+            return store.pttl("ft:running:ann") / 1000
+
+        job = ann.post("/v1/jobs", json={"prompt": "nobody answers"}).json()["id"]
+        wait_until(lambda: store.zcard("ft:running:ann") == 0)
+        polling = pool.submit(ann.get, f"/v1/jobs/{job}?wait=60")
+        wait_until(lambda: 0 < lease() < LEASE_SECONDS - 1)
+        wait_until(lambda: lease() > LEASE_SECONDS - 1, what="it is renewed")
+        refused = ann.get("/v1/jobs")
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert not any(name.startswith("x-ratelimit") for name in refused.headers)
+        api.signal(signal.SIGKILL)
+        assert polling.exception(10)
+        assert store.zcard("ft:running:ann") == 1
+        assert lease() <= LEASE_SECONDS
+
+
+async def test_a_place_outlives_its_lease_only_while_its_request_runs(valkey):
+    store = JobStore(connect(valkey.url), Settings(redis_url=valkey.url))
+    here, crashed = (Running(store, lease_seconds=0.3) for _ in range(2))
+    here.start()
+    token, *_ = await here.enter("ann", 0, 1)
+    await crashed.enter("bob", 0, 1)
+    while (await crashed.enter("bob", 0, 1))[-1] == "concurrency":
+        assert (await here.enter("ann", 0, 1))[-1] == "concurrency"
+    assert (await here.enter("ann", 0, 1))[-1] == "concurrency"
+    await here.leave(token)
+    assert (await here.enter("ann", 0, 1))[-1] == ""
+    await here.stop()
+    await store.close()
+
+
+def test_who_has_too_many_at_once_is_told_what_is_left_of_the_minute(fleet, keys, valkey):
+    limits = {"key_requests_per_minute": 100, "key_concurrency": 1}
+    secret = keys("ann")
+    api = fleet.api(keys_file=keys.file, **limits).start()
+    with client(api, secret) as ann, valkey.client() as store, ThreadPoolExecutor(1) as pool:
+        job = ann.post("/v1/jobs", json={"prompt": "nobody answers"}).json()["id"]
+        wait_until(lambda: store.zcard("ft:running:ann") == 0)
+        pool.submit(ann.get, f"/v1/jobs/{job}?wait=60")
+        wait_until(lambda: store.zcard("ft:running:ann") == 1)
+        refused = ann.get("/v1/jobs")
+        api.signal(signal.SIGKILL)
+        assert refused.status_code == 429
+        assert refused.headers["x-ratelimit-limit-requests"] == "100"
+        # 98; all of them, if the minute ended since
+        assert int(refused.headers["x-ratelimit-remaining-requests"]) >= 98
+        assert refused.headers["retry-after"] == "1"
+
+
+def test_without_keys_a_page_of_another_site_changes_nothing(fleet):
+    api = fleet.api().start()
+    here = f"127.0.0.1:{api.port}"
+    with client(api) as http:
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "http://127.0.0.1:1"},
+            {"Origin": "null"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site", "Origin": "http://other.localhost"},
+        ):
+            for method, path in (
+                ("POST", "/v1/jobs"),
+                ("DELETE", "/v1/files/file-0"),
+                ("POST", "/circuit-breakers/max_gpu/reset"),
+            ):
+                refused = http.request(method, path, headers=headers, json={"prompt": "x"})
+                assert refused.status_code == 403, (path, headers)
+                assert refused.json()["error"]["code"] == "cross_site"
+            assert http.get("/v1/jobs", headers=headers).json()["data"] == []
+        for headers in (
+            {},
+            {"Origin": f"http://{here}"},
+            {"Origin": f"http://{here}", "Sec-Fetch-Site": "same-origin"},
+            {"Origin": "https://behind.a.proxy", "Sec-Fetch-Site": "same-origin"},
+        ):
+            assert http.post("/v1/jobs", headers=headers, json={"prompt": "x"}).is_success
+
+
+def test_a_key_is_enough_for_a_page_of_another_site(api, keys):
+    with client(api, keys("ann")) as ann:
+        wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
+        headers = {"Origin": "https://elsewhere.example"}
+        assert ann.post("/v1/jobs", headers=headers, json={"prompt": "x"}).is_success
+
+
+def test_an_open_path_is_open_with_a_slash_too(api):
+    with client(api) as nobody:
+        for path in ("/docs/", "/health/", "/health/ready/", "/"):
+            assert nobody.get(path, follow_redirects=True).is_success, path
+        assert nobody.get("/v1/jobs/", follow_redirects=True).status_code == 401
+
+
+def test_an_id_reaches_nothing_beside_its_own_record(api, keys, valkey):
+    with client(api, keys("ann")) as ann, client(api, keys("bob")) as bob:
+        wait_until(lambda: bob.get("/v1/jobs").is_success, 3)
+        files = {"file": ("in.jsonl", jsonl([line("a", "x")]))}
+        file = ann.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"]
+        asked = {
+            "input_file_id": file,
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        }
+        batch = ann.post("/v1/batches", json=asked).json()["id"]
+        with valkey.client() as store:
+            assert store.exists(f"ft:file:{file}:batches", f"ft:batch:{batch}:units") == 2
+            store.set("ft:job:job_1:x", "no hash")
+        for method, path in (
+            ("GET", f"/v1/files/{file}:batches"),
+            ("DELETE", f"/v1/files/{file}:batches"),
+            ("GET", f"/v1/files/{file}:batches/content"),
+            ("GET", f"/v1/batches/{batch}:units"),
+            ("GET", f"/v1/batches/{batch}:units/results"),
+            ("POST", f"/v1/batches/{batch}:units/cancel"),
+            ("GET", "/v1/jobs/job_1:x"),
+            ("POST", "/v1/jobs/job_1:x/cancel"),
+        ):
+            assert bob.request(method, path).status_code == 404, path
+        for path in (f"/v1/files?after={file}:batches", f"/v1/batches?after={batch}:units"):
+            assert bob.get(path).status_code == 400, path
+        asked["input_file_id"] = f"{file}:batches"
+        assert bob.post("/v1/batches", json=asked).status_code == 400
+
+
+def test_a_job_sent_again_when_the_first_one_is_no_more_is_made_anew(fleet, valkey):
+    headers = {"Idempotency-Key": "one"}
+    with client(fleet.api().start()) as http, valkey.client() as store:
+        first = http.post("/v1/jobs", json={"prompt": "x"}, headers=headers).json()["id"]
+        # It goes between the look whether it is there and the one at it: nobody's is as good.
+        store.hset(f"ft:job:{first}", "owner", "nobody")
+        again = http.post("/v1/jobs", json={"prompt": "x"}, headers=headers)
+        assert again.status_code == 202, again.text
+        assert again.json()["id"] != first
+        assert http.get(again.headers["location"]).json()["status"] == "queued"
