@@ -21,9 +21,9 @@ def _data_folder() -> Path:
 
 def _credentials(settings: Settings) -> list[str]:
     """Return "user:password" of who may come in; none where nobody else can reach it."""
-    given = os.environ.get("FLOWER_BASIC_AUTH", "")
-    found = options.basic_auth or [pair for pair in given.split(",") if pair]
-    found = found or admins(settings.api_keys)
+    # Flower has put FLOWER_BASIC_AUTH there, too; set to nothing, it is no password.
+    given = [pair for pair in options.basic_auth or () if pair]
+    found = given or admins(settings.api_keys)
     open_to_all = settings.allow_no_keys and not (settings.api_keys or settings.keys_file)
     if found or options.auth or open_to_all or address in {"127.0.0.1", "::1", "localhost"}:
         return found

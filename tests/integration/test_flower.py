@@ -19,7 +19,7 @@ def settings(valkey):
 
 def test_on_loopback_it_shows_everything_and_changes_nothing(tmp_path, fleet, settings):
     worker = fleet.worker().start()
-    with flower(tmp_path, **settings) as url:
+    with flower(tmp_path, **settings, FLOWER_BASIC_AUTH="") as url:
         wait_until(lambda: len(httpx.get(f"{url}/api/workers?refresh=1").json()) == 1)
         [name] = httpx.get(f"{url}/api/workers").json()
         reply = httpx.post(f"{url}/api/worker/shutdown/{name}")
