@@ -37,6 +37,7 @@ LOOK_SECONDS = 0.5
 AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 INTERRUPTED = 130
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 def submit(client: Client, source: Path, window: str, metadata: dict[str, str]) -> str:
@@ -95,15 +96,19 @@ def follow(client: Client, batch_id: str, come_back: Callable[[], None]) -> dict
         TimeRemainingColumn(),
         TextColumn("{task.fields[tiers]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True))
 
-        def interrupted(*_: object) -> None:
-            progress.stop()  # which gives the terminal its cursor back
-            come_back()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
+    def interrupted(*_: object) -> None:
+        # Past rich, which may have been interrupted in the midst of anything.
+        if progress.console.is_terminal:
+            os.write(sys.stderr.fileno(), SHOW_CURSOR + b"\r\n")
+        come_back()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
-        signal.signal(signal.SIGINT, interrupted)
+    # Before the cursor is hidden: from then on whoever interrupts gets it back.
+    signal.signal(signal.SIGINT, interrupted)
+    with progress:
         bar = progress.add_task("", total=None, status="validating", rate="", tiers="")
         began, before = time.monotonic(), None
         while True:

@@ -165,7 +165,7 @@ def test_interrupted_it_gives_the_terminal_its_cursor_back(api, attached):
     process, said = attached()
     wait_until(lambda: "\x1b[?25l" in said())
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(10) == 130, said()
     assert said().rfind("\x1b[?25h") > said().rfind("\x1b[?25l")
     assert "fallthrough batch attach b1" in said()
 
