@@ -15,7 +15,6 @@ from fallback_chain import Tokens
 from tasks.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
 
 UNIT = "unit_"  # what ids of units begin with
-BASE = ""  # lines of a unit: all of its slice's
 SLICE_BYTES = 1024 * 1024  # a slice holds no more, unless one line does
 WINDOWS = {"low": 0.25, "normal": 1.0, "high": 4.0}  # share of the window by priority
 _WINDOW = re.compile(r"(\d{1,6})([smhd])")

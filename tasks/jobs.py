@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import msgspec
 
-FIRST_ATTEMPT = 0
 MAX_DEADLINE_SECONDS = 7 * 86_400
 
 type_cache = Literal["fallback", "first", "off"]
