@@ -16,10 +16,11 @@ import uvloop
 
 from api.access import check_exposure, key_ring
 from api.app import create_app
-from tasks import logs
 from tasks.errors import FallthroughError, SettingsError
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store.connection import connect
+from tasks.store.jobs import JobStore
+from tasks.telemetry import logs
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tasks.settings import Settings
-    from tasks.store import JobStore
+    from tasks.store.jobs import JobStore
 
 OPEN = frozenset({"", "/health", "/health/ready", "/docs", "/openapi.json"})  # or with a slash
 OPEN_FOLDERS = ("/docs/static/", "/static/")

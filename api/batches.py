@@ -16,7 +16,7 @@ from api.results import Results, no_cursor
 from api.routing import Route
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services
-from tasks.batches import (
+from tasks.records.batches import (
     FINAL,
     BatchOptions,
     Endpoint,
@@ -24,13 +24,13 @@ from tasks.batches import (
     new_batch_id,
     window_seconds,
 )
-from tasks.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
+from tasks.records.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from tasks.batches import BatchRecord
+    from tasks.records.batches import BatchRecord
 
 OPTION_PREFIX = "fallthrough_"
 LARGEST_RESULTS = 1000

@@ -17,7 +17,7 @@ from api.schemas import chat_of, parse_json
 from api.services import Services, owner_of, services
 from fallback_chain import UpstreamError
 from tasks.errors import StoreUnavailable
-from tasks.jobs import JobRecord, Status
+from tasks.records.jobs import JobRecord, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,8 +19,7 @@ from api.paging import page_of, whole
 from api.routing import Route
 from api.schemas import ExpiresAfter, check
 from api.services import id_of, owner_of, services
-from tasks.batch_store import FILE_SECONDS
-from tasks.file_store import NewFile
+from tasks.records.files import FILE_SECONDS, NewFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from starlette.datastructures import FormData
     from starlette.requests import Request
 
-    from tasks.file_store import FileRecord, FileStore
+    from tasks.records.files import FileRecord
+    from tasks.store.files import FileStore
 
 LARGEST_FILE = 200 * 1024 * 1024
 FORM_BYTES = 64 * 1024  # what the form around the file may take

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from circuit_breaker import BreakerView, CircuitState
-from tasks.metrics import SECONDS, message_sizes, process_metrics
-from tasks.observer import Observer
+from tasks.telemetry.metrics import SECONDS, message_sizes, process_metrics
+from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from tasks.store import Gauges
+    from tasks.store.fleet import Gauges
 
 LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})

@@ -16,7 +16,7 @@ from api.metrics import FleetMetrics, StoreAway
 from api.routing import Route
 from api.services import Services, services
 from tasks.errors import FallthroughError, StoreUnavailable
-from tasks.store import percentile
+from tasks.store.fleet import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from circuit_breaker import BreakerView
-    from tasks.store import Gauges
+    from tasks.store.fleet import Gauges
 
 READY_SECONDS = 2.0
 

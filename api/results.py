@@ -6,12 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from api.errors import ApiError, bad
-from tasks.file_store import CHUNK, content_name, part_name
-from tasks.phases import joined_name
+from tasks.storage import CHUNK, content_name, joined_name, part_name
 
 if TYPE_CHECKING:
-    from tasks.batches import BatchRecord
-    from tasks.file_store import Storage
+    from tasks.records.batches import BatchRecord
+    from tasks.storage import Storage
 
 PAGE_BYTES = 8 * CHUNK  # a page ends with the line that reaches this
 

@@ -11,8 +11,8 @@ from msgspec import Meta, Struct
 
 from api.errors import bad
 from fallback_chain import text_of
-from tasks.batch_store import FILE_SECONDS
-from tasks.jobs import (
+from tasks.records.files import FILE_SECONDS
+from tasks.records.jobs import (
     MAX_DEADLINE_SECONDS,
     JobRecord,
     Options,

@@ -12,12 +12,14 @@ from api.access import Running
 from api.errors import not_found
 from api.waiters import Waiters
 from tasks.app import create_app
-from tasks.batch_store import BatchStore
-from tasks.file_store import FileStore, Storage
-from tasks.publisher import Publisher
-from tasks.store import JobStore, connect
+from tasks.broker.publisher import Publisher
+from tasks.storage import Storage
+from tasks.store.batches import BatchStore
+from tasks.store.connection import connect
+from tasks.store.files import FileStore
+from tasks.store.jobs import JobStore
 from tasks.submit import Submitter
-from tasks.tiers import build_breakers, build_tiers, tier_configs
+from tasks.tiers.build import build_breakers, build_tiers, tier_configs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from tasks.jobs import JobRecord
-    from tasks.store import JobStore
+    from tasks.records.jobs import JobRecord
+    from tasks.store.jobs import JobStore
 
 AGAIN_SECONDS = 0.5  # before a lost subscription is taken up again
 

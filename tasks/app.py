@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery import Celery, Task
 from kombu.entity import Queue as BrokerQueue
 
-from tasks import broker
-from tasks.jobs import Queue
+from tasks.broker import transport as broker
+from tasks.records.batches import PHASES
+from tasks.records.jobs import TIERS, Pairs, Queue
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
-
-TIERS = ("gpu", "cpu", "cache")  # the order in which a job falls through
-PHASES = ("validate", "part", "join")  # of a batch
-Pairs = list[tuple[str, int]]  # (id of a job or unit, attempt): all that a message ever carries
 
 
 class Runner(Protocol):

@@ -8,14 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
-from tasks.flights import Flights
+from tasks.group_commit import Flights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.jobs import Submission
-    from tasks.publisher import Publisher
-    from tasks.store import JobStore
+    from tasks.broker.publisher import Publisher
+    from tasks.records.jobs import Submission
+    from tasks.store.jobs import JobStore
 
 ROOM_SECONDS = 1.0  # how old the store's word that it has room may be
 

@@ -7,9 +7,9 @@ import warnings
 
 from celery.exceptions import SecurityWarning
 
-from tasks import logs
 from tasks.errors import FallthroughError
 from tasks.settings import Settings
+from tasks.telemetry import logs
 from workers.process import WorkerProcess
 
 

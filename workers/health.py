@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
-    from tasks.store import JobStore
+    from tasks.store.jobs import JobStore
     from workers.pulse import Pulse
 
 READY_SECONDS = 2.0

@@ -21,17 +21,17 @@ from circuit_breaker.events import (
     StoreUnavailable,
 )
 from fallback_chain import Verdict
-from tasks.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
-from tasks.observer import Observer
-from tasks.tiers import BREAKER_NAMES
+from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
+from tasks.telemetry.observer import Observer
+from tasks.tiers.build import BREAKER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from fallback_chain import Tokens
-    from tasks.batches import LineResult
-    from tasks.leases import Leases
-    from tasks.permits import Places
+    from tasks.records.batches import LineResult
+    from tasks.recovery.leases import Leases
+    from tasks.tiers.slots import Places
     from workers.pause import Pause
     from workers.pulse import Pulse
 

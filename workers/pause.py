@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from tasks.jobs import Queue
+from tasks.records.jobs import Queue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from tasks.answering import Answering
-from tasks.app import PHASES, create_app
-from tasks.batch_store import BatchStore
-from tasks.batches import UNIT
-from tasks.file_store import FileStore, Storage
-from tasks.insist import Insist
-from tasks.jobs import Queue
-from tasks.leases import Leases
-from tasks.lines import LineRunner
-from tasks.permits import FleetPlaces, LocalPlaces
-from tasks.phases import Phases
-from tasks.publisher import Publisher
-from tasks.runner import SliceRunner
-from tasks.store import JobStore, connect
-from tasks.sweeper import Sweeper
-from tasks.tiers import build_breakers, build_cache, build_tiers, log_event, tier_configs
+from tasks.app import create_app
+from tasks.broker.publisher import Publisher
+from tasks.execution.jobs import SliceRunner
+from tasks.execution.lines import LineRunner
+from tasks.execution.phases import Phases
+from tasks.records.batches import PHASES, UNIT
+from tasks.records.jobs import Queue
+from tasks.recovery.leases import Leases
+from tasks.recovery.sweeper import Sweeper
+from tasks.storage import Storage
+from tasks.store.batches import BatchStore
+from tasks.store.connection import connect
+from tasks.store.files import FileStore
+from tasks.store.jobs import JobStore
+from tasks.store.retrying import Insist
+from tasks.tiers.answering import Answering
+from tasks.tiers.build import build_breakers, build_cache, build_tiers, log_event, tier_configs
+from tasks.tiers.slots import FleetPlaces, LocalPlaces
 from workers.health import health_app, listen, serve
 from workers.loop import LoopThread
 from workers.metrics import WorkerMetrics
@@ -39,9 +41,9 @@ from workers.release import release_step
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from tasks.app import Pairs
-    from tasks.permits import Places
+    from tasks.records.jobs import Pairs
     from tasks.settings import Settings
+    from tasks.tiers.slots import Places
 
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5

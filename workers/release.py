@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.worker.consumer.consumer import ignore_errors
 
-from tasks.broker import Channel
+from tasks.broker.transport import Channel
 
 if TYPE_CHECKING:
     from workers.pulse import Pulse

@@ -15,10 +15,11 @@ from pytest_celery import (
 )
 
 from tasks.app import create_app
-from tasks.jobs import Options, Queue, Status, Submission, new_job_id
-from tasks.publisher import Publisher
+from tasks.broker.publisher import Publisher
+from tasks.records.jobs import Options, Queue, Status, Submission, new_job_id
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store.connection import connect
+from tasks.store.jobs import JobStore
 from tasks.submit import Submitter
 
 

@@ -17,7 +17,8 @@ from harness.waiting import wait_until
 
 from api.access import LEASE_SECONDS, Running
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store.connection import connect
+from tasks.store.jobs import JobStore
 
 OPEN = {"/health", "/health/ready"}
 

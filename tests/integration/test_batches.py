@@ -13,10 +13,11 @@ from harness.batches import check_every_line_once, ended, jsonl, line, read, sta
 from harness.waiting import wait_until
 
 from fallback_chain import Tokens
-from tasks.batch_store import BatchStore
-from tasks.batches import BatchOptions, BatchStatus, Endpoint, LineResult, Place, Unit
+from tasks.records.batches import BatchOptions, BatchStatus, Endpoint, LineResult, Place, Unit
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store.batches import BatchStore
+from tasks.store.connection import connect
+from tasks.store.jobs import JobStore
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tasks.jobs import Queue
 from tasks.keys import parse_environment
+from tasks.records.jobs import Queue
 from tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

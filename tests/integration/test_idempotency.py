@@ -20,10 +20,13 @@ from starlette.middleware import Middleware
 from api.errors import HANDLERS, ApiError
 from api.files import _begin as begin_upload
 from tasks.errors import KeyReused
-from tasks.file_store import FileStore, NewFile, Storage
-from tasks.jobs import Options, Queue, Submission, new_job_id
+from tasks.records.files import NewFile
+from tasks.records.jobs import Options, Queue, Submission, new_job_id
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.storage import Storage
+from tasks.store.connection import connect
+from tasks.store.files import FileStore
+from tasks.store.jobs import JobStore
 
 CONTENT = jsonl([line("a", "x")])
 AGAIN = {"x-stainless-retry-count": "1"}

@@ -37,7 +37,7 @@ def test_text_when_asked(fleet, gpu):
     job_id, worker, _ = refused_job(fleet, gpu, log_format="text")
     wait_until(lambda: job_id in worker.log)
     assert f"failed by tier gpu job_id={job_id} tier=gpu" in worker.log
-    assert "WARNING tasks.runner: job" in worker.log
+    assert "WARNING tasks.execution.jobs: job" in worker.log
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "ERROR"])

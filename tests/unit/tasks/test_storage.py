@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tasks.file_store import UNFINISHED, Storage
+from tasks.storage import UNFINISHED, Storage
 
 
 @pytest.fixture

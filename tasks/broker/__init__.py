@@ -1,0 +1,1 @@
+"""Celery's transport: ids go out, nothing else."""

@@ -1,0 +1,242 @@
+"""Reading a batch's input file: every bad line found, every slice's place remembered.
+
+The file is read once, in bounded memory; nothing here talks to Redis or the broker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tasks.records.batches import SLICE_BYTES, Endpoint, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+MAX_LINES = 50_000
+MAX_LINE_BYTES = 4 * 1024 * 1024
+MAX_ERRORS = 1000  # reported; all are counted
+READ_BYTES = 1024 * 1024
+BOM = b"\xef\xbb\xbf"
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what read_line raises
+
+
+class Line(msgspec.Struct):
+    """A line of the input file."""
+
+    custom_id: str
+    method: str
+    url: str
+    body: dict[str, Any]
+
+
+# One decoder for validating and for running: what the one lets through the other can read.
+read_line = msgspec.json.Decoder(Line).decode
+
+
+class _Named(msgspec.Struct):
+    custom_id: str | None = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def custom_id_of(text: bytes) -> str | None:
+    """Return the custom_id of a line, whatever else is wrong with it; None: it cannot be read."""
+    try:
+        return _named.decode(text).custom_id
+    except UNREADABLE:
+        return None
+
+
+class LineError(msgspec.Struct):
+    """What is wrong with a line, as OpenAI tells it."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a file holds. places is of use only if there are no errors."""
+
+    total: int = 0
+    model: str | None = None
+    places: list[Place] = field(default_factory=list)
+    errors: list[LineError] = field(default_factory=list)
+    error_count: int = 0
+
+    def add(
+        self, code: str, message: str, line: int | None = None, param: str | None = None
+    ) -> None:
+        """Note an error; the first thousand are told."""
+        self.error_count += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(LineError(code, message, line, param))
+
+    def encoded(self) -> bytes:
+        """Return the errors as OpenAI's list; empty without errors."""
+        if not self.errors:
+            return b""
+        told = list(self.errors)
+        more = self.error_count - len(told)
+        if more:
+            message = f"{more} more errors are not listed; there are {self.error_count} in all"
+            told.append(LineError("too_many_errors", message))
+        return encode_errors(told)
+
+
+def encode_errors(errors: list[LineError]) -> bytes:
+    """Return errors as OpenAI's list."""
+    return msgspec.json.encode({"object": "list", "data": errors})
+
+
+def examine(
+    file: BinaryIO, endpoint: Endpoint, slice_lines: int, names: BinaryIO | None = None
+) -> Findings:
+    """Read a whole input file. names: gets the custom_ids, one a line, as JSON."""
+    found = Findings()
+    seen: set[int] = set()
+    slices = _Slices(found, slice_lines)
+    for number, offset, length, text in _lines(file):
+        if found.total >= MAX_LINES:
+            found.total += _count_lines(file, offset)
+            message = f"a batch holds at most {MAX_LINES} lines; this file has {found.total}"
+            found.add("too_many_tasks", message, number)
+            break
+        found.total += 1
+        if text is None:
+            found.add("line_too_large", f"a line holds at most {MAX_LINE_BYTES} bytes", number)
+            continue
+        custom_id = _check(text, number, endpoint, seen, found)
+        if names is not None:
+            names.write(msgspec.json.encode(custom_id) + b"\n")
+        slices.add(number, offset, length)
+    slices.end()
+    if not found.total:
+        found.add("empty_file", "the file holds no line")
+    return found
+
+
+class _Slices:
+    """Groups consecutive lines."""
+
+    def __init__(self, found: Findings, slice_lines: int) -> None:
+        self._found, self._most = found, slice_lines
+        self._offset = self._end = self._count = self._first = 0
+
+    def add(self, number: int, offset: int, length: int) -> None:
+        full = self._count >= self._most or offset + length - self._offset > SLICE_BYTES
+        if self._count and full:
+            self.end()
+        if not self._count:
+            self._offset, self._first = offset, number
+        self._end = offset + length
+        self._count += 1
+
+    def end(self) -> None:
+        if self._count:
+            length = self._end - self._offset
+            self._found.places.append(Place(self._offset, length, self._count, self._first))
+            self._count = 0
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes | None]]:
+    """Yield (number, offset, bytes, text) of each line that is not blank; text None: too large."""
+    number = offset = 0
+    head = file.read(len(BOM))
+    rest = b"" if head == BOM else head
+    offset = len(BOM) if head == BOM else 0
+    skipped = 0  # bytes of a line that is too large, dropped so far
+    while True:
+        block = file.read(READ_BYTES)
+        pieces = (rest + block).split(b"\n")
+        rest = pieces.pop() if block else b""
+        for piece in pieces:
+            number += 1
+            length = skipped + len(piece)
+            if length > MAX_LINE_BYTES:
+                yield number, offset, length, None
+            elif piece.strip():
+                yield number, offset, length, piece
+            offset += length + 1
+            skipped = 0
+        if not block:
+            return
+        if skipped + len(rest) > MAX_LINE_BYTES:
+            skipped += len(rest)
+            rest = b""
+
+
+def _count_lines(file: BinaryIO, offset: int) -> int:
+    """Count the lines from an offset on, without looking at them."""
+    file.seek(offset)
+    count, last = 0, b"\n"
+    while block := file.read(READ_BYTES):
+        count += block.count(b"\n")
+        last = block[-1:]
+    return count + (last != b"\n")
+
+
+def _check(
+    text: bytes, number: int, endpoint: Endpoint, seen: set[int], found: Findings
+) -> str | None:
+    try:
+        line = read_line(text)
+    except msgspec.ValidationError as error:
+        _explain(str(error), number, found)
+        return None
+    except UNREADABLE:
+        found.add("invalid_json_line", "this line is not parseable as valid JSON", number)
+        return None
+    # 64 bits of SipHash: kept whole, the ids of a 200 MB file may be 200 MB.
+    identity = hash(line.custom_id)
+    if identity in seen:
+        message = "the custom_id of this line was used before: each must be unique"
+        found.add("duplicate_custom_id", message, number, "custom_id")
+    seen.add(identity)
+    if line.method != "POST":
+        found.add("invalid_request", "method must be POST", number, "method")
+    if line.url != endpoint.value:
+        message = f"the url of this line must be the batch's endpoint, {endpoint.value}"
+        found.add("url_mismatch", message, number, "url")
+    _check_body(line.body, number, endpoint, found)
+    return line.custom_id
+
+
+def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, found: Findings) -> None:
+    needed = "messages" if endpoint is Endpoint.CHAT else "prompt"
+    asked = body.get(needed)
+    if asked is None or asked == []:
+        found.add("invalid_request", f"the body has no {needed}", number, f"body.{needed}")
+    elif endpoint is Endpoint.CHAT and not isinstance(asked, list):
+        found.add("invalid_request", "messages must be a list", number, "body.messages")
+    model = body.get("model") or ""
+    if not isinstance(model, str):
+        found.add("invalid_request", "model must be a string", number, "body.model")
+    elif found.model is None:
+        found.model = model
+    elif model != found.model:
+        message = "every line of a batch must name the same model, or none"
+        found.add("model_mismatch", message, number, "body.model")
+
+
+def _explain(error: str, number: int, found: Findings) -> None:
+    for name in ("custom_id", "method", "url", "body"):
+        if f"missing required field `{name}`" in error and "$." not in error:
+            found.add("missing_required_parameter", f"this line has no {name}", number, name)
+            return
+    what, _, place = error.partition(" - at `$")
+    if "out of range" in what:
+        message = "this line is not parseable: it holds a number that is out of range"
+        found.add("invalid_json_line", message, number)
+        return
+    param = place.strip("`.") or None
+    found.add("invalid_request", f"{param or 'the line'}: {what}", number, param)

@@ -1,0 +1,99 @@
+"""The lines of a batch's output and error files, as OpenAI's clients read them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from tasks.records.batches import LineResult
+    from tasks.records.outcomes import Finish
+from typing import TYPE_CHECKING
+
+from tasks.records.batches import LineResult
+from tasks.records.jobs import BegunJob, Status
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class _OutputLine(msgspec.Struct):
+    id: str
+    custom_id: str | None
+    response: _Response | None
+    error: dict[str, Any] | None
+    fallthrough: dict[str, Any]
+
+
+def answered_line(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResult:
+    """Return a line that has its result: of the output file, or of the error file."""
+    fields = done.fields
+    provenance = {"attempts": msgspec.Raw(fields["attempts"])}
+    if "tier_used" in fields:
+        provenance["tier_used"] = fields["tier_used"]
+    line_id = f"batch_req_{job.id.removeprefix('batch_')}"
+    good = done.status is Status.SUCCEEDED
+    if good:
+        status, body = 200, _compact(fields["answer"])
+    else:
+        status = int(fields.get("error_status") or 503)
+        body = msgspec.json.encode({"error": msgspec.Raw(fields["error"])})
+    response = _Response(status, line_id, msgspec.Raw(body))
+    line = _OutputLine(line_id, custom_id, response, None, provenance)
+    tier = str(fields.get("tier_used") or "-")
+    return LineResult(
+        index,
+        good,
+        _one_line(msgspec.json.encode(line)),
+        f"{tier}:{done.status.value}",
+        done.tokens,
+    )
+
+
+def _compact(answer: bytes) -> bytes:
+    # The model's words are in it as they came; a server that writes JSON over several lines may not
+    # break ours.
+    broken = b"\n" in answer or b"\r" in answer
+    return msgspec.json.format(answer, indent=-1) if broken else answer
+
+
+def _one_line(line: bytes) -> bytes:
+    # What JSON lets stand in a string, and Python's splitlines (the SDK's readers too) breaks at.
+    if line.isascii():
+        return line
+    if b"\xe2\x80" in line:
+        line = line.replace(b"\xe2\x80\xa8", rb"\u2028").replace(b"\xe2\x80\xa9", rb"\u2029")
+    return line.replace(b"\xc2\x85", rb"\u0085") if b"\xc2\x85" in line else line
+
+
+# Why a line has no answer -> its error's code and message.
+UNANSWERED = {
+    "cancelled": ("batch_cancelled", "the batch was cancelled before this line was answered"),
+    "expired": ("batch_expired", "the batch expired before this line was answered"),
+    # A batch with such lines completes only if nobody could read them.
+    "completed": ("file_not_found", "the input file was gone before this line was answered"),
+    "unreadable": ("invalid_json_line", "this line is not parseable as valid JSON any more"),
+}
+
+
+def unanswered_line(batch: str, number: int, index: int, custom_id: str | None, why: str) -> bytes:
+    """Return the error file's line for one without an answer. why: a key of UNANSWERED."""
+    line_id = f"batch_req_{batch.removeprefix('batch_')}-{number}-{index}"
+    code, message = UNANSWERED[why]
+    error = {"code": code, "message": message}
+    line = _OutputLine(line_id, custom_id, None, error, {"attempts": []})
+    return _one_line(msgspec.json.encode(line))
+
+
+def split_results(results: dict[int, bytes]) -> tuple[bytes, bytes]:
+    """Return the output and the error lines of a slice, in their order."""
+    out: list[bytes] = []
+    err: list[bytes] = []
+    for line in sorted(results):
+        stored = results[line]
+        (out if stored[:1] == b"o" else err).append(stored[1:])
+    return b"".join(line + b"\n" for line in out), b"".join(line + b"\n" for line in err)

@@ -1,0 +1,1 @@
+"""Nothing is lost: what we hold is kept, what nobody holds is found again."""

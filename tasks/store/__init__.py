@@ -1,0 +1,1 @@
+"""Redis, the truth: every transition one script. Nobody else speaks to it."""

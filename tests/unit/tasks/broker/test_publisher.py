@@ -1,0 +1,95 @@
+"""Which jobs share a message, and the chain that it starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.app import create_app
+from tasks.broker.publisher import Publisher, _group, _Request, chain_from
+from tasks.settings import Settings
+from tasks.store.fleet import percentile
+
+
+@pytest.fixture
+def app():
+    return create_app(Settings(broker_url="memory://"))
+
+
+def request(route, number):
+    return _Request(route, [(f"job_{n}", 0) for n in range(number)], None)
+
+
+GPU, BULK = ("gpu", "interactive"), ("gpu", "batch")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes"),
+    [
+        ([(GPU, 1)] * 32, [32]),
+        ([(GPU, 1)] * 33, [32, 1]),
+        ([(GPU, 1), (BULK, 1), (GPU, 1)], [2, 1]),
+        ([(GPU, 17), (GPU, 17)], [17, 17]),
+        ([(BULK, 1000), (BULK, 1)], [1000, 1]),
+        ([], []),
+    ],
+)
+def test_what_goes_one_way_shares_a_message_up_to_a_slice(asked, sizes):
+    groups = _group([request(route, number) for route, number in asked])
+    assert [sum(len(r.pairs) for r in group) for group in groups] == sizes
+
+
+def test_a_chain_leaves_out_tiers_that_are_not_set_up(app):
+    assert chain_from(app, "gpu", ["gpu", "cpu", "cache"]) == [
+        "tasks.gpu",
+        "tasks.cpu",
+        "tasks.cache",
+    ]
+    assert chain_from(app, "cpu", ["cpu", "cache"]) == ["tasks.cpu", "tasks.cache"]
+    assert chain_from(app, "gpu", ["gpu", "cache"]) == ["tasks.gpu", "tasks.cache"]
+
+
+@pytest.mark.parametrize(
+    ("tiers", "first"), [(["gpu", "cpu"], "gpu"), (["cpu"], "cpu"), ([], "cache")]
+)
+def test_a_job_starts_at_the_first_tier_that_is_set_up(app, tiers, first):
+    assert Publisher(app, tiers).first_tier == first
+
+
+def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):
+    publisher = Publisher(app, ["gpu", "cpu"])
+    publisher._send_all([_Request(("gpu", "batch"), [("job_1", 0)], None)])
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue(app.amqp.queues["batch"])
+        message = queue.get(block=False)
+    (pairs,), options, embed = message.payload
+    assert (message.headers["task"], pairs, options) == ("tasks.gpu", [["job_1", 0]], {})
+    steps = [(s["task"], s["args"], s["options"]["queue"]) for s in reversed(embed["chain"])]
+    assert steps == [("tasks.cpu", [], "batch"), ("tasks.cache", [], "batch")]
+
+
+def test_what_a_broker_refuses_is_refused_to_every_asker(app, monkeypatch):
+    publisher = Publisher(app, ["gpu"])
+    asked = [request(GPU, 1), request(BULK, 1)]
+    assert publisher._send_all(asked) == [None, None]
+
+    def refuse(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(app, "producer_or_acquire", refuse)
+    failures = publisher._send_all(asked)
+    assert [str(failure) for failure in failures] == [
+        "the broker did not take the job: ConnectionError"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("latencies", "share", "milliseconds"),
+    [
+        ({}, 0.5, None),
+        ({10: 1}, 0.99, 2.6),
+        ({10: 98, 50: 2}, 0.5, 2.6),
+        ({10: 98, 50: 2}, 0.99, 117.4),
+    ],
+)
+def test_percentiles_are_the_upper_edge_of_their_bucket(latencies, share, milliseconds):
+    assert percentile(latencies, share) == milliseconds
