@@ -24,7 +24,7 @@ from tasks.records.batches import (
     new_batch_id,
     window_seconds,
 )
-from tasks.records.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
+from tasks.records.jobs import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -52,8 +52,8 @@ class MetadataOptions(
 ):
     """What a batch's metadata may say of how it is answered."""
 
-    cache: type_cache = "off"
-    on_exhausted: type_exhausted = "wait"
+    cache: CachePolicy = "off"
+    on_exhausted: ExhaustedPolicy = "wait"
     priority: Literal["low", "normal", "high"] = "normal"
 
 

@@ -14,6 +14,8 @@ from fallback_chain import text_of
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
     MAX_DEADLINE_SECONDS,
+    CachePolicy,
+    ExhaustedPolicy,
     JobRecord,
     Options,
     Queue,
@@ -61,8 +63,8 @@ class Sampling(Struct, kw_only=True):
 class Handling(Struct, kw_only=True):
     """How a request is to be answered, apart from what goes to the model."""
 
-    cache: Literal["fallback", "first", "off"] = "fallback"
-    on_exhausted: Literal["degraded", "wait", "fail"] = "degraded"
+    cache: CachePolicy = "fallback"
+    on_exhausted: ExhaustedPolicy = "degraded"
     deadline_seconds: Deadline | None = None
     metadata: Metadata | None = None
 
@@ -72,8 +74,8 @@ class JobRequest(Sampling, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)] | None = None  # type: ignore[assignment]
     prompt: Annotated[str, Meta(min_length=1)] | None = None
-    cache: Literal["fallback", "first", "off"] = "fallback"
-    on_exhausted: Literal["degraded", "wait", "fail"] = "degraded"
+    cache: CachePolicy = "fallback"
+    on_exhausted: ExhaustedPolicy = "degraded"
     deadline_seconds: Deadline | None = None
     metadata: Metadata | None = None
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fallback_chain import Tokens
-from tasks.records.jobs import type_cache, type_exhausted  # noqa: TC001 - msgspec reads them
+from tasks.records.jobs import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 
 UNIT = "unit_"  # what ids of units begin with
 SLICE_BYTES = 1024 * 1024  # a slice holds no more, unless one line does
@@ -54,8 +54,8 @@ class BatchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     their answers would fill the store.
     """
 
-    cache: type_cache = "off"
-    on_exhausted: type_exhausted = "wait"
+    cache: CachePolicy = "off"
+    on_exhausted: ExhaustedPolicy = "wait"
     priority: str = "normal"
 
 

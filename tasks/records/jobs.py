@@ -11,8 +11,8 @@ import msgspec
 
 MAX_DEADLINE_SECONDS = 7 * 86_400
 
-type_cache = Literal["fallback", "first", "off"]
-type_exhausted = Literal["degraded", "wait", "fail"]
+CachePolicy = Literal["fallback", "first", "off"]
+ExhaustedPolicy = Literal["degraded", "wait", "fail"]
 
 
 class Status(StrEnum):
@@ -42,8 +42,8 @@ class Queue(StrEnum):
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job is to be answered, apart from the body that goes to the model."""
 
-    cache: type_cache = "fallback"
-    on_exhausted: type_exhausted = "degraded"
+    cache: CachePolicy = "fallback"
+    on_exhausted: ExhaustedPolicy = "degraded"
 
 
 class Submission(msgspec.Struct, frozen=True):
