@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from api.body import read_body
 from api.errors import bad, json_response, not_found
-from api.once import once_keys
+from api.idempotency import idempotency_keys
 from api.paging import page_of, whole, whole_of
 from api.results import Results, no_cursor
 from api.routing import Route
@@ -152,7 +152,7 @@ async def create(request: Request) -> Response:
         *(new_batch_id(), owner, asked.endpoint, file.id, asked.completion_window),
         *(metadata, options, kept.seconds if kept else None),
     )
-    batch_id = await found.batches.create(new, once_keys(request, body))
+    batch_id = await found.batches.create(new, idempotency_keys(request, body))
     if batch_id == new.id:
         unit = f"unit_{batch_id}_validate"
         await found.publisher.dispatch([(unit, 0, "validate", "phases")])

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.body import read_body
 from api.errors import CLIENT_CLOSED, RETRY_AFTER_SECONDS, ApiError, envelope, json_response
-from api.once import once_keys
+from api.idempotency import idempotency_keys
 from api.routing import Route
 from api.schemas import chat_of, parse_json
 from api.services import Services, owner_of, services
@@ -34,7 +34,7 @@ async def complete(request: Request) -> Response:
     content = await read_body(request)
     headers = dict(request.headers)
     job = chat_of(parse_json(content), headers, owner, found.settings.chat_deadline_seconds)
-    once = once_keys(request, content)
+    once = idempotency_keys(request, content)
     _, made = await found.submitter.submit([job], once)
     job_id = job.id
     if made:  # this is a retry: it waits for what the first one asked, if that can still answer

@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
 
 from api.errors import ApiError, bad, json_response, not_found
-from api.once import once_keys
+from api.idempotency import idempotency_keys
 from api.paging import page_of, whole
 from api.routing import Route
 from api.schemas import ExpiresAfter, check
@@ -64,7 +64,7 @@ async def create(request: Request) -> Response:
         seconds = _expiry(form)
         content = upload.file
         name, purpose = upload.filename or "", str(form["purpose"])
-        once = once_keys(request, await asyncio.to_thread(_digest, content, name))
+        once = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
         await found.submitter.check_room()
         file_id, record = await _begin(found.files, owner, once)
         if record is None:

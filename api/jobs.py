@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from api.body import read_body
 from api.errors import json_response, not_found
-from api.once import once_keys
+from api.idempotency import idempotency_keys
 from api.paging import number_of, page_of
 from api.routing import Route
 from api.schemas import MAX_WAIT_SECONDS, accepted, jobs_of, parse_json, show
@@ -23,7 +23,7 @@ async def create(request: Request) -> Response:
     content = await read_body(request)
     value, owner = parse_json(content), owner_of(request)
     jobs = jobs_of(value, owner, found.settings.job_deadline_seconds)
-    once = once_keys(request, content)
+    once = idempotency_keys(request, content)
     created_at, made = await found.submitter.submit(jobs, once)
     shown = [accepted(job, created_at) for job in jobs]
     if made:  # this is a retry: what the first one made, as it stands now

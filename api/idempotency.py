@@ -19,7 +19,7 @@ LONGEST_KEY = 255
 RETRY_HEADER = "x-stainless-retry-count"
 
 
-def once_keys(request: Request, content: bytes) -> list[str]:
+def idempotency_keys(request: Request, content: bytes) -> list[str]:
     """Return the store's keys for a create: "?" asks whether it was made before, "!" only notes.
 
     content: what makes it the same: the body, or a digest of it. It goes along: who sends
