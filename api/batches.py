@@ -15,7 +15,7 @@ from api.paging import page_of, whole, whole_of
 from api.results import Results, no_cursor
 from api.routing import Route
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
-from api.services import Services, id_of, is_id, owner_of, services
+from api.services import Services, id_of, is_id, owner_of, services_of
 from tasks.records.batches import (
     FINAL,
     BatchOptions,
@@ -134,7 +134,7 @@ def show_batch(record: BatchRecord) -> BatchObject:
 
 async def create(request: Request) -> Response:
     """POST /v1/batches: accepted at once, validated in the background."""
-    found, owner = services(request), owner_of(request)
+    services, owner = services_of(request), owner_of(request)
     body = await read_body(request)
     asked: BatchRequest = check(parse_json(body), BatchRequest)
     if window_seconds(asked.completion_window) is None:
@@ -143,20 +143,20 @@ async def create(request: Request) -> Response:
     metadata = asked.metadata or {}
     options = _options(metadata)
     file_id = asked.input_file_id
-    file = await found.files.get(file_id, owner) if is_id(file_id) else None
+    file = await services.files.get(file_id, owner) if is_id(file_id) else None
     if file is None:
         raise bad(f"input_file_id: no file {asked.input_file_id!r}", "input_file_id")
-    await found.submitter.check_room()
+    await services.submitter.check_room()
     kept = asked.output_expires_after
     new = NewBatch(
         *(new_batch_id(), owner, asked.endpoint, file.id, asked.completion_window),
         *(metadata, options, kept.seconds if kept else None),
     )
-    batch_id = await found.batches.create(new, idempotency_keys(request, body))
+    batch_id = await services.batches.create(new, idempotency_keys(request, body))
     if batch_id == new.id:
         unit = f"unit_{batch_id}_validate"
-        await found.publisher.dispatch([(unit, 0, "validate", "phases")])
-    return json_response(show_batch(await _record(found, batch_id, owner)))
+        await services.publisher.dispatch([(unit, 0, "validate", "phases")])
+    return json_response(show_batch(await _record(services, batch_id, owner)))
 
 
 def _options(metadata: dict[str, str]) -> BatchOptions:
@@ -171,25 +171,25 @@ def _options(metadata: dict[str, str]) -> BatchOptions:
 
 async def list_batches(request: Request) -> Response:
     """GET /v1/batches: newest first."""
-    batches = services(request).batches
+    batches = services_of(request).batches
     return await page_of(request, "batch", batches.list_batches, batches.get, show_batch)
 
 
 async def get(request: Request) -> Response:
     """GET /v1/batches/{id}."""
-    record = await _record(services(request), id_of(request, "batch"), owner_of(request))
+    record = await _record(services_of(request), id_of(request, "batch"), owner_of(request))
     return json_response(show_batch(record))
 
 
 async def cancel(request: Request) -> Response:
     """POST /v1/batches/{id}/cancel: one flag; a batch that has ended stays as it is."""
-    found, owner = services(request), owner_of(request)
+    services, owner = services_of(request), owner_of(request)
     batch_id = id_of(request, "batch")
-    dispatches = await found.batches.cancel(batch_id, owner)
+    dispatches = await services.batches.cancel(batch_id, owner)
     if dispatches is None:
         raise not_found("batch", batch_id)
-    await found.publisher.dispatch(dispatches)
-    return json_response(show_batch(await _record(found, batch_id, owner)))
+    await services.publisher.dispatch(dispatches)
+    return json_response(show_batch(await _record(services, batch_id, owner)))
 
 
 async def results(request: Request) -> Response:
@@ -198,12 +198,12 @@ async def results(request: Request) -> Response:
     A cursor stays good when the batch ends. next is where the following page begins; has_more
     says that some of that is there already.
     """
-    found = services(request)
-    record = await _record(found, id_of(request, "batch"), owner_of(request))
+    services = services_of(request)
+    record = await _record(services, id_of(request, "batch"), owner_of(request))
     limit = whole_of(request, "limit", 100, 1, LARGEST_RESULTS)
     after = _cursor(request.query_params.get("after", "0.0"))
-    parts = await found.batches.parts(record.id, 0, -1)
-    finished = Results(found.files.storage, record, parts)
+    parts = await services.batches.parts(record.id, 0, -1)
+    finished = Results(services.files.storage, record, parts)
     lines, (part, offset) = await asyncio.to_thread(finished.page, *after, limit)
     shown = {
         "object": "list",
@@ -224,8 +224,8 @@ def _cursor(text: str) -> tuple[int, int]:
     return part, offset
 
 
-async def _record(found: Services, batch_id: str, owner: str) -> BatchRecord:
-    record = await found.batches.get(batch_id, owner)
+async def _record(services: Services, batch_id: str, owner: str) -> BatchRecord:
+    record = await services.batches.get(batch_id, owner)
     if record is None:
         raise not_found("batch", batch_id)
     return record

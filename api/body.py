@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 
 from api.errors import ApiError
-from api.services import services
+from api.services import services_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 async def read_body(request: Request) -> bytes:
     """Return the body; 413 as soon as it is known to be too large."""
-    limit = services(request).settings.max_body_bytes
+    limit = services_of(request).settings.max_body_bytes
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)

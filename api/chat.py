@@ -14,7 +14,7 @@ from api.errors import CLIENT_CLOSED, RETRY_AFTER_SECONDS, ApiError, envelope, j
 from api.idempotency import idempotency_keys
 from api.routing import Route
 from api.schemas import chat_of, parse_json
-from api.services import Services, owner_of, services
+from api.services import Services, owner_of, services_of
 from fallback_chain import UpstreamError
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import JobRecord, Status
@@ -30,24 +30,24 @@ MODELS_SECONDS = 2.0  # that a tier gets to list its models
 
 async def complete(request: Request) -> Response:
     """POST /v1/chat/completions: through the same chain as every job; waits for the answer."""
-    found, owner = services(request), owner_of(request)
+    services, owner = services_of(request), owner_of(request)
     content = await read_body(request)
     headers = dict(request.headers)
-    job = chat_of(parse_json(content), headers, owner, found.settings.chat_deadline_seconds)
+    job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
     once = idempotency_keys(request, content)
-    _, made = await found.submitter.submit([job], once)
+    _, made = await services.submitter.submit([job], once)
     job_id = job.id
     if made:  # this is a retry: it waits for what the first one asked, if that can still answer
-        first = await found.store.get(made[0], owner)
+        first = await services.store.get(made[0], owner)
         if first and (first.status is Status.SUCCEEDED or not first.status.final):
             job_id = first.id
         else:
-            await found.submitter.submit([job], [f"!{key[1:]}" for key in once])
+            await services.submitter.submit([job], [f"!{key[1:]}" for key in once])
     wait = job.deadline_seconds + GRACE_SECONDS
-    record = await _unless_gone(request, found, job_id, owner, wait)
+    record = await _unless_gone(request, services, job_id, owner, wait)
     if record is None:
         return Response(status_code=CLIENT_CLOSED)
-    if not record.status.final and found.waiters.closed:
+    if not record.status.final and services.waiters.closed:
         message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "x-fallthrough-job-id": record.id}
         raise ApiError(503, message, code="stopping", headers=headers)
@@ -55,17 +55,17 @@ async def complete(request: Request) -> Response:
 
 
 async def _unless_gone(
-    request: Request, found: Services, job_id: str, owner: str, wait: float
+    request: Request, services: Services, job_id: str, owner: str, wait: float
 ) -> JobRecord | None:
     """Wait for the job; a client that goes away cancels it."""
-    waiting = asyncio.create_task(found.waiters.wait(job_id, owner, wait))
+    waiting = asyncio.create_task(services.waiters.wait(job_id, owner, wait))
     leaving = asyncio.create_task(_left(request))
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
         with contextlib.suppress(StoreUnavailable):  # then its deadline ends it
-            await found.store.cancel(job_id, owner)
+            await services.store.cancel(job_id, owner)
         return None
     finally:
         waiting.cancel()
@@ -104,8 +104,8 @@ def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:
 
 async def models(request: Request) -> Response:
     """GET /v1/models: what the tiers serve now; a tier that is away is left out."""
-    found = services(request)
-    listed = await asyncio.gather(*(_listed(found, name) for name in found.tiers))
+    services = services_of(request)
+    listed = await asyncio.gather(*(_listed(services, name) for name in services.tiers))
     data = {
         model: {"id": model, "object": "model", "created": int(time.time()), "owned_by": tier}
         for tier, names in reversed(listed)
@@ -114,8 +114,8 @@ async def models(request: Request) -> Response:
     return json_response({"object": "list", "data": list(data.values())[::-1]})
 
 
-async def _listed(found: Services, name: str) -> tuple[str, list[str]]:
-    tier = found.tiers[name]
+async def _listed(services: Services, name: str) -> tuple[str, list[str]]:
+    tier = services.tiers[name]
     try:
         async with asyncio.timeout(MODELS_SECONDS):
             names = await tier.models()

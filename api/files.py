@@ -18,7 +18,7 @@ from api.idempotency import idempotency_keys
 from api.paging import page_of, whole
 from api.routing import Route
 from api.schemas import ExpiresAfter, check
-from api.services import id_of, owner_of, services
+from api.services import id_of, owner_of, services_of
 from tasks.records.files import FILE_SECONDS, NewFile
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def show_file(record: FileRecord) -> dict[str, object]:
 
 async def create(request: Request) -> Response:
     """POST /v1/files: streamed to disk, then to the storage; never held in memory."""
-    found, owner = services(request), owner_of(request)
+    services, owner = services_of(request), owner_of(request)
     async with _form(request) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
@@ -65,11 +65,11 @@ async def create(request: Request) -> Response:
         content = upload.file
         name, purpose = upload.filename or "", str(form["purpose"])
         once = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
-        await found.submitter.check_room()
-        file_id, record = await _begin(found.files, owner, once)
+        await services.submitter.check_room()
+        file_id, record = await _begin(services.files, owner, once)
         if record is None:
             new = NewFile(file_id, owner, name, purpose, seconds, once)
-            record = await found.files.create(new, content)
+            record = await services.files.create(new, content)
     return json_response(show_file(record))
 
 
@@ -166,7 +166,7 @@ def _digest(content: BinaryIO, filename: str) -> bytes:
 
 async def list_files(request: Request) -> Response:
     """GET /v1/files?purpose=&order=&limit=&after=: newest first, unless the order is asc."""
-    files, query = services(request).files, request.query_params
+    files, query = services_of(request).files, request.query_params
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise bad(f"order: must be asc or desc, not {order!r}", "order")
@@ -187,7 +187,7 @@ async def content(request: Request) -> Response:
     """GET /v1/files/{id}/content: streamed."""
     record = await _found(request)
     try:
-        chunks = await services(request).files.open(record.id)
+        chunks = await services_of(request).files.open(record.id)
     except FileNotFoundError:
         message = f"the content of {record.id} is not on the storage any more"
         raise ApiError(404, message, code="file_not_found") from None
@@ -201,7 +201,7 @@ async def content(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """DELETE /v1/files/{id}; the input of a batch that runs stays until it has ended."""
     record = await _found(request)
-    files = services(request).files
+    files = services_of(request).files
     batch = await files.in_use(record.id)
     if batch:
         message = f"{record.id} is the input of {batch}, which still runs: cancel that one first"
@@ -213,7 +213,7 @@ async def delete(request: Request) -> Response:
 
 async def _found(request: Request) -> FileRecord:
     file_id = id_of(request, "file")
-    record = await services(request).files.get(file_id, owner_of(request))
+    record = await services_of(request).files.get(file_id, owner_of(request))
     if record is None:
         raise not_found("file", file_id)
     return record

@@ -10,7 +10,7 @@ from api.idempotency import idempotency_keys
 from api.paging import number_of, page_of
 from api.routing import Route
 from api.schemas import MAX_WAIT_SECONDS, accepted, jobs_of, parse_json, show
-from api.services import id_of, owner_of, services
+from api.services import id_of, owner_of, services_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 async def create(request: Request) -> Response:
     """POST /v1/jobs: accept one request, or up to 1 000 under "requests"."""
-    found = services(request)
+    services = services_of(request)
     content = await read_body(request)
     value, owner = parse_json(content), owner_of(request)
-    jobs = jobs_of(value, owner, found.settings.job_deadline_seconds)
+    jobs = jobs_of(value, owner, services.settings.job_deadline_seconds)
     once = idempotency_keys(request, content)
-    created_at, made = await found.submitter.submit(jobs, once)
+    created_at, made = await services.submitter.submit(jobs, once)
     shown = [accepted(job, created_at) for job in jobs]
     if made:  # this is a retry: what the first one made, as it stands now
-        records = [await found.store.get(job_id, owner) for job_id in made]
+        records = [await services.store.get(job_id, owner) for job_id in made]
         shown = [show(record) for record in records if record]
     if not shown:  # past their time between the two looks: as if it had not been sent before
-        created_at, _ = await found.submitter.submit(jobs, [f"!{key[1:]}" for key in once])
+        created_at, _ = await services.submitter.submit(jobs, [f"!{key[1:]}" for key in once])
         shown = [accepted(job, created_at) for job in jobs]
     if "requests" in value:
         return json_response({"object": "list", "data": shown}, 202, {"Location": "/v1/jobs"})
@@ -41,7 +41,7 @@ async def get(request: Request) -> Response:
     """GET /v1/jobs/{id}?wait=SECONDS: the job, as soon as it is finished."""
     wait = number_of(request, "wait", 0.0, 0.0, MAX_WAIT_SECONDS)
     job_id = id_of(request, "job")
-    record = await services(request).waiters.wait(job_id, owner_of(request), wait)
+    record = await services_of(request).waiters.wait(job_id, owner_of(request), wait)
     if record is None:
         raise not_found("job", job_id)
     return json_response(show(record))
@@ -49,14 +49,14 @@ async def get(request: Request) -> Response:
 
 async def list_jobs(request: Request) -> Response:
     """GET /v1/jobs?limit=&after=: newest first."""
-    store = services(request).store
+    store = services_of(request).store
     return await page_of(request, "job", store.list_jobs, store.get, show)
 
 
 async def cancel(request: Request) -> Response:
     """POST /v1/jobs/{id}/cancel: a finished job stays as it is."""
     job_id, owner = id_of(request, "job"), owner_of(request)
-    store = services(request).store
+    store = services_of(request).store
     if not await store.cancel(job_id, owner):
         raise not_found("job", job_id)
     record = await store.get(job_id, owner)

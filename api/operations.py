@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from api.errors import json_response, not_found
 from api.metrics import FleetMetrics, StoreAway
 from api.routing import Route
-from api.services import Services, services
+from api.services import Services, services_of
 from tasks.errors import FallthroughError, StoreUnavailable
 from tasks.store.fleet import percentile
 
@@ -52,12 +52,12 @@ async def health(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """GET /health/ready: whether a request would be accepted now."""
-    found = services(request)
+    services = services_of(request)
     missing = await asyncio.gather(
-        _missing("store", found.store.ping()), _missing("broker", found.publisher.check())
+        _missing("store", services.store.ping()), _missing("broker", services.publisher.check())
     )
     reasons = [reason for reason in missing if reason]
-    if found.draining:
+    if services.draining:
         reasons.append("draining")
     return json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
@@ -72,37 +72,37 @@ async def _missing(name: str, check: Awaitable[None]) -> str | None:
 
 async def breakers(request: Request) -> Response:
     """GET /circuit-breakers: the state that the fleet shares."""
-    found = services(request)
-    views = await _views(found)
-    shown = {name: _shown(found, name, view) for name, view in views.items()}
+    services = services_of(request)
+    views = await _views(services)
+    shown = {name: _shown(services, name, view) for name, view in views.items()}
     return json_response({"circuit_breakers": shown})
 
 
 async def reset(request: Request) -> Response:
     """POST /circuit-breakers/{name}/reset: close it, for the whole fleet."""
-    found = services(request)
+    services = services_of(request)
     name = request.path_params["name"]
-    breaker = found.breakers.get(name)
+    breaker = services.breakers.get(name)
     if breaker is None:
         raise not_found("circuit breaker", name)
-    return json_response({"name": name, **_shown(found, name, await breaker.areset())})
+    return json_response({"name": name, **_shown(services, name, await breaker.areset())})
 
 
-def _configured(found: Services) -> set[str]:
+def _configured(services: Services) -> set[str]:
     """Return the breakers of tiers that are set up."""
-    return {tier.config.breaker_name for tier in found.tiers.values()} | {"redis_cache"}
+    return {tier.config.breaker_name for tier in services.tiers.values()} | {"redis_cache"}
 
 
-async def _views(found: Services) -> dict[str, BreakerView]:
-    views = await asyncio.gather(*(breaker.view() for breaker in found.breakers.values()))
-    return dict(zip(found.breakers, views, strict=True))
+async def _views(services: Services) -> dict[str, BreakerView]:
+    views = await asyncio.gather(*(breaker.view() for breaker in services.breakers.values()))
+    return dict(zip(services.breakers, views, strict=True))
 
 
-def _shown(found: Services, name: str, view: BreakerView) -> dict[str, Any]:
-    breaker = found.breakers[name]
+def _shown(services: Services, name: str, view: BreakerView) -> dict[str, Any]:
+    breaker = services.breakers[name]
     return {
         "state": view.state,
-        "configured": name in _configured(found),
+        "configured": name in _configured(services),
         "consecutive_failures": view.consecutive_failures,
         "half_open_successes": view.half_open_successes,
         "retry_after_seconds": view.retry_after_seconds,
@@ -117,28 +117,31 @@ def _shown(found: Services, name: str, view: BreakerView) -> dict[str, Any]:
 
 async def metrics(request: Request) -> Response:
     """GET /metrics: Prometheus text for those who ask for text, else JSON; of the fleet."""
-    found = services(request)
+    services = services_of(request)
     accept = request.headers.get("accept", "*/*")
     if wants_text(accept):
         fleet = CollectorRegistry()
         try:
-            fleet.register(FleetMetrics(*await _known(found), _configured(found)))
+            fleet.register(FleetMetrics(*await _known(services), _configured(services)))
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
         encoder, content_type = choose_encoder(accept)
-        own = found.metrics.registry
+        own = services.metrics.registry
         return Response(_joined(encoder(fleet), encoder(own)), media_type=content_type)
-    counts, _, gauges, views = await _known(found)
-    summary = _summary(counts, await found.store.latencies(), gauges, views)
-    return json_response({"metrics": {**summary, "flower_url": found.settings.flower_url or None}})
+    counts, _, gauges, views = await _known(services)
+    summary = _summary(counts, await services.store.latencies(), gauges, views)
+    flower_url = services.settings.flower_url or None
+    return json_response({"metrics": {**summary, "flower_url": flower_url}})
 
 
 async def _known(
-    found: Services,
+    services: Services,
 ) -> tuple[dict[str, dict[str, int]], dict[str, int], Gauges, dict[str, BreakerView]]:
     """Ask the store for what it counts of the whole fleet."""
-    store = found.store
-    return await asyncio.gather(store.counts(), store.event_counts(), store.gauges(), _views(found))
+    store = services.store
+    return await asyncio.gather(
+        store.counts(), store.event_counts(), store.gauges(), _views(services)
+    )
 
 
 def _joined(*texts: bytes) -> bytes:

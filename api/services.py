@@ -81,10 +81,10 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
         await store.close()
 
 
-def services(request: Request) -> Services:
+def services_of(request: Request) -> Services:
     """Return the parts that this request's server opened."""
-    found: Services = request.app.state.services
-    return found
+    services: Services = request.app.state.services
+    return services
 
 
 def owner_of(request: Request) -> str:
