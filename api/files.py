@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import time
@@ -56,7 +57,7 @@ def show_file(record: FileRecord) -> dict[str, object]:
 async def create(request: Request) -> Response:
     """POST /v1/files: streamed to disk, then to the storage; never held in memory."""
     services, owner = services_of(request), owner_of(request)
-    async with _form(request) as form:
+    async with upload_form(request) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise bad("file: the form has no file", "file")
@@ -88,29 +89,24 @@ async def _begin(files: FileStore, owner: str, once: list[str]) -> tuple[str, Fi
         await asyncio.sleep(LOOK_SECONDS)
 
 
-class _form:  # noqa: N801 - a context manager, used as a function
-    """The parsed form; its temporary file is closed at the end."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-
-    async def __aenter__(self) -> FormData:
-        request = self._request
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise bad("the body must be multipart/form-data with a file and a purpose")
-        announced = request.headers.get("content-length", "0")
-        size = whole(announced)  # None: chunked, or far too large
-        if announced.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
-            raise _too_large()
-        parser = MultiPartParser(request.headers, _limited(request))
-        try:
-            self._form = await parser.parse()
-        except (MultiPartException, MultipartParseError) as error:
-            raise bad(f"the form cannot be read: {error}") from None
-        return self._form
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._form.close()
+@contextlib.asynccontextmanager
+async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
+    """Parse the form; its temporary file is closed at the end."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise bad("the body must be multipart/form-data with a file and a purpose")
+    length = request.headers.get("content-length", "0")
+    size = whole(length)  # None: chunked, or far too large
+    if length.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
+        raise _too_large()
+    parser = MultiPartParser(request.headers, _limited(request))
+    try:
+        form = await parser.parse()
+    except (MultiPartException, MultipartParseError) as error:
+        raise bad(f"the form cannot be read: {error}") from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
