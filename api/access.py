@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from api.errors import ApiError, on_outage
-from api.metrics import UNROUTED
 from tasks.errors import SettingsError, StoreUnavailable
 from tasks.keys import Key, KeyRing
 
@@ -228,5 +227,5 @@ def _is_cross_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 
 
 async def _refuse(refused: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    scope["app"].state.metrics.answered(scope["method"], UNROUTED, refused.status, 0.0)
+    scope["app"].state.metrics.refused(scope["method"], refused.status)
     await refused.response()(scope, receive, send)

@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from api.metrics import UNROUTED
 from tasks.errors import KeyReused, PublishError, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ async def on_api_error(_: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raised: no such route, wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    request.app.state.metrics.answered(request.method, UNROUTED, error.status_code, 0.0)
+    request.app.state.metrics.refused(request.method, error.status_code)
     message = error.detail
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
         message = f"no route {request.method} {request.url.path}; /docs lists them"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
-UNROUTED = "(none)"  # the route of what is answered before a route is found
+UNROUTED = "(none)"  # the route of what is answered before its route is found
 
 
 class ApiMetrics(Observer):
@@ -52,13 +52,17 @@ class ApiMetrics(Observer):
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request. route: its path's template, so that there is a fixed number of them."""
-        asked = (method if method in METHODS else "other", route, status)
-        found = self._children.get(asked)
-        if found is None:
-            counted = self._requests.labels(asked[0], route, str(status))
-            found = self._children[asked] = counted, self._seconds.labels(asked[0], route)
-        found[0].inc()
-        found[1].observe(seconds)
+        key = (method if method in METHODS else "other", route, status)
+        children = self._children.get(key)
+        if children is None:
+            counter = self._requests.labels(key[0], route, str(status))
+            children = self._children[key] = counter, self._seconds.labels(key[0], route)
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def refused(self, method: str, status: int) -> None:
+        """Count a request that is answered before its route is found."""
+        self.answered(method, UNROUTED, status, 0.0)
 
 
 class FleetMetrics:
