@@ -59,7 +59,7 @@ def main() -> int:
         logs.configure(settings, "api")
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         check_exposure(settings, key_ring(settings))
-        listening = _listen(settings)
+        listener = _listen(settings)
         uvloop.run(_check(settings))
     except FallthroughError as error:
         sys.stderr.write(f"api: {error}\n")
@@ -82,22 +82,22 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises again, at its end, the signal that ended it: being asked is no failure.
         signal.signal(number, lambda *_: None)
-    host, port = listening.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d", host, port)
-    server.run(sockets=[listening])
+    server.run(sockets=[listener])
     return 0 if server.started else 2
 
 
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((settings.host, settings.port))
+        listener.bind((settings.host, settings.port))
     except OSError as error:
         message = f"FALLTHROUGH_PORT: cannot listen on {settings.host}:{settings.port}: {error}"
         raise SettingsError(message) from None
-    return listening
+    return listener
 
 
 async def _check(settings: Settings) -> None:

@@ -151,16 +151,16 @@ class Access:
         key = self._key(Request(scope))
         if key is None:
             message = "give a valid API key: Authorization: Bearer KEY"
-            refused = ApiError(
+            refusal = ApiError(
                 401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
             )
         elif path.startswith(ADMIN) and not key.admin:
-            refused = ApiError(403, "this needs an admin's key", code="admin_only")
+            refusal = ApiError(403, "this needs an admin's key", code="admin_only")
         else:
             scope.setdefault("state", {})["key"] = key
             await self._limited(key, scope, receive, send)
             return
-        await _refuse(refused, scope, receive, send)
+        await _refuse(refusal, scope, receive, send)
 
     def _key(self, request: Request) -> Key | None:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -178,30 +178,31 @@ class Access:
             response = await on_outage(Request(scope), error)
             await response(scope, receive, send)
             return
-        told = {
+        limit_headers = {
             "x-ratelimit-limit-requests": str(rate),
             "x-ratelimit-remaining-requests": str(left),
             "x-ratelimit-reset-requests": f"{reset:.3f}s",
         }
         if not rate:
-            told = {}
+            limit_headers = {}
         if full:
             what = f"{rate} requests a minute" if full == "rate" else f"{most} requests at once"
             message = f"this key may send {what}; try again later"
             # A place may be free at any moment; the minute is over when it is over.
-            headers = {**told, "Retry-After": str(math.ceil(reset) if full == "rate" else 1)}
-            refused = ApiError(429, message, code="rate_limit_exceeded", headers=headers)
-            await _refuse(refused, scope, receive, send)
+            seconds = math.ceil(reset) if full == "rate" else 1
+            headers = {**limit_headers, "Retry-After": str(seconds)}
+            refusal = ApiError(429, message, code="rate_limit_exceeded", headers=headers)
+            await _refuse(refusal, scope, receive, send)
             return
-        added = [(name.encode(), value.encode()) for name, value in told.items()]
+        raw_headers = [(name.encode(), value.encode()) for name, value in limit_headers.items()]
 
-        async def tell(message: Message) -> None:
+        async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message["headers"], *raw_headers]
             await send(message)
 
         try:
-            await self._app(scope, receive, tell)
+            await self._app(scope, receive, send_with_limits)
         finally:
             await running.leave(token)
 
@@ -212,20 +213,20 @@ def _is_cross_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     Without keys a page of any site could have its visitor's browser post here. Who is no browser
     sends neither header.
     """
-    said = origin = host = None
+    site = origin = host = None
     for name, value in headers:
         if name == b"host":
             host = value
         elif name == b"origin":
             origin = value
         elif name == b"sec-fetch-site":
-            said = value
+            site = value
     # The browser knows best: through a proxy the hosts may differ.
-    if said in (b"same-origin", b"none", b"cross-site"):
-        return said == b"cross-site"
+    if site in (b"same-origin", b"none", b"cross-site"):
+        return site == b"cross-site"
     return origin is not None and origin.rpartition(b"://")[2] != host
 
 
-async def _refuse(refused: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    scope["app"].state.metrics.refused(scope["method"], refused.status)
-    await refused.response()(scope, receive, send)
+async def _refuse(refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    scope["app"].state.metrics.refused(scope["method"], refusal.status)
+    await refusal.response()(scope, receive, send)

@@ -136,37 +136,43 @@ async def create(request: Request) -> Response:
     """POST /v1/batches: accepted at once, validated in the background."""
     services, owner = services_of(request), owner_of(request)
     body = await read_body(request)
-    asked: BatchRequest = check(parse_json(body), BatchRequest)
-    if window_seconds(asked.completion_window) is None:
+    batch_request: BatchRequest = check(parse_json(body), BatchRequest)
+    if window_seconds(batch_request.completion_window) is None:
         message = "completion_window: must be 24h, or another time such as 90m or 2d, up to 7d"
         raise bad(message, "completion_window")
-    metadata = asked.metadata or {}
+    metadata = batch_request.metadata or {}
     options = _options(metadata)
-    file_id = asked.input_file_id
+    file_id = batch_request.input_file_id
     file = await services.files.get(file_id, owner) if is_id(file_id) else None
     if file is None:
-        raise bad(f"input_file_id: no file {asked.input_file_id!r}", "input_file_id")
+        raise bad(f"input_file_id: no file {batch_request.input_file_id!r}", "input_file_id")
     await services.submitter.check_room()
-    kept = asked.output_expires_after
-    new = NewBatch(
-        *(new_batch_id(), owner, asked.endpoint, file.id, asked.completion_window),
-        *(metadata, options, kept.seconds if kept else None),
+    expiry = batch_request.output_expires_after
+    batch = NewBatch(
+        id=new_batch_id(),
+        owner=owner,
+        endpoint=batch_request.endpoint,
+        input_file_id=file.id,
+        completion_window=batch_request.completion_window,
+        metadata=metadata,
+        options=options,
+        output_seconds=expiry.seconds if expiry else None,
     )
-    batch_id = await services.batches.create(new, idempotency_keys(request, body))
-    if batch_id == new.id:
+    batch_id = await services.batches.create(batch, idempotency_keys(request, body))
+    if batch_id == batch.id:
         unit = f"unit_{batch_id}_validate"
         await services.publisher.dispatch([(unit, 0, "validate", "phases")])
     return json_response(show_batch(await _record(services, batch_id, owner)))
 
 
 def _options(metadata: dict[str, str]) -> BatchOptions:
-    known = MetadataOptions.__struct_encode_fields__
-    unknown = [name for name in metadata if name.startswith(OPTION_PREFIX) and name not in known]
+    names = MetadataOptions.__struct_encode_fields__
+    unknown = [name for name in metadata if name.startswith(OPTION_PREFIX) and name not in names]
     if unknown:
         name = f"metadata.{min(unknown)}"
-        raise bad(f"{name}: there is no such option; there are {', '.join(known)}", name)
-    asked: MetadataOptions = check(metadata, MetadataOptions, "metadata")
-    return BatchOptions(asked.cache, asked.on_exhausted, asked.priority)
+        raise bad(f"{name}: there is no such option; there are {', '.join(names)}", name)
+    options: MetadataOptions = check(metadata, MetadataOptions, "metadata")
+    return BatchOptions(options.cache, options.on_exhausted, options.priority)
 
 
 async def list_batches(request: Request) -> Response:
@@ -203,9 +209,9 @@ async def results(request: Request) -> Response:
     limit = whole_of(request, "limit", 100, 1, LARGEST_RESULTS)
     after = _cursor(request.query_params.get("after", "0.0"))
     parts = await services.batches.parts(record.id, 0, -1)
-    finished = Results(services.files.storage, record, parts)
-    lines, (part, offset) = await asyncio.to_thread(finished.page, *after, limit)
-    shown = {
+    finished_lines = Results(services.files.storage, record, parts)
+    lines, (part, offset) = await asyncio.to_thread(finished_lines.page, *after, limit)
+    page = {
         "object": "list",
         "data": [msgspec.Raw(text) for text in lines],
         "next": f"{part}.{offset}",
@@ -213,7 +219,7 @@ async def results(request: Request) -> Response:
         "status": record.status.value,
         "done": record.status in FINAL and not lines,
     }
-    return json_response(shown)
+    return json_response(page)
 
 
 def _cursor(text: str) -> tuple[int, int]:

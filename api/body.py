@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 async def read_body(request: Request) -> bytes:
     """Return the body; 413 as soon as it is known to be too large."""
     limit = services_of(request).settings.max_body_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
     # Straight from the server: request.stream() adds a generator to every submission.
     content, more = b"", True

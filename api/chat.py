@@ -34,17 +34,17 @@ async def complete(request: Request) -> Response:
     content = await read_body(request)
     headers = dict(request.headers)
     job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
-    once = idempotency_keys(request, content)
-    _, made = await services.submitter.submit([job], once)
+    keys = idempotency_keys(request, content)
+    _, earlier_ids = await services.submitter.submit([job], keys)
     job_id = job.id
-    if made:  # this is a retry: it waits for what the first one asked, if that can still answer
-        first = await services.store.get(made[0], owner)
-        if first and (first.status is Status.SUCCEEDED or not first.status.final):
-            job_id = first.id
+    if earlier_ids:  # a retry: it waits for what the first one asked, if that can still answer
+        earlier = await services.store.get(earlier_ids[0], owner)
+        if earlier and (earlier.status is Status.SUCCEEDED or not earlier.status.final):
+            job_id = earlier.id
         else:
-            await services.submitter.submit([job], [f"!{key[1:]}" for key in once])
+            await services.submitter.submit([job], [f"!{key[1:]}" for key in keys])
     wait = job.deadline_seconds + GRACE_SECONDS
-    record = await _unless_gone(request, services, job_id, owner, wait)
+    record = await _wait_or_cancel(request, services, job_id, owner, wait)
     if record is None:
         return Response(status_code=CLIENT_CLOSED)
     if not record.status.final and services.waiters.closed:
@@ -54,25 +54,25 @@ async def complete(request: Request) -> Response:
     return _answer(record)
 
 
-async def _unless_gone(
+async def _wait_or_cancel(
     request: Request, services: Services, job_id: str, owner: str, wait: float
 ) -> JobRecord | None:
     """Wait for the job; a client that goes away cancels it."""
-    waiting = asyncio.create_task(services.waiters.wait(job_id, owner, wait))
-    leaving = asyncio.create_task(_left(request))
+    finish = asyncio.create_task(services.waiters.wait(job_id, owner, wait))
+    disconnect = asyncio.create_task(_await_disconnect(request))
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
+        await asyncio.wait({finish, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if finish.done():
+            return finish.result()
         with contextlib.suppress(StoreUnavailable):  # then its deadline ends it
             await services.store.cancel(job_id, owner)
         return None
     finally:
-        waiting.cancel()
-        leaving.cancel()
+        finish.cancel()
+        disconnect.cancel()
 
 
-async def _left(request: Request) -> None:
+async def _await_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -105,16 +105,16 @@ def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:
 async def models(request: Request) -> Response:
     """GET /v1/models: what the tiers serve now; a tier that is away is left out."""
     services = services_of(request)
-    listed = await asyncio.gather(*(_listed(services, name) for name in services.tiers))
+    models_by_tier = await asyncio.gather(*(_models_of(services, name) for name in services.tiers))
     data = {
         model: {"id": model, "object": "model", "created": int(time.time()), "owned_by": tier}
-        for tier, names in reversed(listed)
+        for tier, names in reversed(models_by_tier)
         for model in names
     }
     return json_response({"object": "list", "data": list(data.values())[::-1]})
 
 
-async def _listed(services: Services, name: str) -> tuple[str, list[str]]:
+async def _models_of(services: Services, name: str) -> tuple[str, list[str]]:
     tier = services.tiers[name]
     try:
         async with asyncio.timeout(MODELS_SECONDS):

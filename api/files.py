@@ -65,12 +65,12 @@ async def create(request: Request) -> Response:
         seconds = _expiry(form)
         content = upload.file
         name, purpose = upload.filename or "", str(form["purpose"])
-        once = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
+        keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
         await services.submitter.check_room()
-        file_id, record = await _begin(services.files, owner, once)
+        file_id, record = await _begin(services.files, owner, keys)
         if record is None:
-            new = NewFile(file_id, owner, name, purpose, seconds, once)
-            record = await services.files.create(new, content)
+            new_file = NewFile(file_id, owner, name, purpose, seconds, keys)
+            record = await services.files.create(new_file, content)
     return json_response(show_file(record))
 
 
@@ -98,7 +98,7 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
     size = whole(length)  # None: chunked, or far too large
     if length.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
         raise _too_large()
-    parser = MultiPartParser(request.headers, _limited(request))
+    parser = MultiPartParser(request.headers, _parts(request))
     try:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:
@@ -109,7 +109,7 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
         await form.close()
 
 
-async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
+async def _parts(request: Request) -> AsyncGenerator[bytes, None]:
     size = 0
     async for part in request.stream():
         size += len(part)
@@ -139,15 +139,15 @@ def _expiry(form: FormData) -> int:
     if "expires_after" in form:
         message = "expires_after: give expires_after[anchor] and expires_after[seconds]"
         raise bad(message, "expires_after")
-    asked: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for name in ("anchor", "seconds"):
         value = form.get(f"expires_after[{name}]")
         if value is not None:
             number = whole(value) if isinstance(value, str) else None
-            asked[name] = value if number is None else number
-    if not asked:
+            fields[name] = value if number is None else number
+    if not fields:
         return FILE_SECONDS
-    expiry: ExpiresAfter = check(asked, ExpiresAfter, "expires_after")
+    expiry: ExpiresAfter = check(fields, ExpiresAfter, "expires_after")
     return expiry.seconds
 
 
@@ -170,18 +170,24 @@ async def list_files(request: Request) -> Response:
         files.list_files, purpose=query.get("purpose"), oldest_first=order == "asc"
     )
     return await page_of(
-        *(request, "file", find, files.get, show_file), limit=LARGEST_LIST, largest=LARGEST_LIST
+        request,
+        what="file",
+        find=find,
+        get=files.get,
+        show=show_file,
+        limit=LARGEST_LIST,
+        largest=LARGEST_LIST,
     )
 
 
 async def get(request: Request) -> Response:
     """GET /v1/files/{id}."""
-    return json_response(show_file(await _found(request)))
+    return json_response(show_file(await _record_of(request)))
 
 
 async def content(request: Request) -> Response:
     """GET /v1/files/{id}/content: streamed."""
-    record = await _found(request)
+    record = await _record_of(request)
     try:
         chunks = await services_of(request).files.open(record.id)
     except FileNotFoundError:
@@ -196,7 +202,7 @@ async def content(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """DELETE /v1/files/{id}; the input of a batch that runs stays until it has ended."""
-    record = await _found(request)
+    record = await _record_of(request)
     files = services_of(request).files
     batch = await files.in_use(record.id)
     if batch:
@@ -207,7 +213,7 @@ async def delete(request: Request) -> Response:
     return json_response({"id": record.id, "object": "file", "deleted": True})
 
 
-async def _found(request: Request) -> FileRecord:
+async def _record_of(request: Request) -> FileRecord:
     file_id = id_of(request, "file")
     record = await services_of(request).files.get(file_id, owner_of(request))
     if record is None:

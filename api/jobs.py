@@ -23,18 +23,18 @@ async def create(request: Request) -> Response:
     content = await read_body(request)
     value, owner = parse_json(content), owner_of(request)
     jobs = jobs_of(value, owner, services.settings.job_deadline_seconds)
-    once = idempotency_keys(request, content)
-    created_at, made = await services.submitter.submit(jobs, once)
-    shown = [accepted(job, created_at) for job in jobs]
-    if made:  # this is a retry: what the first one made, as it stands now
-        records = [await services.store.get(job_id, owner) for job_id in made]
-        shown = [show(record) for record in records if record]
-    if not shown:  # past their time between the two looks: as if it had not been sent before
-        created_at, _ = await services.submitter.submit(jobs, [f"!{key[1:]}" for key in once])
-        shown = [accepted(job, created_at) for job in jobs]
+    keys = idempotency_keys(request, content)
+    created_at, earlier_ids = await services.submitter.submit(jobs, keys)
+    objects = [accepted(job, created_at) for job in jobs]
+    if earlier_ids:  # this is a retry: what the first one made, as it stands now
+        records = [await services.store.get(job_id, owner) for job_id in earlier_ids]
+        objects = [show(record) for record in records if record]
+    if not objects:  # past their time between the two looks: as if it had not been sent before
+        created_at, _ = await services.submitter.submit(jobs, [f"!{key[1:]}" for key in keys])
+        objects = [accepted(job, created_at) for job in jobs]
     if "requests" in value:
-        return json_response({"object": "list", "data": shown}, 202, {"Location": "/v1/jobs"})
-    return json_response(shown[0], 202, {"Location": f"/v1/jobs/{shown[0].id}"})
+        return json_response({"object": "list", "data": objects}, 202, {"Location": "/v1/jobs"})
+    return json_response(objects[0], 202, {"Location": f"/v1/jobs/{objects[0].id}"})
 
 
 async def get(request: Request) -> Response:

@@ -84,11 +84,11 @@ class FleetMetrics:
         gauges = self._gauges
         state = {name: LEVELS[view.state] for name, view in self._views.items()}
         yield _gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "name", state)
-        held = {name: int(view.held) for name, view in self._views.items()}
+        holds = {name: int(view.held) for name, view in self._views.items()}
         about = "1: its server is busy, or refuses our key or path; nobody asks it for a while."
-        yield _gauge("circuit_breaker_held", about, "name", held)
-        known = {name: int(name in self._configured) for name in self._views}
-        yield _gauge("circuit_breaker_configured", "1: its tier is set up.", "name", known)
+        yield _gauge("circuit_breaker_held", about, "name", holds)
+        configured = {name: int(name in self._configured) for name in self._views}
+        yield _gauge("circuit_breaker_configured", "1: its tier is set up.", "name", configured)
         yield _store_up(1)
         jobs = CounterMetricFamily(
             "fallthrough_jobs", "Jobs and lines of batches that ended.", labels=["tier", "status"]

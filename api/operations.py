@@ -53,16 +53,16 @@ async def health(_: Request) -> Response:
 async def ready(request: Request) -> Response:
     """GET /health/ready: whether a request would be accepted now."""
     services = services_of(request)
-    missing = await asyncio.gather(
-        _missing("store", services.store.ping()), _missing("broker", services.publisher.check())
+    answers = await asyncio.gather(
+        _reason("store", services.store.ping()), _reason("broker", services.publisher.check())
     )
-    reasons = [reason for reason in missing if reason]
+    reasons = [reason for reason in answers if reason]
     if services.draining:
         reasons.append("draining")
     return json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
 
-async def _missing(name: str, check: Awaitable[None]) -> str | None:
+async def _reason(name: str, check: Awaitable[None]) -> str | None:
     try:
         await asyncio.wait_for(check, READY_SECONDS)
     except (FallthroughError, TimeoutError):
@@ -74,8 +74,8 @@ async def breakers(request: Request) -> Response:
     """GET /circuit-breakers: the state that the fleet shares."""
     services = services_of(request)
     views = await _views(services)
-    shown = {name: _shown(services, name, view) for name, view in views.items()}
-    return json_response({"circuit_breakers": shown})
+    objects = {name: _breaker_object(services, name, view) for name, view in views.items()}
+    return json_response({"circuit_breakers": objects})
 
 
 async def reset(request: Request) -> Response:
@@ -85,7 +85,7 @@ async def reset(request: Request) -> Response:
     breaker = services.breakers.get(name)
     if breaker is None:
         raise not_found("circuit breaker", name)
-    return json_response({"name": name, **_shown(services, name, await breaker.areset())})
+    return json_response({"name": name, **_breaker_object(services, name, await breaker.areset())})
 
 
 def _configured(services: Services) -> set[str]:
@@ -98,7 +98,7 @@ async def _views(services: Services) -> dict[str, BreakerView]:
     return dict(zip(services.breakers, views, strict=True))
 
 
-def _shown(services: Services, name: str, view: BreakerView) -> dict[str, Any]:
+def _breaker_object(services: Services, name: str, view: BreakerView) -> dict[str, Any]:
     breaker = services.breakers[name]
     return {
         "state": view.state,
@@ -122,19 +122,19 @@ async def metrics(request: Request) -> Response:
     if wants_text(accept):
         fleet = CollectorRegistry()
         try:
-            fleet.register(FleetMetrics(*await _known(services), _configured(services)))
+            fleet.register(FleetMetrics(*await _fleet(services), _configured(services)))
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
         encoder, content_type = choose_encoder(accept)
         own = services.metrics.registry
-        return Response(_joined(encoder(fleet), encoder(own)), media_type=content_type)
-    counts, _, gauges, views = await _known(services)
+        return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
+    counts, _, gauges, views = await _fleet(services)
     summary = _summary(counts, await services.store.latencies(), gauges, views)
     flower_url = services.settings.flower_url or None
     return json_response({"metrics": {**summary, "flower_url": flower_url}})
 
 
-async def _known(
+async def _fleet(
     services: Services,
 ) -> tuple[dict[str, dict[str, int]], dict[str, int], Gauges, dict[str, BreakerView]]:
     """Ask the store for what it counts of the whole fleet."""
@@ -144,7 +144,7 @@ async def _known(
     )
 
 
-def _joined(*texts: bytes) -> bytes:
+def _join(*texts: bytes) -> bytes:
     ending = b"# EOF\n"  # of OpenMetrics
     end = ending if texts[-1].endswith(ending) else b""
     return b"".join(text.removesuffix(ending) for text in texts) + end

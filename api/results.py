@@ -35,15 +35,15 @@ class Results:
     def page(self, part: int, offset: int, limit: int) -> tuple[list[bytes], tuple[int, int]]:
         """Return lines from a place on, up to a limit of lines and of bytes, and the next place."""
         lines: list[bytes] = []
-        left = PAGE_BYTES
+        room = PAGE_BYTES
         if offset and part >= len(self._parts):
             raise no_cursor(f"{part}.{offset}")
-        while part < len(self._parts) and len(lines) < limit and left > 0:
+        while part < len(self._parts) and len(lines) < limit and room > 0:
             for line in self._lines(part, offset):
                 lines.append(line)
                 offset += len(line) + 1
-                left -= len(line) + 1
-                if len(lines) == limit or left <= 0:
+                room -= len(line) + 1
+                if len(lines) == limit or room <= 0:
                     break
             if offset >= sum(self._parts[part][1:]):
                 part, offset = part + 1, 0

@@ -28,7 +28,7 @@ class Route(routing.Route):
 
     def __init__(self, path: str, endpoint: Endpoint, *, methods: list[str]) -> None:
         async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-            began = time.perf_counter()
+            start = time.perf_counter()
             request = Request(scope, receive, send)
             try:
                 response = await endpoint(request)
@@ -36,7 +36,7 @@ class Route(routing.Route):
                 response = await answer_to(request, error)
             await response(scope, receive, send)
             scope["app"].state.metrics.answered(
-                scope["method"], path, response.status_code, time.perf_counter() - began
+                scope["method"], path, response.status_code, time.perf_counter() - start
             )
 
         super().__init__(path, endpoint, methods=methods)

@@ -142,8 +142,8 @@ def _place_of(content: bytes, error: Exception) -> str:
     # msgspec does not always say where; the standard library does.
     try:
         json.loads(content)
-    except (ValueError, RecursionError) as found:
-        return str(found)
+    except (ValueError, RecursionError) as failure:
+        return str(failure)
     return str(error)
 
 
@@ -152,13 +152,13 @@ def check(value: Any, kind: type[Any], place: str = "") -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        found = _PLACE.match(str(error))
-        path = (found and found["path"]) or ""
-        what = found["what"] if found else str(error)
+        match = _PLACE.match(str(error))
+        path = (match and match["path"]) or ""
+        what = match["what"] if match else str(error)
         missing = re.search(r"missing required field `(\w+)`", what)
         if missing:
             path = f"{path}.{missing[1]}".strip(".")
-        if found and found["key"]:
+        if match and match["key"]:
             what = f"of a key: {what}"
         param = f"{place}.{path}".strip(".").replace(".[", "[") or None
         raise bad(f"{param or 'body'}: {what}", param) from None
@@ -210,13 +210,13 @@ def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: f
     sampling: Sampling = check(value, Sampling)
     _refuse_stream(sampling, "")
     body = dict(value)
-    asked = body.pop("fallthrough", None)
-    if asked is not None:
-        handling: Handling = check(asked, Handling, "fallthrough")
+    fallthrough = body.pop("fallthrough", None)
+    if fallthrough is not None:
+        handling: Handling = check(fallthrough, Handling, "fallthrough")
     else:
         handling = _from_headers(headers)
     metadata = value.get("metadata")
-    kept = metadata if isinstance(metadata, dict) else {}
+    labels = metadata if isinstance(metadata, dict) else {}
     return Submission(
         id=new_job_id(),
         owner=owner,
@@ -224,23 +224,23 @@ def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: f
         body=body,
         options=Options(handling.cache, handling.on_exhausted),
         deadline_seconds=handling.deadline_seconds or default_deadline,
-        metadata={str(k): str(v) for k, v in kept.items()},
+        metadata={str(k): str(v) for k, v in labels.items()},
     )
 
 
 def _from_headers(headers: dict[str, str]) -> Handling:
     names = {"cache": str, "on_exhausted": str, "deadline_seconds": float}
-    asked: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, kind in names.items():
         header = "x-fallthrough-" + name.replace("_", "-")
         text = headers.get(header)
         if text is None:
             continue
         try:
-            asked[name] = kind(text)
+            fields[name] = kind(text)
         except ValueError:
             raise bad(f"{header}: {text!r} is not a number", header) from None
-    handling: Handling = check(asked, Handling, "x-fallthrough")
+    handling: Handling = check(fields, Handling, "x-fallthrough")
     return handling
 
 
