@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tasks.settings import Settings
 
-PREFIXES = ("/v1", "")  # clients give their base URL with or without it
+PREFIX = "/v1"  # clients give their base URL with or without it
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -36,14 +36,10 @@ def create_app(settings: Settings) -> Starlette:
             app.state.services = services
             yield
 
-    routes = [
-        route
-        for prefix in PREFIXES
-        for part in (jobs, chat, files, batches)
-        for route in part.routes(prefix)
-    ]
+    routes = [route for part in (jobs, chat, files, batches) for route in part.routes()]
+    twins = [route.without(PREFIX) for route in routes]
     app = Starlette(
-        routes=[*routes, *operations.routes(), *openapi.routes()],
+        routes=[*routes, *twins, *operations.routes(), *openapi.routes()],
         exception_handlers=HANDLERS,
         middleware=[Middleware(Access, settings=settings, keys=key_ring(settings))],
         lifespan=lifespan,

@@ -11,9 +11,9 @@ from msgspec import Meta, Struct
 from api.body import read_body
 from api.errors import bad, json_response, not_found
 from api.idempotency import idempotency_keys
-from api.paging import page_of, whole, whole_of
+from api.paging import page_of, page_query, whole, whole_of
 from api.results import Results, no_cursor
-from api.routing import Route
+from api.routing import Description, Route, list_of
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
 from tasks.records.batches import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tasks.records.batches import BatchRecord
 
 OPTION_PREFIX = "fallthrough_"
-LARGEST_RESULTS = 1000
+DEFAULT_RESULTS, LARGEST_RESULTS = 100, 1000  # lines of a page
 
 
 class BatchRequest(Struct, kw_only=True):
@@ -206,7 +206,7 @@ async def results(request: Request) -> Response:
     """
     services = services_of(request)
     record = await _record(services, id_of(request, "batch"), owner_of(request))
-    limit = whole_of(request, "limit", 100, 1, LARGEST_RESULTS)
+    limit = whole_of(request, "limit", DEFAULT_RESULTS, 1, LARGEST_RESULTS)
     after = _cursor(request.query_params.get("after", "0.0"))
     parts = await services.batches.parts(record.id, 0, -1)
     finished_lines = Results(services.files.storage, record, parts)
@@ -237,12 +237,25 @@ async def _record(services: Services, batch_id: str, owner: str) -> BatchRecord:
     return record
 
 
-def routes(prefix: str) -> list[Route]:
-    """Return the routes under a prefix."""
+def routes() -> list[Route]:
+    """Return the routes."""
+    creation = Description("Create a batch from an uploaded file", BatchObject, body=BatchRequest)
+    listing = Description(
+        "List batches, newest first", list_of(BatchObject), query=page_query("batch")
+    )
+    page = Description(
+        "Read finished lines, while it runs and after",
+        query={
+            "after": "the page before's next",
+            "limit": f"1 to {LARGEST_RESULTS}, default {DEFAULT_RESULTS}",
+        },
+    )
     return [
-        Route(f"{prefix}/batches", create, methods=["POST"]),
-        Route(f"{prefix}/batches", list_batches, methods=["GET"]),
-        Route(f"{prefix}/batches/{{id}}", get, methods=["GET"]),
-        Route(f"{prefix}/batches/{{id}}/cancel", cancel, methods=["POST"]),
-        Route(f"{prefix}/batches/{{id}}/results", results, methods=["GET"]),
+        Route("POST", "/v1/batches", create, creation),
+        Route("GET", "/v1/batches", list_batches, listing),
+        Route("GET", "/v1/batches/{id}", get, Description("Follow a batch", BatchObject)),
+        Route(
+            "POST", "/v1/batches/{id}/cancel", cancel, Description("Cancel a batch", BatchObject)
+        ),
+        Route("GET", "/v1/batches/{id}/results", results, page),
     ]

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from api.body import read_body
 from api.errors import CLIENT_CLOSED, RETRY_AFTER_SECONDS, ApiError, envelope, json_response
 from api.idempotency import idempotency_keys
-from api.routing import Route
-from api.schemas import chat_of, parse_json
+from api.routing import Description, Route
+from api.schemas import Handling, Sampling, chat_of, parse_json
 from api.services import Services, owner_of, services_of
 from fallback_chain import UpstreamError
 from tasks.errors import StoreUnavailable
@@ -125,9 +125,13 @@ async def _models_of(services: Services, name: str) -> tuple[str, list[str]]:
     return name, own + [model for model in names if model not in own]
 
 
-def routes(prefix: str) -> list[Route]:
-    """Return the routes under a prefix."""
+def routes() -> list[Route]:
+    """Return the routes."""
+    handling = {"type": "object", "properties": {"fallthrough": Handling}}
+    completion = Description(
+        "Answer now, through the same chain", body={"allOf": [Sampling, handling]}
+    )
     return [
-        Route(f"{prefix}/chat/completions", complete, methods=["POST"]),
-        Route(f"{prefix}/models", models, methods=["GET"]),
+        Route("POST", "/v1/chat/completions", complete, completion),
+        Route("GET", "/v1/models", models, Description("List the tiers' models")),
     ]

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from api.errors import ApiError, bad, json_response, not_found
 from api.idempotency import idempotency_keys
 from api.paging import page_of, whole
-from api.routing import Route
+from api.routing import Description, Route
 from api.schemas import ExpiresAfter, check
 from api.services import id_of, owner_of, services_of
 from tasks.records.files import FILE_SECONDS, NewFile
@@ -38,6 +38,16 @@ UNDER_WAY_SECONDS = 10.0  # that a repeated upload waits for the first one's end
 LOOK_SECONDS = 0.2
 CHUNK = 1024 * 1024
 SHOWN_PURPOSES = {"batch"}
+UPLOAD_FORM = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer"},
+    },
+    "required": ["file", "purpose"],
+}
 
 
 def show_file(record: FileRecord) -> dict[str, object]:
@@ -221,12 +231,21 @@ async def _record_of(request: Request) -> FileRecord:
     return record
 
 
-def routes(prefix: str) -> list[Route]:
-    """Return the routes under a prefix."""
+def routes() -> list[Route]:
+    """Return the routes."""
+    upload = Description(
+        "Upload a batch's input, up to 200 MB", body=UPLOAD_FORM, body_type="multipart/form-data"
+    )
+    query = {
+        "limit": f"1 to {LARGEST_LIST}, which is the default",
+        "after": "id of the last file seen",
+        "order": "desc, or asc: oldest first",
+        "purpose": "batch or batch_output: only those",
+    }
     return [
-        Route(f"{prefix}/files", create, methods=["POST"]),
-        Route(f"{prefix}/files", list_files, methods=["GET"]),
-        Route(f"{prefix}/files/{{id}}", get, methods=["GET"]),
-        Route(f"{prefix}/files/{{id}}", delete, methods=["DELETE"]),
-        Route(f"{prefix}/files/{{id}}/content", content, methods=["GET"]),
+        Route("POST", "/v1/files", create, upload),
+        Route("GET", "/v1/files", list_files, Description("List files, newest first", query=query)),
+        Route("GET", "/v1/files/{id}", get, Description("Describe a file")),
+        Route("DELETE", "/v1/files/{id}", delete, Description("Delete a file")),
+        Route("GET", "/v1/files/{id}/content", content, Description("Download a file")),
     ]

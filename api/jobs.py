@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 from api.body import read_body
 from api.errors import json_response, not_found
 from api.idempotency import idempotency_keys
-from api.paging import number_of, page_of
-from api.routing import Route
-from api.schemas import MAX_WAIT_SECONDS, accepted, jobs_of, parse_json, show
+from api.paging import number_of, page_of, page_query
+from api.routing import Description, Route, list_of
+from api.schemas import (
+    MAX_WAIT_SECONDS,
+    JobObject,
+    JobRequest,
+    accepted,
+    jobs_of,
+    parse_json,
+    show,
+)
 from api.services import id_of, owner_of, services_of
 
 if TYPE_CHECKING:
@@ -65,11 +73,20 @@ async def cancel(request: Request) -> Response:
     return json_response(show(record))
 
 
-def routes(prefix: str) -> list[Route]:
-    """Return the routes under a prefix."""
+def routes() -> list[Route]:
+    """Return the routes."""
+    requests = {"type": "object", "properties": {"requests": {"type": "array"}}}
+    submission = Description(
+        "Submit one request, or up to 1 000 under requests",
+        JobObject,
+        status=202,
+        body={"anyOf": [JobRequest, requests]},
+    )
+    listing = Description("List jobs, newest first", list_of(JobObject), query=page_query("job"))
+    wait = {"wait": f"seconds to wait for it, up to {MAX_WAIT_SECONDS:.0f}"}
     return [
-        Route(f"{prefix}/jobs", create, methods=["POST"]),
-        Route(f"{prefix}/jobs", list_jobs, methods=["GET"]),
-        Route(f"{prefix}/jobs/{{id}}", get, methods=["GET"]),
-        Route(f"{prefix}/jobs/{{id}}/cancel", cancel, methods=["POST"]),
+        Route("POST", "/v1/jobs", create, submission),
+        Route("GET", "/v1/jobs", list_jobs, listing),
+        Route("GET", "/v1/jobs/{id}", get, Description("Poll a job", JobObject, query=wait)),
+        Route("POST", "/v1/jobs/{id}/cancel", cancel, Description("Cancel a job", JobObject)),
     ]

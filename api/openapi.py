@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the wire schemas, and the page that shows it."""
+"""The OpenAPI document, made from the routes and the wire schemas, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -13,174 +13,88 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from api.batches import BatchObject, BatchRequest
 from api.errors import json_response
-from api.routing import Route
-from api.schemas import ErrorEnvelope, Handling, JobObject, JobRequest, Sampling
+from api.routing import JSON, Description, Route, Undescribed
+from api.schemas import ErrorEnvelope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from msgspec import Struct
+    from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.routing import BaseRoute
+
+    from api.routing import Schema
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fallthrough API</title>
 <link rel="stylesheet" href="/docs/static/swagger-ui.css"></head><body><div id="ui"></div>
 <script src="/docs/static/swagger-ui-bundle.js"></script>
 <script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui"})</script></body></html>"""
+REFERENCE = "#/components/schemas/{name}"
 
 
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _content(schema: Schema, media_type: str = JSON) -> dict[str, Any]:
+    return {"content": {media_type: {"schema": schema}}}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
-
-
-def _operation(  # noqa: PLR0913 - one operation is these
-    summary: str,
-    answer: dict[str, Any],
-    *,
-    status: int = 200,
-    body: dict[str, Any] | None = None,
-    path: str | None = None,
-    query: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "query", "description": about, "schema": {"type": "string"}}
-        for name, about in (query or {}).items()
+def _operation(route: Route, description: Description) -> dict[str, Any]:
+    """Return a route as an operation; Structs are still in it."""
+    text = {"type": "string"}
+    query = [
+        {"name": name, "in": "query", "description": about, "schema": text}
+        for name, about in description.query.items()
     ]
-    if path:
-        schema = {"type": "string"}
-        parameters.append({"name": path, "in": "path", "required": True, "schema": schema})
-    error = {"description": "an error in OpenAI's envelope", **_json(_ref("ErrorEnvelope"))}
+    path = [
+        {"name": name, "in": "path", "required": True, "schema": text}
+        for name in route.param_convertors
+    ]
+    answer = {"description": "done", **_content(description.answer or {"type": "object"})}
+    error = {"description": "an error in OpenAI's envelope", **_content(ErrorEnvelope)}
     operation: dict[str, Any] = {
-        "summary": summary,
-        "parameters": parameters,
-        "responses": {str(status): {"description": "done", **_json(answer)}, "default": error},
+        "summary": description.summary,
+        "parameters": query + path,
+        "responses": {str(description.status): answer, "default": error},
     }
-    if body:
-        operation["requestBody"] = {"required": True, **_json(body)}
+    if description.body:
+        body = _content(description.body, description.body_type)
+        operation["requestBody"] = {"required": True, **body}
     return operation
 
 
-def _upload() -> dict[str, Any]:
-    operation = _operation("Upload a batch's input, up to 200 MB", {"type": "object"})
-    fields = {
-        "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string", "enum": ["batch"]},
-        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer"},
-    }
-    schema = {"type": "object", "properties": fields, "required": ["file", "purpose"]}
-    operation["requestBody"] = {
-        "required": True,
-        "content": {"multipart/form-data": {"schema": schema}},
-    }
-    return operation
-
-
-def _paths() -> dict[str, Any]:
-    job, batch, anything = _ref("JobObject"), _ref("BatchObject"), {"type": "object"}
-    many = {"type": "object", "properties": {"requests": {"type": "array"}}}
-    chat = {
-        "allOf": [
-            _ref("Sampling"),
-            {"type": "object", "properties": {"fallthrough": _ref("Handling")}},
-        ]
-    }
-    return {
-        "/v1/jobs": {
-            "post": _operation(
-                "Submit one request, or up to 1 000 under requests",
-                job,
-                status=202,
-                body={"anyOf": [_ref("JobRequest"), many]},
-            ),
-            "get": _operation(
-                "List jobs, newest first",
-                {"type": "object", "properties": {"data": {"type": "array", "items": job}}},
-                query={"limit": "1 to 100, default 20", "after": "id of the last job seen"},
-            ),
-        },
-        "/v1/jobs/{id}": {
-            "get": _operation(
-                "Poll a job", job, path="id", query={"wait": "seconds to wait for it, up to 60"}
-            )
-        },
-        "/v1/jobs/{id}/cancel": {"post": _operation("Cancel a job", job, path="id")},
-        "/v1/chat/completions": {
-            "post": _operation("Answer now, through the same chain", anything, body=chat)
-        },
-        "/v1/files": {
-            "post": _upload(),
-            "get": _operation(
-                "List files, newest first",
-                anything,
-                query={
-                    "limit": "1 to 10000, which is the default",
-                    "after": "id of the last file seen",
-                    "order": "desc, or asc: oldest first",
-                    "purpose": "batch or batch_output: only those",
-                },
-            ),
-        },
-        "/v1/files/{id}": {
-            "get": _operation("Describe a file", anything, path="id"),
-            "delete": _operation("Delete a file", anything, path="id"),
-        },
-        "/v1/files/{id}/content": {"get": _operation("Download a file", anything, path="id")},
-        "/v1/batches": {
-            "post": _operation(
-                "Create a batch from an uploaded file", batch, body=_ref("BatchRequest")
-            ),
-            "get": _operation(
-                "List batches, newest first",
-                {"type": "object", "properties": {"data": {"type": "array", "items": batch}}},
-                query={"limit": "1 to 100, default 20", "after": "id of the last batch seen"},
-            ),
-        },
-        "/v1/batches/{id}": {"get": _operation("Follow a batch", batch, path="id")},
-        "/v1/batches/{id}/cancel": {"post": _operation("Cancel a batch", batch, path="id")},
-        "/v1/batches/{id}/results": {
-            "get": _operation(
-                "Read finished lines, while it runs and after",
-                anything,
-                path="id",
-                query={"after": "the page before's next", "limit": "1 to 1000, default 100"},
-            )
-        },
-        "/v1/models": {"get": _operation("List the tiers' models", anything)},
-        "/health": {"get": _operation("Alive", anything)},
-        "/health/ready": {"get": _operation("Ready for requests", anything)},
-        "/circuit-breakers": {"get": _operation("The breakers that the fleet shares", anything)},
-        "/circuit-breakers/{name}/reset": {
-            "post": _operation("Close a breaker for the whole fleet", anything, path="name")
-        },
-        "/metrics": {"get": _operation("Counts and latencies of the fleet", anything)},
-    }
+def _paths(routes: Iterable[BaseRoute]) -> dict[str, dict[str, Any]]:
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        if isinstance(route, Route) and isinstance(route.description, Description):
+            operations = paths.setdefault(route.path, {})
+            operations[route.method.lower()] = _operation(route, route.description)
+    return paths
 
 
 @cache
-def document() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document."""
-    structs = (
-        *(JobRequest, JobObject, Sampling, Handling, ErrorEnvelope),
-        *(BatchRequest, BatchObject),
-    )
+def document(app: Starlette) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of an application."""
+    structs: list[type[Struct]] = []
+
+    def reference(struct: type[Struct]) -> dict[str, str]:
+        structs.append(struct)
+        return {"$ref": REFERENCE.format(name=struct.__name__)}
+
+    paths = msgspec.to_builtins(_paths(app.routes), enc_hook=reference)
     _, schemas = msgspec.json.schema_components(
-        structs, ref_template="#/components/schemas/{name}", schema_hook=lambda _: {}
+        structs, ref_template=REFERENCE, schema_hook=lambda _: {}
     )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Fallthrough", "version": "1"},
-        "paths": _paths(),
+        "paths": paths,
         "components": {"schemas": schemas},
     }
 
 
-async def openapi(_: Request) -> Response:
+async def openapi(request: Request) -> Response:
     """GET /openapi.json."""
-    return json_response(document())
+    return json_response(document(request.app))
 
 
 async def docs(_: Request) -> Response:
@@ -197,9 +111,9 @@ def _static() -> Path:
 
 
 def routes() -> list[BaseRoute]:
-    """Return the routes."""
+    """Return the routes; the document describes none of them."""
     return [
-        Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/docs", docs, methods=["GET"]),
+        Route("GET", "/openapi.json", openapi, Undescribed.DOCUMENT),
+        Route("GET", "/docs", docs, Undescribed.PAGE),
         Mount("/docs/static", StaticFiles(directory=_static())),
     ]

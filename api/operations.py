@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from api.errors import json_response, not_found
 from api.metrics import FleetMetrics, StoreAway
-from api.routing import Route
+from api.routing import Description, Route, Undescribed
 from api.services import Services, services_of
 from tasks.errors import FallthroughError, StoreUnavailable
 from tasks.store.fleet import percentile
@@ -186,11 +186,13 @@ def _summary(
 
 def routes() -> list[Route]:
     """Return the routes."""
+    views = Description("The breakers that the fleet shares")
+    closing = Description("Close a breaker for the whole fleet")
     return [
-        Route("/", status_page, methods=["GET"]),
-        Route("/health", health, methods=["GET"]),
-        Route("/health/ready", ready, methods=["GET"]),
-        Route("/circuit-breakers", breakers, methods=["GET"]),
-        Route("/circuit-breakers/{name}/reset", reset, methods=["POST"]),
-        Route("/metrics", metrics, methods=["GET"]),
+        Route("GET", "/", status_page, Undescribed.PAGE),
+        Route("GET", "/health", health, Description("Alive")),
+        Route("GET", "/health/ready", ready, Description("Ready for requests")),
+        Route("GET", "/circuit-breakers", breakers, views),
+        Route("POST", "/circuit-breakers/{name}/reset", reset, closing),
+        Route("GET", "/metrics", metrics, Description("Counts and latencies of the fleet")),
     ]

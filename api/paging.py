@@ -51,6 +51,14 @@ async def page_of(  # noqa: PLR0913 - a list is these
     return json_response(page)
 
 
+def page_query(what: str) -> dict[str, str]:
+    """Return what the query of such a list may hold, for its description."""
+    return {
+        "limit": f"1 to {LARGEST_PAGE}, default {DEFAULT_PAGE}",
+        "after": f"id of the last {what} seen",
+    }
+
+
 def whole(text: str) -> int | None:
     """Return the whole number that a text is; None if it is none, or too long to be one of ours.
 

@@ -1,9 +1,11 @@
-"""What every route has in common."""
+"""What every route has in common: how it is answered, counted, and described."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from starlette import routing
 from starlette.requests import Request
@@ -11,22 +13,54 @@ from starlette.requests import Request
 from api.errors import answer_to
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from msgspec import Struct
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
     Endpoint = Callable[[Request], Awaitable[Response]]
+    # A Struct, or a JSON schema in which Structs stand for theirs.
+    Schema = type[Struct] | Mapping[str, Any]
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the OpenAPI document says of a route; its path tells its parameters there."""
+
+    summary: str
+    answer: Schema | None = None  # None: any object
+    status: int = 200
+    query: Mapping[str, str] = field(default_factory=dict)  # parameter -> what it may be
+    body: Schema | None = None
+    body_type: str = JSON
+
+
+class Undescribed(Enum):
+    """Why the document leaves a route out."""
+
+    PAGE = "it is for people"
+    DOCUMENT = "it is the document"
+    TWIN = "it is described at its other path"
+
+
+def list_of(struct: type[Struct]) -> Schema:
+    """Return the schema of a list of these."""
+    return {"type": "object", "properties": {"data": {"type": "array", "items": struct}}}
 
 
 class Route(routing.Route):
-    """A path and what answers it: each request counted, each error answered.
+    """A method and a path, and what answers them: each request counted, each error answered.
 
     Starlette's own wraps every endpoint into the error handling that the application already has
     around all of them: a second time through it for every request.
     """
 
-    def __init__(self, path: str, endpoint: Endpoint, *, methods: list[str]) -> None:
+    def __init__(
+        self, method: str, path: str, endpoint: Endpoint, description: Description | Undescribed
+    ) -> None:
         async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
             start = time.perf_counter()
             request = Request(scope, receive, send)
@@ -39,5 +73,11 @@ class Route(routing.Route):
                 scope["method"], path, response.status_code, time.perf_counter() - start
             )
 
-        super().__init__(path, endpoint, methods=methods)
+        super().__init__(path, endpoint, methods=[method])
         self.app = asgi
+        self.method, self.description = method, description
+
+    def without(self, prefix: str) -> Route:
+        """Return the same route at its path without a prefix."""
+        path = self.path.removeprefix(prefix)
+        return Route(self.method, path, self.endpoint, Undescribed.TWIN)
