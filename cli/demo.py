@@ -54,7 +54,7 @@ def run_demo(settings: Settings) -> int:
         try:
             with embedded_stack(settings, UpOptions(0, 0), Path(folder), click.echo) as stack:
                 supervisor, layout = stack
-                console.print(f"[bold]Starting[/] {', '.join(supervisor.running)} …")
+                console.print(f"[bold]Starting[/] {', '.join(supervisor.processes)} …")
                 supervisor.start()
                 console.print(f"watch it: {layout.api_url}")
                 with Client(layout.api_url) as client:
@@ -81,7 +81,7 @@ class _Demo:
 
     def run(self) -> None:
         answers = self._answers()
-        if self._first_tier == "gpu" or "model" not in self._supervisor.running:
+        if self._first_tier == "gpu" or "model" not in self._supervisor.processes:
             self._console.print(
                 "\nYour own model servers answered. Stopping them is not the demo's to do, so the "
                 "outage is not shown: run it without FALLTHROUGH_GPU_URL and FALLTHROUGH_CPU_URL."

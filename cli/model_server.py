@@ -34,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cli.model_server", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
-    given = parser.parse_args()
+    options = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -43,8 +43,8 @@ def main() -> int:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model_file())
     parameters.model_alias = {ALIAS}
-    parameters.hostnames = [given.host]
-    parameters.port = given.port
+    parameters.hostnames = [options.host]
+    parameters.port = options.port
     parameters.n_parallel = SLOTS
     parameters.n_ctx = CONTEXT_TOKENS * SLOTS
     # Its threads wait for each other by spinning: one that has to share its core with the rest of

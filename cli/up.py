@@ -27,36 +27,36 @@ def run_up(settings: Settings, options: UpOptions, data: Path, *, as_json: bool)
         click.echo(text, err=True)
 
     with embedded_stack(settings, options, data, say) as (supervisor, layout):
-        _obey_signals(supervisor)
+        _stop_on_signals(supervisor)
         say(f"starting {len(layout.parts)} parts in {data} …")
         supervisor.start()
-        if not supervisor.stop_asked:
-            _tell(supervisor, layout, data, as_json=as_json)
+        if not supervisor.stop_requested:
+            _print_layout(supervisor, layout, data, as_json=as_json)
         supervisor.run()
         say("stopping: running work is finished or handed back …")
     say("stopped")
     return 0
 
 
-def _obey_signals(supervisor: Supervisor) -> None:
-    def asked(*_: object) -> None:
+def _stop_on_signals(supervisor: Supervisor) -> None:
+    def stop(*_: object) -> None:
         # A handler only sets a flag; asked twice, it means now.
-        if supervisor.stop_asked:
+        if supervisor.stop_requested:
             supervisor.kill()
-        supervisor.stop_asked = True
+        supervisor.stop_requested = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, asked)
+        signal.signal(number, stop)
 
 
-def _tell(supervisor: Supervisor, layout: Layout, data: Path, *, as_json: bool) -> None:
+def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json: bool) -> None:
     rows = [
-        {"part": name, "url": r.part.url, "pid": r.pid, "log": str(r.log)}
-        for name, r in supervisor.running.items()
+        {"part": name, "url": process.part.url, "pid": process.pid, "log": str(process.log)}
+        for name, process in supervisor.processes.items()
     ]
     if as_json:
-        told = {"api_url": layout.api_url, "flower_url": layout.flower_url, "parts": rows}
-        click.echo(json.dumps({**told, "data_dir": str(data)}))
+        urls = {"api_url": layout.api_url, "flower_url": layout.flower_url}
+        click.echo(json.dumps({**urls, "parts": rows, "data_dir": str(data)}))
         return
     table = Table("part", "where", "pid", "log")
     for row in rows:

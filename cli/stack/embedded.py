@@ -36,8 +36,8 @@ def embedded_stack(
         except OSError:
             message = f"another stack runs in {data}: stop it, or choose another with --data-dir"
             raise FolderInUseError(message) from None
-        given = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
-        layout = plan(settings, given, options, data)
+        user_variables = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
+        layout = plan(settings, user_variables, options, data)
         supervisor = Supervisor(layout.parts, data / "logs", say)
         try:
             yield supervisor, layout

@@ -51,20 +51,22 @@ class UpOptions:
     workers: int = 1
 
 
-def plan(settings: Settings, given: frozenset[str], options: UpOptions, data: Path) -> Layout:
+def plan(
+    settings: Settings, user_variables: frozenset[str], options: UpOptions, data: Path
+) -> Layout:
     """Decide what runs where; nothing starts yet.
 
-    given: names of the FALLTHROUGH_ variables that the user set: those parts are not ours to
-    run. Raises PortTakenError.
+    user_variables: names of the FALLTHROUGH_ variables that the user set: those parts are not
+    ours to run. Raises PortTakenError.
     """
     api_port = claim(options.port, "--port", "the API")
     flower_port = claim(options.flower_port, "--flower-port", "Flower")
     shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
     parts: list[Part] = []
-    if "FALLTHROUGH_REDIS_URL" not in given:
+    if "FALLTHROUGH_REDIS_URL" not in user_variables:
         parts.append(_valkey(data))
         shared["FALLTHROUGH_REDIS_URL"] = f"{parts[-1].url}/0"
-    if "FALLTHROUGH_CPU_URL" not in given:
+    if "FALLTHROUGH_CPU_URL" not in user_variables:
         parts.append(_model())
         shared["FALLTHROUGH_CPU_URL"] = parts[-1].url
     drain = settings.drain_seconds + 10
@@ -81,7 +83,7 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
-def _answers(url: str) -> Callable[[], bool]:
+def _health_probe(url: str) -> Callable[[], bool]:
     def healthy() -> bool:
         try:
             return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).is_success
@@ -118,7 +120,7 @@ def _model() -> Part:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = _python("cli.model_server", "--port", str(port))
-    return Part("model", command, url, _answers(f"{url}/health"), 1)
+    return Part("model", command, url, _health_probe(f"{url}/health"), 1)
 
 
 def _worker(name: str, queues: str, shared: Mapping[str, str], drain: float) -> Part:
@@ -130,19 +132,19 @@ def _worker(name: str, queues: str, shared: Mapping[str, str], drain: float) -> 
         "FALLTHROUGH_WORKER_PORT": str(port),
         "FALLTHROUGH_WORKER_HOST": "127.0.0.1",
     }
-    ready = _answers(f"{url}/health/ready")
-    return Part(name, _python("workers"), url, ready, 2, environ, drain_seconds=drain)
+    is_ready = _health_probe(f"{url}/health/ready")
+    return Part(name, _python("workers"), url, is_ready, 2, environ, drain_seconds=drain)
 
 
 def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
     url = f"http://127.0.0.1:{port}"
     environ = {**shared, "FALLTHROUGH_PORT": str(port), "FALLTHROUGH_HOST": host}
-    ready = _answers(f"{url}/health/ready")
-    return Part("api", _python("api"), url, ready, 3, environ, drain_seconds=drain)
+    is_ready = _health_probe(f"{url}/health/ready")
+    return Part("api", _python("api"), url, is_ready, 3, environ, drain_seconds=drain)
 
 
 def _flower(port: int, shared: Mapping[str, str], data: Path) -> Part:
     url = f"http://127.0.0.1:{port}"
     command = _python("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1")
     environ = {**shared, "FLOWER_DB": str(data / "flower")}
-    return Part("flower", command, url, _answers(f"{url}/healthcheck"), 3, environ)
+    return Part("flower", command, url, _health_probe(f"{url}/healthcheck"), 3, environ)

@@ -16,7 +16,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def claim(port: int, option: str, what: str) -> int:
+def claim(port: int, option: str, part: str) -> int:
     """Return the port, or a free one for 0; raise PortTakenError that names the option."""
     if port == 0:
         return free_port()
@@ -26,7 +26,7 @@ def claim(port: int, option: str, what: str) -> int:
             sock.bind(("127.0.0.1", port))
         except OSError as error:
             message = (
-                f"port {port} for {what} cannot be used ({error.strerror}): "
+                f"port {port} for {part} cannot be used ({error.strerror}): "
                 f"choose another with {option} N, or {option} 0 for a free one"
             )
             raise PortTakenError(message) from None
