@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
-RETRIABLE = 429  # a status; and those from 500 on
+TOO_MANY_REQUESTS = 429
 FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -40,17 +40,16 @@ class Client:
         """Submit requests (1 to 1 000); return their jobs."""
         if len(requests) == 1:
             return [self._call("POST", "/v1/jobs", requests[0])]
-        jobs: list[dict[str, Any]] = self._call("POST", "/v1/jobs", {"requests": list(requests)})[
-            "data"
-        ]
+        answer = self._call("POST", "/v1/jobs", {"requests": list(requests)})
+        jobs: list[dict[str, Any]] = answer["data"]
         return jobs
 
     def job(self, job_id: str, wait: float = 0.0) -> dict[str, Any]:
         """Return a job, waiting for its end up to so many seconds."""
-        found: dict[str, Any] = self._call(
+        job: dict[str, Any] = self._call(
             "GET", f"/v1/jobs/{job_id}?wait={wait:g}", seconds=wait + ANSWER_SECONDS
         )
-        return found
+        return job
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """Return the latest jobs."""
@@ -73,13 +72,13 @@ class Client:
 
     def create_batch(self, file_id: str, endpoint: str, window: str, **metadata: str) -> Any:
         """Create a batch; return it."""
-        asked = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
-        return self._call("POST", "/v1/batches", {**asked, "metadata": metadata})
+        body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
+        return self._call("POST", "/v1/batches", {**body, "metadata": metadata})
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """Return a batch."""
-        found: dict[str, Any] = self._call("GET", f"/v1/batches/{batch_id}")
-        return found
+        batch: dict[str, Any] = self._call("GET", f"/v1/batches/{batch_id}")
+        return batch
 
     def batches(self, limit: int) -> list[dict[str, Any]]:
         """Return the latest batches."""
@@ -88,8 +87,8 @@ class Client:
 
     def cancel_batch(self, batch_id: str) -> dict[str, Any]:
         """Cancel a batch."""
-        found: dict[str, Any] = self._call("POST", f"/v1/batches/{batch_id}/cancel")
-        return found
+        batch: dict[str, Any] = self._call("POST", f"/v1/batches/{batch_id}/cancel")
+        return batch
 
     def download(self, file_id: str, target: BinaryIO) -> None:
         """Write a file's content, streamed."""
@@ -105,10 +104,9 @@ class Client:
 
     def breakers(self) -> dict[str, dict[str, Any]]:
         """Return the breakers by name."""
-        found: dict[str, dict[str, Any]] = self._call("GET", "/circuit-breakers")[
-            "circuit_breakers"
-        ]
-        return found
+        answer = self._call("GET", "/circuit-breakers")
+        views: dict[str, dict[str, Any]] = answer["circuit_breakers"]
+        return views
 
     def reset(self, name: str) -> dict[str, Any]:
         """Close a breaker."""
@@ -137,19 +135,23 @@ class Client:
         try:
             reply = self._http.request(method, path, json=body, timeout=timeout, **form)
         except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             message = (
-                f"cannot reach the API at {self.url} ({what}); start it with `fallthrough up`, "
+                f"cannot reach the API at {self.url} ({reason}); start it with `fallthrough up`, "
                 "or name another with --url"
             )
             raise ApiAwayError(message) from None
-        away = reply.status_code == RETRIABLE or reply.is_server_error
-        failed = ApiAwayError if away else ApiFailedError
+        return self._answer(path, reply)
+
+    def _answer(self, path: str, reply: httpx.Response) -> Any:
+        """Return what a reply holds, or raise what its status says."""
+        away = reply.status_code == TOO_MANY_REQUESTS or reply.is_server_error
+        error_type = ApiAwayError if away else ApiFailedError
         try:
             answer = reply.json()
         except ValueError:
             message = f"{self.url}{path} answered {reply.status_code}, and no JSON: is it the API?"
-            raise failed(message) from None
+            raise error_type(message) from None
         if reply.is_error:
-            raise failed(answer.get("error", {}).get("message", f"HTTP {reply.status_code}"))
+            raise error_type(answer.get("error", {}).get("message", f"HTTP {reply.status_code}"))
         return answer

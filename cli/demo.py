@@ -16,10 +16,11 @@ import click
 from rich.console import Console
 
 from cli.client import Client
-from cli.prompts import Asked, read
+from cli.interrupt import INTERRUPTED
+from cli.jobs import milliseconds, submit_prompts, wait_for
+from cli.prompts import Prompt, read
 from cli.stack.embedded import embedded_stack
 from cli.stack.parts import UpOptions
-from cli.waiting import milliseconds, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,23 @@ class NotSeenError(Exception):
 
 def run_demo(settings: Settings) -> int:
     """Show everything; return 0 only if each thing was really seen."""
+    console = Console()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
+    with tempfile.TemporaryDirectory(prefix="fallthrough-demo-") as folder:
+        try:
+            _run_on_own_stack(settings, Path(folder), console)
+        except NotSeenError as error:
+            console.print(f"[bold red]Not seen:[/] {error}")
+            return 1
+        except KeyboardInterrupt:
+            console.print("stopped")
+            return INTERRUPTED
+    console.print("[bold green]All of it was seen.[/]  Next: ./run up")
+    return 0
+
+
+def _run_on_own_stack(settings: Settings, folder: Path, console: Console) -> None:
     # A stack of its own on loopback: the user's keys are for the user's.
     settings = dataclasses.replace(
         settings,
@@ -47,27 +65,13 @@ def run_demo(settings: Settings) -> int:
         api_keys="",
         keys_file="",
     )
-    console = Console()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(130))
-    with tempfile.TemporaryDirectory(prefix="fallthrough-demo-") as folder:
-        try:
-            with embedded_stack(settings, UpOptions(0, 0), Path(folder), click.echo) as stack:
-                supervisor, layout = stack
-                console.print(f"[bold]Starting[/] {', '.join(supervisor.processes)} …")
-                supervisor.start()
-                console.print(f"watch it: {layout.api_url}")
-                with Client(layout.api_url) as client:
-                    _Demo(settings, supervisor, client, console).run()
-                console.print("\n[bold]Stopping[/] everything …")
-        except NotSeenError as error:
-            console.print(f"[bold red]Not seen:[/] {error}")
-            return 1
-        except KeyboardInterrupt:
-            console.print("stopped")
-            return 130
-    console.print("[bold green]All of it was seen.[/]  Next: ./run up")
-    return 0
+    with embedded_stack(settings, UpOptions(0, 0), folder, click.echo) as (supervisor, layout):
+        console.print(f"[bold]Starting[/] {', '.join(supervisor.processes)} …")
+        supervisor.start()
+        console.print(f"watch it: {layout.api_url}")
+        with Client(layout.api_url) as client:
+            _Demo(settings, supervisor, client, console).run()
+        console.print("\n[bold]Stopping[/] everything …")
 
 
 class _Demo:
@@ -77,7 +81,7 @@ class _Demo:
         self._first_tier = "gpu" if settings.gpu_url else "cpu"
         self._message = settings.degraded_message
         self._supervisor, self._client, self._console = supervisor, client, console
-        self._asked = read(str(files("cli") / "demo_prompts.jsonl"))
+        self._prompts = read(str(files("cli") / "demo_prompts.jsonl"))
 
     def run(self) -> None:
         answers = self._answers()
@@ -91,31 +95,31 @@ class _Demo:
         self._recovery()
 
     def _answers(self) -> list[dict[str, Any]]:
-        self._heading(f"{len(self._asked)} prompts through the chain")
-        jobs = self._ask(self._asked)
+        self._heading(f"{len(self._prompts)} prompts through the chain")
+        jobs = self._ask(self._prompts)
         self._expect(
             all(job["tier_used"] == self._first_tier and job["text"].strip() for job in jobs),
             f"every prompt answered by a real model at the {self._first_tier} tier",
         )
         return jobs
 
-    def _outage(self, before: Sequence[dict[str, Any]]) -> None:
+    def _outage(self, answers: Sequence[dict[str, Any]]) -> None:
         self._heading("The model server is stopped; the same prompts again")
         self._supervisor.stop_part("model")
-        jobs = self._ask(self._asked)
+        jobs = self._ask(self._prompts)
         self._expect(
             all(job["tier_used"] == "cache" for job in jobs)
-            and [job["text"] for job in jobs] == [job["text"] for job in before],
+            and [job["text"] for job in jobs] == [job["text"] for job in answers],
             "the same answers, from the cache",
         )
         self._expect(self._breaker() == "open", "the breaker of the CPU tier is open")
         self._heading("A prompt that nobody has answered before")
-        job = self._ask([Asked("new", {"prompt": "Name a city in Japan.", "max_tokens": 8})])[0]
-        took = (milliseconds(job) or 0) / 1000
+        job = self._ask([Prompt("new", {"prompt": "Name a city in Japan.", "max_tokens": 8})])[0]
+        seconds = (milliseconds(job) or 0) / 1000
         self._expect(
             job["tier_used"] == "degraded"
             and job["text"] == self._message
-            and took < DEGRADED_SECONDS,
+            and seconds < DEGRADED_SECONDS,
             f"an honest degraded answer, within {DEGRADED_SECONDS:g} s",
         )
 
@@ -137,9 +141,9 @@ class _Demo:
             "the breaker is closed, and the model answers again",
         )
 
-    def _ask(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
-        jobs = self._client.submit([{"max_tokens": MAX_TOKENS, **a.request} for a in asked])
-        labels = {job["id"]: a.label for job, a in zip(jobs, asked, strict=True)}
+    def _ask(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        jobs = submit_prompts(self._client, prompts, {"max_tokens": MAX_TOKENS})
+        labels = {job["id"]: prompt.label for job, prompt in zip(jobs, prompts, strict=True)}
         finished = wait_for(
             self._client,
             list(labels),
@@ -152,8 +156,8 @@ class _Demo:
         text = " ".join((job["text"] or f"[{job['status']}]").split())
         head = f"  {job['tier_used'] or '-':8} {milliseconds(job):6} ms  {label:9} "
         width = max(self._console.width - len(head) - 1, 20)
-        shown = text if len(text) <= width else text[: width - 1] + "…"
-        self._console.print(head + shown, markup=False, highlight=False, soft_wrap=True)
+        excerpt = text if len(text) <= width else text[: width - 1] + "…"
+        self._console.print(head + excerpt, markup=False, highlight=False, soft_wrap=True)
 
     def _breaker(self) -> str:
         return str(self._client.breakers()["ollama_cpu"]["state"])
@@ -161,7 +165,7 @@ class _Demo:
     def _heading(self, text: str) -> None:
         self._console.print(f"\n[bold]{text}[/]")
 
-    def _expect(self, seen: bool, what: str) -> None:  # noqa: FBT001 - an assertion's argument
-        if not seen:
-            raise NotSeenError(what)
-        self._console.print(f"  [green]✓[/] {what}")
+    def _expect(self, condition: bool, claim: str) -> None:  # noqa: FBT001 - as assert has it
+        if not condition:
+            raise NotSeenError(claim)
+        self._console.print(f"  [green]✓[/] {claim}")

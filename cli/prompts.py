@@ -16,14 +16,14 @@ class InputError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request to be sent. label: the line's custom_id, or its number."""
+class Prompt:
+    """A prompt and how it is to be answered. label: the line's custom_id, or its number."""
 
     label: str
     request: dict[str, Any]
 
 
-def read(source: str) -> list[Asked]:
+def read(source: str) -> list[Prompt]:
     """Return the requests that source stands for; raises InputError."""
     if source == "-":
         return _parse(sys.stdin.read(), "standard input")
@@ -38,23 +38,23 @@ def read(source: str) -> list[Asked]:
     if not source.strip():
         message = "the prompt is empty"
         raise InputError(message)
-    return [Asked("1", {"prompt": source})]
+    return [Prompt("1", {"prompt": source})]
 
 
-def _parse(text: str, where: str) -> list[Asked]:
+def _parse(text: str, where: str) -> list[Prompt]:
     # Not splitlines(): that splits at U+2028, too, which may stand in the midst of a prompt.
-    each = enumerate(text.removeprefix(BOM).split("\n"), 1)
-    lines = [(n, line.strip()) for n, line in each if line.strip()]
+    numbered = enumerate(text.removeprefix(BOM).split("\n"), 1)
+    lines = [(n, line.strip()) for n, line in numbered if line.strip()]
     if not lines:
         message = f"{where} holds no prompt"
         raise InputError(message)
     as_json = where.endswith(".jsonl") or (where == "standard input" and lines[0][1][0] == "{")
     if not as_json:
-        return [Asked(str(n), {"prompt": line}) for n, line in lines]
+        return [Prompt(str(n), {"prompt": line}) for n, line in lines]
     return [_line(line, f"{where}, line {n}", str(n)) for n, line in lines]
 
 
-def _line(line: str, where: str, number: str) -> Asked:
+def _line(line: str, where: str, number: str) -> Prompt:
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -69,4 +69,4 @@ def _line(line: str, where: str, number: str) -> Asked:
     if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
         message = f"{where}: needs either prompt or messages"
         raise InputError(message)
-    return Asked(label, value)
+    return Prompt(label, value)

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from cli.prompts import Asked, InputError, read
+from cli.prompts import InputError, Prompt, read
 
 
 def test_a_text_is_a_prompt():
-    assert read("Why is it blue?") == [Asked("1", {"prompt": "Why is it blue?"})]
+    assert read("Why is it blue?") == [Prompt("1", {"prompt": "Why is it blue?"})]
 
 
 def test_a_txt_file_has_a_prompt_a_line(tmp_path):
@@ -29,7 +29,7 @@ def test_a_jsonl_file_has_requests_or_lines_of_openais_batch_format(tmp_path):
     body = {"messages": [{"role": "user", "content": "x"}]}
     lines = [{"prompt": "one", "custom_id": "a"}, {"custom_id": "b", "body": body}]
     file.write_text("\n".join(json.dumps(line) for line in lines))
-    assert read(str(file)) == [Asked("a", {"prompt": "one"}), Asked("b", body)]
+    assert read(str(file)) == [Prompt("a", {"prompt": "one"}), Prompt("b", body)]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path, monkeypatch)
     for name, content in (("p.txt", "\ufeffone"), ("p.jsonl", '\ufeff{"prompt": "one"}')):
         file = tmp_path / name
         file.write_text(content, encoding="utf-8")
-        assert read(str(file)) == [Asked("1", {"prompt": "one"})]
+        assert read(str(file)) == [Prompt("1", {"prompt": "one"})]
     monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffone\n"))
-    assert read("-") == [Asked("1", {"prompt": "one"})]
+    assert read("-") == [Prompt("1", {"prompt": "one"})]

@@ -15,8 +15,9 @@ import pytest
 from harness.commands import FALLTHROUGH, environ, run
 from harness.waiting import free_port, wait_until
 
-from cli import batch
+from cli import batches
 from cli.client import ApiAwayError, Client
+from cli.input_file import input_file
 from cli.prompts import InputError
 
 if TYPE_CHECKING:
@@ -139,18 +140,18 @@ def test_it_follows_on_over_a_restart_of_the_api_and_tells_it_once(api, attached
 
 
 def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypatch, capsys):
-    monkeypatch.setattr(batch, "AWAY_SECONDS", 0.2)
-    monkeypatch.setattr(batch, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(batches, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(batches, "POLL_INTERVAL_SECONDS", 0.02)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     api.vanish()
     back: list[bool] = []
     with Client(api.url) as client, pytest.raises(ApiAwayError):
-        batch.follow(client, "b1", lambda: back.append(True))
+        batches.follow(client, "b1", lambda: back.append(True))
     assert back == [True]
 
 
 def test_it_waits_a_minute_at_least_for_an_api_that_is_away():
-    assert batch.AWAY_SECONDS >= 60
+    assert batches.AWAY_SECONDS >= 60
 
 
 def test_what_the_api_refuses_ends_it_at_once(api):
@@ -187,7 +188,7 @@ def as_input(tmp_path: Path, content: str) -> tuple[list[dict[str, Any]], str]:
     source.write_text(content, encoding="utf-8")
     folder = tmp_path / "made"
     folder.mkdir()
-    ready, endpoint = batch._as_input(source, folder)
+    ready, endpoint = input_file(source, folder)
     text = ready.read_text(encoding="utf-8-sig")
     return [json.loads(each) for each in text.split("\n") if each.strip()], endpoint
 

@@ -1,0 +1,158 @@
+"""Batches that the command line creates, follows, and fetches the results of."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from cli.client import ApiAwayError
+from cli.input_file import input_file
+from cli.interrupt import leave_on_interrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cli.client import Client
+
+POLL_INTERVAL_SECONDS = 0.5
+AWAY_SECONDS = 90.0  # that an API which is away is asked again
+FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+ERRORS_SHOWN = 10  # a screenful
+SHOW_CURSOR = b"\x1b[?25h"
+
+
+def create_batch(client: Client, source: Path, window: str, metadata: dict[str, str]) -> str:
+    """Upload a file and create its batch; return its id."""
+    with tempfile.TemporaryDirectory(prefix="fallthrough-") as folder:
+        path, endpoint = input_file(source, Path(folder))
+        file = client.upload(path)
+    return str(client.create_batch(file["id"], endpoint, window, **metadata)["id"])
+
+
+def follow(
+    client: Client, batch_id: str, say_how_to_come_back: Callable[[], None]
+) -> dict[str, Any]:
+    """Show a batch's progress until it has ended; return it. Ctrl-C leaves it running."""
+    display = _Display()
+
+    def last_words() -> None:
+        display.show_cursor()
+        say_how_to_come_back()
+
+    # Before the cursor is hidden: from then on whoever interrupts gets it back.
+    leave_on_interrupt(last_words)
+    with display.progress:
+        while True:
+            try:
+                batch = _fetch(client, batch_id, display.progress.console)
+            except ApiAwayError:
+                display.progress.stop()
+                say_how_to_come_back()
+                raise
+            display.show(batch)
+            if batch["status"] in FINAL:
+                return batch
+            time.sleep(POLL_INTERVAL_SECONDS)
+
+
+class _Display:
+    """A batch's progress on standard error: a bar, lines a second, lines by tier."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.fields[status]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[tiers]}"),
+        )
+        self.progress = Progress(*columns, console=Console(stderr=True))
+        self._bar = self.progress.add_task("", total=None, status="validating", rate="", tiers="")
+        self._start = time.monotonic()
+        self._lines_at_start: int | None = None
+
+    def show_cursor(self) -> None:
+        # Past rich, which may have been interrupted in the midst of anything.
+        if self.progress.console.is_terminal:
+            os.write(sys.stderr.fileno(), SHOW_CURSOR + b"\r\n")
+
+    def show(self, batch: dict[str, Any]) -> None:
+        counts = batch["request_counts"]
+        lines = counts["completed"] + counts["failed"]
+        self.progress.update(
+            self._bar,
+            total=counts["total"] or None,
+            completed=lines,
+            status=batch["status"],
+            rate=f"{self._rate(lines):,.0f}/s",
+            tiers=_summary(batch),
+        )
+
+    def _rate(self, lines: int) -> float:
+        """Return lines a second since this command follows the batch."""
+        if self._lines_at_start is None:
+            self._lines_at_start = lines
+        return (lines - self._lines_at_start) / max(time.monotonic() - self._start, 0.001)
+
+
+def _summary(batch: dict[str, Any]) -> str:
+    tiers = batch.get("fallthrough", {}).get("tiers", {})
+    summary = "  ".join(f"{tier} {number}" for tier, number in sorted(tiers.items()) if tier != "-")
+    failed = batch["request_counts"]["failed"]
+    return summary + (f"  failed {failed}" if failed else "")
+
+
+def _fetch(client: Client, batch_id: str, console: Console) -> dict[str, Any]:
+    """Return the batch. An API that is away, as while it restarts, is asked again for a while."""
+    deadline = None
+    while True:
+        try:
+            return client.batch(batch_id)
+        except ApiAwayError as error:
+            if deadline is None:
+                deadline = time.monotonic() + AWAY_SECONDS
+                console.print(f"{error}\n… the batch goes on; trying again", markup=False)
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_INTERVAL_SECONDS)
+
+
+def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
+    """Download the results, and say how it ended; return the exit status."""
+    _print_errors((batch.get("errors") or {}).get("data", []))
+    files = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
+    if output and files:  # a batch that was never run leaves what was there before
+        with output.open("wb") as target:
+            for file_id in files:
+                client.download(file_id, target)
+    counts = batch["request_counts"]
+    click.echo(
+        f"{batch['id']} {batch['status']}: {counts['completed']} answered, "
+        f"{counts['failed']} failed, of {counts['total']}"
+        + (f"; results in {output}" if output and files else ""),
+        err=True,
+    )
+    return 0 if batch["status"] == "completed" and not counts["failed"] else 1
+
+
+def _print_errors(errors: list[dict[str, Any]]) -> None:
+    for error in errors[:ERRORS_SHOWN]:
+        where = f"line {error['line']}: " if error.get("line") else ""
+        click.echo(f"{where}{error['message']} ({error['code']})", err=True)
+    if len(errors) > ERRORS_SHOWN:
+        click.echo(f"… and {len(errors) - ERRORS_SHOWN} more", err=True)

@@ -1,0 +1,136 @@
+"""`fallthrough submit`, `status`, `cancel`: single jobs, and prompts from a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+from rich.console import Console
+
+from cli import environment
+from cli.commands.options import as_json, at_url, check_writable, to_file
+from cli.interrupt import leave_on_interrupt
+from cli.jobs import milliseconds, submit_prompts, wait_for
+from cli.prompts import read
+from tasks.records.jobs import CachePolicy, ExhaustedPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("source")
+@click.option("--wait/--no-wait", default=None, help="Wait for the answers  [default: one prompt].")
+@to_file
+@click.option("--model", help="Model to ask for.")
+@click.option("--max-tokens", type=click.IntRange(1))
+@click.option("--temperature", type=click.FloatRange(0, 2))
+@click.option("--cache", type=click.Choice(get_args(CachePolicy)))
+@click.option("--on-exhausted", type=click.Choice(get_args(ExhaustedPolicy)))
+@click.option("--deadline", "deadline_seconds", type=float, help="Seconds until it is given up.")
+@at_url
+@as_json
+def submit(
+    source: str,
+    *,
+    wait: bool | None,
+    output: Path | None,
+    url: str | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Submit SOURCE: a prompt, a .jsonl or .txt file (one prompt a line), or - for stdin.
+
+    \b
+    fallthrough submit "Explain photosynthesis" --max-tokens 100
+    fallthrough submit prompts.txt --output results.jsonl
+    cat prompts.jsonl | fallthrough submit - --wait --json
+
+    A line of JSONL has prompt or messages, and any sampling parameters; lines of OpenAI's batch
+    format do as well. Options here are defaults for lines that do not say.
+    """  # noqa: D301 - \b is click's
+    defaults = {name: value for name, value in fields.items() if value is not None}
+    prompts = read(source)
+    if output:
+        check_writable(output)
+    with environment.client(url) as client:
+        jobs = submit_prompts(client, prompts, defaults)
+        if not (wait or output or (wait is None and len(prompts) == 1)):
+            _print_accepted(jobs, as_json=as_json)
+            return
+        leave_on_interrupt(lambda: _print_accepted(jobs, as_json=as_json))
+        finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
+    results = [
+        {"custom_id": prompt.label, **finished[job["id"]]}
+        for prompt, job in zip(prompts, jobs, strict=True)
+    ]
+    _print_results(results, output, as_json=as_json)
+    sys.exit(0 if all(result["status"] == "succeeded" for result in results) else 1)
+
+
+def _print_accepted(jobs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    for job in jobs:
+        click.echo(json.dumps(job) if as_json else job["id"])
+    if not as_json:
+        click.echo(f"{len(jobs)} accepted; follow one with `fallthrough status ID`", err=True)
+
+
+def _print_results(
+    results: Sequence[dict[str, Any]], output: Path | None, *, as_json: bool
+) -> None:
+    lines = [json.dumps(result, ensure_ascii=False) for result in results]
+    if output:
+        output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        click.echo(f"{len(results)} results in {output}", err=True)
+    elif as_json:
+        for line in lines:
+            click.echo(line)
+    else:
+        for result in results:
+            click.echo(result["text"] or f"[{result['status']}] {_error_message(result)}")
+    degraded = sum(bool(result["degraded"]) for result in results)
+    if degraded:
+        click.echo(f"{degraded} of {len(results)} answers are degraded: no tier answered", err=True)
+
+
+@click.command()
+@click.argument("job_id")
+@click.option("--wait", type=click.FloatRange(0, 60), default=0.0, help="Seconds to wait for it.")
+@at_url
+@as_json
+def status(job_id: str, wait: float, url: str | None, *, as_json: bool) -> None:
+    """Show a job: where it stands, which tiers were tried, its answer."""
+    with environment.client(url) as client:
+        _print_job(client.job(job_id, wait), as_json=as_json)
+
+
+@click.command()
+@click.argument("job_id")
+@at_url
+@as_json
+def cancel(job_id: str, url: str | None, *, as_json: bool) -> None:
+    """Cancel a job; a finished one stays as it is."""
+    with environment.client(url) as client:
+        _print_job(client.cancel(job_id), as_json=as_json)
+
+
+def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(job))
+        return
+    duration = milliseconds(job)
+    tier = f" by {job['tier_used']}" if job["tier_used"] else ""
+    click.echo(f"{job['id']}  {job['status']}{tier}" + (f"  {duration} ms" if duration else ""))
+    for attempt in job["attempts"]:
+        detail = attempt.get("detail", "")
+        ms = attempt["milliseconds"]
+        click.echo(f"  {attempt['tier']:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
+    if text := job["text"] or _error_message(job):
+        click.echo(text)
+
+
+def _error_message(job: dict[str, Any]) -> str:
+    return str((job.get("error") or {}).get("message", ""))

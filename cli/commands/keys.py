@@ -1,0 +1,71 @@
+"""`fallthrough keys`: who may use the API."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cli import environment
+from cli.commands.options import as_json
+from tasks import keys as keyring
+
+
+@click.group()
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file of keys  [default: FALLTHROUGH_KEYS_FILE, or keys.json in the data folder].",
+)
+@click.pass_context
+def keys(ctx: click.Context, path: Path | None) -> None:
+    """Make, list and revoke API keys. A server reads the file again when it changes."""
+    ctx.obj = path or Path(
+        environment.settings().keys_file or environment.data_folder() / "keys.json"
+    )
+
+
+@keys.command("create")
+@click.argument("owner")
+@click.option("--admin", is_flag=True, help="May also see metrics, and see and reset breakers.")
+@click.pass_obj
+def create_key(path: Path, owner: str, *, admin: bool) -> None:
+    """Make a key for OWNER; every key of one owner sees the same jobs, files and batches."""
+    key, secret = keyring.create(path, owner, admin=admin)
+    click.echo(secret)
+    click.echo(f"key {key.id} of {owner} is in {path}; it is shown this once", err=True)
+
+
+@keys.command("list")
+@as_json
+@click.pass_obj
+def list_keys(path: Path, *, as_json: bool) -> None:
+    """List the keys; their secrets are not kept."""
+    ring = keyring.read_file(path)
+    if as_json:
+        rows = [{"id": key.id, "owner": key.owner, "admin": key.admin} for key in ring]
+        click.echo(json.dumps(rows))
+    else:
+        Console().print(_table(ring))
+
+
+def _table(ring: list[keyring.Key]) -> Table:
+    table = Table("key", "owner", "role", "created")
+    for key in ring:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created_at))
+        table.add_row(key.id, key.owner, "admin" if key.admin else "", created)
+    return table
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@click.pass_obj
+def revoke_key(path: Path, key_id: str) -> None:
+    """Make key KEY_ID invalid, within a second."""
+    keyring.revoke(path, key_id)
+    click.echo(f"{key_id} is revoked", err=True)

@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.prompts import InputError
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+at_url = click.option(
+    "--url", help="The API's address [default: FALLTHROUGH_API_URL, or http://127.0.0.1:8000]."
+)
+to_file = click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, JSONL."
+)
+
+
+def check_writable(output: Path) -> None:
+    """Raise InputError if the file for results cannot be written.
+
+    Better known before the prompts are answered than after.
+    """
+    is_new = not output.exists()
+    try:
+        output.open("a", encoding="utf-8").close()
+        if is_new:
+            output.unlink()  # what is never answered leaves no file
+    except OSError as error:
+        message = f"cannot write {output}: {error.strerror}"
+        raise InputError(message) from None

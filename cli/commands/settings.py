@@ -1,0 +1,23 @@
+"""`fallthrough config`: what is set."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from cli import environment
+from cli.commands.options import as_json
+
+
+@click.command()
+@as_json
+def config(*, as_json: bool) -> None:
+    """Show the effective settings, secrets masked. Each is an environment variable."""
+    rows = environment.settings().rows()
+    if as_json:
+        click.echo(json.dumps({name: value for name, value, _, _ in rows}))
+        return
+    for name, value, default, about in rows:
+        mark = " " if value == default else "*"
+        click.echo(f"{mark} {name}={value}\n      {about}")

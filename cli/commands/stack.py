@@ -1,0 +1,53 @@
+"""`fallthrough up`, `demo`: the stack on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cli import environment
+from cli.commands.options import as_json
+from cli.stack.parts import UpOptions
+from cli.up import run_up
+
+
+@click.command()
+@click.option("--port", type=int, help="Port of the API; 0 picks a free one  [default: 8000]")
+@click.option(
+    "--flower-port", type=int, default=5555, show_default=True, help="Port of Flower; 0: free."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 64),
+    default=1,
+    show_default=True,
+    help="Worker processes for batch work, beside the one for interactive requests.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where jobs and logs are kept  [default: ~/.local/share/fallthrough]",
+)
+@as_json
+def up(
+    port: int | None, flower_port: int, workers: int, data_dir: Path | None, *, as_json: bool
+) -> None:
+    """Start the whole stack on this machine, and watch over it until Ctrl-C.
+
+    Valkey, a small model as CPU tier, workers, the API and Flower. A part of your own takes the
+    place of the embedded one: set FALLTHROUGH_REDIS_URL, FALLTHROUGH_CPU_URL; and
+    FALLTHROUGH_GPU_URL for the server that all this is for. `fallthrough config` lists them.
+    """
+    settings = environment.settings()
+    options = UpOptions(settings.port if port is None else port, flower_port, workers)
+    sys.exit(run_up(settings, options, data_dir or environment.data_folder(), as_json=as_json))
+
+
+@click.command()
+def demo() -> None:
+    """Show all of it in a minute: answers, an outage, the cache, the way back."""
+    from cli.demo import run_demo  # noqa: PLC0415 - only the demo needs it
+
+    sys.exit(run_demo(environment.settings()))

@@ -1,0 +1,87 @@
+"""Jobs that the command line submits, and waits for with a progress bar."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.client import FINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from cli.client import Client
+    from cli.prompts import Prompt
+
+CHUNK = 1000  # requests that one POST /v1/jobs takes
+POLLS_AT_ONCE = 16
+POLL_SECONDS = 20.0
+
+
+def submit_prompts(
+    client: Client, prompts: Sequence[Prompt], defaults: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Submit prompts, in chunks; return their jobs. defaults: fields where a prompt has none."""
+    requests = [{**defaults, **prompt.request} for prompt in prompts]
+    jobs: list[dict[str, Any]] = []
+    for start in range(0, len(requests), CHUNK):
+        jobs += client.submit(requests[start : start + CHUNK])
+    return jobs
+
+
+def wait_for(
+    client: Client,
+    ids: Sequence[str],
+    console: Console,
+    on_finish: Callable[[dict[str, Any]], None] = lambda job: None,  # noqa: ARG005 - no listener
+) -> dict[str, dict[str, Any]]:
+    """Return the finished jobs by id; on_finish is called with each as it finishes."""
+    tiers: Counter[str] = Counter()
+    jobs: dict[str, dict[str, Any]] = {}
+    with _progress(console) as progress:
+        bar = progress.add_task("answering", total=len(ids), tiers="")
+        for job in _finished_jobs(client, ids):
+            jobs[job["id"]] = job
+            tiers[job["tier_used"] or job["status"]] += 1
+            summary = "  ".join(f"{tier} {number}" for tier, number in tiers.most_common())
+            progress.update(bar, advance=1, tiers=summary)
+            on_finish(job)
+    return jobs
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[tiers]}"),
+    )
+    return Progress(*columns, console=console, transient=not console.is_terminal)
+
+
+def _finished_jobs(client: Client, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each job as it finishes, with a few long polls at a time."""
+    with ThreadPoolExecutor(POLLS_AT_ONCE) as pool:
+        for poll in as_completed([pool.submit(_finished_job, client, job_id) for job_id in ids]):
+            yield poll.result()
+
+
+def _finished_job(client: Client, job_id: str) -> dict[str, Any]:
+    while True:
+        job = client.job(job_id, POLL_SECONDS)
+        if job["status"] in FINAL:
+            return job
+
+
+def milliseconds(job: dict[str, Any]) -> int | None:
+    """Return how long a finished job took, from its acceptance."""
+    if not job.get("finished_at"):
+        return None
+    seconds: float = job["finished_at"] - job["created_at"]
+    return round(seconds * 1000)
