@@ -1,7 +1,1 @@
-"""Measurements, side by side in one run: `./run bench [NAME …]`."""
-
-import sys
-from pathlib import Path
-
-# The servers and processes that the tests start serve here as well.
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+"""Measurements, side by side in one run, each with its budgets: `./run bench [NAME …]`."""

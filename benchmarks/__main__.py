@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import batch, fairness, http, size
+from benchmarks import batch, fairness, lone_requests, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +32,9 @@ ALL: dict[str, tuple[Callable[[], dict[str, float]], str]] = {
         partial(batch.measure, 20_000, 0.2, 64, workers=2),
         "rate >= 1.7 x one worker's (320)",
     ),
-    "lone-jobs": (http.lone_jobs, "submit_rate >= 1500, share >= 0.35; chat64 >= 600, p99 <= 250"),
-    "end-to-end": (http.end_to_end, "jobs_rate >= 600"),
-    "sync-chat": (http.sync_chat, "p50 <= 8 ms, p99 <= 20 ms"),
+    "lone-jobs": (lone_requests.lone_jobs, "submit_rate >= 1500, share >= 0.35; chat64 >= 600, p99 <= 250"),
+    "end-to-end": (lone_requests.end_to_end, "jobs_rate >= 600"),
+    "sync-chat": (lone_requests.sync_chat, "p50 <= 8 ms, p99 <= 20 ms"),
     "upload": (size.upload, "api_grows_mb <= 64"),
     "memory": (size.batch, "worker <= 100 MB, store <= 64 MB, flat from line 10 000 on"),
     "fairness": (fairness.measure, "x <= 2"),

@@ -19,10 +19,10 @@ BODY = {"model": "bench", "messages": [{"role": "user", "content": "A prompt of 
 
 
 async def run(upstream: str, store: str, lines: int, at_once: int) -> dict[str, float]:
-    """Ask for every line; return what it took."""
+    """Ask for every line; return jobs/s and CPU a job."""
     client = ClientBuilder().no_proxy().build()
-    kept = redis.asyncio.Redis.from_url(store)
-    waiting: deque[tuple[int, bytes]] = deque()
+    records = redis.asyncio.Redis.from_url(store)
+    answers: deque[tuple[int, bytes]] = deque()
     arrived = asyncio.Event()
     left = lines
     content = json.dumps(BODY).encode()
@@ -34,7 +34,7 @@ async def run(upstream: str, store: str, lines: int, at_once: int) -> dict[str, 
             left -= 1
             request = client.post(f"{upstream}/v1/chat/completions").headers(headers)
             response = await request.body_bytes(content).build().send()
-            waiting.append((left, bytes(await response.bytes())))
+            answers.append((left, bytes(await response.bytes())))
             arrived.set()
 
     async def write() -> None:
@@ -42,9 +42,9 @@ async def run(upstream: str, store: str, lines: int, at_once: int) -> dict[str, 
         while written < lines:
             await arrived.wait()
             arrived.clear()
-            pipeline = kept.pipeline(transaction=False)
-            while waiting:
-                number, answer = waiting.popleft()
+            pipeline = records.pipeline(transaction=False)
+            while answers:
+                number, answer = answers.popleft()
                 record = {
                     "status": "succeeded",
                     "tier_used": "gpu",
@@ -55,19 +55,19 @@ async def run(upstream: str, store: str, lines: int, at_once: int) -> dict[str, 
                 written += 1
             await pipeline.execute()
 
-    began, cpu = time.monotonic(), time.process_time()
+    start, cpu_start = time.monotonic(), time.process_time()
     await asyncio.gather(write(), *(call() for _ in range(at_once)))
-    took, spent = time.monotonic() - began, time.process_time() - cpu
-    await kept.flushdb()
-    await kept.aclose()
-    return {"rate": lines / took, "cpu_ms": 1000 * spent / lines}
+    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
+    await records.flushdb()
+    await records.aclose()
+    return {"rate": lines / seconds, "cpu_ms": 1000 * cpu_seconds / lines}
 
 
 def main() -> None:
     """Run once and print JSON."""
     upstream, store, lines, at_once = sys.argv[1:]
-    found = uvloop.run(run(upstream, store, int(lines), int(at_once)))
-    sys.stdout.write(json.dumps(found) + "\n")
+    figures = uvloop.run(run(upstream, store, int(lines), int(at_once)))
+    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from benchmarks.stack import bare, cpu_seconds, fleet, store_reads, stub
+from benchmarks.stack import bare, cpu_seconds, empty_fleet, store_reads, stub
+
+if TYPE_CHECKING:
+    from harness.processes import Process
 
 PROMPT = "A prompt of some words. " * 4
 
@@ -16,9 +19,9 @@ PROMPT = "A prompt of some words. " * 4
 def input_file(lines: int) -> bytes:
     """Return a batch's input."""
     body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 64}
-    rest = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    fields = {"method": "POST", "url": "/v1/chat/completions", "body": body}
     return b"".join(
-        json.dumps({"custom_id": f"line-{n}", **rest}).encode() + b"\n" for n in range(lines)
+        json.dumps({"custom_id": f"line-{n}", **fields}).encode() + b"\n" for n in range(lines)
     )
 
 
@@ -52,28 +55,32 @@ def measure(lines: int, delay: float, at_once: int, workers: int = 1) -> dict[st
     """Run the bare loop and a batch once each, on the same servers."""
     with (
         stub(delay) as upstream,
-        fleet(upstream, FALLTHROUGH_GPU_CONCURRENCY=str(at_once)) as (made, valkey),
+        empty_fleet(upstream, FALLTHROUGH_GPU_CONCURRENCY=str(at_once)) as (fleet, valkey),
     ):
-        yard = bare(upstream, valkey.url, lines, at_once)
-        api = made.api().start()
-        started = [made.worker("batch").start() for _ in range(workers)]
+        bare_loop = bare(upstream, valkey.url, lines, at_once)
+        api = fleet.api().start()
+        processes = [fleet.worker("batch").start() for _ in range(workers)]
         with httpx.Client(base_url=api.url, timeout=120) as client:
             follow(client, create(client, upload_file(client, 200)))  # warm
             file_id = upload_file(client, lines)
-            cpu = sum(cpu_seconds(w.process.pid) for w in started if w.process)
+            cpu = _total_cpu_seconds(processes)
             reads = store_reads(valkey)
-            began = time.monotonic()
+            start = time.monotonic()
             batch = follow(client, create(client, file_id))
-            took = time.monotonic() - began
+            seconds = time.monotonic() - start
             reads = store_reads(valkey) - reads
-            cpu = sum(cpu_seconds(w.process.pid) for w in started if w.process) - cpu
+            cpu = _total_cpu_seconds(processes) - cpu
         assert batch["status"] == "completed", batch  # noqa: S101 - else there is no figure
         assert batch["request_counts"]["completed"] == lines, batch  # noqa: S101 - as above
     return {
-        "bare_rate": yard["rate"],
-        "rate": lines / took,
-        "share": lines / took / yard["rate"],
-        "bare_cpu_ms": yard["cpu_ms"],
+        "bare_rate": bare_loop["rate"],
+        "rate": lines / seconds,
+        "share": lines / seconds / bare_loop["rate"],
+        "bare_cpu_ms": bare_loop["cpu_ms"],
         "cpu_ms": 1000 * cpu / lines,
         "round_trips": reads / lines,
     }
+
+
+def _total_cpu_seconds(processes: list[Process]) -> float:
+    return sum(cpu_seconds(each.process.pid) for each in processes if each.process)

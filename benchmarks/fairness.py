@@ -5,16 +5,16 @@ from __future__ import annotations
 import httpx
 
 from benchmarks.batch import create, upload_file
-from benchmarks.http import BODY, load
-from benchmarks.stack import fleet, stub
+from benchmarks.lone_requests import BODY, load
+from benchmarks.stack import empty_fleet, stub
 
 
 def measure() -> dict[str, float]:
     """Return the p95 of lone requests against a 200 ms upstream, idle and behind a batch."""
-    with stub(0.2) as upstream, fleet(upstream) as (made, _):
-        api = made.api().start()
-        made.worker("interactive").start()
-        made.worker("batch").start()
+    with stub(0.2) as upstream, empty_fleet(upstream) as (fleet, _):
+        api = fleet.api().start()
+        fleet.worker("interactive").start()
+        fleet.worker("batch").start()
         chat = f"{api.url}/v1/chat/completions"
         load(chat, BODY, 20, 1)
         idle = load(chat, BODY, 200, 8)

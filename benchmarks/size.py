@@ -8,13 +8,13 @@ import time
 import httpx
 
 from benchmarks.batch import create, follow, upload_file
-from benchmarks.stack import fleet, resident_mb, store_mb, stub
+from benchmarks.stack import empty_fleet, resident_mb, store_mb, stub
 
 
 def upload() -> dict[str, float]:
     """Return by how much the API grows while 200 MB are uploaded."""
-    with stub(0.0) as upstream, fleet(upstream) as (made, _):
-        api = made.api().start()
+    with stub(0.0) as upstream, empty_fleet(upstream) as (fleet, _):
+        api = fleet.api().start()
         assert api.process  # noqa: S101 - it was started
         with httpx.Client(base_url=api.url, timeout=300) as client:
             create(client, upload_file(client, 10))
@@ -33,8 +33,8 @@ def upload() -> dict[str, float]:
 
 def batch(lines: int = 50_000) -> dict[str, float]:
     """Return by how much worker and store grow, from the start and from line 10 000 on."""
-    with stub(0.0) as upstream, fleet(upstream) as (made, valkey):
-        api, worker = made.api().start(), made.worker("batch").start()
+    with stub(0.0) as upstream, empty_fleet(upstream) as (fleet, valkey):
+        api, worker = fleet.api().start(), fleet.worker("batch").start()
         assert worker.process  # noqa: S101 - it was started
         with httpx.Client(base_url=api.url, timeout=120) as client:
             follow(client, create(client, upload_file(client, 200)))
@@ -42,12 +42,12 @@ def batch(lines: int = 50_000) -> dict[str, float]:
             batch_id = create(client, upload_file(client, lines))
             early, late = before, before
             while True:
-                found = client.get(f"/v1/batches/{batch_id}").json()
+                progress = client.get(f"/v1/batches/{batch_id}").json()
                 now = resident_mb(worker.process.pid), store_mb(valkey)
-                if found["request_counts"]["completed"] < 10_000:  # noqa: PLR2004 - as it says
+                if progress["request_counts"]["completed"] < 10_000:  # noqa: PLR2004 - as it says
                     early = max(early[0], now[0]), max(early[1], now[1])
                 late = max(late[0], now[0]), max(late[1], now[1])
-                if found["status"] == "completed":
+                if progress["status"] == "completed":
                     break
                 time.sleep(0.05)
     return {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TICK = os.sysconf("SC_CLK_TCK")
+BARE_LINES, BARE_CALLS = 20_000, 64
 
 
 def answers(url: str) -> bool:
@@ -48,7 +49,7 @@ def stub(delay: float) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def fleet(upstream: str, **settings: str) -> Iterator[tuple[Fleet, ValkeyServer]]:
+def empty_fleet(upstream: str, **settings: str) -> Iterator[tuple[Fleet, ValkeyServer]]:
     """Yield a fleet on an empty Valkey; nothing of it is started."""
     with tempfile.TemporaryDirectory(prefix="fallthrough-bench-") as folder:
         valkey = ValkeyServer(Path(folder), free_port())
@@ -60,23 +61,28 @@ def fleet(upstream: str, **settings: str) -> Iterator[tuple[Fleet, ValkeyServer]
             "FALLTHROUGH_LOG_LEVEL": "WARNING",
             **settings,
         }
-        made = Fleet(Path(folder), environ)
+        fleet = Fleet(Path(folder), environ)
         try:
-            yield made, valkey
+            yield fleet, valkey
         finally:
-            made.stop()
+            fleet.stop()
             valkey.kill()
 
 
 def bare(upstream: str, store: str, lines: int, at_once: int) -> dict[str, float]:
     """Return what the bare loop makes."""
-    done = subprocess.run(  # noqa: S603 - our own module
+    process = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, "-m", "benchmarks.bare", upstream, store, str(lines), str(at_once)],
         capture_output=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    figures: dict[str, float] = json.loads(process.stdout)
+    return figures
+
+
+def bare_rate(upstream: str, store: str) -> float:
+    """Return the jobs/s of the bare loop, measured as for the first machine's 4883."""
+    return bare(upstream, store, BARE_LINES, BARE_CALLS)["rate"]
 
 
 def cpu_seconds(pid: int) -> float:

@@ -15,7 +15,7 @@ import uvloop
 from harness.waiting import free_port, wait_until
 from pyreqwest.client import ClientBuilder
 
-from benchmarks.stack import answers, fleet, stub
+from benchmarks.stack import answers, bare_rate, empty_fleet, stub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,31 +25,32 @@ JOB = {"prompt": "A prompt of some words.", "max_tokens": 64, "cache": "off"}
 
 
 async def _load(url: str, body: dict[str, object], number: int, clients: int) -> list[float]:
-    """Post number requests from so many clients; return the ms that each took."""
+    """Post number requests from so many clients; return the latency of each in ms."""
     client = ClientBuilder().no_proxy().timeout(timedelta(seconds=60)).build()
-    left, took = number, []
+    left, latencies = number, []
 
     async def work() -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            began = time.monotonic()
+            start = time.monotonic()
             response = await client.post(url).body_json(body).build().send()
             await response.bytes()
             assert response.status in {200, 202}, response.status  # noqa: S101 - else no figure
-            took.append((time.monotonic() - began) * 1000)
+            latencies.append((time.monotonic() - start) * 1000)
 
     await asyncio.gather(*(work() for _ in range(clients)))
-    return took
+    return latencies
 
 
 def load(url: str, body: dict[str, object], number: int, clients: int) -> dict[str, float]:
     """Return rate and percentiles."""
-    began = time.monotonic()
-    took = sorted(uvloop.run(_load(url, body, number, clients)))
-    seconds = time.monotonic() - began
-    at = statistics.quantiles(took, n=100)
-    return {"rate": number / seconds, "p50": at[49], "p95": at[94], "p99": at[98]}
+    start = time.monotonic()
+    latencies = sorted(uvloop.run(_load(url, body, number, clients)))
+    seconds = time.monotonic() - start
+    percentiles = statistics.quantiles(latencies, n=100)
+    p50, p95, p99 = (percentiles[percent - 1] for percent in (50, 95, 99))
+    return {"rate": number / seconds, "p50": p50, "p95": p95, "p99": p99}
 
 
 @contextlib.contextmanager
@@ -71,50 +72,55 @@ def lone_jobs() -> dict[str, float]:
     """Submissions over HTTP, 64 clients, one API process; and end to end with one worker."""
     with empty_endpoint() as url:
         empty = load(url, JOB, 6000, 64)["rate"]
-    with stub(0.0) as upstream, fleet(upstream) as (made, _):
-        api = made.api().start()
+    with stub(0.0) as upstream, empty_fleet(upstream) as (fleet, valkey):
+        bare = bare_rate(upstream, valkey.url)
+        api = fleet.api().start()
         load(f"{api.url}/v1/jobs", JOB, 500, 64)
-        submitted = load(f"{api.url}/v1/jobs", JOB, 6000, 64)["rate"]
-    with stub(0.0) as upstream, fleet(upstream) as (made, _):
-        api = made.api().start()
-        made.worker("interactive").start()
+        submissions = load(f"{api.url}/v1/jobs", JOB, 6000, 64)["rate"]
+    with stub(0.0) as upstream, empty_fleet(upstream) as (fleet, _):
+        api = fleet.api().start()
+        fleet.worker("interactive").start()
         load(f"{api.url}/v1/chat/completions", BODY, 300, 64)
-        whole = load(f"{api.url}/v1/chat/completions", BODY, 4000, 64)
+        chat = load(f"{api.url}/v1/chat/completions", BODY, 4000, 64)
     return {
+        "bare_rate": bare,
         "empty_rate": empty,
-        "submit_rate": submitted,
-        "submit_share": submitted / empty,
-        "chat64_rate": whole["rate"],
-        "chat64_p50_ms": whole["p50"],
-        "chat64_p99_ms": whole["p99"],
+        "submit_rate": submissions,
+        "submit_share": submissions / empty,
+        "chat64_rate": chat["rate"],
+        "chat64_p50_ms": chat["p50"],
+        "chat64_p99_ms": chat["p99"],
     }
 
 
 def end_to_end() -> dict[str, float]:
     """Lone jobs from 64 clients until all are finished."""
     number = 4000
-    with stub(0.0) as upstream, fleet(upstream) as (made, valkey):
-        api = made.api().start()
-        made.worker("interactive").start()
+    with stub(0.0) as upstream, empty_fleet(upstream) as (fleet, valkey):
+        bare = bare_rate(upstream, valkey.url)
+        api = fleet.api().start()
+        fleet.worker("interactive").start()
         load(f"{api.url}/v1/chat/completions", BODY, 300, 64)
         with valkey.client() as client:
-            began = time.monotonic()
+            start = time.monotonic()
             load(f"{api.url}/v1/jobs", JOB, number, 64)
-            counted = lambda: sum(int(n) for n in client.hvals("ft:stats"))  # noqa: E731
-            wait_until(lambda: counted() >= number + 300, 60)
-            took = time.monotonic() - began
-    return {"jobs_rate": number / took}
+            finishes = lambda: sum(int(n) for n in client.hvals("ft:stats"))  # noqa: E731
+            wait_until(lambda: finishes() >= number + 300, 60)
+            seconds = time.monotonic() - start
+    return {"bare_rate": bare, "jobs_rate": number / seconds}
 
 
 def sync_chat() -> dict[str, float]:
     """One client: what the pipeline adds to the upstream's own time."""
-    with stub(0.0) as upstream, fleet(upstream) as (made, _):
+    with stub(0.0) as upstream, empty_fleet(upstream) as (fleet, valkey):
+        bare = bare_rate(upstream, valkey.url)
         direct = load(f"{upstream}/v1/chat/completions", BODY, 1000, 1)
-        api = made.api().start()
-        made.worker("interactive").start()
+        api = fleet.api().start()
+        fleet.worker("interactive").start()
         load(f"{api.url}/v1/chat/completions", BODY, 100, 1)
         through = load(f"{api.url}/v1/chat/completions", BODY, 1000, 1)
     return {
+        "bare_rate": bare,
         "added_p50_ms": through["p50"] - direct["p50"],
         "added_p99_ms": through["p99"] - direct["p99"],
     }
