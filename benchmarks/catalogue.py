@@ -1,0 +1,77 @@
+"""What is measured, and its budgets."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks import batch, fairness, lone_requests, size
+from benchmarks.budgets import Absolute, Multiple, Scaled, Speed, at_least, at_most, near
+from benchmarks.runner import Benchmark
+
+# Where the upstream takes 200 ms, it sets the pace: calls at once / 0.2 s.
+OF_640 = "0.97 of 640 lines/s, 128 calls of 200 ms"
+OF_1280 = "0.9 of 1280 lines/s, 256 calls of 200 ms"
+OF_TWO_WORKERS = "1.7 of one worker's 320 lines/s, 64 calls of 200 ms"
+MEMORY = "megabytes"
+FLAT = "megabytes; flat: up to 200 bytes a line"
+
+BENCHMARKS = {
+    "batch-0ms": Benchmark(
+        partial(batch.measure, 20_000, 0.0, 64),
+        (
+            at_least("share", Absolute(0.5)),
+            at_most("cpu_ms", Multiple(2, "bare_cpu_ms")),
+            at_most("round_trips", Absolute(0.2)),
+        ),
+    ),
+    "batch-128": Benchmark(
+        partial(batch.measure, 20_000, 0.2, 128),
+        (at_least("rate", Absolute(0.97 * 640, OF_640)),),
+    ),
+    "batch-256": Benchmark(
+        partial(batch.measure, 20_000, 0.2, 256),
+        (at_least("rate", Absolute(0.9 * 1280, OF_1280)),),
+    ),
+    "batch-5000": Benchmark(
+        partial(batch.measure, 5_000, 0.0, 64),
+        (*near(0.15, "rate", "batch-0ms"), *near(0.15, "rate", "batch-50000")),
+    ),
+    "batch-50000": Benchmark(
+        partial(batch.measure, 50_000, 0.0, 64),
+        (*near(0.15, "rate", "batch-0ms"), *near(0.15, "rate", "batch-5000")),
+    ),
+    "batch-2-workers": Benchmark(
+        partial(batch.measure, 20_000, 0.2, 64, workers=2),
+        (at_least("rate", Absolute(1.7 * 320, OF_TWO_WORKERS)),),
+    ),
+    "lone-jobs": Benchmark(
+        lone_requests.lone_jobs,
+        (
+            at_least("submit_rate", Scaled(1500, Speed.RATE)),
+            at_least("submit_share", Absolute(0.35)),
+            at_least("chat64_rate", Scaled(600, Speed.RATE)),
+            at_most("chat64_p99_ms", Scaled(250, Speed.TIME)),
+        ),
+    ),
+    "end-to-end": Benchmark(
+        lone_requests.end_to_end, (at_least("jobs_rate", Scaled(600, Speed.RATE)),)
+    ),
+    "sync-chat": Benchmark(
+        lone_requests.sync_chat,
+        (
+            at_most("added_p50_ms", Scaled(8, Speed.TIME)),
+            at_most("added_p99_ms", Scaled(20, Speed.TIME)),
+        ),
+    ),
+    "upload": Benchmark(size.upload, (at_most("api_grows_mb", Absolute(64, MEMORY)),)),
+    "memory": Benchmark(
+        size.batch,
+        (
+            at_most("worker_grows_mb", Absolute(100, MEMORY)),
+            at_most("store_grows_mb", Absolute(64, MEMORY)),
+            at_most("worker_after_10000_mb", Absolute(8, FLAT)),
+            at_most("store_after_10000_mb", Absolute(8, FLAT)),
+        ),
+    ),
+    "fairness": Benchmark(fairness.measure, (at_most("x", Absolute(2)),)),
+}
