@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import logging
 import os
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,20 +13,20 @@ import uvloop
 
 from api.access import check_exposure, key_ring
 from api.app import create_app
+from tasks import process
 from tasks.errors import FallthroughError, SettingsError
 from tasks.settings import Settings
-from tasks.store.connection import connect
-from tasks.store.jobs import JobStore
+from tasks.store import check_store
 from tasks.telemetry import logs
 
 if TYPE_CHECKING:
+    import socket
     from types import FrameType
 
     from starlette.applications import Starlette
 
     from api.services import Services
 
-GARBAGE_THRESHOLDS = (20_000, 20, 20)
 LAST_SECONDS = 1.0  # of the drain, in which those who still wait are told
 
 log = logging.getLogger("api")
@@ -60,14 +57,13 @@ def main() -> int:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         check_exposure(settings, key_ring(settings))
         listener = _listen(settings)
-        uvloop.run(_check(settings))
+        # In one line, before the framework would say it in a hundred.
+        uvloop.run(check_store(settings))
     except FallthroughError as error:
         sys.stderr.write(f"api: {error}\n")
         return 2
     app = create_app(settings)
-    # What is there now stays; looking through it again and again is a part of a busy server's time.
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    process.settle()
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -89,24 +85,11 @@ def main() -> int:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        return process.listen(settings.host, settings.port)
     except OSError as error:
         message = f"FALLTHROUGH_PORT: cannot listen on {settings.host}:{settings.port}: {error}"
         raise SettingsError(message) from None
-    return listener
-
-
-async def _check(settings: Settings) -> None:
-    """Say what is wrong with the store in one line, before the framework would in a hundred."""
-    store = JobStore(connect(settings.redis_url), settings)
-    try:
-        await asyncio.wait_for(store.check(), 10)
-    finally:
-        await store.close()
 
 
 if __name__ == "__main__":

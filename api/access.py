@@ -7,7 +7,6 @@ import contextlib
 import ipaddress
 import logging
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tasks.settings import Settings
-    from tasks.store.jobs import JobStore
+    from tasks.store.limits import Admission, Limits
 
 OPEN = frozenset({"", "/health", "/health/ready", "/docs", "/openapi.json"})  # or with a slash
 OPEN_FOLDERS = ("/docs/static/", "/static/")
@@ -59,59 +58,43 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Running:
-    """The limited requests that run here: each has a place of its owner's, and keeps it.
+class RequestLimits:
+    """The limited requests that run here: each holds leave of its owner's, and keeps it.
 
-    A place is a lease: all of them are renewed by one call, and those of a server that crashed
-    are free soon.
+    Leave is a lease: all of it is renewed by one call, and that of a server that crashed is free
+    soon.
     """
 
-    def __init__(self, store: JobStore, lease_seconds: float = LEASE_SECONDS) -> None:
-        self._store, self._lease = store, lease_seconds
+    def __init__(self, limits: Limits, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._limits, self._lease = limits, lease_seconds
         self._held: dict[str, str] = {}  # token -> owner
-        self._keeping: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to keep the places."""
-        self._keeping = asyncio.create_task(self._keep())
+    async def admit(self, owner: str, per_minute: int, at_once: int) -> Admission:
+        """Ask for leave to run a request; raises StoreUnavailable."""
+        admission = await self._limits.admit(owner, per_minute, at_once, self._lease)
+        if at_once and not admission.full:
+            self._held[admission.token] = owner
+        return admission
 
-    async def stop(self) -> None:
-        """Stop keeping them."""
-        if self._keeping:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-
-    async def enter(self, owner: str, rate: int, most: int) -> tuple[str, int, float, str]:
-        """Ask for a place; raises StoreUnavailable.
-
-        Returns the token to leave with, what is left of the minute and its seconds, and the limit
-        that is reached: "rate", "concurrency", or "" if the request may run.
-        """
-        token, lease_ms = os.urandom(8).hex(), int(self._lease * 1000)
-        _, left, reset_ms, full = await self._store.run("admit", owner, rate, most, token, lease_ms)
-        if most and not full:
-            self._held[token] = owner
-        return token, int(left), int(reset_ms) / 1000, full.decode()
-
-    async def leave(self, token: str) -> None:
-        """Give a place back, if there is one to give."""
+    async def release(self, token: str) -> None:
+        """Give leave back, if there is any to give."""
         owner = self._held.pop(token, None)
         if owner is not None:
-            await self._store.leave(owner, token)
+            await self._limits.release_request(owner, token)
 
-    async def _keep(self) -> None:
+    async def keep(self) -> None:
+        """Renew what is held; run until cancelled."""
         while True:
             await asyncio.sleep(self._lease / 5)
-            asked = dict(self._held)
-            if not asked:
+            held = dict(self._held)
+            if not held:
                 continue
+            requests = ((owner, token) for token, owner in held.items())
             with contextlib.suppress(StoreUnavailable):
-                await self._store.stay(
-                    int(self._lease * 1000), ((owner, token) for token, owner in asked.items())
-                )
-            # Who left meanwhile may have been brought back by it.
-            for token in asked.keys() - self._held.keys():
-                await self._store.leave(asked[token], token)
+                await self._limits.renew_requests(self._lease, requests)
+            # What was released meanwhile may have been brought back by it.
+            for token in held.keys() - self._held.keys():
+                await self._limits.release_request(held[token], token)
 
 
 class Access:
@@ -171,25 +154,26 @@ class Access:
         if not rate and not most:
             await self._app(scope, receive, send)
             return
-        running: Running = scope["app"].state.services.running
+        limits: RequestLimits = scope["app"].state.services.limits
         try:
-            token, left, reset, full = await running.enter(key.owner, rate, most)
+            admission = await limits.admit(key.owner, rate, most)
         except StoreUnavailable as error:
             response = await on_outage(Request(scope), error)
             await response(scope, receive, send)
             return
         limit_headers = {
             "x-ratelimit-limit-requests": str(rate),
-            "x-ratelimit-remaining-requests": str(left),
-            "x-ratelimit-reset-requests": f"{reset:.3f}s",
+            "x-ratelimit-remaining-requests": str(admission.remaining),
+            "x-ratelimit-reset-requests": f"{admission.reset_seconds:.3f}s",
         }
         if not rate:
             limit_headers = {}
-        if full:
-            what = f"{rate} requests a minute" if full == "rate" else f"{most} requests at once"
+        if admission.full:
+            by_rate = admission.full == "rate"
+            what = f"{rate} requests a minute" if by_rate else f"{most} requests at once"
             message = f"this key may send {what}; try again later"
-            # A place may be free at any moment; the minute is over when it is over.
-            seconds = math.ceil(reset) if full == "rate" else 1
+            # A request may end at any moment; the minute is over when it is over.
+            seconds = math.ceil(admission.reset_seconds) if by_rate else 1
             headers = {**limit_headers, "Retry-After": str(seconds)}
             refusal = ApiError(429, message, code="rate_limit_exceeded", headers=headers)
             await _refuse(refusal, scope, receive, send)
@@ -204,7 +188,7 @@ class Access:
         try:
             await self._app(scope, receive, send_with_limits)
         finally:
-            await running.leave(token)
+            await limits.release(admission.token)
 
 
 def _is_cross_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:

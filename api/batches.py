@@ -24,7 +24,7 @@ from tasks.records.batches import (
     new_batch_id,
     window_seconds,
 )
-from tasks.records.jobs import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
+from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -143,10 +143,9 @@ async def create(request: Request) -> Response:
     metadata = batch_request.metadata or {}
     options = _options(metadata)
     file_id = batch_request.input_file_id
-    file = await services.files.get(file_id, owner) if is_id(file_id) else None
+    file = await services.store.files.get(file_id, owner) if is_id(file_id) else None
     if file is None:
         raise bad(f"input_file_id: no file {batch_request.input_file_id!r}", "input_file_id")
-    await services.submitter.check_room()
     expiry = batch_request.output_expires_after
     batch = NewBatch(
         id=new_batch_id(),
@@ -158,10 +157,7 @@ async def create(request: Request) -> Response:
         options=options,
         output_seconds=expiry.seconds if expiry else None,
     )
-    batch_id = await services.batches.create(batch, idempotency_keys(request, body))
-    if batch_id == batch.id:
-        unit = f"unit_{batch_id}_validate"
-        await services.publisher.dispatch([(unit, 0, "validate", "phases")])
+    batch_id = await services.submitter.submit_batch(batch, idempotency_keys(request, body))
     return json_response(show_batch(await _record(services, batch_id, owner)))
 
 
@@ -177,7 +173,7 @@ def _options(metadata: dict[str, str]) -> BatchOptions:
 
 async def list_batches(request: Request) -> Response:
     """GET /v1/batches: newest first."""
-    batches = services_of(request).batches
+    batches = services_of(request).store.batches
     return await page_of(request, "batch", batches.list_batches, batches.get, show_batch)
 
 
@@ -191,10 +187,8 @@ async def cancel(request: Request) -> Response:
     """POST /v1/batches/{id}/cancel: one flag; a batch that has ended stays as it is."""
     services, owner = services_of(request), owner_of(request)
     batch_id = id_of(request, "batch")
-    dispatches = await services.batches.cancel(batch_id, owner)
-    if dispatches is None:
+    if not await services.submitter.cancel_batch(batch_id, owner):
         raise not_found("batch", batch_id)
-    await services.publisher.dispatch(dispatches)
     return json_response(show_batch(await _record(services, batch_id, owner)))
 
 
@@ -208,8 +202,8 @@ async def results(request: Request) -> Response:
     record = await _record(services, id_of(request, "batch"), owner_of(request))
     limit = whole_of(request, "limit", DEFAULT_RESULTS, 1, LARGEST_RESULTS)
     after = _cursor(request.query_params.get("after", "0.0"))
-    parts = await services.batches.parts(record.id, 0, -1)
-    finished_lines = Results(services.files.storage, record, parts)
+    parts = await services.store.batches.parts(record.id)
+    finished_lines = Results(services.store.files.storage, record, parts)
     lines, (part, offset) = await asyncio.to_thread(finished_lines.page, *after, limit)
     page = {
         "object": "list",
@@ -231,7 +225,7 @@ def _cursor(text: str) -> tuple[int, int]:
 
 
 async def _record(services: Services, batch_id: str, owner: str) -> BatchRecord:
-    record = await services.batches.get(batch_id, owner)
+    record = await services.store.batches.get(batch_id, owner)
     if record is None:
         raise not_found("batch", batch_id)
     return record

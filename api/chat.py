@@ -38,11 +38,11 @@ async def complete(request: Request) -> Response:
     _, earlier_ids = await services.submitter.submit([job], keys)
     job_id = job.id
     if earlier_ids:  # a retry: it waits for what the first one asked, if that can still answer
-        earlier = await services.store.get(earlier_ids[0], owner)
+        earlier = await services.store.jobs.get(earlier_ids[0], owner)
         if earlier and (earlier.status is Status.SUCCEEDED or not earlier.status.final):
             job_id = earlier.id
         else:
-            await services.submitter.submit([job], [f"!{key[1:]}" for key in keys])
+            await services.submitter.submit([job], [key.noted() for key in keys])
     wait = job.deadline_seconds + GRACE_SECONDS
     record = await _wait_or_cancel(request, services, job_id, owner, wait)
     if record is None:
@@ -65,7 +65,7 @@ async def _wait_or_cancel(
         if finish.done():
             return finish.result()
         with contextlib.suppress(StoreUnavailable):  # then its deadline ends it
-            await services.store.cancel(job_id, owner)
+            await services.store.jobs.cancel(job_id, owner)
         return None
     finally:
         finish.cancel()

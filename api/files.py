@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from tasks.records.files import FileRecord
+    from tasks.records.idempotency import IdempotencyKey
     from tasks.store.files import FileStore
 
 LARGEST_FILE = 200 * 1024 * 1024
@@ -77,18 +78,20 @@ async def create(request: Request) -> Response:
         name, purpose = upload.filename or "", str(form["purpose"])
         keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
         await services.submitter.check_room()
-        file_id, record = await _begin(services.files, owner, keys)
+        file_id, record = await _begin(services.store.files, owner, keys)
         if record is None:
-            new_file = NewFile(file_id, owner, name, purpose, seconds, keys)
-            record = await services.files.create(new_file, content)
+            new_file = NewFile(file_id, owner, name, purpose, seconds)
+            record = await services.store.files.create(new_file, content, keys)
     return json_response(show_file(record))
 
 
-async def _begin(files: FileStore, owner: str, once: list[str]) -> tuple[str, FileRecord | None]:
+async def _begin(
+    files: FileStore, owner: str, keys: list[IdempotencyKey]
+) -> tuple[str, FileRecord | None]:
     """Return the id for an upload; with its record, if an earlier one with its key has made it."""
     until = time.monotonic() + UNDER_WAY_SECONDS
     while True:
-        file_id, new = await files.begin(owner, once)
+        file_id, new = await files.begin(owner, keys)
         record = None if new else await files.get(file_id, owner)
         if new or record:
             return file_id, record
@@ -172,7 +175,7 @@ def _digest(content: BinaryIO, filename: str) -> bytes:
 
 async def list_files(request: Request) -> Response:
     """GET /v1/files?purpose=&order=&limit=&after=: newest first, unless the order is asc."""
-    files, query = services_of(request).files, request.query_params
+    files, query = services_of(request).store.files, request.query_params
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise bad(f"order: must be asc or desc, not {order!r}", "order")
@@ -199,7 +202,7 @@ async def content(request: Request) -> Response:
     """GET /v1/files/{id}/content: streamed."""
     record = await _record_of(request)
     try:
-        chunks = await services_of(request).files.open(record.id)
+        chunks = await services_of(request).store.files.open(record.id)
     except FileNotFoundError:
         message = f"the content of {record.id} is not on the storage any more"
         raise ApiError(404, message, code="file_not_found") from None
@@ -213,8 +216,8 @@ async def content(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """DELETE /v1/files/{id}; the input of a batch that runs stays until it has ended."""
     record = await _record_of(request)
-    files = services_of(request).files
-    batch = await files.in_use(record.id)
+    files = services_of(request).store.files
+    batch = await files.reader(record.id)
     if batch:
         message = f"{record.id} is the input of {batch}, which still runs: cancel that one first"
         headers = {"x-should-retry": "false"}
@@ -225,7 +228,7 @@ async def delete(request: Request) -> Response:
 
 async def _record_of(request: Request) -> FileRecord:
     file_id = id_of(request, "file")
-    record = await services_of(request).files.get(file_id, owner_of(request))
+    record = await services_of(request).store.files.get(file_id, owner_of(request))
     if record is None:
         raise not_found("file", file_id)
     return record

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from api.errors import bad
 from api.paging import whole
+from tasks.records.idempotency import IdempotencyKey
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -19,11 +20,11 @@ LONGEST_KEY = 255
 RETRY_HEADER = "x-stainless-retry-count"
 
 
-def idempotency_keys(request: Request, content: bytes) -> list[str]:
-    """Return the store's keys for a create: "?" asks whether it was made before, "!" only notes.
+def idempotency_keys(request: Request, content: bytes) -> list[IdempotencyKey]:
+    """Return the keys that a create goes by.
 
     content: what makes it the same: the body, or a digest of it. It goes along: who sends
-    something else with the same Idempotency-Key is told so. See once() in lua/_prelude.lua.
+    something else with the same Idempotency-Key is told so.
     """
     key, count = request.headers.get("idempotency-key"), request.headers.get(RETRY_HEADER)
     if key is None and count is None:
@@ -33,6 +34,6 @@ def idempotency_keys(request: Request, content: bytes) -> list[str]:
     if key is not None:
         if not 1 <= len(key) <= LONGEST_KEY:
             raise bad(f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")
-        return [f"?{digest}key:{path}:{key}"]
-    mark = "?" if whole(count or "") else "!"
-    return [f"{mark}{digest}body:{path}:{digest}"]
+        return [IdempotencyKey(f"key:{path}:{key}", digest, lookup=True)]
+    retried = bool(whole(count or ""))
+    return [IdempotencyKey(f"body:{path}:{digest}", digest, lookup=retried)]

@@ -35,10 +35,10 @@ async def create(request: Request) -> Response:
     created_at, earlier_ids = await services.submitter.submit(jobs, keys)
     objects = [accepted(job, created_at) for job in jobs]
     if earlier_ids:  # this is a retry: what the first one made, as it stands now
-        records = [await services.store.get(job_id, owner) for job_id in earlier_ids]
+        records = [await services.store.jobs.get(job_id, owner) for job_id in earlier_ids]
         objects = [show(record) for record in records if record]
     if not objects:  # past their time between the two looks: as if it had not been sent before
-        created_at, _ = await services.submitter.submit(jobs, [f"!{key[1:]}" for key in keys])
+        created_at, _ = await services.submitter.submit(jobs, [key.noted() for key in keys])
         objects = [accepted(job, created_at) for job in jobs]
     if "requests" in value:
         return json_response({"object": "list", "data": objects}, 202, {"Location": "/v1/jobs"})
@@ -57,17 +57,17 @@ async def get(request: Request) -> Response:
 
 async def list_jobs(request: Request) -> Response:
     """GET /v1/jobs?limit=&after=: newest first."""
-    store = services_of(request).store
-    return await page_of(request, "job", store.list_jobs, store.get, show)
+    jobs = services_of(request).store.jobs
+    return await page_of(request, "job", jobs.list_jobs, jobs.get, show)
 
 
 async def cancel(request: Request) -> Response:
     """POST /v1/jobs/{id}/cancel: a finished job stays as it is."""
     job_id, owner = id_of(request, "job"), owner_of(request)
-    store = services_of(request).store
-    if not await store.cancel(job_id, owner):
+    jobs = services_of(request).store.jobs
+    if not await jobs.cancel(job_id, owner):
         raise not_found("job", job_id)
-    record = await store.get(job_id, owner)
+    record = await jobs.get(job_id, owner)
     if record is None:
         raise not_found("job", job_id)
     return json_response(show(record))

@@ -54,7 +54,8 @@ async def ready(request: Request) -> Response:
     """GET /health/ready: whether a request would be accepted now."""
     services = services_of(request)
     answers = await asyncio.gather(
-        _reason("store", services.store.ping()), _reason("broker", services.publisher.check())
+        _reason("store", services.store.connection.ping()),
+        _reason("broker", services.publisher.check()),
     )
     reasons = [reason for reason in answers if reason]
     if services.draining:
@@ -129,7 +130,7 @@ async def metrics(request: Request) -> Response:
         own = services.metrics.registry
         return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
     counts, _, gauges, views = await _fleet(services)
-    summary = _summary(counts, await services.store.latencies(), gauges, views)
+    summary = _summary(counts, await services.store.fleet.latencies(), gauges, views)
     flower_url = services.settings.flower_url or None
     return json_response({"metrics": {**summary, "flower_url": flower_url}})
 
@@ -138,9 +139,9 @@ async def _fleet(
     services: Services,
 ) -> tuple[dict[str, dict[str, int]], dict[str, int], Gauges, dict[str, BreakerView]]:
     """Ask the store for what it counts of the whole fleet."""
-    store = services.store
+    fleet = services.store.fleet
     return await asyncio.gather(
-        store.counts(), store.event_counts(), store.gauges(), _views(services)
+        fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services)
     )
 
 

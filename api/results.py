@@ -9,7 +9,9 @@ from api.errors import ApiError, bad
 from tasks.storage import CHUNK, content_name, joined_name, part_name
 
 if TYPE_CHECKING:
-    from tasks.records.batches import BatchRecord
+    from collections.abc import Sequence
+
+    from tasks.records.batches import BatchRecord, Part
     from tasks.storage import Storage
 
 PAGE_BYTES = 8 * CHUNK  # a page ends with the line that reaches this
@@ -27,9 +29,7 @@ class Results:
     own while the batch runs, then in the batch's. Read by need, a chunk at a time; synchronous.
     """
 
-    def __init__(
-        self, storage: Storage, record: BatchRecord, parts: list[tuple[int, int, int]]
-    ) -> None:
+    def __init__(self, storage: Storage, record: BatchRecord, parts: Sequence[Part]) -> None:
         self._storage, self._record, self._parts = storage, record, parts
 
     def page(self, part: int, offset: int, limit: int) -> tuple[list[bytes], tuple[int, int]]:

@@ -14,8 +14,6 @@ from fallback_chain import text_of
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
     MAX_DEADLINE_SECONDS,
-    CachePolicy,
-    ExhaustedPolicy,
     JobRecord,
     Options,
     Queue,
@@ -23,6 +21,7 @@ from tasks.records.jobs import (
     Submission,
     new_job_id,
 )
+from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
 MAX_WAIT_SECONDS = 60.0  # of a long poll

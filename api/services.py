@@ -8,18 +8,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.access import Running
+from api.access import RequestLimits
 from api.errors import not_found
 from api.waiters import Waiters
 from tasks.app import create_app
+from tasks.background import Background
 from tasks.broker.publisher import Publisher
 from tasks.storage import Storage
-from tasks.store.batches import BatchStore
-from tasks.store.connection import connect
-from tasks.store.files import FileStore
-from tasks.store.jobs import JobStore
+from tasks.store import open_store
 from tasks.submit import Submitter
-from tasks.tiers.build import build_breakers, build_tiers, tier_configs
+from tasks.tiers.build import build_breakers, build_models, tier_configs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from fallback_chain import ChatTier
     from tasks.keys import Key
     from tasks.settings import Settings
+    from tasks.store import Store
 
 _ID = re.compile(r"[a-z]+[-_][0-9a-f]+(-output|-error)?")
 
@@ -40,13 +39,11 @@ class Services:
     """The parts of one API process."""
 
     settings: Settings
-    store: JobStore
+    store: Store
     publisher: Publisher
     submitter: Submitter
-    batches: BatchStore
-    files: FileStore
     waiters: Waiters
-    running: Running
+    limits: RequestLimits
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
     metrics: ApiMetrics
@@ -56,26 +53,30 @@ class Services:
 @contextlib.asynccontextmanager
 async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Services]:
     """Open everything; raises StoreUnfit or StoreUnavailable when the store will not do."""
-    store = JobStore(connect(settings.redis_url), settings)
-    await store.check()
     storage = await asyncio.to_thread(Storage, settings.files_url)
+    store = await open_store(settings, storage)
     publisher = Publisher(create_app(settings), tier_configs(settings), metrics)
     publisher.start()
-    breakers = build_breakers(settings, store, lambda _: None)
-    tiers, http = build_tiers(settings, breakers)
-    waiters, running = Waiters(store), Running(store)
-    waiters.start()
-    running.start()
+    breakers = build_breakers(settings, store.connection, lambda _: None)
+    tiers, http = build_models(settings, breakers)
+    waiters, limits = Waiters(store), RequestLimits(store.limits)
+    background = Background()
+    background.start("finishes", waiters.listen)
+    background.start("request limits", limits.keep)
     try:
-        submitter = Submitter(store, publisher)
-        batches, files = BatchStore(store, settings), FileStore(store, storage)
         yield Services(
-            *(settings, store, publisher, submitter, batches, files),
-            *(waiters, running, breakers, tiers, metrics),
+            settings=settings,
+            store=store,
+            publisher=publisher,
+            submitter=Submitter(store, publisher),
+            waiters=waiters,
+            limits=limits,
+            breakers=breakers,
+            tiers=tiers,
+            metrics=metrics,
         )
     finally:
-        await waiters.stop()
-        await running.stop()
+        await background.stop()
         publisher.stop()
         await http.aclose()
         await store.close()

@@ -11,7 +11,7 @@ from tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from tasks.records.jobs import JobRecord
-    from tasks.store.jobs import JobStore
+    from tasks.store import Store
 
 AGAIN_SECONDS = 0.5  # before a lost subscription is taken up again
 
@@ -19,16 +19,11 @@ AGAIN_SECONDS = 0.5  # before a lost subscription is taken up again
 class Waiters:
     """Futures by job id; belongs to one event loop."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._listening: asyncio.Task[None] | None = None
-        self.closed = False
-
-    def start(self) -> None:
-        """Begin to listen."""
         self._loop = asyncio.get_running_loop()
-        self._listening = asyncio.create_task(self._listen())
+        self.closed = False
 
     def close_in(self, seconds: float) -> None:
         """Let everybody go after so long, as it is then; for a signal handler."""
@@ -38,12 +33,6 @@ class Waiters:
         self.closed = True
         for job_id in list(self._waiting):
             self._wake(job_id)
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._listening:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
 
     async def wait(self, job_id: str, owner: str, seconds: float) -> JobRecord | None:
         """Return the job's record when it is final, or as it is after so long; None: unknown."""
@@ -65,7 +54,7 @@ class Waiters:
         """Read a record; who waits anyway waits for a store that is just restarting, too."""
         while True:
             try:
-                return await self._store.get(job_id, owner)
+                return await self._store.jobs.get(job_id, owner)
             except StoreUnavailable:
                 if time.monotonic() + AGAIN_SECONDS > until:
                     raise
@@ -88,10 +77,11 @@ class Waiters:
             if not woken.done():
                 woken.set_result(None)
 
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
+        """Wake the waiters of every job that finishes; run until cancelled."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                async for event in self._store.events("finished"):
+                async for event in self._store.connection.events("finished"):
                     if event:
                         self._wake(event[1])
                     else:  # what happened before we listened (again): let everybody look

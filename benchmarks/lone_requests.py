@@ -16,6 +16,7 @@ from harness.waiting import free_port, wait_until
 from pyreqwest.client import ClientBuilder
 
 from benchmarks.stack import answers, bare_rate, empty_fleet, stub
+from tasks.store.keyspace import PREFIX, STATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +105,7 @@ def end_to_end() -> dict[str, float]:
         with valkey.client() as client:
             start = time.monotonic()
             load(f"{api.url}/v1/jobs", JOB, number, 64)
-            finishes = lambda: sum(int(n) for n in client.hvals("ft:stats"))  # noqa: E731
+            finishes = lambda: sum(int(n) for n in client.hvals(PREFIX + STATS))  # noqa: E731
             wait_until(lambda: finishes() >= number + 300, 60)
             seconds = time.monotonic() - start
     return {"bare_rate": bare, "jobs_rate": number / seconds}

@@ -14,14 +14,15 @@ from fallback_chain.cache import (
     RedisCache,
     cache_key,
 )
-from fallback_chain.chain import ChainOptions, FallbackChain
+from fallback_chain.chain import ChainOptions, FallbackChain, model_configs
 from fallback_chain.classify import Meaning, classify
 from fallback_chain.errors import FallbackError, RequestRefusedError, UpstreamError
 from fallback_chain.http import Http, PyreqwestHttp, Reply
-from fallback_chain.tier import ChatTier, TierConfig, normalise_url
+from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig, normalise_url
 from fallback_chain.trial import Attempt, Step, Tokens, Trial, Verdict, next_step, outcome_of
 
 __all__ = [
+    "BREAKER_NAMES",
     "AnswerCache",
     "Attempt",
     "CacheTier",
@@ -46,6 +47,7 @@ __all__ = [
     "cache_key",
     "classify",
     "degraded_answer",
+    "model_configs",
     "next_step",
     "normalise_url",
     "outcome_of",

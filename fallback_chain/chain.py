@@ -20,7 +20,7 @@ from fallback_chain.answers import degraded_answer, text_of
 from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key, pipelined
 from fallback_chain.errors import RequestRefusedError
 from fallback_chain.http import PyreqwestHttp
-from fallback_chain.tier import ChatTier, TierConfig
+from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig
 from fallback_chain.trial import Step, Trial, Verdict, next_step
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fallback_chain.cache import AnswerCache
     from fallback_chain.http import Http
 
-BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
 DEGRADED_MESSAGE = "The service is temporarily unable to answer. Please try again later."
 
 
@@ -76,13 +75,13 @@ class FallbackChain:
         }
         self._tiers = [
             ChatTier(config, self.breakers[config.breaker_name], self._http)
-            for config in _configs(max_gpu_endpoint, ollama_cpu_endpoint, options)
+            for config in model_configs(max_gpu_endpoint, ollama_cpu_endpoint or "", options)
         ]
         ttl = options.cache_ttl_seconds
         cache: AnswerCache = (
             RedisCache(pipelined(self._redis), ttl_seconds=ttl) if self._redis else MemoryCache(ttl)
         )
-        self._cache = CacheTier(cache, self.breakers["redis_cache"])
+        self._cache = CacheTier(cache, self.breakers[BREAKER_NAMES["cache"]])
 
     async def generate(
         self,
@@ -157,32 +156,25 @@ class FallbackChain:
         await self.aclose()
 
 
-def _configs(gpu: str, cpu: str | None, options: ChainOptions) -> list[TierConfig]:
-    connect = options.connect_timeout_seconds
-    configs = [
+def model_configs(gpu_url: str, cpu_url: str, options: ChainOptions) -> list[TierConfig]:
+    """Return the model tiers that have a URL, in the order in which they are tried."""
+    configs = (
         TierConfig(
             name="gpu",
-            breaker_name=BREAKER_NAMES["gpu"],
-            url=gpu,
+            url=gpu_url,
             model=options.gpu_model,
             api_key=options.gpu_api_key,
             timeout_seconds=options.gpu_timeout_seconds,
-            connect_timeout_seconds=connect,
-        )
-    ]
-    if cpu:
-        configs.append(
-            TierConfig(
-                name="cpu",
-                breaker_name=BREAKER_NAMES["cpu"],
-                url=cpu,
-                model=options.cpu_model,
-                api_key=options.cpu_api_key,
-                timeout_seconds=options.cpu_timeout_seconds,
-                connect_timeout_seconds=connect,
-            )
-        )
-    return configs
+        ),
+        TierConfig(
+            name="cpu",
+            url=cpu_url,
+            model=options.cpu_model,
+            api_key=options.cpu_api_key,
+            timeout_seconds=options.cpu_timeout_seconds,
+        ),
+    )
+    return [config for config in configs if config.url]
 
 
 def _asynchronous(client: Any) -> Any:

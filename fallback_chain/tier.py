@@ -24,17 +24,23 @@ MODELS_SECONDS = 300.0  # how long a server's list of models is believed
 DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
 
 
+BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
+
+
 @dataclass(frozen=True, slots=True)
 class TierConfig:
     """A server that speaks OpenAI's API. url: with or without /v1. model: None = found."""
 
     name: str
-    breaker_name: str
     url: str
     model: str | None
     api_key: str | None = field(repr=False)
     timeout_seconds: float
-    connect_timeout_seconds: float
+
+    @property
+    def breaker_name(self) -> str:
+        """The name of the breaker in front of it."""
+        return BREAKER_NAMES[self.name]
 
 
 def normalise_url(url: str) -> str:

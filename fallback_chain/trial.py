@@ -25,6 +25,7 @@ class Verdict(StrEnum):
     MISS = "miss"  # nothing in the cache
     NO_PERMIT = "no_permit"  # no place was free in time
     NOT_CONFIGURED = "not_configured"
+    LOST = "lost"  # whoever tried it was not heard of again
 
 
 class Step(Enum):
@@ -63,13 +64,17 @@ def outcome_of(verdict: Verdict) -> Outcome:
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A try as it is told to the user. detail never holds a prompt or an answer."""
+    """A try as it is told to the user. detail never holds a prompt or an answer.
+
+    error: OpenAI's error object with the upstream's own words, of a request that does not fit.
+    """
 
     tier: str
     verdict: Verdict
     milliseconds: float
     detail: str = ""
     status: int | None = None
+    error: dict[str, Any] | None = None
 
 
 class Tokens(NamedTuple):

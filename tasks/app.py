@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from kombu.entity import Queue as BrokerQueue
 
 from tasks.broker import transport as broker
 from tasks.records.batches import PHASES
-from tasks.records.jobs import TIERS, Pairs, Queue
+from tasks.records.jobs import TIERS, Queue, Ref
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
-
-
-class Runner(Protocol):
-    """What answers a slice of jobs at a tier; the worker process supplies it."""
-
-    def __call__(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
-        """Answer what can be answered; return the jobs (with new attempts) for the next tier."""
 
 
 class TierTask(Task):  # type: ignore[misc]  # celery ships no types
@@ -28,11 +21,11 @@ class TierTask(Task):  # type: ignore[misc]  # celery ships no types
     abstract = True
     tier: str
 
-    def run(self, pairs: list[list[Any]]) -> Pairs:
+    def run(self, pairs: list[list[Any]]) -> list[Ref]:
         """Take [id, attempt] pairs; return those that the next tier of the chain is to answer."""
         queue = (self.request.delivery_info or {}).get("routing_key") or Queue.INTERACTIVE.value
-        jobs = [(str(job_id), int(attempt)) for job_id, attempt in pairs]
-        left: Pairs = self.app.runner(self.tier, jobs, queue, self.request.id)
+        refs = [Ref(str(job_id), int(attempt)) for job_id, attempt in pairs]
+        left: list[Ref] = self.app.runner(self.tier, refs, queue, self.request.id)
         if not left:
             self.request.chain = None
         return left

@@ -1,14 +1,15 @@
-"""Group commit: what is asked while a flight is under way shares the next one.
+"""Group commit: what is submitted while a commit is under way shares the next one.
 
-There is no timer: an idle carrier departs at once, a busy one leaves as full as the time that the
-flight before it took.
+Without a linger there is no timer: an idle group commits at once, a busy one takes as many along as
+came in the time that the commit before took.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -17,46 +18,90 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Flights(Generic[A, R]):
-    """One flight at a time; belongs to one event loop."""
+class Linger(NamedTuple):
+    """How long an item waits for others to be committed with it, or for how many."""
+
+    seconds: float
+    enough: int
+
+
+class GroupCommit(Generic[A, R]):
+    """One commit at a time; belongs to one event loop."""
 
     def __init__(
-        self, carry: Callable[[list[A]], Awaitable[Sequence[R | Exception]]], largest: int
+        self,
+        commit: Callable[[list[A]], Awaitable[Sequence[R | Exception]]],
+        largest: int,
+        linger: Linger | None = None,
     ) -> None:
-        """carry: does up to `largest` askings; returns (in their order) answers or errors."""
-        self._carry, self._largest = carry, largest
+        """commit: does up to `largest` items; returns (in their order) results or errors."""
+        self._commit, self._largest, self._linger = commit, largest, linger
         self._waiting: deque[tuple[A, asyncio.Future[R]]] = deque()
-        self._flight: asyncio.Task[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()  # who lingers is to go on
 
-    async def join(self, asked: A) -> R:
-        """Be carried with the next flight; raise the error that it came to."""
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, answer))
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly())
-        return await answer
+    def put(self, item: A) -> asyncio.Future[R]:
+        """Have an item take part in the next commit; the future tells what that came to."""
+        result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, result))
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all())
+        elif self._linger and len(self._waiting) >= self._linger.enough:
+            self._hurry.set()
+        return result
 
-    async def _fly(self) -> None:
+    async def submit(self, item: A) -> R:
+        """Take part in the next commit; raise the error that it came to."""
+        return await self.put(item)
+
+    async def flush(self) -> None:
+        """Commit what waits, without lingering any more; return when nothing waits."""
+        self._linger = None
+        self._hurry.set()
+        if self._committing is not None:
+            await self._committing
+
+    def cancel(self) -> None:
+        """Commit nothing more."""
+        if self._committing is not None:
+            self._committing.cancel()
+
+    def reject_waiting(self, error: Exception) -> None:
+        """Let those that wait for the next commit fail with this error."""
+        while self._waiting:
+            _, result = self._waiting.popleft()
+            if not result.done():
+                result.set_exception(error)
+
+    async def _commit_all(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 size = min(len(self._waiting), self._largest)
-                taken = (self._waiting.popleft() for _ in range(size))
-                # What its asker went away from while it waited must not be done any more.
-                await self._depart([each for each in taken if not each[1].done()])
+                group = (self._waiting.popleft() for _ in range(size))
+                # What its submitter went away from while it waited must not be done any more.
+                await self._commit_group([each for each in group if not each[1].done()])
         finally:
-            self._flight = None
+            self._committing = None
 
-    async def _depart(self, boarded: list[tuple[A, asyncio.Future[R]]]) -> None:
-        if not boarded:
+    async def _gather(self) -> None:
+        if self._linger is None or len(self._waiting) >= self._linger.enough:
+            return
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._linger.seconds)
+
+    async def _commit_group(self, group: list[tuple[A, asyncio.Future[R]]]) -> None:
+        if not group:
             return
         try:
-            answers = await self._carry([asked for asked, _ in boarded])
-        except Exception as error:  # noqa: BLE001 - every asker is told, whatever it was
-            answers = [error] * len(boarded)
-        for (_, waiting), answer in zip(boarded, answers, strict=True):
-            if waiting.done():
+            answers = await self._commit([item for item, _ in group])
+        except Exception as error:  # noqa: BLE001 - every submitter is told, whatever it was
+            answers = [error] * len(group)
+        for (_, result), answer in zip(group, answers, strict=True):
+            if result.done():
                 continue
             if isinstance(answer, Exception):
-                waiting.set_exception(answer)
+                result.set_exception(answer)
             else:
-                waiting.set_result(answer)
+                result.set_result(answer)

@@ -130,7 +130,7 @@ def part_name(batch_id: str, stem: str, kind: str) -> str:
     return f"parts/{batch_id}/{stem}.{kind}.jsonl"
 
 
-def names_name(batch_id: str) -> str:
+def custom_ids_name(batch_id: str) -> str:
     """Return the name of the custom_ids of a batch that is not at its end."""
     return f"names/{batch_id}.jsonl"
 

@@ -1,4 +1,7 @@
-"""How a job enters: recorded first, then published. What could not be published leaves no trace."""
+"""How a job, or a batch, enters: recorded first, then published.
+
+What could not be published leaves no trace; a batch that could not be waits for the sweeper.
+"""
 
 from __future__ import annotations
 
@@ -8,58 +11,82 @@ import time
 from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
-from tasks.group_commit import Flights
+from tasks.group_commit import GroupCommit
+from tasks.records.batches import phase_unit_id
+from tasks.records.jobs import Dispatch, Queue, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tasks.broker.publisher import Publisher
+    from tasks.records.batches import NewBatch
+    from tasks.records.idempotency import IdempotencyKey
     from tasks.records.jobs import Submission
-    from tasks.store.jobs import JobStore
+    from tasks.store import Store
 
 ROOM_SECONDS = 1.0  # how old the store's word that it has room may be
 
 
 class Submitter:
-    """Accepts jobs; belongs to one event loop."""
+    """Accepts jobs and batches; belongs to one event loop."""
 
-    def __init__(self, store: JobStore, publisher: Publisher) -> None:
+    def __init__(self, store: Store, publisher: Publisher) -> None:
         self._store = store
         self._publisher = publisher
         self._room_until = 0.0
-        self._room: Flights[None, bool] = Flights(self._look, sys.maxsize)
+        self._looks: GroupCommit[None, bool] = GroupCommit(self._look, sys.maxsize)
 
     async def submit(
-        self, jobs: Sequence[Submission], once: Sequence[str] = ()
+        self, jobs: Sequence[Submission], keys: Sequence[IdempotencyKey] = ()
     ) -> tuple[float, list[str] | None]:
         """Accept jobs of one owner and queue; return their creation time (epoch seconds).
 
-        If an earlier request with one of the `once` keys was accepted, nothing is, and its ids
-        come second. Raises StoreFull, StoreUnavailable or PublishError; then none was accepted.
+        If an earlier request with one of the keys was accepted, nothing is, and its ids come
+        second. Raises StoreFull, StoreUnavailable or PublishError; then none was accepted.
         """
         await self.check_room()
         tier = self._publisher.first_tier
-        created, made = await self._store.create(jobs, tier, once)
-        if made:
-            return created, made
+        created, earlier = await self._store.jobs.create(jobs, tier, keys)
+        if earlier:
+            return created, earlier
         try:
-            pairs = [(job.id, 0) for job in jobs]
-            await self._publisher.publish(tier, jobs[0].queue.value, pairs)
+            refs = [Ref(job.id, 0) for job in jobs]
+            await self._publisher.publish(tier, jobs[0].queue.value, refs)
         except PublishError:
             with contextlib.suppress(StoreUnavailable):  # else the sweeper brings them to an end
-                await self._store.discard(jobs[0].owner, [job.id for job in jobs], once)
+                await self._store.jobs.discard(jobs[0].owner, [job.id for job in jobs], keys)
             raise
         return created, None
+
+    async def submit_batch(self, batch: NewBatch, keys: Sequence[IdempotencyKey]) -> str:
+        """Accept a batch; return its id, or that of one which an earlier request made.
+
+        Raises StoreFull or StoreUnavailable; then it was not accepted.
+        """
+        await self.check_room()
+        batch_id = await self._store.batches.create(batch, keys)
+        if batch_id == batch.id:
+            unit = phase_unit_id(batch_id, "validate")
+            await self._publisher.dispatch([Dispatch(unit, 0, "validate", Queue.PHASES.value)])
+        return batch_id
+
+    async def cancel_batch(self, batch_id: str, owner: str) -> bool:
+        """Cancel a batch if it still runs; False if this owner has none with this id."""
+        dispatches = await self._store.batches.cancel(batch_id, owner)
+        if dispatches is None:
+            return False
+        await self._publisher.dispatch(dispatches)
+        return True
 
     async def check_room(self) -> None:
         """Raise StoreFull unless the store may take new work."""
         if time.monotonic() < self._room_until:
             return
-        if not await self._room.join(None):
+        if not await self._looks.submit(None):
             message = "the job store is nearly full; try again when running work is done"
             raise StoreFull(message)
 
     async def _look(self, askers: list[None]) -> list[bool]:
-        room = await self._store.has_room()
+        room = await self._store.connection.has_room()
         self._room_until = time.monotonic() + ROOM_SECONDS if room else 0.0
         return [room] * len(askers)

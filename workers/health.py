@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -16,16 +15,18 @@ from starlette.routing import Route
 from tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    import socket
+
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
-    from tasks.store.jobs import JobStore
+    from tasks.store.connection import Connection
     from workers.pulse import Pulse
 
 READY_SECONDS = 2.0
 
 
-def health_app(pulse: Pulse, store: JobStore, registry: CollectorRegistry) -> Starlette:
+def health_app(pulse: Pulse, connection: Connection, registry: CollectorRegistry) -> Starlette:
     """Return the port's application."""
 
     async def health(_: Request) -> Response:
@@ -38,7 +39,7 @@ def health_app(pulse: Pulse, store: JobStore, registry: CollectorRegistry) -> St
         if pulse.draining:
             reasons.append("draining")
         try:
-            await asyncio.wait_for(store.ping(), READY_SECONDS)
+            await asyncio.wait_for(connection.ping(), READY_SECONDS)
         except (StoreUnavailable, TimeoutError):
             reasons.append("no store")
         return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
@@ -61,14 +62,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
         yield
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the port now, so that a taken one stops the start; raise OSError then."""
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((host, port))
-    return sock
 
 
 async def serve(app: Starlette, sock: socket.socket) -> None:

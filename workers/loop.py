@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
+from tasks import process
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-
-LOOP_DIED = 70  # exit status (EX_SOFTWARE): without its loop a worker only pretends to work
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -48,6 +47,5 @@ class LoopThread:
         except BaseException:
             log.exception("the event loop died")
         if not self._stopping:
-            logging.shutdown()
-            os._exit(LOOP_DIED)
+            process.end()
         self.loop.close()

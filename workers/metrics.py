@@ -20,10 +20,9 @@ from circuit_breaker.events import (
     StateChanged,
     StoreUnavailable,
 )
-from fallback_chain import Verdict
+from fallback_chain import BREAKER_NAMES, Verdict
 from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
 from tasks.telemetry.observer import Observer
-from tasks.tiers.build import BREAKER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from fallback_chain import Tokens
     from tasks.records.batches import LineResult
     from tasks.recovery.leases import Leases
-    from tasks.tiers.slots import Places
+    from tasks.tiers.slots import Slots
     from workers.pause import Pause
     from workers.pulse import Pulse
 
@@ -93,15 +92,15 @@ class WorkerMetrics(Observer):
         self._breakers = _BreakerMetrics(registry)
 
     def watch(
-        self, leases: Leases, places: Mapping[str, Iterable[Places]], pulse: Pulse, pause: Pause
+        self, leases: Leases, slots: Mapping[str, Iterable[Slots]], pulse: Pulse, pause: Pause
     ) -> None:
-        """Export what these hold, as it is when it is asked for. places: by tier."""
+        """Export what these hold, as it is when it is asked for. slots: by tier."""
         gauge = partial(Gauge, registry=self.registry)
         gauge("fallthrough_worker_in_hand", "Jobs and units whose lease is held.").set_function(
             lambda: len(leases)
         )
         calls = gauge("fallthrough_worker_calls", "Calls to a tier in flight.", ["tier"])
-        for tier, kinds in places.items():
+        for tier, kinds in slots.items():
             calls.labels(tier).set_function(partial(_taken, kinds))
         gauge(
             "fallthrough_worker_messages_prefetched", "Messages fetched and not begun."
@@ -207,8 +206,8 @@ class _BreakerMetrics:
                 self._alone[name,].inc()
 
 
-def _taken(places: Iterable[Places]) -> int:
-    return sum(kind.taken for kind in places)
+def _taken(slots: Iterable[Slots]) -> int:
+    return sum(kind.taken for kind in slots)
 
 
 class _Children(dict[tuple[str, ...], M]):

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import math
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
+from tasks import process
 from tasks.app import create_app
+from tasks.background import Background
 from tasks.broker.publisher import Publisher
-from tasks.execution.jobs import SliceRunner
-from tasks.execution.lines import LineRunner
-from tasks.execution.phases import Phases
-from tasks.records.batches import PHASES, UNIT
+from tasks.drain import Drain
+from tasks.execution.context import Context
+from tasks.execution.jobs import JobRunner
+from tasks.execution.phases import PhaseRunner
+from tasks.execution.units import UnitRunner
+from tasks.records.batches import PHASES, is_unit
 from tasks.records.jobs import Queue
 from tasks.recovery.leases import Leases
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
-from tasks.store.batches import BatchStore
-from tasks.store.connection import connect
-from tasks.store.files import FileStore
-from tasks.store.jobs import JobStore
-from tasks.store.retrying import Insist
-from tasks.tiers.answering import Answering
-from tasks.tiers.build import build_breakers, build_cache, build_tiers, log_event, tier_configs
-from tasks.tiers.slots import FleetPlaces, LocalPlaces
-from workers.health import health_app, listen, serve
+from tasks.store import open_store
+from tasks.store.retrying import Retrying
+from tasks.tiers.answerer import Answerer
+from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_configs
+from workers.health import health_app, serve
 from workers.loop import LoopThread
 from workers.metrics import WorkerMetrics
 from workers.pause import Pause, pause_step
@@ -39,15 +39,11 @@ from workers.pulse import Pulse, pulse_step
 from workers.release import release_step
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from tasks.records.jobs import Pairs
+    from tasks.records.jobs import Ref
     from tasks.settings import Settings
-    from tasks.tiers.slots import Places
 
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
-GARBAGE_THRESHOLDS = (20_000, 20, 20)
 HAND_OVER_SECONDS = 5.0  # what cut-off calls get to be handed over, after the drain
 
 log = logging.getLogger(__name__)
@@ -65,24 +61,21 @@ class WorkerProcess:
         self._metrics = WorkerMetrics()
         self._app = create_app(settings)
         self._publisher = Publisher(self._app, tier_configs(settings), self._metrics)
-        self._background: list[asyncio.Task[Any]] = []
+        self._background = Background()
 
     def run(self) -> int:
         """Work until told to stop; return the exit status.
 
         Raises StoreUnfit or StoreUnavailable when the store will not do, OSError for a taken port.
         """
-        health_socket = listen(self._settings.worker_host, self._settings.worker_port)
+        health_socket = process.listen(self._settings.worker_host, self._settings.worker_port)
         self._loop.start()
         self._publisher.start()
         self._loop.call(self._open(health_socket))
         host, port = health_socket.getsockname()[:2]
         log.info("worker %s: health on http://%s:%d", self._name, host, port)
         worker = self._celery_worker()
-        # What is there now stays, and what a slice makes is let go by its own reference counts:
-        # looking through all of it every 700 allocations is a tenth of a busy worker's time.
-        gc.freeze()
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        process.settle()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that it began is done
         self._loop.call(self._close(), timeout=HAND_OVER_SECONDS)
@@ -127,87 +120,68 @@ class WorkerProcess:
 
     async def _open(self, health_socket: socket.socket) -> None:
         settings = self._settings
-        self._store = store = JobStore(connect(settings.redis_url), settings)
-        await store.check()
-        breakers = build_breakers(settings, store, self._breaker_event)
-        tiers, self._http = build_tiers(settings, breakers)
-        gpu, cpu = LocalPlaces(settings.gpu_concurrency), settings.cpu_concurrency
-        places: dict[tuple[str, Queue], Places] = {
-            ("gpu", Queue.INTERACTIVE): gpu,
-            ("gpu", Queue.BATCH): gpu.second,
-            ("cpu", Queue.INTERACTIVE): FleetPlaces(store, "cpu", cpu),
-            # In a GPU outage a batch would take every place; the last is kept for lone requests.
-            ("cpu", Queue.BATCH): FleetPlaces(store, "cpu", max(cpu - 1, 1)),
-        }
-        cache = build_cache(settings, store, breakers)
-        answering = Answering(settings, tiers, cache, breakers, places, self._metrics)
-        leases = Leases(store, settings.lease_seconds, set(places.values()))
-        self._answering = answering
-        self._insist = insist = Insist()
-        self._jobs = SliceRunner(store, self._publisher, answering, leases, insist, self._metrics)
-        batches, files = BatchStore(store, settings), FileStore(store, Storage(settings.files_url))
-        self._phases = Phases(batches, files, self._publisher, leases, insist, settings.slice_lines)
-        self._lines = LineRunner(
-            *(batches, files, self._publisher, answering, leases, self._phases, insist),
-            *(self._metrics, self._units()),
+        storage = await asyncio.to_thread(Storage, settings.files_url)
+        self._store = store = await open_store(settings, storage)
+        breakers = build_breakers(settings, store.connection, self._breaker_event)
+        self._tiers = tiers = build_tiers(settings, store, breakers)
+        self._drain = drain = Drain()
+        leases = Leases(store, settings.lease_seconds, tiers.all_slots)
+        context = Context(
+            store=store,
+            publisher=self._publisher,
+            answerer=Answerer(settings, tiers, drain, self._metrics),
+            leases=leases,
+            drain=drain,
+            retrying=Retrying(drain),
+            observer=self._metrics,
         )
-        by_tier = {
-            tier: {p for (name, _), p in places.items() if name == tier} for tier, _ in places
-        }
-        self._metrics.watch(leases, by_tier, self._pulse, self._pause)
+        self._jobs = JobRunner(context)
+        self._phases = PhaseRunner(context, settings.slice_lines)
+        self._batch_units = UnitRunner(context, self._phases, self._units())
+        slots = {tier: tiers.slots_of(tier) for tier, _ in tiers.slots}
+        self._metrics.watch(leases, slots, self._pulse, self._pause)
         self._app.runner = self._run_slice
-        sweeper = Sweeper(
-            *(store, files, self._publisher, self._name, settings.sweep_seconds, self._metrics)
-        )
-        port = health_app(self._pulse, store, self._metrics.registry)
-        works = [leases.keep(), leases.listen(), sweeper.keep(), serve(port, health_socket)]
+        sweeper = Sweeper(store, self._publisher, self._metrics, self._name)
+        port = health_app(self._pulse, store.connection, self._metrics.registry)
+        start = self._background.start
+        start("leases", leases.keep)
+        start("cancellations", leases.listen)
+        start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
+        start("health port", partial(serve, port, health_socket))
         if Queue.BATCH.value in self._queues():
-            works.append(self._pause.keep([tier.breaker for tier in tiers.values()]))
-        for work in works:
-            self._background.append(asyncio.create_task(self._guarded(work)))
+            tier_breakers = [tier.breaker for tier in tiers.models.values()]
+            start("pause", partial(self._pause.keep, tier_breakers))
 
-    def _run_slice(self, tier: str, pairs: Pairs, queue: str, slice_id: str) -> Pairs:
-        return self._loop.call(self._run(tier, pairs, queue, f"{self._name}:{slice_id}"))
+    def _run_slice(self, tier: str, refs: list[Ref], queue: str, slice_id: str) -> list[Ref]:
+        return self._loop.call(self._run(tier, refs, queue, f"{self._name}:{slice_id}"))
 
-    async def _run(self, tier: str, pairs: Pairs, queue: str, lease_owner: str) -> Pairs:
-        first_id, attempt = pairs[0]
+    async def _run(self, tier: str, refs: list[Ref], queue: str, lease_owner: str) -> list[Ref]:
+        first = refs[0]
         if tier in PHASES:
-            await self._phases.run(tier, first_id, attempt, lease_owner)
+            await self._phases.run_phase(tier, first, lease_owner)
             return []
-        if first_id.startswith(UNIT):
-            return await self._lines.run(tier, first_id, attempt, lease_owner)
-        return await self._jobs.run(tier, pairs, queue, lease_owner)
+        if is_unit(first.id):
+            return await self._batch_units.run_unit(tier, first, lease_owner)
+        return await self._jobs.run_slice(tier, refs, queue, lease_owner)
 
     def _breaker_event(self, event: object) -> None:
         log_event(event)
         self._metrics.breaker_event(event)
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        # Without its leases, sweeper or health port a worker is no worker: let it be restarted.
-        try:
-            await work
-        except Exception:
-            log.exception("a part of the worker died")
-            logging.shutdown()
-            os._exit(70)
 
     def _shutting_down(self, **_: Any) -> None:
         # In a signal handler: only start what the loop does. Celery has stopped consuming when
         # the current tasks end; they end sooner since the drain hands back what waits.
         if not self._pulse.draining:
             self._pulse.draining = True
-            asyncio.run_coroutine_threadsafe(self._drain(), self._loop.loop)
+            asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
 
-    async def _drain(self) -> None:
-        counting = asyncio.create_task(self._store.count("drains"))
-        await self._answering.drain(self._settings.drain_seconds)
-        self._insist.cut_off = True
+    async def _stop_calls(self) -> None:
+        counting = asyncio.create_task(self._store.fleet.count("drains"))
+        await self._drain.run(self._settings.drain_seconds)
         await counting
 
     async def _close(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.stop()
         with contextlib.suppress(Exception):
-            await self._http.aclose()
+            await self._tiers.http.aclose()
         await self._store.close()

@@ -15,7 +15,7 @@ from rich.table import Table
 from cli import environment
 from cli.batches import create_batch, finish, follow
 from cli.commands.options import as_json, at_url, check_writable, to_file
-from tasks.records.jobs import ExhaustedPolicy
+from tasks.records.policies import ExhaustedPolicy
 
 if TYPE_CHECKING:
     from cli.client import Client

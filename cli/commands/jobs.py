@@ -14,7 +14,7 @@ from cli.commands.options import as_json, at_url, check_writable, to_file
 from cli.interrupt import leave_on_interrupt
 from cli.jobs import milliseconds, submit_prompts, wait_for
 from cli.prompts import read
-from tasks.records.jobs import CachePolicy, ExhaustedPolicy
+from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import logging
 import queue
+import sys
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import chain
 from kombu.exceptions import BatchPublishError
 
 from tasks.errors import PublishError
-from tasks.records.batches import PHASES, UNIT
-from tasks.records.jobs import TIERS, Pairs
+from tasks.group_commit import GroupCommit
+from tasks.records.batches import PHASES, is_unit
+from tasks.records.jobs import TIERS, Ref
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -29,18 +30,27 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.messaging import Producer
 
+    from tasks.records.jobs import Dispatch
+
 SLICE = {"interactive": 32, "batch": 32, "phases": 1}  # jobs in one message, at most
 LONGEST_SHOWN = 1024  # characters of a message's ids that Flower shows
-PUBLISH_SECONDS = 8.0  # how long an asker waits
+PUBLISH_SECONDS = 8.0  # how long a publish may take
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    route: tuple[str, str]  # first tier, queue
-    pairs: Pairs
-    done: asyncio.Future[None]
+class Route(NamedTuple):
+    """Where a message goes: the chain that begins at a tier, and a queue."""
+
+    tier: str
+    queue: str
+
+
+class Parcel(NamedTuple):
+    """Jobs or units that are to be published together, for one route."""
+
+    route: Route
+    refs: Sequence[Ref]
 
 
 def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
@@ -60,11 +70,10 @@ class Publisher:
         self._app = app
         self._observer = observer or Observer()
         self._configured = (*configured, "cache")
-        self._chains: dict[tuple[str, str], Any] = {}
-        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._waiting: list[_Request] = []
-        self._flight: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
+        self._chains: dict[Route, Any] = {}
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._parcels: GroupCommit[Parcel, None] = GroupCommit(self._publish_all, sys.maxsize)
+        self._thread = threading.Thread(target=self._do_work, name="publisher", daemon=True)
 
     @property
     def first_tier(self) -> str:
@@ -82,106 +91,98 @@ class Publisher:
 
     def stop(self) -> None:
         """Publish what was asked before, then end the thread."""
-        self._asked.put(None)
+        self._work.put(None)
         self._thread.join(PUBLISH_SECONDS)
 
-    async def publish(self, tier: str, queue_name: str, pairs: Pairs) -> None:
+    async def publish(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         """Publish jobs as chains that begin at tier; raise PublishError if the broker does not."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request((tier, queue_name), pairs, done))
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly())
-        await done
+        # Its asker may go away; the record says that it is dispatched, and so it is.
+        await asyncio.shield(self._parcels.put(Parcel(Route(tier, queue_name), refs)))
 
-    async def _fly(self) -> None:
+    async def _publish_all(self, parcels: list[Parcel]) -> list[Any]:
         try:
-            while self._waiting:
-                requests, self._waiting = self._waiting, []
-                sent: Future[list[PublishError | None]] = Future()
-                self._asked.put(lambda r=requests, s=sent: _settle(s, lambda: self._send_all(r)))  # type: ignore[misc]
-                try:
-                    failures = await _bounded(sent)
-                except PublishError as error:
-                    requests += self._waiting  # they have waited as long, and for the same broker
-                    self._waiting = []
-                    failures = [error] * len(requests)
-                for request, failure in zip(requests, failures, strict=True):
-                    if request.done.done():
-                        continue  # its asker went away
-                    if failure:
-                        request.done.set_exception(failure)
-                    else:
-                        request.done.set_result(None)
-        finally:
-            self._flight = None
+            failure: PublishError | None = await self._on_thread(lambda: self._send_all(parcels))
+        except PublishError as error:
+            # Those that wait have waited as long, and for the same broker.
+            self._parcels.reject_waiting(error)
+            raise
+        return [failure] * len(parcels)
 
-    async def dispatch(self, dispatches: Iterable[tuple[str, int, str, str]]) -> None:
-        """Publish what a transition gave out: (id, attempt, tier, queue).
+    async def _on_thread(self, work: Callable[[], Any]) -> Any:
+        """Do work on the publisher's thread; raise PublishError if it takes too long."""
+        done: Future[Any] = Future()
+        self._work.put(lambda: _settle(done, work))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(done), PUBLISH_SECONDS)
+        except TimeoutError:
+            message = f"the broker did not take the job within {PUBLISH_SECONDS:g} s"
+            raise PublishError(message) from None
+
+    async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
+        """Publish what a transition gave out.
 
         The records say "dispatched" already: what the broker does not take, the sweeper finds.
         """
-        routes: dict[tuple[str, str], Pairs] = {}
-        for name, attempt, tier, queue_name in dispatches:
-            routes.setdefault((tier, queue_name), []).append((name, attempt))
-        for (tier, queue_name), pairs in routes.items():
+        routes: dict[Route, list[Ref]] = {}
+        for each in dispatches:
+            routes.setdefault(Route(each.tier, each.queue), []).append(Ref(each.id, each.attempt))
+        for (tier, queue_name), refs in routes.items():
             try:
-                await self.publish(tier, queue_name, pairs)
+                await self.publish(tier, queue_name, refs)
             except PublishError as error:
-                log.warning("%d records wait for the sweeper: %s", len(pairs), error)
+                log.warning("%d records wait for the sweeper: %s", len(refs), error)
 
     async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
         """Return for each queue whether the broker holds no message of it."""
-        done: Future[dict[str, bool]] = Future()
         names = list(queue_names)
-        self._asked.put(lambda: _settle(done, lambda: self._depths(names)))
-        depths: dict[str, bool] = await _bounded(done)
+        depths: dict[str, bool] = await self._on_thread(lambda: self._depths(names))
         return depths
 
     async def check(self) -> None:
         """Raise PublishError unless the broker answers."""
         await self.empty(["interactive"])
 
-    def _work(self) -> None:
-        while (work := self._asked.get()) is not None:
+    def _do_work(self) -> None:
+        while (work := self._work.get()) is not None:
             work()
 
-    def _send_all(self, requests: list[_Request]) -> list[PublishError | None]:
-        """Send what was asked, grouped, in one round trip; return each request's failure."""
-        failure = None
+    def _send_all(self, parcels: list[Parcel]) -> PublishError | None:
+        """Send parcels, grouped, in one round trip; return what went wrong."""
         try:
             with self._app.producer_or_acquire() as producer, producer.batch():
-                for message in _group(requests):
-                    self._send(message, producer)
+                for group in _group(parcels):
+                    self._send(group, producer)
         except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
             cause = error.__cause__ if isinstance(error, BatchPublishError) else None
             name = type(cause or error).__name__
             log.warning("the broker did not take a message: %s", name)
-            failure = PublishError(f"the broker did not take the job: {name}")
-        return [failure] * len(requests)
+            return PublishError(f"the broker did not take the job: {name}")
+        return None
 
-    def _send(self, message: list[_Request], producer: Producer) -> None:
-        tier, queue_name = message[0].route
-        pairs = [pair for request in message for pair in request.pairs]
-        size = SLICE[queue_name]
+    def _send(self, group: list[Parcel], producer: Producer) -> None:
+        route = group[0].route
+        refs = [ref for parcel in group for ref in parcel.refs]
+        size = SLICE[route.queue]
         # A unit is a slice already.
-        slices: list[Pairs] = [[pair] for pair in pairs if pair[0].startswith(UNIT)]
-        jobs = [pair for pair in pairs if not pair[0].startswith(UNIT)]
+        slices = [[ref] for ref in refs if is_unit(ref.id)]
+        jobs = [ref for ref in refs if not is_unit(ref.id)]
         slices += [jobs[i : i + size] for i in range(0, len(jobs), size)]
-        first, *rest = self._chain(tier, queue_name).tasks
+        first, *rest = self._chain(route).tasks
         # What `chain.apply_async` does, without copying every signature for every message.
         rest.reverse()
         for part in slices:
-            shown = f"({part},)"[:LONGEST_SHOWN]
-            first.apply_async((part,), chain=rest, producer=producer, retry=False, argsrepr=shown)
+            pairs = [tuple(ref) for ref in part]
+            shown = f"({pairs},)"[:LONGEST_SHOWN]
+            first.apply_async((pairs,), chain=rest, producer=producer, retry=False, argsrepr=shown)
             self._observer.published(len(part))
 
-    def _chain(self, tier: str, queue_name: str) -> Any:
-        made = self._chains.get((tier, queue_name))
-        if made is None:
-            names = chain_from(self._app, tier, self._configured)
-            steps = [self._app.tasks[name].s().set(queue=queue_name) for name in names]
-            made = self._chains[tier, queue_name] = chain(*steps, app=self._app)
-        return made
+    def _chain(self, route: Route) -> Any:
+        known = self._chains.get(route)
+        if known is None:
+            names = chain_from(self._app, route.tier, self._configured)
+            steps = [self._app.tasks[name].s().set(queue=route.queue) for name in names]
+            known = self._chains[route] = chain(*steps, app=self._app)
+        return known
 
     def _depths(self, names: Iterable[str]) -> dict[str, bool]:
         with self._app.connection_for_write() as connection:
@@ -193,17 +194,17 @@ class Publisher:
             }
 
 
-def _group(requests: list[_Request]) -> list[list[_Request]]:
-    """Put requests for one route together, up to a slice; a larger one travels alone."""
-    groups: list[list[_Request]] = []
-    open_groups: dict[tuple[str, str], list[_Request]] = {}
-    for request in requests:
-        group = open_groups.get(request.route)
-        held = sum(len(r.pairs) for r in group) if group else 0
-        if group is None or held + len(request.pairs) > SLICE[request.route[1]]:
-            group = open_groups[request.route] = []
+def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:
+    """Put parcels for one route together, up to a slice; a larger one travels alone."""
+    groups: list[list[Parcel]] = []
+    open_groups: dict[Route, list[Parcel]] = {}
+    for parcel in parcels:
+        group = open_groups.get(parcel.route)
+        held = sum(len(p.refs) for p in group) if group else 0
+        if group is None or held + len(parcel.refs) > SLICE[parcel.route.queue]:
+            group = open_groups[parcel.route] = []
             groups.append(group)
-        group.append(request)
+        group.append(parcel)
     return groups
 
 
@@ -216,11 +217,3 @@ def _settle(done: Future[Any], work: Callable[[], Any]) -> None:
             done.set_exception(PublishError(f"the broker did not answer: {type(error).__name__}"))
         else:
             done.set_result(result)
-
-
-async def _bounded(done: Future[Any]) -> Any:
-    try:
-        return await asyncio.wait_for(asyncio.wrap_future(done), PUBLISH_SECONDS)
-    except TimeoutError:
-        message = f"the broker did not take the job within {PUBLISH_SECONDS:g} s"
-        raise PublishError(message) from None

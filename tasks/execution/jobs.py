@@ -4,167 +4,127 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError
-from tasks.records.jobs import BegunJob, Status
+from tasks.execution.calls import Calls
+from tasks.records.jobs import BegunJob, Ref, Status, new_token
 from tasks.records.outcomes import Finish, HandBack, HandOn, Outcome, Park
 from tasks.telemetry import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from tasks.broker.publisher import Publisher
-    from tasks.records.jobs import Pairs
-    from tasks.recovery.leases import Leases
-    from tasks.store.jobs import JobStore
-    from tasks.store.retrying import Insist
-    from tasks.telemetry.observer import Observer
-    from tasks.tiers.answering import Answering
-
-COALESCE_SECONDS = 0.05  # how long a job that failed waits for its slice-mates to move on with it
+    from tasks.execution.context import Context
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Left:
-    """Jobs of one slice that this tier could not answer, and that are still here."""
-
-    jobs: list[tuple[BegunJob, HandOn]] = field(default_factory=list)
-
-    def take(self) -> list[tuple[BegunJob, HandOn]]:
-        jobs, self.jobs = self.jobs, []
-        return jobs
-
-
-class SliceRunner:
+class JobRunner:
     """Runs slices on the event loop; the Celery task waits for it in its own thread."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the process wires its parts here, once
-        self,
-        store: JobStore,
-        publisher: Publisher,
-        answering: Answering,
-        leases: Leases,
-        insist: Insist,
-        observer: Observer,
-    ) -> None:
-        self._store, self._publisher = store, publisher
-        self._answering, self._leases = answering, leases
-        self._insist = insist
-        self._observer = observer
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
-    async def run(self, tier: str, pairs: Pairs, queue: str, lease_owner: str) -> Pairs:
+    async def run_slice(
+        self, tier: str, refs: Sequence[Ref], queue: str, lease_owner: str
+    ) -> list[Ref]:
         """Answer a slice at a tier; return what the next task of the chain is to answer."""
-        if self._answering.draining.is_set():
-            await self._publisher.publish(tier, queue, pairs)
+        context = self._context
+        if context.drain.started:
+            await context.publisher.publish(tier, queue, refs)
             return []
-        begun = await self._insist(lambda: self._store.begin(lease_owner, tier, pairs))
-        for job in begun:
-            self._observer.begun(tier, job.waited)
-        left = _Left()
-        running = [asyncio.create_task(self._one(job, left)) for job in begun]
-        for job, task in zip(begun, running, strict=True):
-            self._leases.hold(job.id, lease_owner, task)
-        self._answering.running.update(running)
-        try:
-            await self._until_done(set(running), tier, queue, left)
-        finally:
-            self._answering.running.difference_update(running)
-        return await self._hand_on(left.take(), tier)
+        jobs = await context.retrying(context.store.jobs.begin, lease_owner, tier, refs)
+        for job in jobs:
+            context.observer.begun(tier, job.waited)
+        return await _SliceRun(context, tier, queue).run(jobs)
 
-    async def _until_done(
-        self, running: set[asyncio.Task[None]], tier: str, queue: str, left: _Left
-    ) -> None:
-        # A job never waits for its slice-mates: what failed leaves early, a few together.
-        while running:
-            if not left.jobs:
-                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                continue
-            _, running = await asyncio.wait(running, timeout=COALESCE_SECONDS)
-            if running:
-                await self._leave_early(left.take(), tier, queue)
 
-    async def _leave_early(
-        self, jobs: list[tuple[BegunJob, HandOn]], tier: str, queue: str
-    ) -> None:
-        pairs = await self._hand_on(jobs, tier)
-        if pairs:
-            await self._publish(self._publisher.next_tier(tier), queue, pairs)
+class _SliceRun:
+    """One slice at one tier."""
 
-    async def _one(self, job: BegunJob, left: _Left) -> None:
+    def __init__(self, context: Context, tier: str, queue: str) -> None:
+        self._context = context
+        self._tier, self._queue = tier, queue
+        self._calls = Calls(context.drain)
+        self._left: list[tuple[BegunJob, HandOn]] = []  # not answered at this tier, and still here
+
+    async def run(self, jobs: Sequence[BegunJob]) -> list[Ref]:
+        """Answer all at once; return those that the next tier is to answer."""
+        running = [asyncio.create_task(self._answer(job)) for job in jobs]
+        for job, task in zip(jobs, running, strict=True):
+            self._context.leases.hold(job.id, job.lease_owner, task)
+        await self._calls.run(running, self._leave_early)
+        return await self._hand_on()
+
+    async def _answer(self, job: BegunJob) -> None:
         logs.about.set({"job_id": job.id, "tier": job.tier})
         try:
-            outcome: Outcome = await self._answering.answer(job)
-            await self._act(job, outcome, left)
+            await self._act(job, await self._context.answerer.answer(job))
         except asyncio.CancelledError:
-            if not self._answering.cut_off:
+            if not self._context.drain.cut_off:
                 return  # dropped: its result is there, or it is another worker's now
             await self._hand_back(job)
         except Exception:
             # Ours, not the tier's. The lease ends and the job runs again elsewhere.
             log.exception("job %s at tier %s broke off", job.id, job.tier)
         finally:
-            self._leases.release(job.id, job.lease_owner)
+            self._context.leases.release(job.id, job.lease_owner)
 
-    async def _act(self, job: BegunJob, outcome: Outcome, left: _Left) -> None:
+    async def _act(self, job: BegunJob, outcome: Outcome) -> None:
+        context = self._context
         match outcome:
             case Finish():
                 await self._finish(job, outcome)
             case HandOn():
-                left.jobs.append((job, outcome))
+                self._left.append((job, outcome))
+                self._calls.leave()
             case Park():
-                await self._move([job], "", [outcome], due_seconds=outcome.due_seconds)
+                await context.retrying(context.store.jobs.park, job, new_token(), outcome)
             case HandBack():
                 await self._hand_back(job)
 
-    async def _finish(self, job: BegunJob, done: Finish) -> None:
-        keeping = asyncio.create_task(self._answering.keep(job, done))
-        won = await self._insist(lambda: self._store.finish(job, done.status, done.fields))
+    async def _finish(self, job: BegunJob, finish: Finish) -> None:
+        context = self._context
+        keeping = asyncio.create_task(context.answerer.keep(job, finish))
+        won = await context.retrying(context.store.jobs.finish, job, finish)
         await keeping
         if won:
-            used = str(done.fields.get("tier_used") or "-")
             age = time.monotonic() - job.created
-            self._observer.finished(used, done.status.value, age, done.tokens)
-        level = logging.WARNING if done.status is Status.FAILED else logging.DEBUG
-        log.log(level, "job %s %s by tier %s", job.id, done.status.value, job.tier)
+            tier_used = finish.tier_used or "-"
+            context.observer.finished(tier_used, finish.status.value, age, finish.tokens)
+        level = logging.WARNING if finish.status is Status.FAILED else logging.DEBUG
+        log.log(level, "job %s %s by tier %s", job.id, finish.status.value, job.tier)
 
-    async def _hand_on(self, left: Sequence[tuple[BegunJob, HandOn]], tier: str) -> Pairs:
+    async def _leave_early(self) -> None:
+        refs = await self._hand_on()
+        if refs:
+            await self._publish(self._context.publisher.next_tier(self._tier), self._queue, refs)
+
+    async def _hand_on(self) -> list[Ref]:
+        left, self._left = self._left, []
         if not left:
             return []
-        jobs = [job for job, _ in left]
-        to = self._publisher.next_tier(tier)
-        return await self._move(jobs, to, [outcome for _, outcome in left])
-
-    async def _hand_back(self, job: BegunJob) -> None:
-        same = HandOn(job.attempts, job.failures)
-        pairs = await asyncio.shield(self._move([job], job.tier, [same]))
-        if pairs:
-            await asyncio.shield(self._publish(job.tier, job.queue.value, pairs))
-
-    async def _move(
-        self,
-        jobs: Sequence[BegunJob],
-        to: str,
-        outcomes: Sequence[HandOn | Park],
-        due_seconds: float | None = None,
-    ) -> Pairs:
-        token = os.urandom(8).hex()
-        attempts: list[Sequence[Mapping[str, Any]]] = [o.attempts for o in outcomes]
-        failures = [o.failures for o in outcomes]
-        return await self._insist(
-            lambda: self._store.move(
-                jobs, to, token, attempts=attempts, failures=failures, due_seconds=due_seconds
-            )
+        context = self._context
+        return await context.retrying(
+            context.store.jobs.hand_on,
+            [job for job, _ in left],
+            context.publisher.next_tier(self._tier),
+            new_token(),
+            [outcome for _, outcome in left],
         )
 
-    async def _publish(self, tier: str, queue: str, pairs: Pairs) -> None:
+    async def _hand_back(self, job: BegunJob) -> None:
+        context = self._context
+        handing = context.retrying(context.store.jobs.hand_back, job, new_token())
+        refs = await asyncio.shield(handing)
+        if refs:
+            await asyncio.shield(self._publish(job.tier, job.queue.value, refs))
+
+    async def _publish(self, tier: str, queue: str, refs: Sequence[Ref]) -> None:
         # Not published is not lost: the record says dispatched, and the sweeper sees to it.
         try:
-            await self._publisher.publish(tier, queue, pairs)
+            await self._context.publisher.publish(tier, queue, refs)
         except PublishError as error:
-            log.warning("%d jobs wait for the sweeper: %s", len(pairs), error)
+            log.warning("%d jobs wait for the sweeper: %s", len(refs), error)

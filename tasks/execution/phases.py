@@ -6,63 +6,66 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 
 from tasks.jsonl.input import Findings, LineError, custom_id_of, encode_errors, examine
 from tasks.jsonl.output import split_results, unanswered_line
-from tasks.records.batches import FINAL
+from tasks.records.batches import (
+    FINAL,
+    JoinedFile,
+    Part,
+    PhaseUnit,
+    SliceRange,
+    SliceUnit,
+    Unit,
+    unanswered,
+)
 from tasks.storage import (
     CHUNK,
     content_name,
+    custom_ids_name,
     joined_name,
-    names_name,
     part_name,
     partial_stem,
     parts_folder,
 )
 
 if TYPE_CHECKING:
-    from tasks.broker.publisher import Publisher
-    from tasks.records.batches import Place, Unit
-    from tasks.recovery.leases import Leases
+    from collections.abc import Sequence
+
+    from tasks.execution.context import Context
+    from tasks.records.jobs import Ref
     from tasks.storage import Storage
-    from tasks.store.batches import BatchStore
-    from tasks.store.files import FileStore
-    from tasks.store.retrying import Insist
 
 INPUT_GONE = "the input file is not there any more"
 
 log = logging.getLogger(__name__)
 
 
-class Phases:
+class _Piece(NamedTuple):
+    """A part as it lies on the storage, under this stem."""
+
+    stem: str
+    part: Part
+
+
+class PhaseRunner:
     """Runs phases on the event loop, their reading and writing in threads."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the process wires its parts here, once
-        self,
-        store: BatchStore,
-        files: FileStore,
-        publisher: Publisher,
-        leases: Leases,
-        insist: Insist,
-        slice_lines: int,
-    ) -> None:
-        self._store, self._files = store, files
-        self._publisher = publisher
-        self._leases = leases
-        self._insist = insist
+    def __init__(self, context: Context, slice_lines: int) -> None:
+        self._context = context
+        self._batches, self._storage = context.store.batches, context.store.files.storage
         self._slice_lines = slice_lines
 
-    async def run(self, tier: str, unit_id: str, attempt: int, lease_owner: str) -> None:
+    async def run_phase(self, tier: str, ref: Ref, lease_owner: str) -> None:
         """Run one phase of a batch."""
-        unit = await self._insist(lambda: self._store.begin(lease_owner, tier, unit_id, attempt))
+        unit = await self._context.retrying(self._batches.begin, lease_owner, tier, ref)
         if unit is None:
             return
-        phase = {"validate": self._validate, "part": self.write_part, "join": self._join}[tier]
-        work = asyncio.create_task(phase(unit))
-        self._leases.hold(unit.id, lease_owner, work)
+        work = asyncio.create_task(self._run(unit))
+        self._context.leases.hold(unit.id, lease_owner, work)
         try:
             await work
         except asyncio.CancelledError:
@@ -71,143 +74,149 @@ class Phases:
             # The lease ends and the phase runs again: storage that is away comes back.
             log.warning("%s of %s broke off: %s", tier, unit.batch, type(error).__name__)
         finally:
-            self._leases.release(unit.id, lease_owner)
+            self._context.leases.release(unit.id, lease_owner)
 
-    async def _validate(self, unit: Unit) -> None:
-        found = await asyncio.to_thread(self._examine, unit)
-        first = self._publisher.first_tier
-        dispatches = await self._insist(
-            lambda: self._store.validated(
-                unit,
-                total=found.total,
-                places=() if found.errors else found.places,
-                errors=found.encoded(),
-                model=found.model or "",
-                first_tier=first,
-            )
-        )
-        log.info("%s: %d lines, %d errors", unit.batch, found.total, found.error_count)
-        await self._publisher.dispatch(dispatches)
+    async def _run(self, unit: Unit) -> None:
+        match unit:
+            case SliceUnit(tier="part"):
+                await self.write_part(unit)
+            case PhaseUnit(tier="validate"):
+                await self._validate(unit)
+            case PhaseUnit(tier="join"):
+                await self._join(unit)
 
-    def _examine(self, unit: Unit) -> Findings:
-        storage, names = self._files.storage, names_name(unit.batch)
+    async def _validate(self, unit: PhaseUnit) -> None:
+        context = self._context
+        findings = await asyncio.to_thread(self._examine, unit)
+        first_tier = context.publisher.first_tier
+        dispatches = await context.retrying(self._batches.start, unit, findings, first_tier)
+        log.info("%s: %d lines, %d errors", unit.batch, findings.total, findings.error_count)
+        await context.publisher.dispatch(dispatches)
+
+    def _examine(self, unit: PhaseUnit) -> Findings:
+        storage, ids_name = self._storage, custom_ids_name(unit.batch)
         try:
-            # The names are for whoever ends the batch when its input is gone.
+            # The custom_ids are for whoever ends the batch when its input is gone.
             with (
                 storage.open(content_name(unit.input_file_id)) as file,
-                storage.writing(names) as named,
+                storage.writing(ids_name) as custom_ids,
             ):
-                found = examine(file, unit.endpoint, self._slice_lines, named)
-            if found.errors:
-                storage.remove(names)
-            return found  # noqa: TRY300 - who is not there has no names either
+                findings = examine(file, unit.endpoint, self._slice_lines, custom_ids)
+            if findings.errors:
+                storage.remove(ids_name)
+            return findings  # noqa: TRY300 - a file that is not there has no custom_ids either
         except FileNotFoundError:
-            found = Findings(error_count=1)
-            found.errors.append(LineError("file_not_found", INPUT_GONE))
-            return found
+            findings = Findings(error_count=1)
+            findings.errors.append(LineError("file_not_found", INPUT_GONE))
+            return findings
 
-    async def input_gone(self, unit: Unit) -> None:
+    async def end_without_input(self, unit: Unit) -> None:
         """End the batch of a unit that cannot be read: what has no answer says so."""
         errors = encode_errors([LineError("file_not_found", INPUT_GONE)])
-        dispatches = await self._insist(lambda: self._store.input_gone(unit, errors))
-        await self._publisher.dispatch(dispatches)
+        dispatches = await self._context.retrying(self._batches.end_without_input, unit, errors)
+        await self._context.publisher.dispatch(dispatches)
 
-    async def write_part(self, unit: Unit) -> None:
+    async def write_part(self, unit: SliceUnit) -> None:
         """Make a complete slice durable, and send the next one."""
-        assert unit.place and len(unit.results) == unit.place.lines  # noqa: S101, PT018 - complete
-        output, errors = split_results(unit.results)
-        await asyncio.to_thread(self._write, unit, output, errors)
-        dispatches = await self._insist(
-            lambda: self._store.part_done(unit, len(output), len(errors))
-        )
-        await self._publisher.dispatch(dispatches)
+        assert unit.complete  # noqa: S101 - the store says so, or every line was recorded here
+        part = await self._write(unit.batch, unit.slice, str(unit.slice), unit.results)
+        dispatches = await self._context.retrying(self._batches.complete_slice, unit, part)
+        await self._context.publisher.dispatch(dispatches)
 
-    def _write(self, unit: Unit, output: bytes, errors: bytes) -> None:
+    async def _write(
+        self, batch_id: str, number: int, stem: str, results: dict[int, bytes]
+    ) -> Part:
+        """Write the results of a slice; again is harmless."""
+        output, errors = split_results(results)
         for kind, content in (("output", output), ("error", errors)):
             if content:
-                self._files.storage.write(part_name(unit.batch, str(unit.slice), kind), content)
+                name = part_name(batch_id, stem, kind)
+                await asyncio.to_thread(self._storage.write, name, content)
+        return Part(number, len(output), len(errors))
 
-    async def _join(self, unit: Unit) -> None:
-        if unit.status not in FINAL:
-            parts = await self._insist(lambda: self._store.parts(unit.batch, 0, -1))
-            places = await self._insist(lambda: self._store.places(unit.batch))
-            there = {number for number, _, _ in parts}
-            more, unanswered, before = [], 0, 0
-            for number, place in enumerate(places):
-                if number not in there:
-                    part, missing = await self._partial(unit, number, place, before)
-                    more.append(part)
-                    unanswered += missing
-                before += place.lines
-            named = [(str(part[0]), *part[1:]) for part in parts]
-            named += [(partial_stem(part[0]), *part[1:]) for part in more]
-            files = await asyncio.to_thread(_join_parts, self._files.storage, unit.batch, named)
-            joined = await self._insist(
-                lambda: self._store.joined(unit, unanswered=unanswered, parts=more, files=files)
-            )
-            if not joined:
-                return
+    async def _join(self, unit: PhaseUnit) -> None:
+        if unit.status not in FINAL and not await self._complete(unit):
+            return
+        for name in (parts_folder(unit.batch), custom_ids_name(unit.batch)):
+            await asyncio.to_thread(self._storage.remove, name)
+        await self._context.retrying(self._batches.drop, unit)
+
+    async def _complete(self, unit: PhaseUnit) -> bool:
+        """Make the batch's files from its parts, and end it; False if it is not ours any more."""
+        retrying = self._context.retrying
+        parts = await retrying(self._batches.parts, unit.batch)
+        ranges = await retrying(self._batches.ranges, unit.batch)
+        known = {part.slice for part in parts}
+        pieces = [_Piece(str(part.slice), part) for part in parts]
+        further, missing, before = [], 0, 0
+        for number, where in enumerate(ranges):
+            if number not in known:
+                part, without = await self._end_slice(unit, number, where, before)
+                further.append(part)
+                pieces.append(_Piece(partial_stem(number), part))
+                missing += without
+            before += where.lines
+        files = await asyncio.to_thread(_join_pieces, self._storage, unit.batch, pieces)
+        ended = await retrying(
+            self._batches.complete, unit, unanswered=missing, parts=further, files=files
+        )
+        if ended:
             log.info("%s: %s", unit.batch, unit.ending)
-        for name in (parts_folder(unit.batch), names_name(unit.batch)):
-            await asyncio.to_thread(self._files.storage.remove, name)
-        await self._insist(lambda: self._store.drop(unit))
+        return ended
 
-    async def _partial(
-        self, unit: Unit, number: int, place: Place, before: int
-    ) -> tuple[tuple[int, int, int], int]:
+    async def _end_slice(
+        self, unit: PhaseUnit, number: int, where: SliceRange, before: int
+    ) -> tuple[Part, int]:
         """Write the part of a slice that its batch ended before; count what has no answer.
 
         before: lines of the slices before it.
         """
-        results = await self._insist(lambda: self._store.results(unit.batch, number))
-        missing = [i for i in range(place.lines) if i not in results]
+        results = await self._context.retrying(self._batches.results, unit.batch, number)
+        missing = [i for i in range(where.lines) if i not in results]
         if missing:
-            names = await asyncio.to_thread(self._custom_ids, unit, place, before)
+            custom_ids = await asyncio.to_thread(self._custom_ids, unit, where, before)
             for i in missing:
-                said = unanswered_line(unit.batch, number, i, names[i], unit.ending)
-                results[i] = b"e" + said
-        output, errors = split_results(results)
-        for kind, part in (("output", output), ("error", errors)):
-            if part:
-                name = part_name(unit.batch, partial_stem(number), kind)
-                await asyncio.to_thread(self._files.storage.write, name, part)
-        return (number, len(output), len(errors)), len(missing)
+                line = unanswered_line(unit.batch, number, i, custom_ids[i], unit.ending)
+                results[i] = unanswered(i, line).stored
+        part = await self._write(unit.batch, number, partial_stem(number), results)
+        return part, len(missing)
 
-    def _custom_ids(self, unit: Unit, place: Place, before: int) -> list[str | None]:
-        storage, name = self._files.storage, content_name(unit.input_file_id)
+    def _custom_ids(self, unit: PhaseUnit, where: SliceRange, before: int) -> list[str | None]:
+        name = content_name(unit.input_file_id)
         try:
-            content = storage.read(name, place.offset, place.length)
+            content = self._storage.read(name, where.offset, where.length)
         except FileNotFoundError:  # somebody deleted it behind our back
-            names = self._noted_names(unit)[before : before + place.lines]
+            custom_ids = self._noted_custom_ids(unit)[before : before + where.lines]
         else:
-            names = [custom_id_of(text) for text in content.split(b"\n") if text.strip()]
-        return names + [None] * (place.lines - len(names))  # somebody made it shorter
+            custom_ids = [custom_id_of(text) for text in content.split(b"\n") if text.strip()]
+        return custom_ids + [None] * (where.lines - len(custom_ids))  # somebody made it shorter
 
-    def _noted_names(self, unit: Unit) -> list[str | None]:
+    def _noted_custom_ids(self, unit: PhaseUnit) -> list[str | None]:
         with (
             contextlib.suppress(FileNotFoundError),
-            self._files.storage.open(names_name(unit.batch)) as file,
+            self._storage.open(custom_ids_name(unit.batch)) as file,
         ):
             return [msgspec.json.decode(text) for text in file]
         return []
 
 
-def _join_parts(
-    storage: Storage, batch: str, parts: list[tuple[str, int, int]]
-) -> list[tuple[str, str, int, str]]:
-    """Copy the parts, in this order, into the files that have any; again is harmless."""
-    made = []
-    for kind, column in (("output", 1), ("error", 2)):
-        stems = [part[0] for part in parts if part[column]]
-        size = sum(int(part[column]) for part in parts)
-        if not size:
+def _join_pieces(storage: Storage, batch_id: str, pieces: Sequence[_Piece]) -> list[JoinedFile]:
+    """Copy the pieces, in this order, into the files that have any; again is harmless."""
+    sizes = {
+        "output": [piece.part.output_bytes for piece in pieces],
+        "error": [piece.part.error_bytes for piece in pieces],
+    }
+    files = []
+    for kind, bytes_of in sizes.items():
+        if not any(bytes_of):
             continue
-        file_id = joined_name(batch, kind)
+        file_id = joined_name(batch_id, kind)
         with storage.writing(content_name(file_id)) as target:
-            for stem in stems:
-                _append(storage, part_name(batch, stem, kind), target)
-        made.append((kind, file_id, size, f"{batch}_{kind}.jsonl"))
-    return made
+            for piece, size in zip(pieces, bytes_of, strict=True):
+                if size:
+                    _append(storage, part_name(batch_id, piece.stem, kind), target)
+        files.append(JoinedFile(kind, file_id, sum(bytes_of), f"{batch_id}_{kind}.jsonl"))
+    return files
 
 
 def _append(storage: Storage, name: str, target: BinaryIO) -> None:

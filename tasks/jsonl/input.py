@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tasks.records.batches import SLICE_BYTES, Endpoint, Place
+from tasks.records.batches import SLICE_BYTES, Endpoint, SliceRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,11 +65,11 @@ class LineError(msgspec.Struct):
 
 @dataclass(slots=True)
 class Findings:
-    """What a file holds. places is of use only if there are no errors."""
+    """What a file holds. ranges is of use only if there are no errors."""
 
     total: int = 0
     model: str | None = None
-    places: list[Place] = field(default_factory=list)
+    ranges: list[SliceRange] = field(default_factory=list)
     errors: list[LineError] = field(default_factory=list)
     error_count: int = 0
 
@@ -144,7 +144,7 @@ class _Slices:
     def end(self) -> None:
         if self._count:
             length = self._end - self._offset
-            self._found.places.append(Place(self._offset, length, self._count, self._first))
+            self._found.ranges.append(SliceRange(self._offset, length, self._count, self._first))
             self._count = 0
 
 

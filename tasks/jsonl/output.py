@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from tasks.records.batches import LineResult
-    from tasks.records.outcomes import Finish
-from typing import TYPE_CHECKING
-
-from tasks.records.batches import LineResult
+from tasks.records.batches import OUTPUT, LineResult
 from tasks.records.jobs import BegunJob, Status
+
+if TYPE_CHECKING:
+    from tasks.records.outcomes import Finish
 
 
 class _Response(msgspec.Struct):
@@ -31,26 +29,23 @@ class _OutputLine(msgspec.Struct):
 
 def answered_line(index: int, custom_id: str, job: BegunJob, done: Finish) -> LineResult:
     """Return a line that has its result: of the output file, or of the error file."""
-    fields = done.fields
-    provenance = {"attempts": msgspec.Raw(fields["attempts"])}
-    if "tier_used" in fields:
-        provenance["tier_used"] = fields["tier_used"]
     line_id = f"batch_req_{job.id.removeprefix('batch_')}"
     good = done.status is Status.SUCCEEDED
     if good:
-        status, body = 200, _compact(fields["answer"])
+        status, body = 200, _compact(done.answer or b"null")
     else:
-        status = int(fields.get("error_status") or 503)
-        body = msgspec.json.encode({"error": msgspec.Raw(fields["error"])})
+        status, body = done.error_status or 503, msgspec.json.encode({"error": done.error})
+    provenance: dict[str, Any] = {"attempts": done.attempts}
+    if done.tier_used:
+        provenance["tier_used"] = done.tier_used
     response = _Response(status, line_id, msgspec.Raw(body))
     line = _OutputLine(line_id, custom_id, response, None, provenance)
-    tier = str(fields.get("tier_used") or "-")
     return LineResult(
-        index,
-        good,
-        _one_line(msgspec.json.encode(line)),
-        f"{tier}:{done.status.value}",
-        done.tokens,
+        line=index,
+        good=good,
+        content=_one_line(msgspec.json.encode(line)),
+        counted_as=f"{done.tier_used or '-'}:{done.status.value}",
+        tokens=done.tokens,
     )
 
 
@@ -95,5 +90,5 @@ def split_results(results: dict[int, bytes]) -> tuple[bytes, bytes]:
     err: list[bytes] = []
     for line in sorted(results):
         stored = results[line]
-        (out if stored[:1] == b"o" else err).append(stored[1:])
+        (out if stored[:1] == OUTPUT else err).append(stored[1:])
     return b"".join(line + b"\n" for line in out), b"".join(line + b"\n" for line in err)

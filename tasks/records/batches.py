@@ -7,14 +7,15 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
-from fallback_chain import Tokens
-from tasks.records.jobs import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
+from fallback_chain import Attempt, Tokens
+from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
+from tasks.records.transitions import Transition
 
-UNIT = "unit_"  # what ids of units begin with
+PHASES = ("validate", "part", "join")  # of a batch
 SLICE_BYTES = 1024 * 1024  # a slice holds no more, unless one line does
 WINDOWS = {"low": 0.25, "normal": 1.0, "high": 4.0}  # share of the window by priority
 _WINDOW = re.compile(r"(\d{1,6})([smhd])")
@@ -37,6 +38,41 @@ class BatchStatus(StrEnum):
 
 FINAL = frozenset(
     {BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
+)
+
+
+_LEASED = "under its unit's lease"
+
+# A batch's states. "ending" is what it is going to be; while its lines are not known yet, a batch
+# that was cancelled, or that expired, waits for its validation, and then is joined.
+TRANSITIONS = (
+    Transition(None, BatchStatus.VALIDATING, "create_batch", "its key made none before"),
+    Transition(
+        BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS, "start_batch", f"no errors; {_LEASED}"
+    ),
+    Transition(BatchStatus.VALIDATING, BatchStatus.FAILED, "start_batch", f"errors; {_LEASED}"),
+    Transition(BatchStatus.CANCELLING, BatchStatus.FAILED, "start_batch", f"errors; {_LEASED}"),
+    Transition(BatchStatus.FINALIZING, BatchStatus.FAILED, "start_batch", f"errors; {_LEASED}"),
+    Transition(BatchStatus.VALIDATING, BatchStatus.CANCELLING, "cancel_batch", "its owner asks"),
+    Transition(BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING, "cancel_batch", "its owner asks"),
+    Transition(BatchStatus.VALIDATING, BatchStatus.FINALIZING, "sweep", "past its window"),
+    Transition(BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, "sweep", "past its window"),
+    Transition(
+        BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, "complete_slice", f"its last; {_LEASED}"
+    ),
+    Transition(
+        BatchStatus.IN_PROGRESS,
+        BatchStatus.FINALIZING,
+        "end_without_input",
+        f"nobody can read its input; {_LEASED}",
+    ),
+    Transition(
+        BatchStatus.FINALIZING, BatchStatus.COMPLETED, "complete_batch", f"ending so; {_LEASED}"
+    ),
+    Transition(
+        BatchStatus.FINALIZING, BatchStatus.EXPIRED, "complete_batch", f"ending so; {_LEASED}"
+    ),
+    Transition(BatchStatus.CANCELLING, BatchStatus.CANCELLED, "complete_batch", _LEASED),
 )
 
 
@@ -97,15 +133,15 @@ class BatchRecord(msgspec.Struct, frozen=True):
     by_tier: dict[str, int]
 
 
-class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of a line so far."""
+class LineHistory(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a line so far, at the tiers that could not answer it."""
 
-    attempts: list[dict[str, Any]]
+    attempts: tuple[Attempt, ...]
     failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SliceRange:
     """Where a slice lies in the input file."""
 
     offset: int
@@ -114,7 +150,7 @@ class Place:
     first_line: int  # from 1, as people count
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> SliceRange:
         """Read what str() wrote."""
         return cls(*(int(part) for part in text.split(":")))
 
@@ -122,18 +158,40 @@ class Place:
         return f"{self.offset}:{self.length}:{self.lines}:{self.first_line}"
 
 
-@dataclass(frozen=True, slots=True)
+class Part(NamedTuple):
+    """A slice's results that are durable, and how many bytes they have."""
+
+    slice: int
+    output_bytes: int
+    error_bytes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read what str() wrote."""
+        return cls(*(int(number) for number in text.split(":")))
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+
+class JoinedFile(NamedTuple):
+    """A file that a batch leaves behind. kind: output or error."""
+
+    kind: str
+    id: str
+    bytes: int
+    filename: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Lines of a slice at a tier, or a phase of a batch; its lease is ours."""
+    """What is leased of a batch, and what its holder needs to know of the batch."""
 
     id: str
     attempt: int
     tier: str
     lease_owner: str
     batch: str
-    slice: int
-    lines: tuple[int, ...] | None  # None: the whole slice's, but those that left it
-    place: Place | None
     owner: str
     options: BatchOptions
     endpoint: Endpoint
@@ -142,22 +200,39 @@ class Unit:
     deadline: float  # on this process's monotonic clock
     ending: str
     waited: float  # seconds from its dispatch until it was leased
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseUnit(Unit):
+    """A whole batch: its input is to be validated, or its parts are to be joined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceUnit(Unit):
+    """Lines of a slice at a tier; or, at the tier "part", a complete slice to be written."""
+
+    slice: int
+    lines: tuple[int, ...] | None  # None: the whole slice's, but those that left it
+    range: SliceRange
     results: dict[int, bytes]
-    tried: dict[int, Tried]
-    elsewhere: dict[int, str]  # line -> the unit that it left for
+    histories: dict[int, LineHistory]
+    moved_to: dict[int, str]  # line -> the unit that it left for
 
     @property
     def open_lines(self) -> list[int]:
-        """Return the lines that this unit is to answer."""
-        assert self.place is not None  # noqa: S101 - phases have no lines
-        lines = range(self.place.lines) if self.lines is None else self.lines
-        home = self.lines is None
-        return [
-            i
-            for i in lines
-            if i not in self.results
-            and (self.elsewhere.get(i) is None if home else self.elsewhere.get(i) == self.id)
-        ]
+        """The lines that this unit is to answer."""
+        lines = range(self.range.lines) if self.lines is None else self.lines
+        home = None if self.lines is None else self.id
+        return [i for i in lines if i not in self.results and self.moved_to.get(i) == home]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every line of its slice has a result that is known here."""
+        return len(self.results) == self.range.lines
+
+
+# Before a stored line: which of its batch's files it is of. The scripts count by it.
+OUTPUT, ERROR = b"o", b"e"
 
 
 class LineResult(msgspec.Struct, frozen=True):
@@ -171,13 +246,51 @@ class LineResult(msgspec.Struct, frozen=True):
 
     @property
     def stored(self) -> bytes:
-        """Return what the store keeps until the part is written."""
-        return (b"o" if self.good else b"e") + self.content
+        """What the store keeps of it until its slice's part is written."""
+        return (OUTPUT if self.good else ERROR) + self.content
+
+
+def unanswered(line: int, content: bytes) -> LineResult:
+    """Return the result of a line that no tier was asked for. content: of the error file."""
+    return LineResult(line=line, good=False, content=content, counted_as="-:failed")
 
 
 def new_batch_id() -> str:
     """Return an id that sorts by time of creation and cannot be guessed."""
     return f"batch_{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
+
+
+_UNIT_PREFIX = "unit_"
+
+
+def is_unit(name: str) -> bool:
+    """Whether an id is a unit's, not a job's."""
+    return name.startswith(_UNIT_PREFIX)
+
+
+def phase_unit_id(batch_id: str, phase: str) -> str:
+    """Return the id of the unit that a phase of a batch is, as the scripts name it too."""
+    return f"{_UNIT_PREFIX}{batch_id}_{phase}"
+
+
+def slice_unit_id(batch_id: str, number: int) -> str:
+    """Return the id of the unit that a whole slice is, as the scripts name it too."""
+    return f"{_UNIT_PREFIX}{batch_id}_{number}"
+
+
+def split_unit_id(batch_id: str, number: int, token: str) -> str:
+    """Return the id of the unit of lines that left their slice, as the scripts name it too."""
+    return f"{_UNIT_PREFIX}{batch_id}_{number}_{token}"
+
+
+def is_unit_of(name: str, batch_id: str) -> bool:
+    """Whether an id is that of a unit of this batch."""
+    return name.startswith(f"{_UNIT_PREFIX}{batch_id}_")
+
+
+def is_batch(name: str) -> bool:
+    """Whether an id is a batch's."""
+    return name.startswith("batch_")
 
 
 def window_seconds(text: str) -> int | None:
@@ -187,9 +300,3 @@ def window_seconds(text: str) -> int | None:
         return None
     seconds = int(found[1]) * _UNITS[found[2]]
     return seconds if 0 < seconds <= LONGEST_WINDOW_SECONDS else None
-
-
-Dispatch = tuple[str, int, str, str]  # id, attempt, tier, queue: what is to be published
-
-
-PHASES = ("validate", "part", "join")  # of a batch

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+FILE_SECONDS = 30 * 86_400  # how long files are kept
 
 
 class FileRecord(msgspec.Struct, frozen=True):
@@ -29,19 +22,15 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 
 class NewFile(msgspec.Struct, frozen=True):
-    """A file to be kept for so many seconds. once: the keys that it has claimed."""
+    """A file to be kept for so many seconds."""
 
     id: str
     owner: str
     filename: str
     purpose: str
     seconds: int
-    once: Sequence[str] = ()
 
 
 def new_file_id() -> str:
     """Return an id that cannot be guessed."""
     return f"file-{os.urandom(12).hex()}"
-
-
-FILE_SECONDS = 30 * 86_400  # how long files are kept

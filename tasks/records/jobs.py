@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import msgspec
 
-MAX_DEADLINE_SECONDS = 7 * 86_400
+from fallback_chain import Attempt  # noqa: TC001 - msgspec reads it
+from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - as above
+from tasks.records.transitions import Transition
 
-CachePolicy = Literal["fallback", "first", "off"]
-ExhaustedPolicy = Literal["degraded", "wait", "fail"]
+MAX_DEADLINE_SECONDS = 7 * 86_400
+TIERS = ("gpu", "cpu", "cache")  # the order in which a job falls through
 
 
 class Status(StrEnum):
@@ -31,12 +33,60 @@ class Status(StrEnum):
         return self not in {Status.QUEUED, Status.RUNNING}
 
 
+_HELD = "its tier and attempt, under this lease"
+_STALE = "as begun: its tier and attempt"
+
+# A job's states. Each transition is one script of the store's, and each script checks its guard.
+TRANSITIONS = (
+    Transition(None, Status.QUEUED, "create_jobs", "the store has room; its key made none before"),
+    Transition(Status.QUEUED, None, "discard_jobs", "attempt 0, and nobody was told of it"),
+    Transition(Status.QUEUED, Status.RUNNING, "begin_jobs", "at this tier and attempt, in time"),
+    Transition(Status.RUNNING, Status.RUNNING, "begin_jobs", "the same lease owner asks again"),
+    Transition(Status.QUEUED, Status.EXPIRED, "begin_jobs", "past its deadline"),
+    Transition(Status.RUNNING, Status.EXPIRED, "begin_jobs", "asked again, past its deadline"),
+    Transition(Status.RUNNING, Status.QUEUED, "move_jobs", f"{_HELD}: on, back, or parked"),
+    Transition(Status.QUEUED, Status.QUEUED, "move_jobs", "the same token again"),
+    Transition(Status.RUNNING, Status.SUCCEEDED, "finish_job", _STALE),
+    Transition(Status.RUNNING, Status.FAILED, "finish_job", _STALE),
+    Transition(Status.RUNNING, Status.EXPIRED, "finish_job", _STALE),
+    Transition(Status.QUEUED, Status.CANCELLED, "cancel_job", "its owner asks"),
+    Transition(Status.RUNNING, Status.CANCELLED, "cancel_job", "its owner asks"),
+    Transition(Status.RUNNING, Status.QUEUED, "sweep", "its lease has ended"),
+    Transition(Status.QUEUED, Status.QUEUED, "sweep", "parked and due, or its message was lost"),
+    Transition(Status.QUEUED, Status.EXPIRED, "sweep", "past its deadline"),
+    Transition(Status.RUNNING, Status.EXPIRED, "sweep", "past its deadline"),
+)
+
+
 class Queue(StrEnum):
     """The broker's queues: lone requests are never behind bulk work."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
     PHASES = "phases"  # of batches; batch workers consume it, in an outage too
+
+
+class Ref(NamedTuple):
+    """A job or unit as a message carries it: nothing else is ever in the broker."""
+
+    id: str
+    attempt: int
+
+
+class Dispatch(NamedTuple):
+    """A job or unit that is to be published."""
+
+    id: str
+    attempt: int
+    tier: str
+    queue: str
+
+
+class Swept(NamedTuple):
+    """A job or unit that a sweep found: reason lease, unbegun, parked or expired."""
+
+    dispatch: Dispatch
+    reason: str
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +108,7 @@ class Submission(msgspec.Struct, frozen=True):
     metadata: dict[str, str] = {}
 
 
-class BegunJob(msgspec.Struct, frozen=True):
+class BegunJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job whose lease is ours: what a tier task needs to answer it."""
 
     id: str
@@ -70,7 +120,7 @@ class BegunJob(msgspec.Struct, frozen=True):
     queue: Queue
     deadline: float  # on this process's monotonic clock
     options: Options
-    attempts: tuple[dict[str, Any], ...]
+    attempts: tuple[Attempt, ...]
     failures: int  # tries that failed at a tier whose breaker was closed
     first_tier: str
     endpoint: str = "/v1/chat/completions"
@@ -106,7 +156,6 @@ def new_job_id() -> str:
     return f"job_{time.time_ns() // 1_000_000:011x}{os.urandom(11).hex()}"
 
 
-TIERS = ("gpu", "cpu", "cache")  # the order in which a job falls through
-
-
-Pairs = list[tuple[str, int]]  # (id of a job or unit, attempt): all that a message ever carries
+def new_token() -> str:
+    """Return a name that nobody else has: of a transition, of a lease, of what is held."""
+    return os.urandom(8).hex()

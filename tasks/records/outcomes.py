@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from fallback_chain import (
-    Attempt,
-    Tokens,
-    Trial,
-    Verdict,
-)
+from fallback_chain import Attempt, Tokens, Trial, Verdict
 from tasks.records.jobs import BegunJob, Status
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """The job has its result: a whole chat completion, or an error object, or neither (expired).
 
-class Finish(msgspec.Struct, frozen=True):
-    """The job has its result. answer: to be kept in the cache, if it came from a real tier."""
+    tier_used: who answered, or whose words the error is; "" for nobody.
+    """
 
     status: Status
-    fields: dict[str, Any]
+    attempts: tuple[Attempt, ...]
+    tier_used: str = ""
     answer: bytes | None = None
     model: str = ""
+    cache_age_seconds: float | None = None
+    error: dict[str, Any] | None = None
+    error_status: int | None = None
     tokens: Tokens = Tokens()
+
+    @property
+    def fresh_answer(self) -> bytes | None:
+        """The answer if a model gave it just now: what the cache may keep."""
+        return None if self.tier_used in {"cache", "degraded"} else self.answer
 
 
 class HandOn(msgspec.Struct, frozen=True):
     """The tier could not answer it."""
 
-    attempts: tuple[Mapping[str, Any], ...]
+    attempts: tuple[Attempt, ...]
     failures: int
 
 
 class Park(msgspec.Struct, frozen=True):
     """Every tier failed, and the job waits."""
 
-    attempts: tuple[Mapping[str, Any], ...]
+    attempts: tuple[Attempt, ...]
     failures: int
     due_seconds: float
 
@@ -55,74 +59,70 @@ def error_of(message: str, code: str) -> dict[str, Any]:
     return {"message": message, "type": "server_error", "param": None, "code": code}
 
 
-def with_attempt(
-    job: BegunJob, attempt: Attempt, error: dict[str, Any] | None = None
-) -> tuple[Mapping[str, Any], ...]:
-    """Return the job's attempts, and this one."""
-    line = msgspec.to_builtins(attempt)
-    if error is not None:
-        line["error"] = error
-    return (*job.attempts, line)
-
-
-def _encoded(job: BegunJob, attempt: Attempt) -> bytes:
-    return msgspec.json.encode(with_attempt(job, attempt))
-
-
-def hand_on(
-    job: BegunJob,
-    attempt: Attempt,
-    failures: int,
-    error: dict[str, Any] | None = None,
-    status: int | None = None,  # noqa: ARG001 - the attempt carries it
-) -> HandOn:
+def hand_on(job: BegunJob, attempt: Attempt, failures: int) -> HandOn:
     """Return what is left to the next tier."""
-    return HandOn(with_attempt(job, attempt, error), failures)
+    return HandOn((*job.attempts, attempt), failures)
+
+
+def expired(job: BegunJob, *attempt: Attempt) -> Finish:
+    """Return the end of a job whose deadline has come, at its last try if there was one."""
+    return Finish(status=Status.EXPIRED, attempts=(*job.attempts, *attempt))
 
 
 def answered(job: BegunJob, trial: Trial) -> Finish:
     """Return the end of a job that was answered."""
-    fields: dict[str, Any] = {
-        "tier_used": trial.attempt.tier,
-        "answer": trial.answer,
-        "attempts": _encoded(job, trial.attempt),
-    }
-    if trial.model:
-        fields["answer_model"] = trial.model
-    if trial.cache_age_seconds is not None:
-        fields["cache_age_seconds"] = trial.cache_age_seconds
-    fresh = trial.attempt.tier != "cache"
-    kept = trial.answer if fresh else None
-    return Finish(Status.SUCCEEDED, fields, kept, trial.model or "", trial.tokens)
+    return Finish(
+        status=Status.SUCCEEDED,
+        attempts=(*job.attempts, trial.attempt),
+        tier_used=trial.attempt.tier,
+        answer=trial.answer,
+        model=trial.model or "",
+        cache_age_seconds=trial.cache_age_seconds,
+        tokens=trial.tokens,
+    )
+
+
+def degraded(attempts: tuple[Attempt, ...], answer: bytes) -> Finish:
+    """Return the end of a job that nobody could answer, and that says so."""
+    return Finish(status=Status.SUCCEEDED, attempts=attempts, tier_used="degraded", answer=answer)
 
 
 def refused(job: BegunJob, trial: Trial) -> Finish:
     """Return the end of a job that is itself at fault, in the server's own words."""
-    error = trial.error or error_of("the request was refused", "refused")
-    status = trial.attempt.status or 400
-    return failed(with_attempt(job, trial.attempt), error, status, trial.attempt.tier)
+    return Finish(
+        status=Status.FAILED,
+        attempts=(*job.attempts, trial.attempt),
+        tier_used=trial.attempt.tier,
+        error=trial.error or error_of("the request was refused", "refused"),
+        error_status=trial.attempt.status or 400,
+    )
 
 
-def failed(
-    attempts: tuple[Mapping[str, Any], ...],
-    error: Mapping[str, Any],
-    status: int,
-    refused_by: str = "",
-) -> Finish:
-    """Return the end of a job without an answer."""
-    fields: dict[str, Any] = {
-        "error": msgspec.json.encode(error),
-        "error_status": status,
-        "attempts": msgspec.json.encode(attempts),
-    }
-    if refused_by:  # the request's own fault, in this tier's words
-        fields["tier_used"] = refused_by
-    return Finish(Status.FAILED, fields)
+def unfit(attempts: tuple[Attempt, ...], last: Attempt) -> Finish:
+    """Return the end of a job that no model can take, in the last one's words."""
+    return Finish(
+        status=Status.FAILED,
+        attempts=attempts,
+        tier_used=last.tier,
+        error=last.error,
+        error_status=last.status or 400,
+    )
 
 
-def unfit_everywhere(attempts: tuple[Mapping[str, Any], ...]) -> Mapping[str, Any] | None:
+def exhausted(attempts: tuple[Attempt, ...]) -> Finish:
+    """Return the end of a job that no tier could answer."""
+    tried = ", ".join(f"{attempt.tier} {attempt.verdict}" for attempt in attempts[-3:])
+    return Finish(
+        status=Status.FAILED,
+        attempts=attempts,
+        error=error_of(f"no tier could answer: {tried}", "tiers_exhausted"),
+        error_status=503,
+    )
+
+
+def unfit_everywhere(attempts: tuple[Attempt, ...]) -> Attempt | None:
     """Return the last "not for this model" if that is what every model tier said."""
-    models = [a for a in attempts if a["tier"] != "cache" and a["verdict"] != "lost"]
-    if models and all(a["verdict"] == Verdict.UNFIT and "error" in a for a in models):
+    models = [a for a in attempts if a.tier != "cache" and a.verdict is not Verdict.LOST]
+    if models and all(a.verdict is Verdict.UNFIT and a.error is not None for a in models):
         return models[-1]
     return None

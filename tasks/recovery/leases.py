@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 from tasks.errors import StoreUnavailable
+from tasks.records.batches import is_batch, is_unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.store.jobs import JobStore
-    from tasks.tiers.slots import Places
-
-log = logging.getLogger(__name__)
+    from tasks.store import Store
+    from tasks.tiers.slots import Slots
 
 
 class Leases:
     """The jobs in hand. A job that stops being ours (cancelled, expired, swept) is dropped."""
 
-    def __init__(self, store: JobStore, lease_seconds: float, places: Iterable[Places]) -> None:
+    def __init__(self, store: Store, lease_seconds: float, slots: Iterable[Slots]) -> None:
         self._store = store
         self._interval = lease_seconds / 4
-        self._places = list(places)
+        self._slots = list(slots)
         self._held: dict[str, tuple[str, asyncio.Task[object]]] = {}
 
     def __len__(self) -> int:
@@ -45,30 +43,35 @@ class Leases:
         if held:
             held[1].cancel()
 
+    def drop_batch(self, batch_id: str) -> None:
+        """Stop working on all units of a batch."""
+        for unit_id in [held for held in self._held if is_unit_of(held, batch_id)]:
+            self.drop(unit_id)
+
     async def keep(self) -> None:
         """Renew all leases, four times within their length; run until cancelled."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                await self._renew()
+                await self.renew()
             await asyncio.sleep(self._interval)
 
-    async def _renew(self) -> None:
-        asked = {job_id: owner for job_id, (owner, _) in self._held.items()}
-        if asked:
-            for job_id in await self._store.renew(asked.items()):
-                if self._held.get(job_id, ("",))[0] == asked[job_id]:
+    async def renew(self) -> None:
+        """Renew all leases once, and drop what is no longer ours."""
+        owners = {job_id: owner for job_id, (owner, _) in self._held.items()}
+        if owners:
+            for job_id in await self._store.jobs.renew(owners.items()):
+                if self._held.get(job_id, ("",))[0] == owners[job_id]:
                     self.drop(job_id)
-        for places in self._places:
-            await places.renew()
+        for slots in self._slots:
+            await slots.renew()
 
     async def listen(self) -> None:
         """Drop jobs as soon as they are cancelled; run until cancelled."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                async for event in self._store.events("cancelled"):
-                    if event and event[1].startswith("batch_"):
-                        for unit_id in [u for u in self._held if u.startswith(f"unit_{event[1]}_")]:
-                            self.drop(unit_id)
+                async for event in self._store.connection.events("cancelled"):
+                    if event and is_batch(event[1]):
+                        self.drop_batch(event[1])
                     elif event:
                         self.drop(event[1])
             await asyncio.sleep(1)

@@ -1,1 +1,80 @@
-"""Redis, the truth: every transition one script. Nobody else speaks to it."""
+"""Redis, the truth: every transition one script. Nobody else speaks to it.
+
+Five parts over one connection: jobs, batches (and their units), files, limits (semaphores), and the
+fleet. What is in which key: lua/_keys.lua.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.store.batches import BatchStore
+from tasks.store.connection import Connection
+from tasks.store.files import FileStore
+from tasks.store.fleet import FleetStore
+from tasks.store.jobs import JobStore
+from tasks.store.limits import Limits
+from tasks.store.migration import take_over
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+    from tasks.storage import Storage
+
+__all__ = ["Store", "check_store", "open_store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The five parts; belongs to one event loop."""
+
+    connection: Connection
+    jobs: JobStore
+    batches: BatchStore
+    files: FileStore
+    limits: Limits
+    fleet: FleetStore
+
+    @classmethod
+    def over(cls, connection: Connection, settings: Settings, storage: Storage) -> Store:
+        """Return the parts over a connection; does no I/O."""
+        return cls(
+            connection=connection,
+            jobs=JobStore(connection, settings),
+            batches=BatchStore(connection, settings),
+            files=FileStore(connection, storage),
+            limits=Limits(connection, settings),
+            fleet=FleetStore(connection),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.connection.close()
+
+
+async def open_store(settings: Settings, storage: Storage) -> Store:
+    """Open the store, once it is fit, and of this release's layout.
+
+    Raises StoreUnfit when it will not do, StoreUnavailable when it does not answer.
+    """
+    connection = Connection(settings.redis_url)
+    try:
+        await _prepare(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return Store.over(connection, settings, storage)
+
+
+async def check_store(settings: Settings) -> None:
+    """Raise what open_store would."""
+    connection = Connection(settings.redis_url)
+    try:
+        await _prepare(connection)
+    finally:
+        await connection.close()
+
+
+async def _prepare(connection: Connection) -> None:
+    await connection.check()
+    await take_over(connection)

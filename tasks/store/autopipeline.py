@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import NoScriptError
 
-from tasks.group_commit import Flights
+from tasks.group_commit import GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redis.asyncio import Redis
 
-LARGEST_FLIGHT = 512  # commands in one pipeline
+LARGEST_PIPELINE = 512  # commands
 
 
 class ScriptText(Protocol):
@@ -51,20 +51,20 @@ class _Call:
     args: Sequence[Any]
 
 
-class Coalescer:
-    """Runs scripts on one Redis; belongs to one event loop."""
+class AutoPipeline:
+    """Runs scripts and commands on one Redis; belongs to one event loop."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._calls: Flights[_Call, Any] = Flights(self._send, LARGEST_FLIGHT)
+        self._calls: GroupCommit[_Call, Any] = GroupCommit(self._send, LARGEST_PIPELINE)
 
     async def run(self, script: ScriptText, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script and return its answer; raises what redis-py raises. Never retried."""
-        return await self._calls.join(_Call(script, keys, args))
+        return await self._calls.submit(_Call(script, keys, args))
 
     async def command(self, *args: Any) -> Any:
         """Run a command and return its answer; raises what redis-py raises. Never retried."""
-        return await self._calls.join(_Call(None, (), args))
+        return await self._calls.submit(_Call(None, (), args))
 
     async def commands(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands in this order and return their answers."""

@@ -1,10 +1,14 @@
-"""Batches and their units in Redis; every transition one script. See lua/_prelude.lua."""
+"""The truth about every batch and its units: every transition one script.
+
+records/batches.TRANSITIONS is the table of them; lua/_keys.lua documents the keys. A unit is
+leased, dispatched, parked and swept as a job is. Every method raises StoreUnavailable when Redis
+does not answer in time.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -14,28 +18,36 @@ from tasks.records.batches import (
     BatchOptions,
     BatchRecord,
     BatchStatus,
-    Dispatch,
     Endpoint,
-    Place,
-    Tried,
+    LineHistory,
+    Part,
+    PhaseUnit,
+    SliceRange,
+    SliceUnit,
     Unit,
+    phase_unit_id,
+    split_unit_id,
     window_seconds,
 )
 from tasks.records.files import FILE_SECONDS
-from tasks.store.connection import translated
-from tasks.store.jobs import ONCE_SECONDS
+from tasks.records.jobs import Dispatch
+from tasks.store import keyspace
+from tasks.store.fields import Fields
+from tasks.store.jobs import CLAIM_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tasks.records.batches import LineResult, NewBatch
+    from tasks.jsonl.input import Findings
+    from tasks.records.batches import JoinedFile, LineResult, NewBatch
+    from tasks.records.idempotency import IdempotencyKey
+    from tasks.records.jobs import Ref
     from tasks.settings import Settings
-    from tasks.store.jobs import JobStore
-
+    from tasks.store.connection import Connection
 
 _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(BatchOptions)
-_tried = msgspec.json.Decoder(Tried)
+_history = msgspec.json.Decoder(LineHistory)
 # A batch's fields for Tokens'.
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 TIMES = (
@@ -44,287 +56,339 @@ TIMES = (
 )
 
 
-class BatchStore:
-    """All that is ever done to a batch; shares a JobStore's connection and event loop."""
+class Recorded(NamedTuple):
+    """How many results were their line's first, and whether the slice is complete now.
 
-    def __init__(self, jobs: JobStore, settings: Settings) -> None:
-        self._jobs = jobs
-        self._prefix = jobs.prefix
+    new -1: the batch takes no results now.
+    """
+
+    new: int
+    complete: bool
+
+
+class SliceProgress(NamedTuple):
+    """What is known of the lines of a slice that has no part yet."""
+
+    results: dict[int, bytes]
+    histories: dict[int, LineHistory]
+    moved_to: dict[int, str]
+
+
+class BatchStore:
+    """All that is ever done to a batch."""
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
         self._lease_ms = int(settings.lease_seconds * 1000)
         self._grace_ms = int(settings.dispatch_grace_seconds * 1000)
         self._window = settings.batch_window
 
     # Batches
 
-    async def create(self, new: NewBatch, once: Sequence[str]) -> str:
+    async def create(self, new: NewBatch, keys: Sequence[IdempotencyKey]) -> str:
         """Record a batch and its validation, dispatched; return its id.
 
-        If an earlier create with one of the `once` keys made a batch, returns that one's.
+        If an earlier create with one of the keys made a batch, returns that one's.
         """
         seconds = window_seconds(new.completion_window)
         assert seconds is not None  # noqa: S101 - the API has checked it
         kept = ("output_ttl_ms", new.output_seconds * 1000) if new.output_seconds else ()
-        made = await self._jobs.run(
+        known = await self._connection.run(
             "create_batch",
-            *(new.id, new.owner, self._grace_ms, seconds * 1000, ONCE_SECONDS * 1000),
-            *(len(once), *once),
+            [
+                *(keyspace.batch(new.id), keyspace.units(new.id), keyspace.batches_of(new.owner)),
+                *(keyspace.file(new.input_file_id), keyspace.readers(new.input_file_id)),
+                *keyspace.claims(new.owner, keys),
+                *(keyspace.job(phase_unit_id(new.id, "validate")), *keyspace.INDEXES),
+            ],
+            *(new.id, new.owner, self._grace_ms, seconds * 1000, CLAIM_SECONDS * 1000),
+            *(new.input_file_id, len(keys), *keyspace.encoded(keys)),
             *("endpoint", new.endpoint.value, "input_file_id", new.input_file_id),
             *("completion_window", new.completion_window, "metadata", _encode(new.metadata)),
             *("options", _encode(new.options), *kept),
         )
-        return str(made.decode())
+        return str(known.decode())
 
     async def get(self, batch_id: str, owner: str) -> BatchRecord | None:
         """Return the owner's batch, or None."""
-        async with translated():
-            fields = await self._jobs.scripts.command("HGETALL", f"{self._prefix}batch:{batch_id}")
-        record = _record(fields) if fields else None
+        raw = await self._connection.command("HGETALL", keyspace.batch(batch_id))
+        record = _record(Fields(raw)) if raw else None
         return record if record and record.owner == owner else None
 
     async def list_batches(
         self, owner: str, limit: int, after: str | None
     ) -> tuple[list[BatchRecord], bool]:
         """Return up to limit of the owner's batches, newest first; and whether more are."""
-        found, more = await self._jobs.page(f"batches:{owner}", "batch:", limit, after)
-        return [_record(fields) for fields in found], more
+        index = keyspace.batches_of(owner)
+        found, more = await self._connection.page(index, keyspace.batch, limit, after)
+        return [_record(Fields(raw)) for raw in found], more
 
     async def cancel(self, batch_id: str, owner: str) -> list[Dispatch] | None:
         """Cancel a batch if it still runs; return what is to be published, None if unknown."""
-        found = await self._jobs.run("close_batch", batch_id, owner, self._grace_ms)
+        found = await self._connection.run(
+            "cancel_batch", self._ending(batch_id), batch_id, owner, self._grace_ms
+        )
         return None if found is None else _dispatches(found)
 
-    async def parts(self, batch_id: str, first: int, last: int) -> list[tuple[int, int, int]]:
-        """Return (slice, output bytes, error bytes) of the parts, in the order of their end."""
-        key = f"{self._prefix}batch:{batch_id}:parts"
-        async with translated():
-            found = await self._jobs.redis.lrange(key, first, last)
-        return [_part(entry.decode()) for entry in found]
+    async def parts(self, batch_id: str) -> list[Part]:
+        """Return the parts, in the order of their end."""
+        found = await self._connection.command("LRANGE", keyspace.parts(batch_id), 0, -1)
+        return [Part.parse(entry.decode()) for entry in found]
 
-    async def places(self, batch_id: str) -> list[Place]:
+    async def ranges(self, batch_id: str) -> list[SliceRange]:
         """Return where each slice lies in the input file."""
-        key = f"{self._prefix}batch:{batch_id}:slices"
-        async with translated():
-            found = await self._jobs.redis.lrange(key, 0, -1)
-        return [Place.parse(entry.decode()) for entry in found]
+        found = await self._connection.command("LRANGE", keyspace.slices(batch_id), 0, -1)
+        return [SliceRange.parse(entry.decode()) for entry in found]
 
     async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
         """Return what a slice without a part has got so far."""
-        key = f"{self._prefix}part:{batch_id}:{number}"
-        async with translated():
-            fields = await self._jobs.redis.hgetall(key)
-        return _results(fields.items())[0]
+        raw = await self._connection.command("HGETALL", keyspace.results(batch_id, number))
+        return _progress(raw.items()).results
 
-    # Units
+    # Transitions of units, and of their batch by them
 
-    async def begin(self, lease_owner: str, tier: str, unit_id: str, attempt: int) -> Unit | None:
+    async def begin(self, lease_owner: str, tier: str, ref: Ref) -> Unit | None:
         """Lease a unit; None if it is stale or ended."""
-        found = await self._jobs.run(
-            "begin_unit", lease_owner, self._lease_ms, tier, unit_id, attempt
+        answer = await self._connection.run(
+            "begin_unit",
+            [keyspace.job(ref.id), *keyspace.INDEXES],
+            *(lease_owner, self._lease_ms, tier, ref.id, ref.attempt),
         )
-        if not found:
-            return None
-        *head, waited, raw = found
-        batch, number, lines, place, owner, options, endpoint, file, status, left, ending = head
-        results, tried, elsewhere = _results(zip(raw[::2], raw[1::2], strict=True))
-        return Unit(
-            id=unit_id,
-            attempt=attempt,
-            tier=tier,
-            lease_owner=lease_owner,
-            batch=batch.decode(),
-            slice=int(number),
-            lines=tuple(msgspec.json.decode(lines)) if lines else None,
-            place=Place.parse(place.decode()) if place else None,
-            owner=owner.decode(),
-            options=_options.decode(options),
-            endpoint=Endpoint(endpoint.decode()),
-            input_file_id=file.decode(),
-            status=BatchStatus(status.decode()),
-            deadline=time.monotonic() + int(left) / 1000,
-            ending=ending.decode(),
-            waited=int(waited) / 1000,
-            results=results,
-            tried=tried,
-            elsewhere=elsewhere,
-        )
+        return _unit(ref, answer, lease_owner, tier) if answer else None
 
-    async def validated(  # noqa: PLR0913 - one transition, with all that it notes
-        self,
-        unit: Unit,
-        *,
-        total: int,
-        places: Iterable[Place],
-        errors: bytes,
-        model: str,
-        first_tier: str,
-    ) -> list[Dispatch]:
+    async def start(self, unit: Unit, findings: Findings, first_tier: str) -> list[Dispatch]:
         """Say what validation found; return the first slices to publish."""
         window = max(int(self._window * WINDOWS[unit.options.priority]), 1)
-        return _dispatches(
-            await self._jobs.run(
-                "validated",
-                *(unit.id, unit.lease_owner, unit.batch, self._grace_ms, total, errors, model),
-                *(first_tier, window, FILE_SECONDS * 1000),
-                *(str(place) for place in places),
-            )
+        ranges = () if findings.errors else findings.ranges
+        first = min(window, len(ranges))
+        found = await self._connection.run(
+            "start_batch",
+            [
+                *keyspace.whole_batch(unit.batch),
+                *keyspace.first_units(unit.batch, first),
+                *(keyspace.job(unit.id), *keyspace.INDEXES),
+            ],
+            *(unit.id, unit.lease_owner, unit.batch, self._grace_ms, findings.total),
+            *(findings.encoded(), findings.model or "", first_tier, window, FILE_SECONDS * 1000),
+            *map(str, ranges),
         )
+        return _dispatches(found)
 
-    async def input_gone(self, unit: Unit, errors: bytes) -> list[Dispatch]:
+    async def end_without_input(self, unit: Unit, errors: bytes) -> list[Dispatch]:
         """End the batch, as nobody can read its input; return what is to be published."""
-        return _dispatches(
-            await self._jobs.run(
-                "input_gone", unit.id, unit.lease_owner, unit.batch, self._grace_ms, errors
-            )
+        found = await self._connection.run(
+            "end_without_input",
+            [keyspace.job(unit.id), *self._ending(unit.batch)],
+            *(unit.id, unit.lease_owner, unit.batch, self._grace_ms, errors),
         )
+        return _dispatches(found)
 
-    async def lines_done(self, unit: Unit, done: Sequence[LineResult]) -> tuple[int, bool]:
-        """Record results; return how many were their line's first, and if the slice is complete.
-
-        -1: the batch takes no results now.
+    async def record_lines(self, unit: SliceUnit, results: Sequence[LineResult]) -> Recorded:
+        """Record results.
 
         A complete slice's unit is at the tier "part" then, leased by us: we are to write it.
         """
-        assert unit.place is not None  # noqa: S101 - phases have no lines
-        flat: list[Any] = []
-        for r in done:
-            tokens = ":".join(map(str, r.tokens))
-            flat += (r.line, r.stored, r.counted_as, tokens)
-        new, complete = await self._jobs.run(
-            "lines_done",
+        args: list[Any] = []
+        for result in results:
+            tokens = ":".join(map(str, result.tokens))
+            args += (result.line, result.stored, result.counted_as, tokens)
+        new, complete = await self._connection.run(
+            "record_lines",
+            [
+                *(keyspace.batch(unit.batch), keyspace.results(unit.batch, unit.slice)),
+                *(keyspace.job(unit.id), keyspace.LEASES, keyspace.STATS),
+            ],
             *(unit.id, unit.lease_owner, self._lease_ms, unit.batch, unit.slice),
-            *(unit.place.lines, *flat),
+            unit.range.lines,
+            *args,
         )
-        return int(new), bool(complete)
+        return Recorded(int(new), bool(complete))
 
-    async def move(
+    async def hand_on(
+        self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
+    ) -> int | None:
+        """Send what is left of a unit to the next tier; return its new attempt, None if not ours.
+
+        As with every move, the same token may be sent again when the answer was lost.
+        """
+        return await self._move(unit, to_tier, token, histories)
+
+    async def hand_back(self, unit: SliceUnit, token: str) -> int | None:
+        """Send a unit to its own tier again; return its new attempt, None if it is not ours."""
+        return await self._move(unit, unit.tier, token, {})
+
+    async def park(
         self,
-        unit: Unit,
+        unit: SliceUnit,
+        token: str,
+        histories: Mapping[int, LineHistory],
+        due_seconds: float,
+    ) -> None:
+        """Have what is left of a unit wait, and then go to its first tier again."""
+        await self._move(unit, "", token, histories, due_ms=int(due_seconds * 1000))
+
+    async def _move(
+        self,
+        unit: SliceUnit,
         to_tier: str,
         token: str,
-        tried: Mapping[int, Tried],
-        due_seconds: float | None = None,
+        histories: Mapping[int, LineHistory],
+        *,
+        due_ms: int = -1,
     ) -> int | None:
-        """Hand what is left of a unit on, or park it; return its new attempt, None if not ours.
-
-        to_tier "" is its first. The same token may be sent again when the answer was lost.
-        """
-        due = -1 if due_seconds is None else int(due_seconds * 1000)
-        answer = await self._jobs.run(
+        answer = await self._connection.run(
             "move_unit",
-            *(unit.lease_owner, unit.tier, to_tier, self._grace_ms, due, token),
-            *(unit.id, unit.attempt, unit.batch, unit.slice, *_flat(tried)),
+            [
+                *(keyspace.job(unit.id), keyspace.results(unit.batch, unit.slice)),
+                *keyspace.INDEXES,
+            ],
+            *(unit.lease_owner, unit.tier, to_tier, self._grace_ms, due_ms, token),
+            *(unit.id, unit.attempt, unit.batch, unit.slice, *_rows(histories)),
         )
         return int(answer) if int(answer) >= 0 else None
 
     async def split(
-        self, unit: Unit, to_tier: str, token: str, tried: Mapping[int, Tried]
+        self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
     ) -> str | None:
         """Let lines leave for the next tier; return the id of their own unit, at attempt 0."""
-        answer = await self._jobs.run(
+        child = split_unit_id(unit.batch, unit.slice, token)
+        answer = await self._connection.run(
             "split_unit",
+            [
+                *(keyspace.job(unit.id), keyspace.job(child), keyspace.units(unit.batch)),
+                *(keyspace.results(unit.batch, unit.slice), *keyspace.INDEXES),
+            ],
             *(unit.lease_owner, unit.id, token, to_tier, self._grace_ms, unit.batch, unit.slice),
-            *(_encode(list(tried)), *_flat(tried)),
+            *(_encode(list(histories)), *_rows(histories)),
         )
         return answer.decode() or None
 
-    async def part_done(self, unit: Unit, output_bytes: int, error_bytes: int) -> list[Dispatch]:
+    async def complete_slice(self, unit: SliceUnit, part: Part) -> list[Dispatch]:
         """Say that a slice's part is durable; return what is to be published."""
-        return _dispatches(
-            await self._jobs.run(
-                "part_done",
-                *(unit.id, unit.lease_owner, unit.batch, unit.slice, self._grace_ms),
-                *(output_bytes, error_bytes),
-            )
+        found = await self._connection.run(
+            "complete_slice",
+            [
+                *keyspace.whole_batch(unit.batch),
+                *(keyspace.job(unit.id), keyspace.job(phase_unit_id(unit.batch, "join"))),
+                *(keyspace.results(unit.batch, unit.slice), *keyspace.INDEXES),
+            ],
+            *(unit.id, unit.lease_owner, unit.batch, unit.slice, self._grace_ms),
+            *(part.output_bytes, part.error_bytes),
         )
+        return _dispatches(found)
 
-    async def joined(
+    async def complete(
         self,
-        unit: Unit,
+        unit: PhaseUnit,
         *,
         unanswered: int,
-        parts: Sequence[tuple[int, int, int]],
-        files: Sequence[tuple[str, str, int, str]],
+        parts: Sequence[Part],
+        files: Sequence[JoinedFile],
     ) -> bool:
-        """End a batch. files: (output or error, id, bytes, filename). False if not ours."""
-        flat = [item for file in files for item in file]
-        answer = await self._jobs.run(
-            "joined",
+        """End a batch whose files are there; False: not ours. parts: of slices that had none."""
+        ended = await self._connection.run(
+            "complete_batch",
+            [
+                *(*keyspace.whole_batch(unit.batch), keyspace.job(unit.id)),
+                *(keyspace.file(file.id) for file in files),
+                *(keyspace.files_of(unit.owner), keyspace.FILE_EXPIRY),
+            ],
             *(unit.id, unit.lease_owner, unit.batch, unanswered, FILE_SECONDS * 1000),
-            *(len(parts), *(":".join(map(str, part)) for part in parts), *flat),
+            *(len(parts), *map(str, parts), *(item for file in files for item in file)),
         )
-        return bool(answer)
+        return bool(ended)
 
     async def drop(self, unit: Unit) -> None:
         """Say that a unit has nothing left to do."""
-        await self._jobs.run("drop_unit", unit.id, unit.lease_owner, unit.batch)
+        await self._connection.run(
+            "drop_unit",
+            [keyspace.job(unit.id), keyspace.units(unit.batch), *keyspace.INDEXES],
+            *(unit.id, unit.lease_owner, unit.batch),
+        )
+
+    @staticmethod
+    def _ending(batch_id: str) -> list[str]:
+        """Return the keys of what ends a batch early, and has it joined."""
+        join = keyspace.job(phase_unit_id(batch_id, "join"))
+        return [*keyspace.whole_batch(batch_id), join, *keyspace.INDEXES]
 
 
-def new_token() -> str:
-    """Return a token that marks one transition."""
-    return os.urandom(8).hex()
-
-
-def _flat(tried: Mapping[int, Tried]) -> list[Any]:
-    return [item for line, told in tried.items() for item in (line, _encode(told))]
+def _rows(histories: Mapping[int, LineHistory]) -> list[Any]:
+    return [item for line, history in histories.items() for item in (line, _encode(history))]
 
 
 def _dispatches(found: Sequence[Sequence[Any]]) -> list[Dispatch]:
-    return [(i.decode(), int(a), t.decode(), q.decode()) for i, a, t, q in found]
+    return [Dispatch(i.decode(), int(a), t.decode(), q.decode()) for i, a, t, q in found]
 
 
-def _part(text: str) -> tuple[int, int, int]:
-    number, output, error = text.split(":")
-    return int(number), int(output), int(error)
+def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
+    *head, waited, known = answer
+    batch, number, lines, where, owner, options, endpoint, file, status, left, ending = head
+    common: dict[str, Any] = {
+        "id": ref.id,
+        "attempt": ref.attempt,
+        "tier": tier,
+        "lease_owner": lease_owner,
+        "batch": batch.decode(),
+        "owner": owner.decode(),
+        "options": _options.decode(options),
+        "endpoint": Endpoint(endpoint.decode()),
+        "input_file_id": file.decode(),
+        "status": BatchStatus(status.decode()),
+        "deadline": time.monotonic() + int(left) / 1000,
+        "ending": ending.decode(),
+        "waited": int(waited) / 1000,
+    }
+    if not where:
+        return PhaseUnit(**common)
+    progress = _progress(zip(known[::2], known[1::2], strict=True))
+    return SliceUnit(
+        **common,
+        slice=int(number),
+        lines=tuple(msgspec.json.decode(lines)) if lines else None,
+        range=SliceRange.parse(where.decode()),
+        **progress._asdict(),
+    )
 
 
-def _results(
-    fields: Iterable[tuple[bytes, bytes]],
-) -> tuple[dict[int, bytes], dict[int, Tried], dict[int, str]]:
-    results: dict[int, bytes] = {}
-    tried: dict[int, Tried] = {}
-    elsewhere: dict[int, str] = {}
+def _progress(fields: Iterable[tuple[bytes, bytes]]) -> SliceProgress:
+    progress = SliceProgress({}, {}, {})
     for name, value in fields:
         if name.isdigit():
-            results[int(name)] = value
+            progress.results[int(name)] = value
         elif name[:1] == b"a":
-            tried[int(name[1:])] = _tried.decode(value)
+            progress.histories[int(name[1:])] = _history.decode(value)
         elif name[:1] == b"u":
-            elsewhere[int(name[1:])] = value.decode()
-    return results, tried, elsewhere
+            progress.moved_to[int(name[1:])] = value.decode()
+    return progress
 
 
-def _record(fields: Mapping[bytes, bytes]) -> BatchRecord:
-    def text(name: str) -> str:
-        return fields.get(name.encode(), b"").decode()
-
-    def number(name: str) -> int:
-        return int(text(name) or 0)
-
-    errors = fields.get(b"errors")
+def _record(fields: Fields) -> BatchRecord:
     by_tier: dict[str, int] = {}
-    for name, value in fields.items():
-        if name.startswith(b"by:"):
-            tier = name.decode().split(":")[1]
-            by_tier[tier] = by_tier.get(tier, 0) + int(value)
+    for name, number in fields.counts("by:").items():
+        tier = name.partition(":")[0]
+        by_tier[tier] = by_tier.get(tier, 0) + number
     return BatchRecord(
-        id=text("id"),
-        owner=text("owner"),
-        endpoint=text("endpoint"),
-        input_file_id=text("input_file_id"),
-        completion_window=text("completion_window"),
-        status=BatchStatus(text("status")),
-        metadata=msgspec.json.decode(fields.get(b"metadata", b"{}")),
-        options=_options.decode(fields.get(b"options", b"{}")),
-        times={name: number(f"{name}_ms") // 1000 for name in TIMES if text(f"{name}_ms")},
-        total=number("total"),
-        completed=number("completed"),
-        failed=number("failed"),
-        tokens=Tokens(*(number(name) for name in TOKENS)),
-        model=text("model") or None,
-        errors=msgspec.Raw(errors) if errors else None,
-        output_file_id=text("output_file_id") or None,
-        error_file_id=text("error_file_id") or None,
-        slices=number("slices"),
-        done=number("done"),
+        id=fields.text("id"),
+        owner=fields.text("owner"),
+        endpoint=fields.text("endpoint"),
+        input_file_id=fields.text("input_file_id"),
+        completion_window=fields.text("completion_window"),
+        status=BatchStatus(fields.text("status")),
+        metadata=fields.json("metadata", {}),
+        options=_options.decode(fields.text("options") or b"{}"),
+        times={
+            name: fields.number(f"{name}_ms") // 1000 for name in TIMES if fields.text(f"{name}_ms")
+        },
+        total=fields.number("total"),
+        completed=fields.number("completed"),
+        failed=fields.number("failed"),
+        tokens=Tokens(*(fields.number(name) for name in TOKENS)),
+        model=fields.text("model") or None,
+        errors=fields.raw("errors"),
+        output_file_id=fields.text("output_file_id") or None,
+        error_file_id=fields.text("error_file_id") or None,
+        slices=fields.number("slices"),
+        done=fields.number("done"),
         by_tier=by_tier,
     )

@@ -1,7 +1,11 @@
-"""One Redis: its client, the scripts, and its errors in our own words."""
+"""One Redis: its client, the scripts, and its errors in our own words.
+
+Every method raises StoreUnavailable when the store does not answer in time.
+"""
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -10,31 +14,35 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from tasks.errors import KeyReused, StoreUnavailable
-from tasks.store.autopipeline import Script
+from tasks.errors import KeyReused, StoreUnavailable, StoreUnfit
+from tasks.store.autopipeline import AutoPipeline, Script
+from tasks.store.keyspace import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
+ADMITS = "-- admits"  # the line by which a script says that it takes new work
+SERVER_CLOCK = -1
 
 
-PREFIX = "ft:"
-
-
-def scripts() -> dict[str, Script]:
-    """Return every script of lua/, each behind the prelude."""
+def load_scripts(before: str = "") -> dict[str, Script]:
+    """Return the scripts of lua/ by name. before: Lua that runs before the script's own text."""
     folder = files("tasks.store") / "lua"
-    prelude = (folder / "_prelude.lua").read_text()
+    texts = {entry.name: entry.read_text() for entry in folder.iterdir()}
+    # What the scripts share; keys come first, as the others build on them.
+    shared = ("_keys", "_semaphores", "_idempotency", "_jobs", "_batches")
+    prelude = "\n".join([*(texts[f"{name}.lua"] for name in shared), before])
     scripts = {}
-    for entry in folder.iterdir():
-        name = entry.name.removesuffix(".lua")
-        if name == entry.name or name.startswith("_"):
-            continue
-        # A store at its memory limit still lets every accepted job come to its end.
-        flags = "#!lua" if name == "create" else "#!lua flags=allow-oom"
-        scripts[name] = Script.of(f"{flags}\n{prelude}\n{entry.read_text()}")
+    for file_name, text in texts.items():
+        name, _, kind = file_name.partition(".")
+        if kind == "lua" and not name.startswith("_"):
+            # A store at its memory limit still lets every accepted job come to its end.
+            flags = "" if ADMITS in text.splitlines() else " flags=allow-oom"
+            scripts[name] = Script.of(f"#!lua{flags}\n{prelude}\n{text}")
     return scripts
 
 
@@ -85,3 +93,162 @@ async def translated() -> AsyncIterator[None]:
     except (RedisError, OSError, TimeoutError) as error:
         message = f"the job store did not answer: {type(error).__name__}"
         raise StoreUnavailable(message) from error
+
+
+class Connection:
+    """What the five parts of the store share; belongs to one event loop.
+
+    Keys are named without the prefix: it is put in front of them here.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = PREFIX,
+        clock_ms: Callable[[], int] | None = None,
+        scripts: Mapping[str, Script] | None = None,
+    ) -> None:
+        """clock_ms: now, instead of the server's clock."""
+        # redis-py types every reply as whatever any of its modes may give; ours are bytes.
+        self.client: Any = connect(url)
+        self.pipeline = AutoPipeline(self.client)
+        self._prefix = prefix
+        self._clock_ms = clock_ms
+        self._scripts = scripts or load_scripts()
+
+    def now(self) -> float:
+        """Return the time (epoch s), by this process's clock."""
+        return self._clock_ms() / 1000 if self._clock_ms else time.time()
+
+    async def server_time(self) -> float:
+        """Return the time (epoch s), by the server's clock: the scripts' own."""
+        if self._clock_ms:
+            return self.now()
+        async with translated():
+            seconds, microseconds = await self.client.time()
+        return float(seconds + microseconds / 1_000_000)
+
+    async def run(self, script: str, keys: Iterable[str], *args: Any) -> Any:
+        """Run one of lua/*.lua; what arrives while others are in flight travels together.
+
+        keys: all that can be known now.
+        """
+        clock = self._clock_ms() if self._clock_ms else SERVER_CLOCK
+        named = [self._prefix + key for key in keys]
+        async with translated():
+            return await self.pipeline.run(
+                self._scripts[script], named, (self._prefix, clock, *args)
+            )
+
+    async def command(self, name: str, key: str, *args: Any) -> Any:
+        """Run a command on one key; travels together with what is in flight, as scripts do."""
+        async with translated():
+            return await self.pipeline.command(name, self._prefix + key, *args)
+
+    async def commands(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Run commands, each (name, key, …), and return their answers."""
+        async with translated():
+            return await self.pipeline.commands(self._named(commands))
+
+    async def transaction(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        """Run commands, each (name, key, …), all or none."""
+        async with translated():
+            transaction = self.client.pipeline(transaction=True)
+            for command in self._named(commands):
+                transaction.execute_command(*command)
+            await transaction.execute()
+
+    def _named(self, commands: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return [(name, self._prefix + key, *rest) for name, key, *rest in commands]
+
+    async def page(
+        self,
+        index: str,
+        record: Callable[[str], str],
+        limit: int,
+        after: str | None,
+        *,
+        oldest_first: bool = False,
+    ) -> tuple[list[dict[bytes, bytes]], bool]:
+        """Return up to limit hashes that a zset lists, newest first; and whether more are.
+
+        record: the key of the hash with an id.
+        """
+        order = "Z" if oldest_first else "ZREV"
+        start = 0
+        if after is not None:
+            rank = await self.command(f"{order}RANK", index, after)
+            if rank is None:
+                return [], False
+            start = int(rank) + 1
+        records: list[dict[bytes, bytes]] = []
+        while len(records) <= limit:
+            ids = await self.command(f"{order}RANGE", index, start, start + limit)
+            if not ids:
+                break
+            found = await self.commands(("HGETALL", record(i.decode())) for i in ids)
+            gone = [i for i, fields in zip(ids, found, strict=True) if not fields]
+            if gone:  # what is past its TTL leaves the index when somebody looks
+                await self.command("ZREM", index, *gone)
+            start += len(ids) - len(gone)
+            records += [fields for fields in found if fields]
+        return records[:limit], len(records) > limit
+
+    async def events(self, *kinds: str) -> AsyncIterator[tuple[str, str] | None]:
+        """Yield (kind, id) of "finished" and "cancelled"; None first, once subscribed.
+
+        Ends with StoreUnavailable when the connection is lost: what happened meanwhile is
+        not told, so the listener looks at its records when it comes back (the next None).
+        """
+        async with translated(), self.client.pubsub() as pubsub:
+            await pubsub.subscribe(*(self._prefix + kind for kind in kinds))
+            yield None
+            while True:
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+                if message:
+                    kind = message["channel"].decode().removeprefix(self._prefix)
+                    yield kind, message["data"].decode()
+
+    async def check(self) -> None:
+        """Raise StoreUnfit unless this server can keep jobs: version, eviction policy."""
+        server = await self._server()
+        version = str(server.get("valkey_version") or server.get("redis_version", "0"))
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers < (7, 2):
+            message = f"the store is version {version}; Redis 7.2 or Valkey is needed"
+            raise StoreUnfit(message)
+        policy = server.get("maxmemory_policy", "noeviction")
+        if int(server.get("maxmemory", 0)) and policy != "noeviction":
+            message = (
+                f"the store's maxmemory-policy is {policy}: it would drop jobs; set noeviction"
+            )
+            raise StoreUnfit(message)
+
+    async def _server(self) -> Mapping[str, Any]:
+        try:
+            async with translated():
+                server: Mapping[str, Any] = await self.client.info()
+                return server
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ResponseError | AuthenticationError):
+                said = str(error.__cause__).partition(".")[0]
+                message = f"the store refuses us: {said}"
+                raise StoreUnfit(message) from error
+            raise
+
+    async def has_room(self) -> bool:
+        """Whether new jobs may be admitted: below 80 % of maxmemory."""
+        async with translated():
+            memory: Mapping[str, Any] = await self.client.info("memory")
+        ceiling = int(memory.get("maxmemory", 0)) * MEMORY_CEILING
+        return not ceiling or int(memory["used_memory"]) < ceiling
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the store answers."""
+        async with translated():
+            await self.client.ping()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()

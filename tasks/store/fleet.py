@@ -1,14 +1,24 @@
-"""What the whole fleet has in hand, and how long jobs took."""
+"""What the whole fleet has in hand, who is there, and how long jobs took."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tasks.errors import StoreUnavailable
+from tasks.records.jobs import Queue
+from tasks.store import keyspace
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tasks.store.connection import Connection
+
+GAUGE_LOOK = 2000  # records of each kind that one look at the queues reads
+LATENCY_MINUTES = 15  # the window of the latency percentiles
 
 
 class Gauges(msgspec.Struct, frozen=True):
@@ -19,6 +29,62 @@ class Gauges(msgspec.Struct, frozen=True):
     waiting: dict[str, int]
     running: dict[str, int]
     oldest: dict[str, float]  # since its dispatch; 0: nothing waits
+
+
+class FleetStore:
+    """What no single process can count."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def heartbeat(self, worker: str, seconds: float) -> None:
+        """Say that a worker is there, and will be for so long unless it says so again."""
+        until = (self._connection.now() + seconds) * 1000
+        await self._connection.command("ZADD", keyspace.WORKERS, until, worker)
+
+    async def gauges(self) -> Gauges:
+        """Return what is unfinished now, and the workers that are there."""
+        queues = [queue.value for queue in Queue]
+        parked, workers, *rest = (
+            int(number)
+            for number in await self._connection.run(
+                "measure_queues", [keyspace.WORKERS, *keyspace.INDEXES], GAUGE_LOOK, *queues
+            )
+        )
+        waiting, running, oldest = (dict(zip(queues, rest[i::3], strict=True)) for i in range(3))
+        ages = {queue: ms / 1000 for queue, ms in oldest.items()}
+        return Gauges(parked, workers, waiting, running, ages)
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many jobs finished since the store began: tier → status → count."""
+        raw = await self._connection.command("HGETALL", keyspace.STATS)
+        counts: dict[str, dict[str, int]] = {}
+        for field, number in raw.items():
+            tier, _, status = field.decode().partition(":")
+            counts.setdefault(tier, {})[status] = int(number)
+        return counts
+
+    async def latencies(self) -> dict[int, int]:
+        """Return finished jobs of the last minutes by latency bucket: up to 1.1 ** b ms."""
+        minute = int(await self._connection.server_time()) // 60
+        minutes = range(minute, minute - LATENCY_MINUTES, -1)
+        total: dict[int, int] = {}
+        for part in await self._connection.commands(
+            ("HGETALL", keyspace.latency(number)) for number in minutes
+        ):
+            for bucket, number in part.items():
+                total[int(bucket)] = total.get(int(bucket), 0) + int(number)
+        return total
+
+    async def count(self, event: str) -> None:
+        """Count something of which the fleet's total must outlive the process; may be lost."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._connection.command("HINCRBY", keyspace.EVENTS, event, 1)
+
+    async def event_counts(self) -> dict[str, int]:
+        """Return what was counted so."""
+        raw = await self._connection.command("HGETALL", keyspace.EVENTS)
+        return {name.decode(): int(number) for name, number in raw.items()}
 
 
 def percentile(latencies: Mapping[int, int], share: float) -> float | None:

@@ -3,60 +3,80 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from circuit_breaker import AsyncRedisStore, CircuitBreaker, CircuitBreakerConfig
 from circuit_breaker.events import Held, StateChanged, StoreUnavailable
-from fallback_chain import CacheTier, ChatTier, PyreqwestHttp, RedisCache, TierConfig
+from fallback_chain import (
+    BREAKER_NAMES,
+    CacheTier,
+    ChainOptions,
+    ChatTier,
+    PyreqwestHttp,
+    RedisCache,
+    model_configs,
+)
+from tasks.records.jobs import Queue
+from tasks.tiers.slots import FleetSlots, LocalSlots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from fallback_chain import Http
+    from fallback_chain import Http, TierConfig
     from tasks.settings import Settings
-    from tasks.store.jobs import JobStore
+    from tasks.store import Store
+    from tasks.store.connection import Connection
+    from tasks.tiers.slots import Slots
 
-BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
 CACHE_TIMEOUT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """What a worker can ask. slots: leave to call a tier, by (tier, queue)."""
+
+    models: Mapping[str, ChatTier]
+    cache: CacheTier
+    slots: Mapping[tuple[str, Queue], Slots]
+    http: Http
+
+    def slots_of(self, tier: str) -> set[Slots]:
+        """Return the slots of a tier, of every queue."""
+        return {slots for (name, _), slots in self.slots.items() if name == tier}
+
+    @property
+    def all_slots(self) -> set[Slots]:
+        """The slots of every tier."""
+        return set(self.slots.values())
+
+
 def tier_configs(settings: Settings) -> dict[str, TierConfig]:
     """Return the model tiers that are set up, by name, in the order in which they are tried."""
-    candidates = (
-        TierConfig(
-            name="gpu",
-            breaker_name=BREAKER_NAMES["gpu"],
-            url=settings.gpu_url,
-            model=settings.gpu_model or None,
-            api_key=settings.gpu_api_key or None,
-            timeout_seconds=settings.gpu_timeout_seconds,
-            connect_timeout_seconds=settings.connect_timeout_seconds,
-        ),
-        TierConfig(
-            name="cpu",
-            breaker_name=BREAKER_NAMES["cpu"],
-            url=settings.cpu_url,
-            model=settings.cpu_model or None,
-            api_key=settings.cpu_api_key or None,
-            timeout_seconds=settings.cpu_timeout_seconds,
-            connect_timeout_seconds=settings.connect_timeout_seconds,
-        ),
+    options = ChainOptions(
+        gpu_model=settings.gpu_model or None,
+        gpu_api_key=settings.gpu_api_key or None,
+        gpu_timeout_seconds=settings.gpu_timeout_seconds,
+        cpu_model=settings.cpu_model or None,
+        cpu_api_key=settings.cpu_api_key or None,
+        cpu_timeout_seconds=settings.cpu_timeout_seconds,
     )
-    return {config.name: config for config in candidates if config.url}
+    configs = model_configs(settings.gpu_url, settings.cpu_url, options)
+    return {config.name: config for config in configs}
 
 
 def build_breakers(
-    settings: Settings, store: JobStore, on_event: Callable[[object], None] | None = None
+    settings: Settings, connection: Connection, on_event: Callable[[object], None]
 ) -> dict[str, CircuitBreaker]:
     """Return the three breakers by name, their state in the store's Redis."""
     timeouts = {
-        "max_gpu": settings.gpu_timeout_seconds,
-        "ollama_cpu": settings.cpu_timeout_seconds,
-        "redis_cache": CACHE_TIMEOUT_SECONDS,
+        BREAKER_NAMES["gpu"]: settings.gpu_timeout_seconds,
+        BREAKER_NAMES["cpu"]: settings.cpu_timeout_seconds,
+        BREAKER_NAMES["cache"]: CACHE_TIMEOUT_SECONDS,
     }
-    shared = AsyncRedisStore(store.scripts)
+    shared = AsyncRedisStore(connection.pipeline)
     return {
         name: CircuitBreaker(
             name,
@@ -67,7 +87,7 @@ def build_breakers(
                 success_threshold=settings.breaker_success_threshold,
             ),
             store=shared,
-            on_event=on_event or log_event,
+            on_event=on_event,
         )
         for name, timeout in timeouts.items()
     }
@@ -85,21 +105,28 @@ def log_event(event: object) -> None:
         log.warning("breaker %s: no shared state, deciding alone", event.name)
 
 
-def build_tiers(
-    settings: Settings, breakers: dict[str, CircuitBreaker]
+def build_models(
+    settings: Settings, breakers: Mapping[str, CircuitBreaker]
 ) -> tuple[dict[str, ChatTier], Http]:
     """Return the model tiers by name, and the HTTP client that they share."""
     http = PyreqwestHttp(connect_timeout_seconds=settings.connect_timeout_seconds)
-    tiers = {
+    models = {
         name: ChatTier(config, breakers[config.breaker_name], http)
         for name, config in tier_configs(settings).items()
     }
-    return tiers, http
+    return models, http
 
 
-def build_cache(
-    settings: Settings, store: JobStore, breakers: dict[str, CircuitBreaker]
-) -> CacheTier:
-    """Return the cache of answers, in the store's Redis."""
-    cache = RedisCache(store.scripts.commands, ttl_seconds=settings.cache_ttl_seconds)
-    return CacheTier(cache, breakers[BREAKER_NAMES["cache"]])
+def build_tiers(settings: Settings, store: Store, breakers: Mapping[str, CircuitBreaker]) -> Tiers:
+    """Return all that a worker can ask, and the leave to ask it."""
+    models, http = build_models(settings, breakers)
+    answers = RedisCache(store.connection.pipeline.commands, ttl_seconds=settings.cache_ttl_seconds)
+    gpu, at_cpu = LocalSlots(settings.gpu_concurrency), settings.cpu_concurrency
+    slots: dict[tuple[str, Queue], Slots] = {
+        ("gpu", Queue.INTERACTIVE): gpu,
+        ("gpu", Queue.BATCH): gpu.batch_lane,
+        ("cpu", Queue.INTERACTIVE): FleetSlots(store.limits, "cpu", at_cpu),
+        # In a GPU outage a batch would take every slot; the last is kept for lone requests.
+        ("cpu", Queue.BATCH): FleetSlots(store.limits, "cpu", max(at_cpu - 1, 1)),
+    }
+    return Tiers(models, CacheTier(answers, breakers[BREAKER_NAMES["cache"]]), slots, http)

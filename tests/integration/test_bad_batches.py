@@ -16,6 +16,8 @@ from harness.batches import (
 )
 from harness.waiting import wait_until
 
+from tasks.store.keyspace import PREFIX
+
 A, B = jsonl([line("a", "x")]), jsonl([line("b", "y")])
 LEGACY = {"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}
 BAD = {
@@ -102,11 +104,11 @@ def check_nothing_is_left(sdk, valkey, files):
     with valkey.client() as client:
 
         def left():
-            keys = [key for p in patterns for key in client.scan_iter(f"ft:{p}")]
-            return keys + [name for name in indexes if client.exists(f"ft:{name}")]
+            keys = [key for p in patterns for key in client.scan_iter(f"{PREFIX}{p}")]
+            return keys + [name for name in indexes if client.exists(f"{PREFIX}{name}")]
 
         wait_until(lambda: not left(), what=f"nothing is left but {left()}")
-        kept = [*client.scan_iter("ft:batch:*"), *client.scan_iter("ft:once:*")]
+        kept = [*client.scan_iter(f"{PREFIX}batch:*"), *client.scan_iter(f"{PREFIX}once:*")]
         assert [key for key in kept if client.ttl(key) < 0] == []
     assert [path for path in files.rglob("*") if path.is_file()] == []
 

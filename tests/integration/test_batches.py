@@ -10,14 +10,13 @@ import msgspec
 import openai
 import pytest
 from harness.batches import check_every_line_once, ended, jsonl, line, read, start, upload
+from harness.records import slice_unit
+from harness.stores import store_on
 from harness.waiting import wait_until
 
 from fallback_chain import Tokens
-from tasks.records.batches import BatchOptions, BatchStatus, Endpoint, LineResult, Place, Unit
-from tasks.settings import Settings
-from tasks.store.batches import BatchStore
-from tasks.store.connection import connect
-from tasks.store.jobs import JobStore
+from tasks.records.batches import LineResult
+from tasks.store.keyspace import PREFIX
 
 
 @pytest.fixture
@@ -290,7 +289,12 @@ def test_nothing_of_a_batch_is_left_behind(sdk, worker, valkey, tmp_path):
 
     def left():
         with valkey.client() as client:
-            patterns = ("ft:part:*", "ft:job:unit_*", "ft:batch:*:units", "ft:batch:*:slices")
+            patterns = (
+                f"{PREFIX}part:*",
+                f"{PREFIX}job:unit_*",
+                f"{PREFIX}batch:*:units",
+                f"{PREFIX}batch:*:slices",
+            )
             return [key for pattern in patterns for key in client.scan_iter(pattern)]
 
     wait_until(lambda: not left())
@@ -424,16 +428,12 @@ async def test_a_slice_whose_last_line_came_from_elsewhere_is_joined(sdk, worker
     gpu.mode = "hang"
     batch = start(sdk, [line("a", "x")])
     wait_until(lambda: gpu.calls)
-    jobs = JobStore(connect(valkey.url), Settings())
-    unit = Unit(
-        *("unit_other", 0, "gpu", "other", batch.id, 0, None, Place(0, 1, 1, 1)),
-        *("", BatchOptions()),
-        *(Endpoint.CHAT, "", BatchStatus.IN_PROGRESS, 0.0, "", 0.0, {}, {}, {}),
-    )
+    store = store_on(valkey.url)
+    unit = slice_unit(id="unit_other", lease_owner="other", batch=batch.id)
     said = LineResult(0, good=True, content=b'{"custom_id":"a"}', counted_as="gpu:succeeded")
     said = msgspec.structs.replace(said, tokens=Tokens(10**30))
-    await BatchStore(jobs, Settings()).lines_done(unit, [said])
-    await jobs.close()
+    await store.batches.record_lines(unit, [said])
+    await store.close()
     done = ended(sdk, batch.id)
     assert (done.status, done.request_counts.completed) == ("completed", 1)
 
@@ -488,15 +488,15 @@ def test_expired_files_that_are_in_use_keep_no_others_from_being_deleted(
 ):
     gpu.mode = "hang"
     with valkey.client() as client:
-        client.sadd("ft:file:file-used:batches", "batch_x")
-        client.hset("ft:batch:batch_x", "status", "in_progress")
+        client.sadd(f"{PREFIX}file:file-used:batches", "batch_x")
+        client.hset(f"{PREFIX}batch:batch_x", "status", "in_progress")
         for number in range(100):  # as many as a sweep takes
             name = f"file-used{number}"
-            client.sadd(f"ft:file:{name}:batches", "batch_x")
-            client.hset(f"ft:file:{name}", mapping={"id": name, "owner": "default"})
-            client.zadd("ft:file_expiry", {name: 1})
+            client.sadd(f"{PREFIX}file:{name}:batches", "batch_x")
+            client.hset(f"{PREFIX}file:{name}", mapping={"id": name, "owner": "default"})
+            client.zadd(f"{PREFIX}file_expiry", {name: 1})
         file = upload(sdk, jsonl([line("a", "x")]))
-        client.zadd("ft:file_expiry", {file: 2})
+        client.zadd(f"{PREFIX}file_expiry", {file: 2})
         fleet.worker("interactive").start()
         wait_until(lambda: not (tmp_path / "files" / "content" / file).exists())
-        assert client.exists("ft:file:file-used7")
+        assert client.exists(f"{PREFIX}file:file-used7")

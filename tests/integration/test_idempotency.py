@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from harness.batches import CHAT, jsonl, line, upload
 from harness.processes import Fleet
+from harness.stores import store_on
 from harness.upstream import Upstream
 from harness.waiting import free_port, wait_until
 from starlette.applications import Starlette
@@ -21,12 +22,9 @@ from api.errors import HANDLERS, ApiError
 from api.files import _begin as begin_upload
 from tasks.errors import KeyReused
 from tasks.records.files import NewFile
+from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Options, Queue, Submission, new_job_id
-from tasks.settings import Settings
-from tasks.storage import Storage
-from tasks.store.connection import connect
-from tasks.store.files import FileStore
-from tasks.store.jobs import JobStore
+from tasks.store import keyspace
 
 CONTENT = jsonl([line("a", "x")])
 AGAIN = {"x-stainless-retry-count": "1"}
@@ -230,9 +228,13 @@ def test_a_crash_does_not_cut_off_the_next_request(serve):
 
 @pytest.fixture
 async def store(valkey_session):
-    store = JobStore(connect(valkey_session.url), Settings(redis_url=valkey_session.url))
+    store = store_on(valkey_session.url)
     yield store
     await store.close()
+
+
+def idempotency_key(**fields):
+    return IdempotencyKey(**{"name": new_job_id(), "digest": "d" * 32, "lookup": True, **fields})
 
 
 def job():
@@ -248,23 +250,22 @@ def job():
 
 
 async def test_a_job_that_a_repeated_create_was_told_of_is_not_taken_back(store):
-    first, once = job(), [f"?{'d' * 32}{new_job_id()}"]
-    await store.create([first], "gpu", once)
-    _, told = await store.create([job()], "gpu", once)
-    assert told == [first.id]
-    assert await store.discard("ann", [first.id], once) == 1
-    assert await store.get(first.id, "ann")
-    assert (await store.create([job()], "gpu", once))[1] == [first.id]
+    first, keys, jobs = job(), [idempotency_key()], store.jobs
+    await jobs.create([first], "gpu", keys)
+    assert (await jobs.create([job()], "gpu", keys))[1] == [first.id]
+    assert await jobs.discard("ann", [first.id], keys) == 1
+    assert await jobs.get(first.id, "ann")
+    assert (await jobs.create([job()], "gpu", keys))[1] == [first.id]
 
 
 async def test_a_key_whose_job_is_gone_makes_a_new_one(store):
-    first, second, once = job(), job(), [f"?{'d' * 32}{new_job_id()}"]
-    await store.create([first], "gpu", once)
-    await store.redis.delete(f"{store.prefix}job:{first.id}")
-    assert (await store.create([second], "gpu", once))[1] is None
-    assert (await store.create([job()], "gpu", once))[1] == [second.id]
+    first, second, keys, jobs = job(), job(), [idempotency_key()], store.jobs
+    await jobs.create([first], "gpu", keys)
+    await store.connection.command("DEL", keyspace.job(first.id))
+    assert (await jobs.create([second], "gpu", keys))[1] is None
+    assert (await jobs.create([job()], "gpu", keys))[1] == [second.id]
     with pytest.raises(KeyReused):
-        await store.create([job()], "gpu", [once[0].replace("d" * 32, "e" * 32)])
+        await jobs.create([job()], "gpu", [keys[0]._replace(digest="e" * 32)])
 
 
 class Slow:
@@ -283,26 +284,26 @@ class Slow:
         return 0
 
 
-@pytest.mark.parametrize("mark", ["?", "!"])
+@pytest.mark.parametrize("lookup", [True, False])
 async def test_an_upload_under_way_keeps_its_key_and_one_that_failed_frees_it(
-    store, tmp_path, monkeypatch, mark
+    store, monkeypatch, lookup
 ):
     monkeypatch.setattr("api.files.UNDER_WAY_SECONDS", 0.3)
-    files, name = FileStore(store, Storage(str(tmp_path))), f"{'d' * 32}{new_job_id()}"
-    first, new = await files.begin("ann", [mark + name])
+    files, keys = store.files, [idempotency_key()]
+    first, new = await files.begin("ann", [keys[0]._replace(lookup=lookup)])
     assert new
-    content, once = Slow(), ["?" + name]
+    content = Slow()
     copying = asyncio.create_task(
-        files.create(NewFile(first, "ann", "a.jsonl", "batch", 3600, once), content)
+        files.create(NewFile(first, "ann", "a.jsonl", "batch", 3600), content, keys)
     )
-    assert await files.begin("ann", once) == (first, False)
+    assert await files.begin("ann", keys) == (first, False)
     with pytest.raises(ApiError) as error:
-        await begin_upload(files, "ann", once)
+        await begin_upload(files, "ann", keys)
     assert (error.value.status, error.value.headers) == (409, {"Retry-After": "5"})
     content.read = None  # breaks the copy
     content.go.set()
     with pytest.raises(TypeError):
         await copying
-    second, new = await files.begin("ann", once)
+    second, new = await files.begin("ann", keys)
     assert new
     assert second != first

@@ -1,18 +1,17 @@
--- ARGV: prefix, id, owner, grace_ms, window_ms, once_ms, number of once keys, those keys,
---       then field, value, ... of the batch.
+-- Records a batch, and its validation as dispatched. ARGV from 3: id, owner, grace_ms, window_ms,
+-- claim_ms, input file, number of idempotency keys, those keys, then the batch's field, value, ...
 -- Answers the id: this one, or the one that an earlier create with one of the keys made.
-local id, owner, grace = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local number, keys = tonumber(ARGV[7]), {}
-for i = 8, 7 + number do keys[#keys + 1] = ARGV[i] end
-local function there(made) return redis.call('EXISTS', batch(made)) == 1 end
-local made = once(owner, id, keys, ARGV[6], there)
-if made then return made end
-local fields = {}
-for i = 8 + number, #ARGV do fields[#fields + 1] = ARGV[i] end
-local expires = now + tonumber(ARGV[5])
+-- finds batch:* one that an earlier create made is named by its key
+local id, owner, grace, window = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local claim_ms, file, number = ARGV[7], P .. 'file:' .. ARGV[8], tonumber(ARGV[9])
+local keys, fields = {}, rest(10 + number)
+for i = 10, 9 + number do keys[#keys + 1] = ARGV[i] end
+local function there(earlier) return redis.call('EXISTS', batch(earlier)) == 1 end
+local earlier = claim(owner, id, keys, claim_ms, there)
+if earlier then return earlier end
+local expires = now + window
 redis.call('HSET', batch(id), 'id', id, 'owner', owner, 'status', 'validating', 'created_ms', now,
   'expires_ms', expires, 'total', 0, 'completed', 0, 'failed', 0, unpack(fields))
-local file = P .. 'file:' .. redis.call('HGET', batch(id), 'input_file_id')
 -- Deleted in this moment: the validation says so, and nothing is noted of a file that is gone.
 if redis.call('EXISTS', file) == 1 then redis.call('SADD', file .. ':batches', id) end
 redis.call('ZADD', P .. 'batches:' .. owner, now, id)

@@ -1,4 +1,5 @@
--- A unit has nothing left to do. ARGV: prefix, unit, lease_owner, batch
-if redis.call('HGET', record(ARGV[2]), 'lease_owner') ~= ARGV[3] then return 0 end
-drop_unit(ARGV[2], ARGV[4])
+-- Drops a unit that has nothing left to do. ARGV from 3: unit, lease_owner, batch.
+local unit, me, id = ARGV[3], ARGV[4], ARGV[5]
+if redis.call('HGET', record(unit), 'lease_owner') ~= me then return 0 end
+drop_unit(unit, id)
 return 1

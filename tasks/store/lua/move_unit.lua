@@ -1,10 +1,13 @@
--- Hands a unit on, or back, or parks it. ARGV: prefix, lease_owner, from_tier, to_tier ('' = its
+-- Hands a unit on, or back, or parks it. ARGV from 3: lease_owner, from_tier, to_tier ('' = its
 -- first), grace_ms, due_in_ms (-1 = dispatch now), token, unit, attempt, batch, slice,
--- then per line that was tried: line, its attempts (JSON). Answers the new attempt, or -1.
-local answer = move(ARGV[8], ARGV[2], ARGV[3], tonumber(ARGV[9]), ARGV[4], tonumber(ARGV[6]),
-  ARGV[7], tonumber(ARGV[5]))
+-- then per line that was tried: line, its history (JSON). Answers the new attempt, or -1.
+local me, from, to, grace, due = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local token, unit, attempt, id, slice = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11], ARGV[12]
+local histories = rows(13, 2)
+local answer = move(unit, me, from, attempt, to, due, token, grace)
 if answer >= 0 then
-  local part = P .. 'part:' .. ARGV[10] .. ':' .. ARGV[11]
-  for i = 12, #ARGV, 2 do redis.call('HSET', part, 'a' .. ARGV[i], ARGV[i + 1]) end
+  for _, line in ipairs(histories) do
+    redis.call('HSET', results(id, slice), 'a' .. line[1], line[2])
+  end
 end
 return answer

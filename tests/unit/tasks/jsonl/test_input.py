@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.jsonl.input import MAX_ERRORS, custom_id_of, examine, read_line
 from tasks.jsonl.output import split_results
-from tasks.records.batches import Endpoint, Place, window_seconds
+from tasks.records.batches import Endpoint, SliceRange, window_seconds
 
 
 def line(custom_id, **fields):
@@ -98,11 +98,11 @@ def test_every_line_lies_in_one_slice_at_its_place(sizes, ending, bom, slice_lin
     content = (b"\xef\xbb\xbf" if bom else b"") + ending.join(lines)
     found = check(content, slice_lines=slice_lines)
     seen = []
-    for place in found.places:
+    for place in found.ranges:
         part = content[place.offset : place.offset + place.length]
         texts = [text for text in part.split(b"\n") if text.strip()]
         assert len(texts) == place.lines <= slice_lines
-        assert Place.parse(str(place)) == place
+        assert SliceRange.parse(str(place)) == place
         seen += [json.loads(text)["custom_id"] for text in texts]
     assert seen == [f"c{n}" for n in range(len(lines))]
 

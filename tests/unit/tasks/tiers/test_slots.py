@@ -1,30 +1,30 @@
-"""Who gets a place at a tier next."""
+"""Who gets a slot at a tier next."""
 
 from __future__ import annotations
 
-from tasks.tiers.slots import LocalPlaces
+from tasks.tiers.slots import LocalSlots
 
 
-async def test_lone_calls_get_a_place_before_those_of_batches():
-    places = LocalPlaces(1)
-    token = places.second.take_now()
-    batch = [places.second.enter() for _ in range(3)]
-    lone = [places.enter() for _ in range(2)]
+async def test_lone_calls_get_a_slot_before_those_of_batches():
+    slots = LocalSlots(1)
+    token = slots.batch_lane.try_acquire()
+    batch = [slots.batch_lane.line_up() for _ in range(3)]
+    lone = [slots.line_up() for _ in range(2)]
     waiting = [*lone, *batch]
     while waiting:
-        assert not any(place.done() for place in waiting)
-        await places.second.give(token)
+        assert not any(turn.done() for turn in waiting)
+        await slots.batch_lane.release(token)
         assert waiting.pop(0).result() == token
-    assert (places.taken, places.second.taken) == (1, 0)
-    await places.give(token)
-    assert places.taken == 0
+    assert (slots.taken, slots.batch_lane.taken) == (1, 0)
+    await slots.release(token)
+    assert slots.taken == 0
 
 
-async def test_who_gave_up_gets_no_place():
-    places = LocalPlaces(1)
-    token = places.take_now()
-    assert places.take_now() is None
-    gone, there = places.second.enter(), places.second.enter()
+async def test_who_gave_up_gets_no_slot():
+    slots = LocalSlots(1)
+    token = slots.try_acquire()
+    assert slots.try_acquire() is None
+    gone, there = slots.batch_lane.line_up(), slots.batch_lane.line_up()
     gone.cancel()
-    await places.give(token)
+    await slots.release(token)
     assert there.result() == token

@@ -1,0 +1,119 @@
+"""The names of the store's keys. What is in each, and its TTL: lua/_keys.lua."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.records.batches import phase_unit_id, slice_unit_id
+from tasks.records.jobs import Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tasks.records.idempotency import IdempotencyKey
+
+# The hash tag keeps every key in one slot, so that the scripts run on a store in cluster mode.
+PREFIX = "{ft}:"
+
+DEADLINES, LEASES, PARKED, BEGUN, STATS = "deadlines", "leases", "parked", "begun", "stats"
+EVENTS, WORKERS, FILE_EXPIRY, SWEEPER = "events", "workers", "file_expiry", "sweeper"
+LAYOUT, MIGRATION = "layout", "migration"
+DISPATCHED = tuple(f"dispatched:{queue.value}" for queue in Queue)
+# What a transition of a job or of a unit may touch besides its record.
+INDEXES = (DEADLINES, LEASES, PARKED, BEGUN, STATS, *DISPATCHED)
+
+
+def job(name: str) -> str:
+    """Return the key of a job's record, or of a unit's."""
+    return f"job:{name}"
+
+
+def jobs(names: Iterable[str]) -> list[str]:
+    """Return the keys of records of jobs or units."""
+    return [f"job:{name}" for name in names]
+
+
+def jobs_of(owner: str) -> str:
+    """Return the key of the list of an owner's jobs."""
+    return f"owner:{owner}"
+
+
+def batch(name: str) -> str:
+    """Return the key of a batch's record."""
+    return f"batch:{name}"
+
+
+def slices(batch_id: str) -> str:
+    """Return the key of the list of where a batch's slices lie."""
+    return f"batch:{batch_id}:slices"
+
+
+def parts(batch_id: str) -> str:
+    """Return the key of the list of a batch's parts."""
+    return f"batch:{batch_id}:parts"
+
+
+def units(batch_id: str) -> str:
+    """Return the key of the set of the units at work on a batch."""
+    return f"batch:{batch_id}:units"
+
+
+def whole_batch(batch_id: str) -> tuple[str, ...]:
+    """Return the keys of a batch's record and of what belongs to it."""
+    return batch(batch_id), slices(batch_id), parts(batch_id), units(batch_id)
+
+
+def first_units(batch_id: str, number: int) -> list[str]:
+    """Return the keys of the units of a batch's first slices, and of the one that joins it."""
+    first = [slice_unit_id(batch_id, i) for i in range(number)]
+    return jobs([*first, phase_unit_id(batch_id, "join")])
+
+
+def batches_of(owner: str) -> str:
+    """Return the key of the list of an owner's batches."""
+    return f"batches:{owner}"
+
+
+def results(batch_id: str, number: int) -> str:
+    """Return the key of the results of a slice that has no part yet."""
+    return f"part:{batch_id}:{number}"
+
+
+def file(name: str) -> str:
+    """Return the key of a file's description."""
+    return f"file:{name}"
+
+
+def readers(file_id: str) -> str:
+    """Return the key of the set of the batches that read a file."""
+    return f"file:{file_id}:batches"
+
+
+def files_of(owner: str) -> str:
+    """Return the key of the list of an owner's files."""
+    return f"files:{owner}"
+
+
+def latency(minute: int) -> str:
+    """Return the key of the latencies of jobs that finished in a minute since the epoch."""
+    return f"latency:{minute}"
+
+
+def slots(tier: str) -> str:
+    """Return the key of the semaphore of calls to a tier."""
+    return f"permits:{tier}"
+
+
+def requests(owner: str) -> str:
+    """Return the key of the semaphore of an owner's requests."""
+    return f"running:{owner}"
+
+
+def claims(owner: str, keys: Iterable[IdempotencyKey]) -> list[str]:
+    """Return the keys that idempotency keys of an owner are kept under."""
+    return [f"once:{owner}:{key.name}" for key in keys]
+
+
+def encoded(keys: Iterable[IdempotencyKey]) -> list[str]:
+    """Return idempotency keys as the scripts read them: lua/_idempotency.lua."""
+    return [f"{'?' if key.lookup else '!'}{key.digest}{key.name}" for key in keys]

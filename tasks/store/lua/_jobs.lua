@@ -1,0 +1,91 @@
+local function unfinished(status) return status == 'queued' or status == 'running' end
+
+-- Takes a job out of every index that says what is to happen to it next.
+local function unlist(id, queue)
+  redis.call('ZREM', P .. 'dispatched:' .. queue, id)
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZREM', P .. 'parked', id)
+end
+
+-- The one way into a final status. The caller has made sure that the job is unfinished.
+-- fields: field, value, ... that come with the result.
+local function finish(id, status, tier, fields)
+  local key = record(id)
+  local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms')
+  redis.call('HSET', key, 'status', status, 'finished_ms', now)
+  if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
+  redis.call('HDEL', key, 'body', 'lease_owner')
+  redis.call('PEXPIRE', key, known[3])
+  unlist(id, known[1])
+  redis.call('ZREM', P .. 'deadlines', id)
+  redis.call('HINCRBY', P .. 'stats', tier .. ':' .. status, 1)
+  if status == 'succeeded' then
+    -- buckets grow by 10 %: bucket b holds latencies up to 1.1 ^ b ms
+    local bucket = math.ceil(math.log(math.max(now - tonumber(known[2]), 1)) / math.log(1.1))
+    local minute = P .. 'latency:' .. math.floor(now / 60000)
+    redis.call('HINCRBY', minute, bucket, 1)
+    redis.call('EXPIRE', minute, 1200)
+  end
+  redis.call('PUBLISH', P .. 'finished', id)
+end
+
+-- Puts a job on its way to a tier: whoever publishes the message must carry the new attempt.
+-- start: for a record that was just made, and so is in no index and has no lease.
+local function start(id, queue, tier, attempt, grace)
+  redis.call('HSET', record(id), 'status', 'queued', 'tier', tier, 'attempt', attempt,
+    'dispatched_ms', now, 'grace_ms', grace)
+  redis.call('ZADD', P .. 'dispatched:' .. queue, now + grace, id)
+end
+
+local function dispatch(id, queue, tier, attempt, grace)
+  unlist(id, queue)
+  redis.call('HDEL', record(id), 'lease_owner')
+  start(id, queue, tier, attempt, grace)
+end
+
+-- Whether a record is at work under this lease: not swept, dropped or ended meanwhile.
+local function leased_by(id, me)
+  local h = redis.call('HMGET', record(id), 'status', 'lease_owner')
+  return h[1] == 'running' and h[2] == me
+end
+
+local function lease(id, me, queue, milliseconds)
+  redis.call('HSET', record(id), 'status', 'running', 'lease_owner', me)
+  redis.call('ZREM', P .. 'dispatched:' .. queue, id)
+  redis.call('ZADD', P .. 'leases', now + milliseconds, id)
+end
+
+-- Notes that what was dispatched then has begun: what was dispatched before, and has not, is late.
+local function note_begun(queue, dispatched)
+  local latest = tonumber(redis.call('HGET', P .. 'begun', queue) or '0')
+  if tonumber(dispatched) > latest then redis.call('HSET', P .. 'begun', queue, dispatched) end
+end
+
+-- Adds one to the attempts, which are kept as a JSON array's text.
+local function note_attempt(id, attempt)
+  local attempts = redis.call('HGET', record(id), 'attempts') or '[]'
+  local comma = attempts == '[]' and '' or ','
+  redis.call('HSET', record(id), 'attempts', attempts:sub(1, -2) .. comma .. attempt .. ']')
+end
+
+-- Hands one record on, or parks it (due >= 0); answers its new attempt, or -1 if it is no longer
+-- the asker's. The same token again (its answer was lost) gives the same answer.
+local function move(id, me, from, attempt, to, due, token, grace)
+  local key = record(id)
+  local h = redis.call('HMGET', key, 'status', 'tier', 'attempt', 'lease_owner', 'queue',
+    'moved_by', 'first_tier')
+  local at = tonumber(h[3] or '-1')
+  if h[1] == 'running' and h[2] == from and at == attempt and h[4] == me then
+    local tier = to
+    if tier == '' then tier = h[7] end
+    redis.call('HSET', key, 'moved_by', token)
+    dispatch(id, h[5], tier, attempt + 1, grace)
+    if due >= 0 then
+      redis.call('ZREM', P .. 'dispatched:' .. h[5], id)
+      redis.call('ZADD', P .. 'parked', now + due, id)
+    end
+    return attempt + 1
+  end
+  if h[6] == token and h[1] == 'queued' and at == attempt + 1 then return at end
+  return -1
+end

@@ -1,0 +1,65 @@
+-- Every script begins with this, and with the other files whose names begin with "_".
+-- ARGV[1]: the key prefix. ARGV[2]: now in ms, or -1 for the server's clock (tests pass their own).
+-- KEYS declares what can be known before a script runs, so that it runs on a store in cluster mode
+-- too: the prefix's hash tag keeps all keys in one slot. What a script can only find as it runs, a
+-- line "-- finds" at its head names, with the reason; "-- admits" says that it takes new work.
+--   {prefix}job:{id}             hash    one job; TTL only once it is finished
+--   {prefix}owner:{owner}        zset    id -> created_ms: what an owner can list
+--   {prefix}dispatched:{queue}   zset    id -> when the sweeper looks whether it has begun
+--   {prefix}leases               zset    id -> when the lease of a running job ends
+--   {prefix}parked               zset    id -> when a waiting job is due
+--   {prefix}deadlines            zset    id -> deadline of an unfinished job
+--   {prefix}begun                hash    queue -> latest dispatched_ms of a job that has begun
+--   {prefix}stats                hash    counts of finished jobs, "{tier}:{status}"
+--   {prefix}events               hash    counts of what happened to workers: "drains"
+--   {prefix}latency:{minute}     hash    bucket -> finished jobs; TTL 20 minutes
+--   {prefix}batches:{owner}      zset    id -> created_ms
+--   {prefix}batch:{id}           hash    one batch
+--   {prefix}batch:{id}:slices    list    "offset:length:lines:first line" of its input file
+--   {prefix}batch:{id}:parts     list    "slice:output bytes:error bytes", as they were finished
+--   {prefix}batch:{id}:units     set     ids of the units that are at work on it
+--   {prefix}part:{id}:{slice}    hash    results of a slice until its part is written:
+--                                        line -> "o" or "e" and the line of the output or error
+--                                        file; "count"; a{line} -> its attempts so far;
+--                                        u{line} -> the unit that it left its own for
+--   {prefix}job:unit_...         hash    a unit: a slice, or lines that left it, at a tier; or a
+--                                        phase of a batch (validate, part, join). Dispatched,
+--                                        leased, parked and swept as jobs are.
+--   {prefix}files:{owner}        zset    id -> created_ms
+--   {prefix}file:{id}            hash    one file's description
+--   {prefix}file:{id}:batches    set     the batches that read it
+--   {prefix}file_expiry          zset    id -> when it is deleted
+--   {prefix}workers              zset    name -> when it is taken for gone
+--   {prefix}permits:{tier}       zset    token -> when the leave to call a tier lapses
+--   {prefix}once:{owner}:{key}   string  32 characters of digest of what was sent with that key,
+--                                        then the ids of what it made; TTL 15 minutes
+--   {prefix}rate:{owner}:{minute} string  requests of this minute; TTL 2 minutes
+--   {prefix}running:{owner}      zset    token -> when a request that never ended counts no more
+--   {prefix}sweeper              string  who sweeps now; TTL of a sweep's interval
+--   {prefix}layout               string  number of this layout of keys, once older ones are moved
+--   {prefix}migration            string  who moves them now; TTL of some seconds
+--   {prefix}finished             channel ids of finished jobs
+--   {prefix}cancelled            channel ids of jobs cancelled while they ran, and of batches
+local P = ARGV[1]
+local now = tonumber(ARGV[2])
+if now < 0 then
+  local clock = redis.call('TIME')
+  now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+end
+
+-- The arguments from one on; and the same in rows of so many.
+local function rest(first)
+  local found = {}
+  for i = first, #ARGV do found[#found + 1] = ARGV[i] end
+  return found
+end
+
+local function rows(first, width)
+  local found = {}
+  for i = first, #ARGV, width do found[#found + 1] = { unpack(ARGV, i, i + width - 1) } end
+  return found
+end
+
+local function record(id) return P .. 'job:' .. id end
+local function batch(id) return P .. 'batch:' .. id end
+local function results(id, slice) return P .. 'part:' .. id .. ':' .. slice end

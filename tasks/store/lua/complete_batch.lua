@@ -1,0 +1,29 @@
+-- Ends a batch whose files are there. ARGV from 3: unit, lease_owner, batch, lines that were joined
+-- unanswered, file_ttl_ms, number of further parts, those parts ("slice:output:error"), then per
+-- file: "output" or "error", id, bytes, filename.
+-- Answers 1, or 0 if this came too late. The unit stays until what it leaves behind is cleared.
+-- finds part:* the batch's record says how many slices it has
+local unit, me, id, unanswered = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local ttl, parts, key = tonumber(ARGV[7]), tonumber(ARGV[8]), batch(id)
+local files = rows(9 + parts, 4)
+if not leased_by(unit, me) then return 0 end
+local b = redis.call('HMGET', key, 'status', 'ending', 'owner', 'slices', 'output_ttl_ms')
+local status, ending, owner, slices = b[1], b[2], b[3], tonumber(b[4])
+if status ~= 'finalizing' and status ~= 'cancelling' then return 1 end
+local expires = now + tonumber(b[5] or ttl)
+for i = 9, 8 + parts do redis.call('RPUSH', key .. ':parts', ARGV[i]) end
+for _, row in ipairs(files) do
+  local kind, file, bytes, filename = unpack(row)
+  redis.call('HSET', P .. 'file:' .. file, 'id', file, 'owner', owner, 'created_ms', now,
+    'bytes', bytes, 'filename', filename, 'purpose', 'batch_output', 'expires_ms', expires)
+  redis.call('ZADD', P .. 'files:' .. owner, now, file)
+  redis.call('ZADD', P .. 'file_expiry', expires, file)
+  redis.call('HSET', key, kind .. '_file_id', file)
+end
+redis.call('HINCRBY', key, 'failed', unanswered)
+redis.call('HSET', key, 'status', ending, ending .. '_ms', now)
+for slice = 0, slices - 1 do redis.call('DEL', results(id, slice)) end
+redis.call('DEL', key .. ':slices')
+redis.call('PEXPIRE', key, ttl)
+redis.call('PEXPIRE', key .. ':parts', ttl)
+return 1

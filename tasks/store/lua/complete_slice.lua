@@ -1,0 +1,17 @@
+-- Says that the part of a slice is durable. ARGV from 3: unit, lease_owner, batch, slice, grace_ms,
+-- output bytes, error bytes. Answers what is to be published: the next slice, or the joining;
+-- nothing if this came too late.
+-- finds job:* the batch's record says which slice is next
+local unit, me, id, slice, grace = ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
+local output_bytes, error_bytes, key = ARGV[8], ARGV[9], batch(id)
+if not leased_by(unit, me) or redis.call('HGET', record(unit), 'tier') ~= 'part' then return {} end
+drop_unit(unit, id)
+if redis.call('HGET', key, 'status') ~= 'in_progress' then return {} end
+-- Two units may have found it complete; the part is the same, and counts once.
+if redis.call('DEL', results(id, slice)) == 0 then return {} end
+redis.call('RPUSH', key .. ':parts', slice .. ':' .. output_bytes .. ':' .. error_bytes)
+local done = redis.call('HINCRBY', key, 'done', 1)
+if done < tonumber(redis.call('HGET', key, 'slices')) then return feed(id, 1, grace) end
+redis.call('HSET', key, 'status', 'finalizing', 'ending', 'completed')
+redis.call('ZREM', P .. 'deadlines', id)
+return { join(id, grace) }

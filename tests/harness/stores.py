@@ -1,0 +1,37 @@
+"""The store on a real server, with a clock that a test can turn forward."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from tasks.settings import Settings
+from tasks.storage import Storage
+from tasks.store import Store
+from tasks.store.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Clock:
+    """Stands still until it is told to go on; starts now."""
+
+    def __init__(self) -> None:
+        self.ms = time.time_ns() // 1_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+    def advance(self, seconds: float) -> None:
+        self.ms += int(seconds * 1000)
+
+
+def store_on(
+    url: str, clock_ms: Callable[[], int] | None = None, files_url: str = "", **settings: Any
+) -> Store:
+    """Open no connection yet. Without a clock: the server's."""
+    connection = Connection(url, clock_ms=clock_ms)
+    storage = Storage(files_url or tempfile.mkdtemp(prefix="fallthrough-test-"))
+    return Store.over(connection, Settings(redis_url=url, **settings), storage)
