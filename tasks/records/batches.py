@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from fallback_chain import Attempt, Tokens
+from tasks.records.jobs import Status
 from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 from tasks.records.transitions import Transition
 
@@ -73,6 +74,34 @@ TRANSITIONS = (
         BatchStatus.FINALIZING, BatchStatus.EXPIRED, "complete_batch", f"ending so; {_LEASED}"
     ),
     Transition(BatchStatus.CANCELLING, BatchStatus.CANCELLED, "complete_batch", _LEASED),
+)
+
+# A unit's states: it is a job of its batch's, and is dropped when it has nothing left to do.
+_HELD = "its tier and attempt, under this lease"
+UNIT_TRANSITIONS = (
+    Transition(None, Status.QUEUED, "create_batch", "the validation of a new batch"),
+    Transition(None, Status.QUEUED, "start_batch", "the first slices; or the joining"),
+    Transition(None, Status.QUEUED, "split_unit", f"lines that leave a unit; {_LEASED}"),
+    Transition(None, Status.QUEUED, "complete_slice", "the next slice; or the joining"),
+    Transition(None, Status.QUEUED, "end_without_input", "the joining"),
+    Transition(None, Status.QUEUED, "cancel_batch", "the joining"),
+    Transition(None, Status.QUEUED, "sweep", "the joining, past the batch's window"),
+    Transition(Status.QUEUED, Status.RUNNING, "begin_unit", "at this tier and attempt"),
+    Transition(Status.RUNNING, Status.RUNNING, "begin_unit", "the same lease owner asks again"),
+    Transition(Status.RUNNING, Status.RUNNING, "record_lines", f"to part, if complete; {_LEASED}"),
+    Transition(Status.RUNNING, Status.QUEUED, "move_unit", f"{_HELD}: on, back, or parked"),
+    Transition(Status.QUEUED, Status.QUEUED, "move_unit", "the same token again"),
+    Transition(Status.RUNNING, Status.QUEUED, "sweep", "its lease has ended"),
+    Transition(Status.QUEUED, Status.QUEUED, "sweep", "parked and due, or its message was lost"),
+    Transition(Status.RUNNING, None, "start_batch", _LEASED),
+    Transition(Status.RUNNING, None, "complete_slice", f"at the tier part; {_LEASED}"),
+    Transition(Status.RUNNING, None, "drop_unit", _LEASED),
+    Transition(Status.QUEUED, None, "cancel_batch", "its batch is cancelled"),
+    Transition(Status.RUNNING, None, "cancel_batch", "its batch is cancelled"),
+    Transition(Status.QUEUED, None, "end_without_input", "its batch ends"),
+    Transition(Status.RUNNING, None, "end_without_input", "its batch ends"),
+    Transition(Status.QUEUED, None, "sweep", "past its batch's window"),
+    Transition(Status.RUNNING, None, "sweep", "past its batch's window"),
 )
 
 

@@ -27,15 +27,22 @@ if TYPE_CHECKING:
 MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
 ADMITS = "-- admits"  # the line by which a script says that it takes new work
 SERVER_CLOCK = -1
+# Scripts that take no job, no unit and no batch from one status to another: they are in no table.
+STATELESS = frozenset(
+    {
+        *("renew_leases", "take_slot", "renew_holds", "admit_request"),
+        *("begin_file", "extend_claim", "measure_queues"),
+    }
+)
 
 
-def load_scripts(before: str = "") -> dict[str, Script]:
-    """Return the scripts of lua/ by name. before: Lua that runs before the script's own text."""
+def load_scripts() -> dict[str, Script]:
+    """Return the scripts of lua/ by name."""
     folder = files("tasks.store") / "lua"
     texts = {entry.name: entry.read_text() for entry in folder.iterdir()}
     # What the scripts share; keys come first, as the others build on them.
     shared = ("_keys", "_semaphores", "_idempotency", "_jobs", "_batches")
-    prelude = "\n".join([*(texts[f"{name}.lua"] for name in shared), before])
+    prelude = "\n".join(texts[f"{name}.lua"] for name in shared)
     scripts = {}
     for file_name, text in texts.items():
         name, _, kind = file_name.partition(".")

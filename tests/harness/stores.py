@@ -6,10 +6,10 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
+from harness.spying import SpyingConnection
 from tasks.settings import Settings
 from tasks.storage import Storage
 from tasks.store import Store
-from tasks.store.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,10 @@ class Clock:
 def store_on(
     url: str, clock_ms: Callable[[], int] | None = None, files_url: str = "", **settings: Any
 ) -> Store:
-    """Open no connection yet. Without a clock: the server's."""
-    connection = Connection(url, clock_ms=clock_ms)
+    """Return a store that says so when a script touches what it did not declare.
+
+    Opens no connection yet. Without a clock: the server's.
+    """
+    connection = SpyingConnection(url, clock_ms=clock_ms)
     storage = Storage(files_url or tempfile.mkdtemp(prefix="fallthrough-test-"))
     return Store.over(connection, Settings(redis_url=url, **settings), storage)

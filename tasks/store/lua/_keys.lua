@@ -47,10 +47,10 @@ if now < 0 then
   now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 end
 
--- The arguments from one on; and the same in rows of so many.
-local function rest(first)
+-- The arguments from one on, so many or all that are left; and the same in rows of so many.
+local function list(first, number)
   local found = {}
-  for i = first, #ARGV do found[#found + 1] = ARGV[i] end
+  for i = first, number and first + number - 1 or #ARGV do found[#found + 1] = ARGV[i] end
   return found
 end
 

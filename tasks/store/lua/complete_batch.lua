@@ -4,14 +4,14 @@
 -- Answers 1, or 0 if this came too late. The unit stays until what it leaves behind is cleared.
 -- finds part:* the batch's record says how many slices it has
 local unit, me, id, unanswered = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local ttl, parts, key = tonumber(ARGV[7]), tonumber(ARGV[8]), batch(id)
-local files = rows(9 + parts, 4)
+local ttl, number, key = tonumber(ARGV[7]), tonumber(ARGV[8]), batch(id)
+local parts, files = list(9, number), rows(9 + number, 4)
 if not leased_by(unit, me) then return 0 end
 local b = redis.call('HMGET', key, 'status', 'ending', 'owner', 'slices', 'output_ttl_ms')
 local status, ending, owner, slices = b[1], b[2], b[3], tonumber(b[4])
 if status ~= 'finalizing' and status ~= 'cancelling' then return 1 end
 local expires = now + tonumber(b[5] or ttl)
-for i = 9, 8 + parts do redis.call('RPUSH', key .. ':parts', ARGV[i]) end
+for _, part in ipairs(parts) do redis.call('RPUSH', key .. ':parts', part) end
 for _, row in ipairs(files) do
   local kind, file, bytes, filename = unpack(row)
   redis.call('HSET', P .. 'file:' .. file, 'id', file, 'owner', owner, 'created_ms', now,

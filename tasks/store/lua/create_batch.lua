@@ -4,8 +4,7 @@
 -- finds batch:* one that an earlier create made is named by its key
 local id, owner, grace, window = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local claim_ms, file, number = ARGV[7], P .. 'file:' .. ARGV[8], tonumber(ARGV[9])
-local keys, fields = {}, rest(10 + number)
-for i = 10, 9 + number do keys[#keys + 1] = ARGV[i] end
+local keys, fields = list(10, number), list(10 + number)
 local function there(earlier) return redis.call('EXISTS', batch(earlier)) == 1 end
 local earlier = claim(owner, id, keys, claim_ms, there)
 if earlier then return earlier end

@@ -5,10 +5,9 @@
 -- admits
 -- finds job:* those that an earlier create made are named by its key
 local grace, ttl, claim_ms, number = tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
-local jobs = rows(7 + number, 9)
+local keys, jobs = list(7, number), rows(7 + number, 9)
 if number > 0 then
-  local keys, ids = {}, {}
-  for i = 7, 6 + number do keys[#keys + 1] = ARGV[i] end
+  local ids = {}
   for _, job in ipairs(jobs) do ids[#ids + 1] = job[1] end
   local function there(earlier)
     for id in earlier:gmatch('%S+') do

@@ -3,7 +3,7 @@
 -- Those that have begun nevertheless (the broker took it after all), and those of which a repeated
 -- create was told, stay. Answers how many stayed; if none did, the keys are free again.
 local owner, number = ARGV[3], tonumber(ARGV[4])
-local ids, stayed = rest(5 + number), 0
+local keys, ids, stayed = list(5, number), list(5 + number), 0
 for _, id in ipairs(ids) do
   local h = redis.call('HMGET', record(id), 'status', 'attempt', 'queue', 'owner', 'told')
   local status, attempt, queue, its_owner, told = h[1], h[2], h[3], h[4], h[5]
@@ -17,5 +17,5 @@ for _, id in ipairs(ids) do
   end
 end
 if stayed > 0 then return stayed end
-for i = 5, 4 + number do redis.call('DEL', claim_name(owner, ARGV[i])) end
+for _, key in ipairs(keys) do redis.call('DEL', claim_name(owner, key)) end
 return 0

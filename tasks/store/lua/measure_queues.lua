@@ -4,7 +4,7 @@
 -- A unit of a batch counts as one. Where more run than are looked at, the shares are those of the
 -- part that was; the oldest is looked for at both ends, as the sweeper puts off what has waited.
 -- finds job:* the indexes name them
-local most, queues = tonumber(ARGV[3]), rest(4)
+local most, queues = tonumber(ARGV[3]), list(4)
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now - 60000)
 local answer = { redis.call('ZCARD', P .. 'parked'),
   redis.call('ZCOUNT', P .. 'workers', now, '+inf') }

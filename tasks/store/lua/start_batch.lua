@@ -5,7 +5,7 @@
 local unit, me, id, grace, total = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local errors, model, first_tier, window = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local ttl = ARGV[12]
-local ranges, key = rest(13), batch(id)
+local ranges, key = list(13), batch(id)
 if not leased_by(unit, me) then return {} end
 drop_unit(unit, id)
 local b = redis.call('HMGET', key, 'status', 'ending')
