@@ -106,10 +106,15 @@ async def _move(connection: Connection, me: str) -> None:
             # An error: another process, that took this one for dead, was faster with a key.
             answers = await pipeline.execute(raise_on_error=False)
         moved += sum(answer is True for answer in answers)
-        await connection.command("SET", keyspace.MIGRATION, me, "PX", LEASE_MS)
+        await renew(connection, me)
         if not cursor:
             break
     await connection.command("SET", keyspace.LAYOUT, LAYOUT)
     await connection.command("DEL", keyspace.MIGRATION)
     if moved:
         log.warning("took over %d keys that an older release had left in the store", moved)
+
+
+async def renew(connection: Connection, me: str) -> None:
+    """Go on holding the lease."""
+    await connection.command("SET", keyspace.MIGRATION, me, "PX", LEASE_MS)
