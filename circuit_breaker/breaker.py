@@ -7,7 +7,7 @@ import inspect
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from circuit_breaker.config import CircuitBreakerConfig
 from circuit_breaker.errors import CircuitBreakerError, StoreError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from circuit_breaker.stores import Answer, Decision, Store
 
+    Step = Callable[[Store], Answer | Awaitable[Answer]]
+
 VIEW_SECONDS = 1.0  # how old a view may be that lets calls through, or refuses them, unasked
 SHARED_RECORD_SECONDS = 0.02  # how long a success waits for others to be recorded with it
 STORE_RETRY_SECONDS = 1.0  # how long a store that failed is left alone
@@ -61,6 +63,8 @@ class CircuitBreaker:
         self.store_errors = 0
         self._rules = Rules.of(self.config)
         self._store: Store = store or MemoryStore()
+        # A store in this process can be looked at without asking.
+        self._local = self._store if isinstance(self._store, MemoryStore) else None
         self._on_event = on_event
         self._lock = threading.Lock()
         self._view: BreakerView | None = None
@@ -70,14 +74,15 @@ class CircuitBreaker:
         self._permit: tuple[BreakerView, Permit] | None = None  # of the view that is closed
         self._succeeded = CallRecorded(name, Outcome.SUCCESS)
         self._unrecorded: Permit | None = None  # of a success that shares the next record
-        self._recording: asyncio.Task[None] | bool = False
+        self._recording = False  # a success is being recorded
+        self._recording_rest: asyncio.Task[None] | None = None
 
     # Asking and reporting
 
     async def acquire(self) -> Permit | Refusal:
         """Ask to make a call. A Permit must be given back through record()."""
         known = self._known()
-        return self._told(known or (await self._ask("acquire", self._rules))[0])
+        return self._told(known or (await self._ask(self._acquire))[0])
 
     async def record(
         self, permit: Permit, outcome: Outcome, hold_seconds: float | None = None
@@ -86,8 +91,20 @@ class CircuitBreaker:
         if outcome is Outcome.SUCCESS and not permit.probe:
             return await self._record_success(permit)
         hold_ms = int((hold_seconds or 0.0) * 1000)
-        answer = await self._ask("record", permit, outcome, hold_ms, self._rules)
+        answer = await self._ask(self._record(permit, outcome, hold_ms))
         return self._recorded(outcome, answer)
+
+    def _acquire(self, store: Store) -> Answer | Awaitable[Answer]:
+        return store.acquire(self.name, self._rules)
+
+    def _record(self, permit: Permit, outcome: Outcome, hold_ms: int = 0) -> Step:
+        return lambda store: store.record(self.name, permit, outcome, hold_ms, self._rules)
+
+    def _look(self, store: Store) -> Answer | Awaitable[Answer]:
+        return store.view(self.name)
+
+    def _reset(self, store: Store) -> Answer | Awaitable[Answer]:
+        return store.reset(self.name)
 
     async def _record_success(self, permit: Permit) -> BreakerView:
         """Record a success; those that come while one is being recorded share the next record.
@@ -100,11 +117,11 @@ class CircuitBreaker:
             return self._view
         self._recording = True
         try:
-            answer = await self._ask("record", permit, Outcome.SUCCESS, 0, self._rules)
+            answer = await self._ask(self._record(permit, Outcome.SUCCESS))
         finally:
             self._recording = self._unrecorded is not None
             if self._recording:
-                self._recording = asyncio.create_task(self._record_rest())
+                self._recording_rest = asyncio.create_task(self._record_rest())
         return self._recorded(Outcome.SUCCESS, answer)
 
     async def _record_rest(self) -> None:
@@ -112,23 +129,23 @@ class CircuitBreaker:
             while self._unrecorded is not None:
                 await asyncio.sleep(SHARED_RECORD_SECONDS)
                 permit, self._unrecorded = self._unrecorded, None
-                await self._ask("record", permit, Outcome.SUCCESS, 0, self._rules)
+                await self._ask(self._record(permit, Outcome.SUCCESS))
         finally:
             self._recording = False
 
     async def view(self) -> BreakerView:
         """Look at the shared state now."""
-        return (await self._ask("view"))[1]
+        return (await self._ask(self._look))[1]
 
     async def areset(self) -> BreakerView:
         """Close the breaker, for everybody who shares its state."""
         self._alone = None
-        return (await self._ask("reset"))[1]
+        return (await self._ask(self._reset))[1]
 
     def refusal(self) -> Refusal | None:
         """Return what acquire() would refuse with, as far as is known here; no permit, no I/O."""
-        if isinstance(self._store, MemoryStore):
-            return _refusal(self._store.view(self.name)[1], age=0.0)
+        if self._local:
+            return _refusal(self._local.view(self.name)[1], age=0.0)
         view, age = self._view, time.monotonic() - self._seen_at
         fresh = view is not None and age <= VIEW_SECONDS and view.epoch
         return _refusal(view, age) if view is not None and fresh else None
@@ -143,8 +160,8 @@ class CircuitBreaker:
     @property
     def state(self) -> CircuitState:
         """The state as last seen here; with a memory store, as it is."""
-        if isinstance(self._store, MemoryStore):
-            return self._store.view(self.name)[1].state
+        if self._local:
+            return self._local.view(self.name)[1].state
         return self._view.state if self._view else CircuitState.CLOSED
 
     # Calls
@@ -170,7 +187,7 @@ class CircuitBreaker:
 
     def call_sync(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call work from synchronous code; its time limit is its own."""
-        permit = self._told(self._known() or self._ask_sync("acquire", self._rules)[0])
+        permit = self._told(self._known() or self._ask_sync(self._acquire)[0])
         if isinstance(permit, Refusal):
             raise CircuitBreakerError(self.name, permit.reason, permit.retry_after_seconds)
         outcome = Outcome.IGNORED
@@ -181,13 +198,13 @@ class CircuitBreaker:
             outcome = self._outcome_of(error)
             raise
         finally:
-            self._recorded(outcome, self._ask_sync("record", permit, outcome, 0, self._rules))
+            self._recorded(outcome, self._ask_sync(self._record(permit, outcome)))
         return result
 
     def reset(self) -> BreakerView:
         """Close the breaker from synchronous code; with an asynchronous store use areset()."""
         self._alone = None
-        return self._ask_sync("reset")[1]
+        return self._ask_sync(self._reset)[1]
 
     def _outcome_of(self, error: Exception) -> Outcome:
         ignored = isinstance(error, self.config.ignored_exceptions)
@@ -200,7 +217,7 @@ class CircuitBreaker:
         view, age = self._view, time.monotonic() - self._seen_at
         if view is None or age > VIEW_SECONDS or not view.epoch:
             return None
-        if isinstance(self._store, MemoryStore):
+        if self._local:
             return None  # asking costs nothing
         refusal = _refusal(view, age)
         if refusal:
@@ -242,26 +259,24 @@ class CircuitBreaker:
 
     # The store, and its stand-in
 
-    async def _ask(self, what: str, *args: Any) -> Answer:
+    async def _ask(self, step: Step) -> Answer:
         if self._alone and time.monotonic() < self._alone_until:
-            return self._ask_alone(what, *args)
+            return self._ask_alone(self._alone, step)
         try:
-            answer: Any = getattr(self._store, what)(self.name, *args)
+            answer: Any = step(self._store)
             if inspect.isawaitable(answer):
                 answer = await answer
         except StoreError:
-            self._go_alone()
-            return self._ask_alone(what, *args)
+            return self._ask_alone(self._go_alone(), step)
         return self._answered(answer)
 
-    def _ask_sync(self, what: str, *args: Any) -> Answer:
+    def _ask_sync(self, step: Step) -> Answer:
         if self._alone and time.monotonic() < self._alone_until:
-            return self._ask_alone(what, *args)
+            return self._ask_alone(self._alone, step)
         try:
-            answer: Any = getattr(self._store, what)(self.name, *args)
+            answer: Any = step(self._store)
         except StoreError:
-            self._go_alone()
-            return self._ask_alone(what, *args)
+            return self._ask_alone(self._go_alone(), step)
         if inspect.isawaitable(answer):
             if inspect.iscoroutine(answer):
                 answer.close()
@@ -274,7 +289,7 @@ class CircuitBreaker:
         self._saw(answer[1])
         return answer
 
-    def _go_alone(self) -> None:
+    def _go_alone(self) -> MemoryStore:
         self.store_errors += 1
         self._alone_until = time.monotonic() + STORE_RETRY_SECONDS
         if self._alone is None:
@@ -284,10 +299,10 @@ class CircuitBreaker:
                 age = time.monotonic() - self._seen_at
                 left = max(self._view.retry_after_seconds - age, 0.0)
                 self._alone.seed(self.name, replace(self._view, retry_after_seconds=left))
+        return self._alone
 
-    def _ask_alone(self, what: str, *args: Any) -> Answer:
-        alone = self._alone or MemoryStore()
-        answer: Answer = getattr(alone, what)(self.name, *args)
+    def _ask_alone(self, alone: MemoryStore, step: Step) -> Answer:
+        answer = cast("Answer", step(alone))  # a memory store answers at once
         self._saw(answer[1])
         # A view that is only ours must not be taken for the fleet's once the store is back.
         self._seen_at = 0.0

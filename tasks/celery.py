@@ -9,9 +9,9 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 # `celery -A tasks flower` gets the project's settings wherever it is started.
-found = find_spec("flowerconfig")
-if found and found.origin:
-    os.environ.setdefault("FLOWER_CONF", found.origin)
+flower_config = find_spec("flowerconfig")
+if flower_config and flower_config.origin:
+    os.environ.setdefault("FLOWER_CONF", flower_config.origin)
 
 try:
     app = create_app(Settings.from_env(os.environ))

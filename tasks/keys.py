@@ -191,8 +191,8 @@ class KeyRing:
 
     def find(self, secret: str) -> Key | None:
         """Return the key with this secret; takes as long for a near miss as for any other."""
-        asked, found = hashed(secret), None
+        digest, found = hashed(secret), None
         for key in self._keys():
-            if hmac.compare_digest(key.hash, asked):
+            if hmac.compare_digest(key.hash, digest):
                 found = key
         return found

@@ -64,8 +64,8 @@ class Storage:
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return a range of a file."""
         with _as_os_error():
-            found: bytes = self._fs.cat_file(self.path(name), start=offset, end=offset + length)
-        return found
+            content: bytes = self._fs.cat_file(self.path(name), start=offset, end=offset + length)
+        return content
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:

@@ -1,4 +1,4 @@
-"""Reading a batch's input file: every bad line found, every slice's place remembered.
+"""Reading a batch's input file: every bad line findings, where every slice lies remembered.
 
 The file is read once, in bounded memory; nothing here talks to Redis or the broker.
 """
@@ -85,12 +85,12 @@ class Findings:
         """Return the errors as OpenAI's list; empty without errors."""
         if not self.errors:
             return b""
-        told = list(self.errors)
-        more = self.error_count - len(told)
+        reported = list(self.errors)
+        more = self.error_count - len(reported)
         if more:
             message = f"{more} more errors are not listed; there are {self.error_count} in all"
-            told.append(LineError("too_many_errors", message))
-        return encode_errors(told)
+            reported.append(LineError("too_many_errors", message))
+        return encode_errors(reported)
 
 
 def encode_errors(errors: list[LineError]) -> bytes:
@@ -102,34 +102,34 @@ def examine(
     file: BinaryIO, endpoint: Endpoint, slice_lines: int, names: BinaryIO | None = None
 ) -> Findings:
     """Read a whole input file. names: gets the custom_ids, one a line, as JSON."""
-    found = Findings()
+    findings = Findings()
     seen: set[int] = set()
-    slices = _Slices(found, slice_lines)
+    slices = _Slices(findings, slice_lines)
     for number, offset, length, text in _lines(file):
-        if found.total >= MAX_LINES:
-            found.total += _count_lines(file, offset)
-            message = f"a batch holds at most {MAX_LINES} lines; this file has {found.total}"
-            found.add("too_many_tasks", message, number)
+        if findings.total >= MAX_LINES:
+            findings.total += _count_lines(file, offset)
+            message = f"a batch holds at most {MAX_LINES} lines; this file has {findings.total}"
+            findings.add("too_many_tasks", message, number)
             break
-        found.total += 1
+        findings.total += 1
         if text is None:
-            found.add("line_too_large", f"a line holds at most {MAX_LINE_BYTES} bytes", number)
+            findings.add("line_too_large", f"a line holds at most {MAX_LINE_BYTES} bytes", number)
             continue
-        custom_id = _check(text, number, endpoint, seen, found)
+        custom_id = _check(text, number, endpoint, seen, findings)
         if names is not None:
             names.write(msgspec.json.encode(custom_id) + b"\n")
         slices.add(number, offset, length)
     slices.end()
-    if not found.total:
-        found.add("empty_file", "the file holds no line")
-    return found
+    if not findings.total:
+        findings.add("empty_file", "the file holds no line")
+    return findings
 
 
 class _Slices:
     """Groups consecutive lines."""
 
-    def __init__(self, found: Findings, slice_lines: int) -> None:
-        self._found, self._most = found, slice_lines
+    def __init__(self, findings: Findings, slice_lines: int) -> None:
+        self._findings, self._most = findings, slice_lines
         self._offset = self._end = self._count = self._first = 0
 
     def add(self, number: int, offset: int, length: int) -> None:
@@ -144,7 +144,7 @@ class _Slices:
     def end(self) -> None:
         if self._count:
             length = self._end - self._offset
-            self._found.ranges.append(SliceRange(self._offset, length, self._count, self._first))
+            self._findings.ranges.append(SliceRange(self._offset, length, self._count, self._first))
             self._count = 0
 
 
@@ -186,57 +186,57 @@ def _count_lines(file: BinaryIO, offset: int) -> int:
 
 
 def _check(
-    text: bytes, number: int, endpoint: Endpoint, seen: set[int], found: Findings
+    text: bytes, number: int, endpoint: Endpoint, seen: set[int], findings: Findings
 ) -> str | None:
     try:
         line = read_line(text)
     except msgspec.ValidationError as error:
-        _explain(str(error), number, found)
+        _explain(str(error), number, findings)
         return None
     except UNREADABLE:
-        found.add("invalid_json_line", "this line is not parseable as valid JSON", number)
+        findings.add("invalid_json_line", "this line is not parseable as valid JSON", number)
         return None
     # 64 bits of SipHash: kept whole, the ids of a 200 MB file may be 200 MB.
     identity = hash(line.custom_id)
     if identity in seen:
         message = "the custom_id of this line was used before: each must be unique"
-        found.add("duplicate_custom_id", message, number, "custom_id")
+        findings.add("duplicate_custom_id", message, number, "custom_id")
     seen.add(identity)
     if line.method != "POST":
-        found.add("invalid_request", "method must be POST", number, "method")
+        findings.add("invalid_request", "method must be POST", number, "method")
     if line.url != endpoint.value:
         message = f"the url of this line must be the batch's endpoint, {endpoint.value}"
-        found.add("url_mismatch", message, number, "url")
-    _check_body(line.body, number, endpoint, found)
+        findings.add("url_mismatch", message, number, "url")
+    _check_body(line.body, number, endpoint, findings)
     return line.custom_id
 
 
-def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, found: Findings) -> None:
+def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings: Findings) -> None:
     needed = "messages" if endpoint is Endpoint.CHAT else "prompt"
-    asked = body.get(needed)
-    if asked is None or asked == []:
-        found.add("invalid_request", f"the body has no {needed}", number, f"body.{needed}")
-    elif endpoint is Endpoint.CHAT and not isinstance(asked, list):
-        found.add("invalid_request", "messages must be a list", number, "body.messages")
+    value = body.get(needed)
+    if value is None or value == []:
+        findings.add("invalid_request", f"the body has no {needed}", number, f"body.{needed}")
+    elif endpoint is Endpoint.CHAT and not isinstance(value, list):
+        findings.add("invalid_request", "messages must be a list", number, "body.messages")
     model = body.get("model") or ""
     if not isinstance(model, str):
-        found.add("invalid_request", "model must be a string", number, "body.model")
-    elif found.model is None:
-        found.model = model
-    elif model != found.model:
+        findings.add("invalid_request", "model must be a string", number, "body.model")
+    elif findings.model is None:
+        findings.model = model
+    elif model != findings.model:
         message = "every line of a batch must name the same model, or none"
-        found.add("model_mismatch", message, number, "body.model")
+        findings.add("model_mismatch", message, number, "body.model")
 
 
-def _explain(error: str, number: int, found: Findings) -> None:
+def _explain(error: str, number: int, findings: Findings) -> None:
     for name in ("custom_id", "method", "url", "body"):
         if f"missing required field `{name}`" in error and "$." not in error:
-            found.add("missing_required_parameter", f"this line has no {name}", number, name)
+            findings.add("missing_required_parameter", f"this line has no {name}", number, name)
             return
     what, _, place = error.partition(" - at `$")
     if "out of range" in what:
         message = "this line is not parseable: it holds a number that is out of range"
-        found.add("invalid_json_line", message, number)
+        findings.add("invalid_json_line", message, number)
         return
     param = place.strip("`.") or None
-    found.add("invalid_request", f"{param or 'the line'}: {what}", number, param)
+    findings.add("invalid_request", f"{param or 'the line'}: {what}", number, param)

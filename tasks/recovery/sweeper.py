@@ -38,11 +38,11 @@ class Sweeper:
     async def sweep(self) -> int:
         """Sweep once; return how many jobs were dispatched again."""
         empty = await self._publisher.empty(q.value for q in Queue)
-        found = await self._store.jobs.sweep(self._worker, empty)
-        if found is None:
+        swept = await self._store.jobs.sweep(self._worker, empty)
+        if swept is None:
             return 0
-        self._observer.swept(reason for _, reason in found)
-        for dispatch, reason in found:
+        self._observer.swept(reason for _, reason in swept)
+        for dispatch, reason in swept:
             if reason not in {"parked", "expired"}:
                 about = {"job_id": dispatch.id, "tier": dispatch.tier}
                 log.warning(
@@ -50,6 +50,6 @@ class Sweeper:
                     *(dispatch.id, dispatch.tier, reason),
                     extra=about,
                 )
-        await self._publisher.dispatch(dispatch for dispatch, _ in found)
+        await self._publisher.dispatch(dispatch for dispatch, _ in swept)
         await self._store.files.sweep()
-        return len(found)
+        return len(swept)

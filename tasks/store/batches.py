@@ -92,7 +92,7 @@ class BatchStore:
         """
         seconds = window_seconds(new.completion_window)
         assert seconds is not None  # noqa: S101 - the API has checked it
-        kept = ("output_ttl_ms", new.output_seconds * 1000) if new.output_seconds else ()
+        ttl = ("output_ttl_ms", new.output_seconds * 1000) if new.output_seconds else ()
         known = await self._connection.run(
             "create_batch",
             [
@@ -105,7 +105,7 @@ class BatchStore:
             *(new.input_file_id, len(keys), *keyspace.encoded(keys)),
             *("endpoint", new.endpoint.value, "input_file_id", new.input_file_id),
             *("completion_window", new.completion_window, "metadata", _encode(new.metadata)),
-            *("options", _encode(new.options), *kept),
+            *("options", _encode(new.options), *ttl),
         )
         return str(known.decode())
 
@@ -120,25 +120,25 @@ class BatchStore:
     ) -> tuple[list[BatchRecord], bool]:
         """Return up to limit of the owner's batches, newest first; and whether more are."""
         index = keyspace.batches_of(owner)
-        found, more = await self._connection.page(index, keyspace.batch, limit, after)
-        return [_record(Fields(raw)) for raw in found], more
+        page, more = await self._connection.page(index, keyspace.batch, limit, after)
+        return [_record(Fields(raw)) for raw in page], more
 
     async def cancel(self, batch_id: str, owner: str) -> list[Dispatch] | None:
         """Cancel a batch if it still runs; return what is to be published, None if unknown."""
-        found = await self._connection.run(
+        dispatches = await self._connection.run(
             "cancel_batch", self._ending(batch_id), batch_id, owner, self._grace_ms
         )
-        return None if found is None else _dispatches(found)
+        return None if dispatches is None else _dispatches(dispatches)
 
     async def parts(self, batch_id: str) -> list[Part]:
         """Return the parts, in the order of their end."""
-        found = await self._connection.command("LRANGE", keyspace.parts(batch_id), 0, -1)
-        return [Part.parse(entry.decode()) for entry in found]
+        entries = await self._connection.command("LRANGE", keyspace.parts(batch_id), 0, -1)
+        return [Part.parse(entry.decode()) for entry in entries]
 
     async def ranges(self, batch_id: str) -> list[SliceRange]:
         """Return where each slice lies in the input file."""
-        found = await self._connection.command("LRANGE", keyspace.slices(batch_id), 0, -1)
-        return [SliceRange.parse(entry.decode()) for entry in found]
+        entries = await self._connection.command("LRANGE", keyspace.slices(batch_id), 0, -1)
+        return [SliceRange.parse(entry.decode()) for entry in entries]
 
     async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
         """Return what a slice without a part has got so far."""
@@ -161,7 +161,7 @@ class BatchStore:
         window = max(int(self._window * WINDOWS[unit.options.priority]), 1)
         ranges = () if findings.errors else findings.ranges
         first = min(window, len(ranges))
-        found = await self._connection.run(
+        dispatches = await self._connection.run(
             "start_batch",
             [
                 *keyspace.whole_batch(unit.batch),
@@ -172,16 +172,16 @@ class BatchStore:
             *(findings.encoded(), findings.model or "", first_tier, window, FILE_SECONDS * 1000),
             *map(str, ranges),
         )
-        return _dispatches(found)
+        return _dispatches(dispatches)
 
     async def end_without_input(self, unit: Unit, errors: bytes) -> list[Dispatch]:
         """End the batch, as nobody can read its input; return what is to be published."""
-        found = await self._connection.run(
+        dispatches = await self._connection.run(
             "end_without_input",
             [keyspace.job(unit.id), *self._ending(unit.batch)],
             *(unit.id, unit.lease_owner, unit.batch, self._grace_ms, errors),
         )
-        return _dispatches(found)
+        return _dispatches(dispatches)
 
     async def record_lines(self, unit: SliceUnit, results: Sequence[LineResult]) -> Recorded:
         """Record results.
@@ -265,7 +265,7 @@ class BatchStore:
 
     async def complete_slice(self, unit: SliceUnit, part: Part) -> list[Dispatch]:
         """Say that a slice's part is durable; return what is to be published."""
-        found = await self._connection.run(
+        dispatches = await self._connection.run(
             "complete_slice",
             [
                 *keyspace.whole_batch(unit.batch),
@@ -275,7 +275,7 @@ class BatchStore:
             *(unit.id, unit.lease_owner, unit.batch, unit.slice, self._grace_ms),
             *(part.output_bytes, part.error_bytes),
         )
-        return _dispatches(found)
+        return _dispatches(dispatches)
 
     async def complete(
         self,
@@ -317,8 +317,8 @@ def _rows(histories: Mapping[int, LineHistory]) -> list[Any]:
     return [item for line, history in histories.items() for item in (line, _encode(history))]
 
 
-def _dispatches(found: Sequence[Sequence[Any]]) -> list[Dispatch]:
-    return [Dispatch(i.decode(), int(a), t.decode(), q.decode()) for i, a, t, q in found]
+def _dispatches(rows: Sequence[Sequence[Any]]) -> list[Dispatch]:
+    return [Dispatch(i.decode(), int(a), t.decode(), q.decode()) for i, a, t, q in rows]
 
 
 def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:

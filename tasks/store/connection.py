@@ -194,12 +194,12 @@ class Connection:
             ids = await self.command(f"{order}RANGE", index, start, start + limit)
             if not ids:
                 break
-            found = await self.commands(("HGETALL", record(i.decode())) for i in ids)
-            gone = [i for i, fields in zip(ids, found, strict=True) if not fields]
+            hashes = await self.commands(("HGETALL", record(i.decode())) for i in ids)
+            gone = [i for i, fields in zip(ids, hashes, strict=True) if not fields]
             if gone:  # what is past its TTL leaves the index when somebody looks
                 await self.command("ZREM", index, *gone)
             start += len(ids) - len(gone)
-            records += [fields for fields in found if fields]
+            records += [fields for fields in hashes if fields]
         return records[:limit], len(records) > limit
 
     async def events(self, *kinds: str) -> AsyncIterator[tuple[str, str] | None]:
@@ -239,8 +239,8 @@ class Connection:
                 return server
         except StoreUnavailable as error:
             if isinstance(error.__cause__, ResponseError | AuthenticationError):
-                said = str(error.__cause__).partition(".")[0]
-                message = f"the store refuses us: {said}"
+                reason = str(error.__cause__).partition(".")[0]
+                message = f"the store refuses us: {reason}"
                 raise StoreUnfit(message) from error
             raise
 

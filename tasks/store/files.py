@@ -156,10 +156,10 @@ class FileStore:
         records: list[FileRecord] = []
         index, more = keyspace.files_of(owner), True
         while more and len(records) <= limit:
-            found, more = await self._connection.page(
+            hashes, more = await self._connection.page(
                 index, keyspace.file, PAGE, after, oldest_first=oldest_first
             )
-            page = [_record(Fields(raw)) for raw in found]
+            page = [_record(Fields(raw)) for raw in hashes]
             after = page[-1].id if page else None
             records += [
                 record

@@ -217,17 +217,17 @@ class JobStore:
         empty: for each queue, whether the broker holds none of its messages. Returns what must be
         published again.
         """
-        found = await self._connection.run(
+        swept = await self._connection.run(
             "sweep",
             [keyspace.SWEEPER, *keyspace.INDEXES],
             *(sweeper, self._sweep_ms, self._grace_ms, SWEEP_LIMIT, _LOST),
             *(item for queue, none in empty.items() for item in (queue, int(none))),
         )
-        if found is None:
+        if swept is None:
             return None
         return [
             Swept(Dispatch(i.decode(), int(a), t.decode(), q.decode()), reason.decode())
-            for i, a, t, q, reason in found
+            for i, a, t, q, reason in swept
         ]
 
     # Reading
@@ -243,8 +243,8 @@ class JobStore:
     ) -> tuple[list[JobRecord], bool]:
         """Return up to limit of the owner's jobs, newest first, after that id; and if more are."""
         index = keyspace.jobs_of(owner)
-        found, more = await self._connection.page(index, keyspace.job, limit, after)
-        return [_record(Fields(raw)) for raw in found], more
+        page, more = await self._connection.page(index, keyspace.job, limit, after)
+        return [_record(Fields(raw)) for raw in page], more
 
 
 def _begun(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str, now: float) -> BegunJob:

@@ -58,12 +58,12 @@ def _json(part: str) -> logging.Formatter:
 
 
 def _tell(record: logging.LogRecord) -> bool:
-    found = about.get() or {}
-    for name, value in found.items():
+    context = about.get() or {}
+    for name, value in context.items():
         if not hasattr(record, name):
             setattr(record, name, value)
-    told = {name: getattr(record, name) for name in ("job_id", "tier") if hasattr(record, name)}
-    record.about = "".join(f" {name}={value}" for name, value in told.items())
+    shown = {name: getattr(record, name) for name in ("job_id", "tier") if hasattr(record, name)}
+    record.about = "".join(f" {name}={value}" for name, value in shown.items())
     return True
 
 
