@@ -1,0 +1,63 @@
+"""Who waits for a job, and what happens to the loop that wakes them."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from api.waiters import Waiters
+from tasks.background import Background
+from tasks.records.jobs import Status
+
+
+class Store:
+    """A store with one job, and a subscription that breaks in a way that nobody thought of."""
+
+    def __init__(self, broken):
+        self.status, self.broken = Status.RUNNING, broken
+        self.jobs = self.connection = self
+        self.finishes = asyncio.Queue()
+        self.listening = asyncio.Event()
+
+    async def get(self, job_id, owner):
+        return SimpleNamespace(id=job_id, owner=owner, status=self.status)
+
+    async def events(self, *_):
+        yield None
+        if self.broken:
+            self.broken -= 1
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a stranger's message")
+        self.listening.set()
+        while True:
+            yield "finished", await self.finishes.get()
+
+    def finish(self, job_id):
+        self.status = Status.SUCCEEDED
+        self.finishes.put_nowait(job_id)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+async def test_a_waiter_is_woken_by_the_finish_even_if_the_subscription_broke(broken, caplog):
+    store, ended = Store(broken), []
+    waiters = Waiters(store)
+    background = Background(end=lambda: ended.append("ended"), again_seconds=0.01)
+    background.start("finishes", waiters.listen)
+    waiting = asyncio.create_task(waiters.wait("job_1", "ann", 60))
+    async with asyncio.timeout(5):
+        await store.listening.wait()
+        store.finish("job_1")
+        record = await waiting
+    assert record.status is Status.SUCCEEDED
+    assert [r.getMessage() for r in caplog.records] == ["the loop finishes died"] * broken
+    assert not ended
+    await background.stop()
+
+
+async def test_a_listener_that_cannot_be_kept_alive_ends_the_process():
+    store, ended = Store(broken=100), asyncio.Event()
+    background = Background(end=ended.set, again_seconds=0.01)
+    background.start("finishes", Waiters(store).listen)
+    await asyncio.wait_for(ended.wait(), 5)
+    await background.stop()
