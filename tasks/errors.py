@@ -27,7 +27,7 @@ class StoreFull(FallthroughError):  # noqa: N818 - as above
 
 
 class StoreUnfit(FallthroughError):  # noqa: N818 - as above
-    """The store answers, but would lose jobs: too old, or it evicts keys."""
+    """The store answers, but is not fit to keep jobs: its version, policy, mode or layout."""
 
 
 class PublishError(FallthroughError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PREFIX = "FALLTHROUGH_"
 HIGHEST_PORT = 65_535
+REDIS_PORT = 6379
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
 
@@ -139,6 +140,11 @@ class Settings:
         """The broker's URL: its own, or the store's."""
         return self.broker_url or self.redis_url
 
+    @property
+    def broker_is_store(self) -> bool:
+        """Whether Celery's queues lie on the store's server."""
+        return _server(self.effective_broker_url) == _server(self.redis_url)
+
     def environ(self) -> dict[str, str]:
         """Return the settings that are no defaults as environment variables, for a child."""
         return {
@@ -204,6 +210,14 @@ def _check_url(name: str, text: str, schemes: list[str]) -> None:
             f"{name}: {_masked(text, secret=False)!r} is no URL of the kind {schemes[0]}://host"
         )
         raise SettingsError(message)
+
+
+def _server(url: str) -> tuple[object, ...]:
+    """Return what tells a URL's server from others: neither the password nor the database."""
+    parts = urlsplit(url)
+    if parts.scheme in {"redis", "rediss"}:
+        return parts.hostname, parts.port or REDIS_PORT
+    return parts.scheme, parts.netloc, parts.path
 
 
 def _masked(value: object, *, secret: bool) -> str:

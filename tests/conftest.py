@@ -34,6 +34,23 @@ def valkey(valkey_session) -> ValkeyServer:
     return valkey_session
 
 
+@pytest.fixture(scope="session")
+def clustered_valkey_session(tmp_path_factory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path_factory.mktemp("clustered"), free_port(), clustered=True)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def clustered_valkey(clustered_valkey_session) -> ValkeyServer:
+    """An empty Valkey in cluster mode that tests share: one node that owns all slots."""
+    with clustered_valkey_session.client() as client:
+        client.flushall()
+        client.script_flush()
+    return clustered_valkey_session
+
+
 @pytest.fixture
 def own_valkey(tmp_path) -> Iterator[ValkeyServer]:
     """A Valkey of the test's own, that it may kill."""

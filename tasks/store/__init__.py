@@ -59,7 +59,7 @@ async def open_store(settings: Settings, storage: Storage) -> Store:
     """
     connection = Connection(settings.redis_url)
     try:
-        await _prepare(connection)
+        await _prepare(connection, settings)
     except BaseException:
         await connection.close()
         raise
@@ -70,11 +70,11 @@ async def check_store(settings: Settings) -> None:
     """Raise what open_store would."""
     connection = Connection(settings.redis_url)
     try:
-        await _prepare(connection)
+        await _prepare(connection, settings)
     finally:
         await connection.close()
 
 
-async def _prepare(connection: Connection) -> None:
-    await connection.check()
+async def _prepare(connection: Connection, settings: Settings) -> None:
+    await connection.check(is_broker=settings.broker_is_store)
     await take_over(connection)

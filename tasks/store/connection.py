@@ -217,8 +217,11 @@ class Connection:
                     kind = message["channel"].decode().removeprefix(self._prefix)
                     yield kind, message["data"].decode()
 
-    async def check(self) -> None:
-        """Raise StoreUnfit unless this server can keep jobs: version, eviction policy."""
+    async def check(self, *, is_broker: bool = False) -> None:
+        """Raise StoreUnfit unless this server can keep jobs: version, eviction policy, one node.
+
+        is_broker: Celery's queues are to lie on it as well.
+        """
         server = await self._server()
         version = str(server.get("valkey_version") or server.get("redis_version", "0"))
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
@@ -229,6 +232,25 @@ class Connection:
         if int(server.get("maxmemory", 0)) and policy != "noeviction":
             message = (
                 f"the store's maxmemory-policy is {policy}: it would drop jobs; set noeviction"
+            )
+            raise StoreUnfit(message)
+        if int(server.get("cluster_enabled", 0)):
+            await self._check_cluster(is_broker=is_broker)
+
+    async def _check_cluster(self, *, is_broker: bool) -> None:
+        async with translated():
+            cluster: Mapping[str, str] = await self.client.execute_command("CLUSTER INFO")
+        nodes = int(cluster["cluster_size"])
+        if nodes > 1:
+            message = (
+                f"the store is a cluster in which {nodes} nodes own slots: several nodes are not "
+                "supported; one may own them all"
+            )
+            raise StoreUnfit(message)
+        if is_broker:
+            message = (
+                "the store is in cluster mode, where Celery's queues cannot lie: "
+                "set FALLTHROUGH_BROKER_URL to another server"
             )
             raise StoreUnfit(message)
 

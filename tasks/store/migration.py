@@ -19,6 +19,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ClusterCrossSlotError, ResponseError
+
 from tasks.errors import StoreUnfit
 from tasks.records.jobs import new_token
 from tasks.store import keyspace
@@ -103,8 +105,8 @@ async def _move(connection: Connection, me: str) -> None:
                 name = key.decode()
                 if not name.startswith(ANSWERS):
                     pipeline.renamenx(name, keyspace.PREFIX + name.removeprefix(OLD_PREFIX))
-            # An error: another process, that took this one for dead, was faster with a key.
             answers = await pipeline.execute(raise_on_error=False)
+            _check(answers)
         moved += sum(answer is True for answer in answers)
         await renew(connection, me)
         if not cursor:
@@ -118,3 +120,16 @@ async def _move(connection: Connection, me: str) -> None:
 async def renew(connection: Connection, me: str) -> None:
     """Go on holding the lease."""
     await connection.command("SET", keyspace.MIGRATION, me, "PX", LEASE_MS)
+
+
+def _check(answers: list[Any]) -> None:
+    """Raise what kept a key from being renamed; one that is gone was another process' to move."""
+    for answer in answers:
+        if isinstance(answer, ClusterCrossSlotError):
+            message = (
+                "the store is in cluster mode, where what an older release left cannot be taken "
+                "over: let this release do that on a server of its own, then move the data"
+            )
+            raise StoreUnfit(message)
+        if isinstance(answer, ResponseError) and "no such key" not in str(answer):
+            raise answer

@@ -14,6 +14,8 @@ from harness.waiting import free_port, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
+SLOTS = 16_384  # of a cluster
+
 
 @dataclass
 class ValkeyServer:
@@ -22,6 +24,7 @@ class ValkeyServer:
     folder: Path
     port: int
     clustered: bool = False  # one node that owns all slots
+    bus_port: int = 0  # where the nodes of a cluster speak to one another
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,13 +41,23 @@ class ValkeyServer:
         ]
         if self.clustered:
             # The bus' port is the other one's plus 10000, which must be a port too.
-            command += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+            self.bus_port = free_port()
+            command += ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until(self._answers, what="valkey answers")
         if self.clustered:
             with self.client() as client:
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
             wait_until(self._has_slots, what="valkey serves its slots")
+
+    def take_half(self, other: ValkeyServer) -> None:
+        """Take half of another's slots, so that both are one cluster."""
+        with self.client() as mine, other.client() as theirs:
+            mine.execute_command("CLUSTER", "DELSLOTSRANGE", 0, SLOTS - 1)
+            theirs.execute_command("CLUSTER", "DELSLOTSRANGE", SLOTS // 2, SLOTS - 1)
+            mine.execute_command("CLUSTER", "ADDSLOTSRANGE", SLOTS // 2, SLOTS - 1)
+            theirs.execute_command("CLUSTER", "MEET", "127.0.0.1", self.port, self.bus_port)
+        wait_until(other._has_slots, what="both serve all slots")
 
     def _has_slots(self) -> bool:
         with self.client() as client:

@@ -69,3 +69,18 @@ def test_secrets_are_masked():
 def test_the_broker_is_the_store_unless_it_has_its_own():
     assert Settings(redis_url="redis://a").effective_broker_url == "redis://a"
     assert Settings(redis_url="redis://a", broker_url="amqp://b").effective_broker_url == "amqp://b"
+
+
+@pytest.mark.parametrize(
+    ("store", "broker", "same"),
+    [
+        ("redis://box:6379/0", "", True),
+        ("redis://box", "redis://:password@box:6379/1", True),
+        ("rediss://box:6380/0", "redis://box:6379/0", False),
+        ("redis://box/0", "redis://other/0", False),
+        ("redis://box:5672", "amqp://box:5672//", False),
+        ("unix:///run/valkey.sock?db=0", "unix:///run/valkey.sock?db=1", True),
+    ],
+)
+def test_the_broker_is_the_store_when_both_urls_name_one_server(store, broker, same):
+    assert Settings(redis_url=store, broker_url=broker).broker_is_store is same

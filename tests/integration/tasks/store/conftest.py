@@ -6,30 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness.stores import Clock
-from harness.valkey import ValkeyServer
-from harness.waiting import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from harness.valkey import ValkeyServer
 
 
-@pytest.fixture(scope="session")
-def clustered_valkey_session(tmp_path_factory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(tmp_path_factory.mktemp("clustered"), free_port(), clustered=True)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(params=["valkey", "clustered"])
-def store_url(request, valkey_session) -> str:
+@pytest.fixture(params=["valkey", "clustered_valkey"])
+def store_url(request) -> str:
     """The URL of an empty store."""
-    server = valkey_session
-    if request.param == "clustered":
-        server = request.getfixturevalue("clustered_valkey_session")
-    with server.client() as client:
-        client.flushall()
-        client.script_flush()
+    server: ValkeyServer = request.getfixturevalue(request.param)
     return server.url
 
 
