@@ -276,9 +276,12 @@ def test_a_gpu_is_asked_for_where_one_is():
 
 
 @contextmanager
-def serving(answers):
-    """An HTTP server with these answers by (method, path); yields its URL and what it was sent."""
-    sent = {}
+def serving(answers, unready=0):
+    """An HTTP server with these answers by (method, path); yields its URL and what it was sent.
+
+    unready: so many requests get a 503 first.
+    """
+    sent, statuses = {}, iter([503] * unready)
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self):
@@ -286,6 +289,7 @@ def serving(answers):
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             sent[asked] = (dict(self.headers), content)
             status, body = (200, answers[asked]) if asked in answers else (404, {})
+            status = next(statuses, status)
             encoded = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -308,15 +312,23 @@ def serving(answers):
             thread.join()
 
 
-def render_where(secret, values):
-    """Render as `helm upgrade` does where the cluster has this Secret."""
-    secrets = {"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}
+def render_where(objects, values):
+    """Render as `helm upgrade` does where the cluster has these Secrets and Deployments."""
+    kinds = {"Secret": "/api/v1", "Deployment": "/apis/apps/v1"}
+    apps = {"groupVersion": "apps/v1", "version": "v1"}
+    group = {"name": "apps", "versions": [apps], "preferredVersion": apps}
     cluster = {
         ("GET", "/api"): {"kind": "APIVersions", "versions": ["v1"]},
-        ("GET", "/apis"): {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
-        ("GET", "/api/v1"): {"groupVersion": "v1", "resources": [secrets]},
-        ("GET", f"/api/v1/namespaces/ai/secrets/{secret['metadata']['name']}"): secret,
+        ("GET", "/apis"): {"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]},
     }
+    for kind, path in kinds.items():
+        name = f"{kind.lower()}s"
+        resource = {"name": name, "namespaced": True, "kind": kind, "verbs": ["get"]}
+        version = path.removeprefix("/api/").removeprefix("/apis/")
+        cluster["GET", path] = {"groupVersion": version, "resources": [resource]}
+        for each in objects:
+            if each["kind"] == kind:
+                cluster["GET", f"{path}/namespaces/ai/{name}/{each['metadata']['name']}"] = each
     with serving(cluster) as (url, _):
         context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
         kubeconfig = {
@@ -352,12 +364,12 @@ def test_without_a_secret_of_yours_the_chart_makes_one():
 def test_an_upgrade_keeps_the_keys_that_are_there():
     [secret] = of_kind(render({}), "Secret").values()
     secret["metadata"]["namespace"] = "ai"
-    [kept] = of_kind(render_where(secret, {}), "Secret").values()
+    [kept] = of_kind(render_where([secret], {}), "Secret").values()
     assert decoded(kept) == decoded(secret)
     # Another owner's key that an admin added stays too.
     more = decoded(secret)["FALLTHROUGH_API_KEYS"] + ",ann=ft-0123456789abcdef"
     secret["data"]["FALLTHROUGH_API_KEYS"] = base64.b64encode(more.encode()).decode()
-    [kept] = of_kind(render_where(secret, {}), "Secret").values()
+    [kept] = of_kind(render_where([secret], {}), "Secret").values()
     assert decoded(kept)["FALLTHROUGH_API_KEYS"] == more
 
 
@@ -410,6 +422,80 @@ def test_keda_asks_without_a_key_where_there_is_none():
         for trigger in scaled["spec"]["triggers"]:
             assert "authenticationRef" not in trigger
             assert "authMode" not in trigger["metadata"]
+
+
+STORING = ["api-server", "ai-platform-worker-interactive", "ai-platform-worker-batch"]
+
+
+@every_values
+def test_what_keeps_records_is_stopped_before_it_is_started_anew(values):
+    deployments = of_kind(render(values), "Deployment")
+    for name in STORING:
+        spec = deployments.pop(name)["spec"]
+        assert spec["strategy"] == {"type": "Recreate"}
+    # Of the others, the model servers hold a volume.
+    recreated = {name for name, each in deployments.items() if "strategy" in each["spec"]}
+    assert recreated <= {"ai-platform-ollama", "ai-platform-max-serve"}
+
+
+def test_a_release_that_says_so_may_be_rolled_out():
+    deployments = of_kind(render({"updateStrategy": {"type": "RollingUpdate"}}), "Deployment")
+    for name in STORING:
+        strategy = deployments[name]["spec"]["strategy"]
+        # Said, not left to Kubernetes: a server-side apply back to Recreate takes away its own.
+        numbers = {"maxSurge": "25%", "maxUnavailable": "25%"}
+        assert strategy == {"type": "RollingUpdate", "rollingUpdate": numbers}
+
+
+def test_a_rollout_may_take_as_long_as_its_pods_may_drain():
+    # A new pod that finds an old one waits as long again, at most: back-offs double.
+    for grace, deadline in ((30, 660), (1800, 4200)):
+        deployments = of_kind(render({"terminationGracePeriodSeconds": grace}), "Deployment")
+        for name in STORING:
+            assert deployments[name]["spec"]["progressDeadlineSeconds"] == deadline
+
+
+def live(name, operation, **strategy):
+    """A Deployment as the cluster has it, and who put which part of its strategy there."""
+    owned = {"f:strategy": {f"f:{key}": {} for key in strategy}} if strategy else {}
+    if "rollingUpdate" in strategy:
+        owned["f:strategy"]["f:rollingUpdate"] = {"f:maxSurge": {}, "f:maxUnavailable": {}}
+    numbers = {"maxSurge": "25%", "maxUnavailable": "25%"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "namespace": "ai",
+            "managedFields": [
+                {"manager": "helm", "operation": operation, "fieldsV1": {"f:spec": owned}},
+                {"manager": "controller", "operation": "Update", "fieldsV1": {"f:status": {}}},
+            ],
+        },
+        "spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": numbers}},
+    }
+
+
+def test_a_server_side_apply_that_cannot_come_to_recreate_says_what_to_do_first():
+    deployments = [live(name, "Apply") for name in STORING]
+    wanted = "(?s)kubectl -n ai patch " + " ".join(f"deployment/{name}" for name in STORING)
+    with pytest.raises(helm.HelmError, match=wanted):
+        render_where(deployments, {})
+    with pytest.raises(helm.HelmError, match="patch deployment/api-server --type"):
+        render_where(deployments[:1], {})
+
+
+@pytest.mark.parametrize(
+    ("deployment", "values"),
+    [
+        (live("api-server", "Update"), {}),
+        (live("api-server", "Apply", type="", rollingUpdate=""), {}),
+        (live("api-server", "Apply"), {"updateStrategy": {"type": "RollingUpdate"}}),
+    ],
+    ids=["client-side apply", "numbers of our own", "no change wanted"],
+)
+def test_any_other_deployment_comes_to_the_strategy_that_is_wanted(deployment, values):
+    assert of_kind(render_where([deployment], values), "Deployment")
 
 
 def test_without_keda_and_autoscaling_the_replicas_are_those_of_the_values():
@@ -563,6 +649,9 @@ def test_values_that_make_no_sense_are_refused(values, said):
         ({"files": {"persistentVolume": {"accessModes": ["Any"]}}}, "/accessModes/0"),
         ({"networkPolicy": {"partsFrom": []}}, "/networkPolicy/partsFrom"),
         ({"serviceMonitor": {"interval": "often"}}, "/serviceMonitor/interval"),
+        ({"updateStrategy": {"type": "Replace"}}, "/updateStrategy/type"),
+        ({"updateStrategy": {"rollingUpdate": {}}}, "/updateStrategy.*'rollingUpdate'"),
+        ({"updateStrategy": "Recreate"}, "/updateStrategy"),
     ],
 )
 def test_the_schema_names_what_it_refuses(values, said):
@@ -617,14 +706,14 @@ def test_the_notes_tell_the_next_step(values, told, untold):
 @pytest.mark.parametrize(
     ("content", "status"), [("Hello!", 0), ("", 1)], ids=["an answer", "an empty one"]
 )
-def test_helm_test_submits_a_request_and_wants_an_answer(content, status):
+def test_helm_test_waits_for_the_api_submits_a_request_and_wants_an_answer(content, status):
     pod = of_kind(render({}), "Pod")["ai-platform-answers"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     [python, *arguments] = pod["spec"]["containers"][0]["command"]
     assert python == "python"
     answer = {"choices": [{"message": {"content": content}}]}
     routes = {("GET", "/health/ready"): {"ready": True}, ("POST", "/v1/chat/completions"): answer}
-    with serving(routes) as (url, sent):
+    with serving(routes, unready=1) as (url, sent):
         env = {f"{PREFIX}API_URL": url, f"{PREFIX}API_KEY": "ft-key"}
         run = subprocess.run([sys.executable, *arguments], env=env, check=False, timeout=60)
     assert run.returncode == status
@@ -634,7 +723,7 @@ def test_helm_test_submits_a_request_and_wants_an_answer(content, status):
     assert ("GET", "/health/ready") in sent
 
 
-def test_helm_test_fails_where_the_api_is_not_ready():
+def test_helm_test_fails_at_once_where_something_else_answers():
     pod = of_kind(render({}), "Pod")["ai-platform-answers"]
     arguments = pod["spec"]["containers"][0]["command"][1:]
     with serving({}) as (url, _):

@@ -37,6 +37,17 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{/*
+How a part's pods are replaced. The numbers are Kubernetes' own: as they stand here, a server-side
+apply takes them away again when Recreate is wanted.
+*/}}
+{{- define "ft.strategy" -}}
+type: {{ .Values.updateStrategy.type }}
+{{- if eq .Values.updateStrategy.type "RollingUpdate" }}
+rollingUpdate: {maxSurge: 25%, maxUnavailable: 25%}
+{{- end }}
+{{- end }}
+
+{{/*
 A variable from the Secret. Call with (list root variable key optional). Each is named, none comes
 by envFrom: a part gets only what it needs, and refuses FALLTHROUGH_ variables that are no settings.
 */}}
