@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tasks.settings import Settings
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CIRCUIT_BREAKER_IMPLEMENTATION.md"]
+CHANGELOG = ROOT / "CHANGELOG.md"
+CODE = ("api", "circuit_breaker", "cli", "fallback_chain", "tasks", "workers")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -63,11 +66,52 @@ def test_every_command_is_listed():
     assert listed == set(commands(main, "fallthrough")) - groups
 
 
-def test_every_test_that_the_coverage_names_is_there():
-    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (DOCS / "seed-coverage.md").read_text())
-    assert len(named) > 20
-    for file, test in named:
+def named_tests(page):
+    """(file, test) of every test that a page names."""
+    return re.findall(r"(tests/[\w/.]+)::(\w+)", page.read_text())
+
+
+def test_the_coverage_names_tests():
+    assert len(named_tests(DOCS / "seed-coverage.md")) > 20
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page):
+    for file, test in named_tests(page):
         assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), test
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHANGELOG], ids=lambda page: page.name)
+def test_every_file_and_folder_of_ours_that_a_page_names_is_there(page):
+    text = page.read_text()
+    ours = [each.name for each in ROOT.iterdir() if each.is_dir() and each.name.isidentifier()]
+    paths = re.findall(rf"(?<![\w./:-])(?:\./)?((?:{'|'.join(ours)})/[\w./-]*)", text)
+    missing = [path for path in paths if not (ROOT / path.rstrip(".")).exists()]
+    # A file may be named without its folder.
+    names = set(re.findall(r"(?<![\w./*-])([\w-]+\.(?:py|lua|yaml|lock|toml))\b", text))
+    there = {file.name for folder in ours for file in (ROOT / folder).rglob("*.*")}
+    there |= {file.name for file in ROOT.iterdir()}
+    assert [*missing, *sorted(names - there)] == []
+
+
+def constants():
+    """Every text that stands in the code; of an f-string, its parts."""
+    for folder in CODE:
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_what_a_process_says_when_it_does_not_start_is_quoted_as_it_stands_in_the_code():
+    page = (DOCS / "troubleshooting.md").read_text()
+    section = page.split("\n## A process does not start\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.+?) \| ", section, re.MULTILINE)
+    # `…` stands for what differs, and a hint after a semicolon may come from elsewhere.
+    quoted = {part.strip() for cell in cells for part in re.split("[`…;]", cell)}
+    texts = "\n".join(constants())
+    assert len(cells) > 10
+    assert [part for part in quoted if part not in texts] == []
 
 
 def anchors(page):
