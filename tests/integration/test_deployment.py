@@ -34,6 +34,15 @@ def test_compose_runs_every_part_with_settings_that_exist():
                 assert (ROOT / volume.split(":")[0]).exists()
 
 
+def test_a_part_that_refuses_to_start_is_started_again_and_one_that_stops_may_drain():
+    # An upgrade replaces the containers one by one: a new one finds an old one that drains.
+    parts = [each for each in services_of("docker-compose.yaml").values() if each.get("build")]
+    assert len(parts) == 4
+    for part in parts:
+        assert part["restart"] == "unless-stopped"
+        assert int(part["stop_grace_period"].removesuffix("s")) >= Settings().drain_seconds + 5
+
+
 def test_the_override_gives_every_part_the_small_real_model():
     services, override = services_of("docker-compose.yaml"), services_of("compose.local.yaml")
     stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
