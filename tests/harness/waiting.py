@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +23,22 @@ def wait_until(condition: Callable[[], T], seconds: float = 20.0, what: str = ""
             pytest.fail(f"not within {seconds:g} s: {what or condition}")
         time.sleep(0.02)
     return found
+
+
+async def eventually(condition: Callable[[], T], seconds: float = 5.0, what: str = "") -> T:
+    """Let the event loop go on until condition() is true and return what it gave; fail if not."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:g} s: {what or condition}")
+        await asyncio.sleep(0.001)
+    return found
+
+
+async def turns(number: int = 5) -> None:
+    """Let everything run that can run without time passing."""
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 def free_port() -> int:

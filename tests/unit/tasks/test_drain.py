@@ -1,0 +1,81 @@
+"""What a worker that was told to stop waits for, and what it cuts off."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness.waiting import eventually, turns
+
+from tasks.drain import Drain
+
+
+@pytest.fixture
+async def drain():
+    return Drain()
+
+
+class Call:
+    """A call to a model that goes on until it is let go."""
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+        self.go = asyncio.Event()
+        self.cut_off_when_cancelled: bool | None = None
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cut_off_when_cancelled = self._drain.cut_off
+            raise
+
+
+@pytest.fixture
+async def call(drain):
+    call = Call(drain)
+    drain.watch([call.task])
+    await turns()
+    return call
+
+
+async def test_who_runs_nothing_stops_at_once(drain):
+    assert (drain.started, drain.cut_off) == (False, False)
+    await asyncio.wait_for(drain.run(60), 5)
+    assert (drain.started, drain.cut_off) == (True, True)
+
+
+async def test_what_runs_may_end(drain, call):
+    stopping = asyncio.create_task(drain.run(60))
+    await turns()
+    assert (drain.started, drain.cut_off) == (True, False)
+    call.go.set()
+    await asyncio.wait_for(stopping, 5)
+    assert drain.cut_off
+    assert not call.task.cancelled()
+
+
+async def test_what_does_not_end_in_time_is_cut_off(drain, call, caplog):
+    await drain.run(0.01)
+    await asyncio.wait([call.task])
+    assert call.task.cancelled()
+    assert call.cut_off_when_cancelled
+    assert "1 calls are cut off" in caplog.text
+
+
+async def test_what_is_forgotten_is_neither_waited_for_nor_cut_off(drain, call):
+    drain.forget([call.task])
+    await asyncio.wait_for(drain.run(60), 5)
+    assert not call.task.done()
+    call.go.set()
+    await call.task
+
+
+async def test_what_began_after_the_drain_is_cut_off_with_the_rest(drain, call):
+    stopping = asyncio.create_task(drain.run(0.01))
+    await turns()
+    late = Call(drain)
+    drain.watch([late.task])
+    await stopping
+    await eventually(lambda: call.task.cancelled() and late.task.cancelled())
