@@ -32,13 +32,15 @@ class Background:
         """end: called when a loop cannot be kept alive."""
         self._end, self._again = end, again_seconds
         self._loops: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     def start(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run a loop until stop(); one that returns has done its work."""
         self._loops.append(asyncio.create_task(self._guarded(name, work), name=name))
 
     async def stop(self) -> None:
-        """End the loops."""
+        """End the loops; one that raises now is not started again."""
+        self._stopping = True
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -53,6 +55,8 @@ class Background:
                 return await work()
             except Exception:
                 log.exception("the loop %s died", name)
+            if self._stopping:
+                return None
             deaths.append(clock())
             if len(deaths) == DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS:
                 log.critical("the loop %s cannot be kept alive: this process ends", name)

@@ -135,3 +135,22 @@ async def test_stop_ends_every_loop_whatever_it_does(ends, caplog):
     assert ended == ["cleaned up"]
     await turns()
     assert (living.runs, waiting.runs, ends.number) == (1, 1, 0)
+
+
+async def test_a_loop_that_raises_when_it_is_ended_is_not_started_again(background, ends):
+    runs = []
+
+    async def stubborn():
+        runs.append(1)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("lost while it was closed") from None
+
+    background.start("stubborn", stubborn)
+    await eventually(lambda: runs)
+    try:
+        await asyncio.wait_for(background.stop(), 1)
+    except TimeoutError:
+        pytest.fail("it never stops")
+    assert (len(runs), ends.number) == (1, 0)
