@@ -39,7 +39,7 @@ class Drain:
         if self._running:
             await asyncio.wait(set(self._running), timeout=seconds)
         self.cut_off = True
-        rest = set(self._running)
+        rest = {call for call in self._running if not call.done()}
         if rest:
             log.warning("drain time is over: %d calls are cut off and handed over", len(rest))
         for call in rest:

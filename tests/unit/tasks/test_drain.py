@@ -79,3 +79,10 @@ async def test_what_began_after_the_drain_is_cut_off_with_the_rest(drain, call):
     drain.watch([late.task])
     await stopping
     await eventually(lambda: call.task.cancelled() and late.task.cancelled())
+
+
+async def test_what_has_ended_in_time_is_not_told_as_cut_off(drain, call, caplog):
+    stopping = asyncio.create_task(drain.run(60))
+    call.go.set()  # and whoever watches it has not had its turn yet
+    await asyncio.wait_for(stopping, 5)
+    assert not caplog.records
