@@ -1,0 +1,217 @@
+"""What stands around a part under test: each fake notes what it is asked, and does little else."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import StoreUnavailable
+from tasks.records.jobs import TIERS, Dispatch, Ref
+from tasks.store.batches import Recorded
+from tasks.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from tasks.errors import PublishError
+    from tasks.records.batches import LineHistory, LineResult, Part, SliceUnit, Unit
+    from tasks.records.jobs import BegunJob
+    from tasks.records.outcomes import Finish, HandOn, Park
+
+
+class Heard(Observer):
+    """Notes what it is told, without the times."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def begun(self, tier, waited):
+        self.events.append(("begun", tier))
+
+    def tried(self, tier, verdict, took):
+        self.events.append(("tried", tier, verdict))
+
+    def finished(self, tier, status, age, tokens):
+        self.events.append(("finished", tier, status))
+
+    def lines_finished(self, results):
+        self.events += [("line", result.line) for result in results]
+
+    def swept(self, reasons):
+        self.events.append(("swept", *reasons))
+
+
+class FakePublisher:
+    """A broker that takes everything, unless `refuses` is set."""
+
+    def __init__(self, tiers: Sequence[str] = TIERS) -> None:
+        self._tiers = tiers
+        self.refuses: PublishError | None = None
+        self.published: list[tuple[str, str, list[Ref]]] = []
+        self.dispatched: list[Dispatch] = []
+        self.is_empty = False
+
+    @property
+    def first_tier(self) -> str:
+        return self._tiers[0]
+
+    def next_tier(self, tier: str) -> str:
+        return self._tiers[self._tiers.index(tier) + 1]
+
+    async def publish(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
+        if self.refuses:
+            raise self.refuses
+        self.published.append((tier, queue_name, list(refs)))
+
+    async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
+        self.dispatched += dispatches
+
+    async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
+        if self.refuses:
+            raise self.refuses
+        return dict.fromkeys(queue_names, self.is_empty)
+
+
+class FakeAnswerer:
+    """Answers as `outcome` says: an outcome, an awaitable of one, or an error to raise."""
+
+    def __init__(self, outcome: Callable[[BegunJob], Any]) -> None:
+        self.outcome = outcome
+        self.asked: list[str] = []
+        self.kept: list[str] = []
+
+    async def answer(self, job: BegunJob) -> Any:
+        self.asked.append(job.id)
+        outcome = self.outcome(job)
+        if inspect.isawaitable(outcome):
+            outcome = await outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def keep(self, job: BegunJob, finish: Finish) -> None:
+        self.kept.append(job.id)
+
+
+class FakeJobs:
+    """A store's jobs. away: how many of the next transitions it does not answer."""
+
+    def __init__(self, jobs: Iterable[BegunJob] = ()) -> None:
+        self.jobs = {job.id: job for job in jobs}
+        self.moves: list[tuple[Any, ...]] = []
+        self.lost: list[str] = []
+        self.wins = True
+        self.away = 0
+
+    def _moved(self, *move: Any) -> None:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable
+        self.moves.append(move)
+
+    async def begin(self, lease_owner: str, tier: str, refs: Sequence[Ref]) -> list[BegunJob]:
+        self._moved("begin", tier)
+        return [self.jobs[ref.id] for ref in refs if ref.id in self.jobs]
+
+    async def finish(self, job: BegunJob, finish: Finish) -> bool:
+        self._moved("finish", job.id, finish.status.value)
+        return self.wins
+
+    async def hand_on(
+        self, jobs: Sequence[BegunJob], to_tier: str, token: str, outcomes: Sequence[HandOn]
+    ) -> list[Ref]:
+        left = {job.id: outcome.failures for job, outcome in zip(jobs, outcomes, strict=True)}
+        self._moved("hand_on", to_tier, left)
+        return [Ref(job.id, job.attempt + 1) for job in jobs]
+
+    async def hand_back(self, job: BegunJob, token: str) -> list[Ref]:
+        self._moved("hand_back", job.id)
+        return [Ref(job.id, job.attempt + 1)]
+
+    async def park(self, job: BegunJob, token: str, outcome: Park) -> None:
+        self._moved("park", job.id, outcome.due_seconds)
+
+    async def renew(self, leases: Iterable[tuple[str, str]]) -> list[str]:
+        self._moved("renew", dict(leases))
+        return self.lost
+
+
+class FakeBatches:
+    """A store's batches, one slice of which is at work. away: as above."""
+
+    def __init__(self, units: Iterable[Unit] = ()) -> None:
+        self.units = {Ref(unit.id, unit.attempt): unit for unit in units}
+        self.moves: list[tuple[Any, ...]] = []
+        self.known: dict[int, bytes] = {}  # the slice's results, whoever recorded them
+        self.ended = False  # the batch takes no results
+        self.ours = True
+        self.done_parts: list[Part] = []
+        self.slice_ranges: list[Any] = []
+        self.away = 0
+
+    def _moved(self, *move: Any) -> None:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable
+        self.moves.append(move)
+
+    async def begin(self, lease_owner: str, tier: str, ref: Ref) -> Unit | None:
+        self._moved("begin", tier, ref)
+        return self.units.get(ref)
+
+    async def record_lines(self, unit: SliceUnit, results: Sequence[LineResult]) -> Recorded:
+        self._moved("record", [result.line for result in results])
+        if self.ended:
+            return Recorded(-1, complete=False)
+        fresh = {result.line: result.stored for result in results if result.line not in self.known}
+        self.known |= fresh
+        return Recorded(len(fresh), len(self.known) == unit.range.lines)
+
+    async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
+        return dict(self.known)
+
+    async def split(
+        self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
+    ) -> str | None:
+        self._moved("split", to_tier, dict(histories))
+        return f"{unit.id}_{token}" if self.ours else None
+
+    async def hand_on(
+        self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
+    ) -> int | None:
+        self._moved("hand_on", to_tier, dict(histories))
+        return unit.attempt + 1 if self.ours else None
+
+    async def hand_back(self, unit: SliceUnit, token: str) -> int | None:
+        self._moved("hand_back", unit.tier)
+        return unit.attempt + 1 if self.ours else None
+
+    async def park(
+        self, unit: SliceUnit, token: str, histories: Mapping[int, LineHistory], due_seconds: float
+    ) -> None:
+        self._moved("park", dict(histories), due_seconds)
+
+    async def drop(self, unit: Unit) -> None:
+        self._moved("drop", unit.id)
+
+    async def start(self, unit: Unit, findings: Any, first_tier: str) -> list[Dispatch]:
+        self._moved("start", findings, first_tier)
+        return [Dispatch("unit_next", 0, first_tier, "batch")]
+
+    async def end_without_input(self, unit: Unit, errors: bytes) -> list[Dispatch]:
+        self._moved("end_without_input", errors)
+        return [Dispatch("unit_join", 0, "join", "phases")]
+
+    async def complete_slice(self, unit: SliceUnit, part: Part) -> list[Dispatch]:
+        self._moved("complete_slice", part)
+        return [Dispatch("unit_next", 0, "gpu", "batch")]
+
+    async def parts(self, batch_id: str) -> list[Part]:
+        return self.done_parts
+
+    async def ranges(self, batch_id: str) -> list[Any]:
+        return self.slice_ranges
+
+    async def complete(self, unit: Unit, *, unanswered: int, parts: Any, files: Any) -> bool:
+        self._moved("complete", unanswered, parts, files)
+        return self.ours
