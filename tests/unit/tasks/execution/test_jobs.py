@@ -1,0 +1,186 @@
+"""A slice of lone jobs at one tier: each comes to its own end, and waits for no other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from harness.records import begun_job
+from harness.waiting import eventually, turns
+
+from fallback_chain import Attempt, Verdict
+from tasks.errors import PublishError
+from tasks.execution.jobs import JobRunner
+from tasks.records.jobs import Ref, Status
+from tasks.records.outcomes import Finish, HandBack, HandOn, Park
+
+TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
+ON = HandOn(TRIED, 1)
+ANSWER = Finish(status=Status.SUCCEEDED, attempts=TRIED, tier_used="gpu", answer=b"{}")
+REFUSAL = Finish(status=Status.FAILED, attempts=TRIED, error={}, error_status=400)
+
+
+class Slice:
+    """Jobs a, b, …: each comes to its outcome once that is there."""
+
+    def __init__(self, worker) -> None:
+        self._worker = worker
+        self._outcomes: dict[str, asyncio.Future] = {}
+        worker.answerer.outcome = lambda job: self._outcomes[job.id]
+
+    def run(self, names, tier="gpu", queue="interactive"):
+        for name in names:
+            self._outcomes[name] = asyncio.get_running_loop().create_future()
+            self._worker.jobs.jobs[name] = begun_job(id=name, tier=tier)
+        refs = [Ref(name, 0) for name in names]
+        runner = JobRunner(self._worker.context)
+        return asyncio.create_task(runner.run_slice(tier, refs, queue, "me"))
+
+    def come_to(self, **outcomes):
+        for name, outcome in outcomes.items():
+            self._outcomes[name].set_result(outcome)
+
+    async def ends(self, running, **outcomes):
+        """Return what the slice leaves to the next task of the chain."""
+        self.come_to(**outcomes)
+        return await asyncio.wait_for(running, 5)
+
+
+@pytest.fixture
+async def slice_(worker):
+    return Slice(worker)
+
+
+def moves(worker, *kinds):
+    return [move for move in worker.jobs.moves if move[0] in kinds]
+
+
+async def test_each_job_comes_to_its_own_end(worker, slice_):
+    running = slice_.run("abcde")
+    await eventually(lambda: len(worker.answerer.asked) == 5)
+    assert len(worker.leases) == 5
+    left = await slice_.ends(
+        running, a=ANSWER, b=ON, c=Park(TRIED, 1, 4.0), d=HandBack(), e=REFUSAL
+    )
+    assert left == [Ref("b", 1)]
+    assert moves(worker, "hand_on", "park", "hand_back") == [
+        ("park", "c", 4.0),
+        ("hand_back", "d"),
+        ("hand_on", "cpu", {"b": 1}),
+    ]
+    assert moves(worker, "finish") == [("finish", "a", "succeeded"), ("finish", "e", "failed")]
+    assert worker.publisher.published == [("gpu", "interactive", [Ref("d", 1)])]
+    assert len(worker.leases) == 0
+
+
+async def test_it_tells_what_began_and_how_it_ended(worker, slice_):
+    await slice_.ends(slice_.run("abc"), a=ANSWER, b=REFUSAL, c=ON)
+    assert worker.observer.events == [
+        *[("begun", "gpu")] * 3,
+        ("finished", "gpu", "succeeded"),
+        ("finished", "-", "failed"),
+    ]
+
+
+async def test_a_failed_job_is_a_warning_and_a_good_one_is_none(slice_, caplog):
+    caplog.set_level(logging.DEBUG, "tasks")
+    await slice_.ends(slice_.run("ab"), a=ANSWER, b=REFUSAL)
+    told = {record.getMessage(): record.levelno for record in caplog.records}
+    assert told["job a succeeded by tier gpu"] == logging.DEBUG
+    assert told["job b failed by tier gpu"] == logging.WARNING
+
+
+async def test_an_answer_is_kept_even_if_another_finish_was_first(worker, slice_):
+    worker.jobs.wins = False
+    await slice_.ends(slice_.run("a"), a=ANSWER)
+    assert worker.answerer.kept == ["a"]
+    assert worker.observer.events == [("begun", "gpu")], "and it is not counted twice"
+
+
+async def test_only_what_the_store_leases_is_answered(worker, slice_):
+    running = slice_.run("ab")
+    del worker.jobs.jobs["a"]
+    await slice_.ends(running, b=ANSWER)
+    assert worker.answerer.asked == ["b"]
+
+
+async def test_where_all_is_stale_nothing_happens(worker, slice_):
+    running = slice_.run("a")
+    worker.jobs.jobs.clear()
+    assert await slice_.ends(running) == []
+    assert worker.jobs.moves == [("begin", "gpu")]
+
+
+async def test_what_its_tier_could_not_answer_leaves_before_the_slowest_ends(worker, slice_):
+    running = slice_.run("abc", queue="batch")
+    slice_.come_to(a=ON, b=ON)
+    await eventually(lambda: worker.publisher.published)
+    assert worker.publisher.published == [("cpu", "batch", [Ref("a", 1), Ref("b", 1)])]
+    assert not running.done()
+    assert await slice_.ends(running, c=ON) == [Ref("c", 1)]
+    assert [move[2] for move in moves(worker, "hand_on")] == [{"a": 1, "b": 1}, {"c": 1}]
+
+
+async def test_what_the_broker_does_not_take_is_left_to_the_sweeper(worker, slice_, caplog):
+    worker.publisher.refuses = PublishError("away")
+    running = slice_.run("ab")
+    slice_.come_to(a=ON)
+    await eventually(lambda: caplog.records)
+    assert await slice_.ends(running, b=ANSWER) == []
+    assert "1 jobs wait for the sweeper: away" in caplog.text
+
+
+async def test_what_nobody_holds_any_more_is_not_published(worker, slice_):
+    async def theirs(*_):
+        return []
+
+    worker.jobs.hand_on = worker.jobs.hand_back = theirs
+    running = slice_.run("abc")
+    slice_.come_to(a=ON, b=HandBack())
+    await turns(20)
+    assert await slice_.ends(running, c=ON) == []
+    assert worker.publisher.published == []
+
+
+async def test_a_worker_that_stops_publishes_a_slice_again_unbegun(worker, slice_):
+    worker.drain.started = True
+    assert await slice_.ends(slice_.run("ab")) == []
+    assert worker.publisher.published == [("gpu", "interactive", [Ref("a", 0), Ref("b", 0)])]
+    assert worker.jobs.moves == []
+
+
+async def test_what_a_drain_cuts_off_is_handed_back(worker, slice_):
+    running = slice_.run("ab")
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    slice_.come_to(a=ANSWER)
+    await worker.drain.run(0.01)
+    assert await asyncio.wait_for(running, 5) == []
+    assert moves(worker, "finish", "hand_back") == [
+        ("finish", "a", "succeeded"),
+        ("hand_back", "b"),
+    ]
+    assert worker.publisher.published == [("gpu", "interactive", [Ref("b", 1)])]
+
+
+async def test_of_a_job_that_is_dropped_nothing_more_is_said(worker, slice_):
+    running = slice_.run("ab")
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    worker.leases.drop("a")
+    assert await slice_.ends(running, b=ANSWER) == []
+    assert moves(worker, "finish", "hand_back") == [("finish", "b", "succeeded")]
+
+
+async def test_a_defect_of_ours_ends_the_lease_of_that_job_alone(worker, slice_, caplog):
+    left = await slice_.ends(slice_.run("ab"), a=ValueError("a defect"), b=ON)
+    assert left == [Ref("b", 1)]
+    assert "job a at tier gpu broke off" in caplog.text
+    assert len(worker.leases) == 0
+
+
+async def test_a_store_that_is_away_is_waited_for(worker, slice_):
+    running = slice_.run("ab")
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    worker.jobs.away = 3
+    assert await slice_.ends(running, a=ANSWER, b=ON) == [Ref("b", 1)]
+    assert moves(worker, "finish") == [("finish", "a", "succeeded")]

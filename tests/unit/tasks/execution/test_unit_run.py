@@ -1,0 +1,258 @@
+"""One unit of a batch at one tier: its lines answered, recorded, and what is left sent on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from harness.batches import jsonl, line
+from harness.records import slice_unit
+from harness.waiting import eventually, turns
+
+from fallback_chain import Attempt, Verdict
+from tasks.execution.ending import LATE_SECONDS
+from tasks.execution.phases import PhaseRunner
+from tasks.execution.unit_run import UnitRun
+from tasks.records.batches import LineHistory, Part, SliceRange
+from tasks.records.jobs import Dispatch, Ref, Status
+from tasks.records.outcomes import Finish, HandBack, HandOn, Park, error_of
+from tasks.storage import content_name, part_name
+
+LINES = 3
+CONTENT = jsonl([line(f"c{n}", f"prompt {n}") for n in range(LINES)])
+TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
+ON, KEPT = HandOn(TRIED, 1), LineHistory(TRIED, 1)
+ANSWER = Finish(status=Status.SUCCEEDED, attempts=TRIED, tier_used="gpu", answer=b'{"n": 1}')
+REFUSAL = Finish(
+    status=Status.FAILED, attempts=TRIED, error=error_of("no", "bad"), error_status=400
+)
+NEXT_SLICE = Dispatch("unit_next", 0, "gpu", "batch")
+
+
+class Run:
+    """A unit's run. Line n comes to outcomes[n], once it is there."""
+
+    def __init__(self, worker, storage, **fields) -> None:
+        storage.write(content_name("file-1"), CONTENT)
+        self.worker = worker
+        self.outcomes = [asyncio.get_running_loop().create_future() for _ in range(LINES)]
+        worker.answerer.outcome = lambda job: self.outcomes[int(job.id[-1])]
+        self.unit = slice_unit(range=SliceRange(0, len(CONTENT), LINES, 1), **fields)
+        self._run = UnitRun(worker.context, PhaseRunner(worker.context, 128), self.unit)
+        self.work = self._run.work
+
+    def come_to(self, outcomes):
+        for index, outcome in outcomes.items():
+            self.outcomes[index].set_result(outcome)
+
+    async def begin(self):
+        """Let its turn come, and all its calls be made."""
+        calls = len(self.unit.open_lines)
+        self._run.turn.set()
+        await eventually(lambda: len(self.worker.answerer.asked) == calls or self.work.done())
+
+    async def end(self, *outcomes):
+        """Return what it leaves to the next task of the chain."""
+        self.come_to(dict(enumerate(outcomes)))
+        self._run.turn.set()
+        return await asyncio.wait_for(self.work, 5)
+
+
+@pytest.fixture
+async def run(worker):
+    run = Run(worker, worker.storage)
+    yield run
+    run.work.cancel()
+    await asyncio.gather(run.work, return_exceptions=True)
+
+
+def moves(worker, *kinds):
+    return [move for move in worker.batches.moves if move[0] in kinds]
+
+
+def part(worker, kind):
+    content = worker.storage.read(part_name("batch_1", "0", kind), 0, 100_000)
+    return [json.loads(text) for text in content.splitlines()]
+
+
+async def test_lines_are_answered_and_recorded_and_their_part_is_written(worker, run):
+    assert await run.end(ANSWER, REFUSAL, ANSWER) == []
+    assert moves(worker, "record") == [("record", [0, 1, 2])]
+    assert [each["custom_id"] for each in part(worker, "output")] == ["c0", "c2"]
+    [error] = part(worker, "error")
+    assert (error["custom_id"], error["response"]["status_code"]) == ("c1", 400)
+    [(_, written)] = moves(worker, "complete_slice")
+    assert written.slice == 0
+    assert worker.publisher.dispatched == [NEXT_SLICE]
+    assert worker.answerer.kept == ["batch_1-0-0", "batch_1-0-1", "batch_1-0-2"]
+
+
+async def test_lines_that_failed_leave_while_the_slowest_runs(worker, run):
+    await run.begin()
+    run.come_to({0: ON, 2: ON})
+    await eventually(lambda: worker.publisher.dispatched)
+    assert moves(worker, "split") == [("split", "cpu", {0: KEPT, 2: KEPT})]
+    [dispatch] = worker.publisher.dispatched
+    assert (dispatch.attempt, dispatch.tier, dispatch.queue) == (0, "cpu", "batch")
+    assert run.unit.moved_to == {0: dispatch.id, 2: dispatch.id}
+    assert not run.work.done()
+    run.come_to({1: ANSWER})
+    assert await run.end() == []
+    assert moves(worker, "record", "drop", "hand_on") == [("record", [1]), ("drop", run.unit.id)]
+
+
+async def test_what_nobody_may_split_any_more_is_not_sent(worker, run):
+    worker.batches.ours = False
+    await run.begin()
+    run.come_to({0: ON})
+    await eventually(lambda: moves(worker, "split"))
+    run.come_to({1: ON, 2: ON})
+    assert await run.end() == []
+    assert worker.publisher.dispatched == []
+
+
+async def test_what_is_left_at_the_end_goes_on_in_the_chain(worker, run):
+    assert await run.end(ON, ANSWER, ON) == [Ref(run.unit.id, 1)]
+    assert moves(worker, "hand_on") == [("hand_on", "cpu", {0: KEPT, 2: KEPT})]
+
+
+async def test_a_unit_that_is_another_workers_now_is_not_handed_on(worker, run):
+    worker.batches.ours = False
+    assert await run.end(ON, ON, ON) == []
+
+
+async def test_what_no_tier_could_answer_waits(worker, run):
+    assert await run.end(Park(TRIED, 1, 9.0), Park(TRIED, 1, 4.0), ANSWER) == []
+    assert moves(worker, "park") == [("park", {0: KEPT, 1: KEPT}, 4.0)]
+
+
+async def test_past_its_window_a_line_is_left_to_the_sweeper(worker):
+    run = Run(worker, worker.storage, deadline=0.0)
+    expired = Finish(status=Status.EXPIRED, attempts=())
+    assert await run.end(ANSWER, expired, expired) == []
+    assert moves(worker, "record") == [("record", [0])]
+    assert moves(worker, "park") == [("park", {}, LATE_SECONDS)]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_drain_before_its_turn_hands_a_unit_back(worker, run, ours):
+    worker.drain.started = True
+    worker.batches.ours = ours
+    assert await run.end() == []
+    assert worker.answerer.asked == []
+    assert moves(worker, "hand_back") == [("hand_back", "gpu")]
+    again = Dispatch(run.unit.id, 1, "gpu", "batch")
+    assert worker.publisher.dispatched == ([again] if ours else [])
+
+
+async def test_what_a_drain_did_not_let_be_called_comes_back_and_the_failed_go_on(worker, run):
+    await run.begin()
+    worker.drain.started = True
+    assert await run.end(ON, HandBack(), ANSWER) == []
+    assert moves(worker, "split", "hand_back") == [
+        ("split", "cpu", {0: KEPT}),
+        ("hand_back", "gpu"),
+    ]
+    assert [each.tier for each in worker.publisher.dispatched] == ["cpu", "gpu"]
+
+
+async def test_what_a_drain_cuts_off_comes_back(worker, run):
+    await run.begin()
+    run.come_to({0: ANSWER})
+    await worker.drain.run(0.0)
+    assert await asyncio.wait_for(run.work, 5) == []
+    assert moves(worker, "record", "hand_back") == [("record", [0]), ("hand_back", "gpu")]
+    assert worker.publisher.dispatched == [Dispatch(run.unit.id, 1, "gpu", "batch")]
+
+
+async def test_a_unit_that_is_dropped_calls_and_records_nothing_more(worker, run):
+    await run.begin()
+    run.come_to({0: ANSWER})
+    await turns()
+    run.work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.work
+    assert [outcome.cancelled() for outcome in run.outcomes] == [False, True, True]
+    await turns()
+    assert worker.batches.moves == []
+
+
+async def test_a_unit_that_is_dropped_before_its_turn_never_begins(worker, run):
+    await turns()
+    run.work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.end()
+    assert worker.batches.moves == []
+
+
+async def test_a_batch_whose_input_is_gone_is_ended(worker, run, monkeypatch, caplog):
+    monkeypatch.setattr("tasks.execution.line_reader.MISSING_SECONDS", 0.0)
+    worker.storage.remove(content_name("file-1"))
+    assert await run.end() == []
+    [(_, errors)] = moves(worker, "end_without_input")
+    assert json.loads(errors)["data"][0]["code"] == "file_not_found"
+    assert worker.publisher.dispatched == [Dispatch("unit_join", 0, "join", "phases")]
+    assert "its input file is gone" in caplog.text
+
+
+async def test_a_line_that_cannot_be_read_has_an_error_and_asks_nobody(worker):
+    run = Run(worker, worker.storage)
+    worker.storage.write(content_name("file-1"), CONTENT.replace(b'"prompt 1"', b"1e999"))
+    assert await run.end(ANSWER, ANSWER, ANSWER) == []
+    assert worker.answerer.asked == ["batch_1-0-0", "batch_1-0-2"]
+    [error] = part(worker, "error")
+    assert (error["custom_id"], error["error"]["code"]) == ("c1", "invalid_json_line")
+
+
+@pytest.mark.parametrize("tier", ["gpu", "cpu"])
+async def test_a_defect_of_ours_sends_a_line_on_as_one_that_failed(worker, caplog, tier):
+    run = Run(worker, worker.storage, tier=tier, histories={0: LineHistory(TRIED, 1)})
+    assert await run.end(ValueError("a defect"), ANSWER, ANSWER) == [Ref(run.unit.id, 1)]
+    [(_, _, histories)] = moves(worker, "hand_on")
+    defect = Attempt(tier, Verdict.FAILURE, 0.0, "defect")
+    assert histories == {0: LineHistory((*TRIED, defect), 2)}
+    assert "line batch_1-0-0 at tier" in caplog.text
+
+
+async def test_a_defect_at_the_last_tier_has_a_line_wait(worker, caplog):
+    run = Run(worker, worker.storage, tier="cache")
+    assert await run.end(ValueError("a defect"), ANSWER, ANSWER) == []
+    defect = Attempt("cache", Verdict.FAILURE, 0.0, "defect")
+    kept = {0: LineHistory((defect,), 1)}
+    assert moves(worker, "park") == [("park", kept, LATE_SECONDS)]
+    assert "broke off" in caplog.text
+
+
+async def test_a_slice_that_others_have_completed_is_written_by_who_finds_it(worker):
+    known = {n: b"o%d" % n for n in range(LINES)}
+    run = Run(worker, worker.storage, results=dict(known))
+    worker.batches.known = known
+    assert await run.end() == []
+    assert moves(worker, "record") == [("record", [])]
+    assert moves(worker, "complete_slice") == [("complete_slice", Part(0, 6, 0))]
+
+
+async def test_what_others_recorded_meanwhile_is_in_the_part(worker, run):
+    await run.begin()
+    worker.batches.known = {0: b"otheirs", 1: b"otheirs"}
+    assert await run.end(ANSWER, ANSWER, ANSWER) == []
+    content = worker.storage.read(part_name("batch_1", "0", "output"), 0, 1000)
+    assert content.splitlines()[:2] == [b"theirs"] * 2
+
+
+async def test_a_part_that_cannot_be_written_is_left_to_who_comes_next(
+    worker, run, monkeypatch, caplog
+):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(worker.storage, "write", full)
+    assert await run.end(ANSWER, ANSWER, ANSWER) == []
+    assert moves(worker, "complete_slice") == []
+    assert "a part of batch_1 is not written: OSError" in caplog.text
+
+
+async def test_a_store_that_is_away_is_waited_for(worker, run):
+    worker.batches.away = 3
+    assert await run.end(ON, ON, ON) == [Ref(run.unit.id, 1)]
