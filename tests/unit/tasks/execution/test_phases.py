@@ -1,0 +1,277 @@
+"""What happens to a whole batch, on a temporary folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from harness.batches import jsonl, line
+from harness.records import slice_unit
+from harness.waiting import eventually
+
+from tasks.execution.phases import INPUT_GONE, PhaseRunner
+from tasks.jsonl.output import UNANSWERED
+from tasks.records.batches import FINAL, BatchStatus, JoinedFile, Part, PhaseUnit, SliceRange
+from tasks.records.jobs import Dispatch, Ref
+from tasks.storage import content_name, custom_ids_name, part_name, parts_folder
+
+BATCH, INPUT = "batch_1", content_name("file-1")
+TEXTS = [jsonl([line(f"c{n}", "x" * n)]) for n in range(5)]
+CONTENT = b"".join(TEXTS)
+
+
+def range_of(first, count):
+    """Where so many lines lie; the last one's newline is none of it."""
+    before, within = TEXTS[:first], TEXTS[first : first + count]
+    return SliceRange(len(b"".join(before)), len(b"".join(within)) - 1, count, first + 1)
+
+
+RANGES = [range_of(0, 2), range_of(2, 2), range_of(4, 1)]
+
+
+def phase_unit(phase, **fields):
+    usual = {name: getattr(slice_unit(), name) for name in PhaseUnit.__dataclass_fields__}
+    return PhaseUnit(**{**usual, "id": f"unit_{BATCH}_{phase}", "tier": phase, **fields})
+
+
+@pytest.fixture
+def run(worker):
+    """Run a unit's phase."""
+
+    async def run(unit):
+        worker.batches.units[Ref(unit.id, 0)] = unit
+        await PhaseRunner(worker.context, 2).run_phase(unit.tier, Ref(unit.id, 0), "me")
+        assert len(worker.leases) == 0
+
+    return run
+
+
+def moves(worker, *kinds):
+    return [move for move in worker.batches.moves if move[0] in kinds]
+
+
+def exists(worker, name):
+    return worker.storage._fs.exists(worker.storage.path(name))
+
+
+def read(worker, name):
+    return worker.storage.read(name, 0, 100_000)
+
+
+async def test_a_message_that_is_stale_does_nothing(worker):
+    await PhaseRunner(worker.context, 2).run_phase("join", Ref("unit_x", 0), "me")
+    assert worker.batches.moves == [("begin", "join", Ref("unit_x", 0))]
+
+
+# Validation
+
+
+async def test_validation_finds_the_slices_and_notes_the_custom_ids(worker, run):
+    worker.storage.write(INPUT, CONTENT)
+    await run(phase_unit("validate"))
+    [(_, findings, first_tier)] = moves(worker, "start")
+    assert (findings.total, findings.errors, first_tier) == (5, [], "gpu")
+    assert findings.ranges == RANGES
+    assert read(worker, custom_ids_name(BATCH)).splitlines() == [b'"c%d"' % n for n in range(5)]
+    assert worker.publisher.dispatched == [Dispatch("unit_next", 0, "gpu", "batch")]
+
+
+async def test_a_batch_that_failed_leaves_no_custom_ids_behind(worker, run):
+    worker.storage.write(INPUT, CONTENT + b"{")
+    await run(phase_unit("validate"))
+    [(_, findings, _)] = moves(worker, "start")
+    assert [error.code for error in findings.errors] == ["invalid_json_line"]
+    assert not exists(worker, custom_ids_name(BATCH))
+
+
+async def test_an_input_that_is_gone_is_an_error_of_the_batch(worker, run):
+    await run(phase_unit("validate"))
+    [(_, findings, _)] = moves(worker, "start")
+    told = [(error.code, error.message) for error in findings.errors]
+    assert (told, findings.error_count) == ([("file_not_found", INPUT_GONE)], 1)
+    assert not exists(worker, custom_ids_name(BATCH))
+
+
+async def test_a_batch_can_end_without_its_input(worker):
+    await PhaseRunner(worker.context, 2).end_without_input(slice_unit())
+    [(_, errors)] = moves(worker, "end_without_input")
+    assert json.loads(errors)["data"][0]["message"] == INPUT_GONE
+    assert worker.publisher.dispatched == [Dispatch("unit_join", 0, "join", "phases")]
+
+
+# A slice's part
+
+
+@pytest.mark.parametrize(
+    ("results", "output", "error"),
+    [
+        ({0: b"oA", 1: b"oB"}, b"A\nB\n", None),
+        ({1: b"oB", 0: b"eA"}, b"B\n", b"A\n"),
+        ({0: b"eA", 1: b"eB"}, None, b"A\nB\n"),
+    ],
+)
+async def test_a_complete_slice_is_made_durable(worker, run, results, output, error):
+    await run(slice_unit(tier="part", slice=1, range=RANGES[1], results=results))
+    for kind, content in (("output", output), ("error", error)):
+        name = part_name(BATCH, "1", kind)
+        assert exists(worker, name) is (content is not None)
+        assert content is None or read(worker, name) == content
+    part = Part(1, len(output or b""), len(error or b""))
+    assert moves(worker, "complete_slice") == [("complete_slice", part)]
+    assert worker.publisher.dispatched == [Dispatch("unit_next", 0, "gpu", "batch")]
+
+
+# Joining
+
+
+@pytest.fixture
+async def batch(worker):
+    """Three slices, of which the last and the first, in this order, have parts."""
+    worker.storage.write(INPUT, CONTENT)
+    ids = b"".join(json.dumps(f"c{n}").encode() + b"\n" for n in range(5))
+    worker.storage.write(custom_ids_name(BATCH), ids)
+    worker.batches.slice_ranges = RANGES
+    for stem, kind, content in [("2", "output", b"4"), ("0", "output", b"0"), ("0", "error", b"1")]:
+        worker.storage.write(part_name(BATCH, stem, kind), content + b"\n")
+    worker.batches.done_parts = [Part(2, 2, 0), Part(0, 2, 2)]
+    return worker
+
+
+async def write_the_rest(worker, run):
+    await run(slice_unit(tier="part", slice=1, range=RANGES[1], results={0: b"o2", 1: b"o3"}))
+    worker.batches.done_parts.append(Part(1, 4, 0))
+    worker.publisher.dispatched.clear()
+
+
+def join(ending="completed", **fields):
+    return phase_unit("join", ending=ending, **fields)
+
+
+async def test_the_parts_are_joined_in_the_order_of_their_end(batch, run):
+    await write_the_rest(batch, run)
+    await run(join())
+    assert read(batch, content_name("file-1-output")) == b"4\n0\n2\n3\n"
+    assert read(batch, content_name("file-1-error")) == b"1\n"
+    files = [
+        JoinedFile("output", "file-1-output", 8, "batch_1_output.jsonl"),
+        JoinedFile("error", "file-1-error", 2, "batch_1_error.jsonl"),
+    ]
+    assert moves(batch, "complete", "drop") == [
+        ("complete", 0, [], files),
+        ("drop", "unit_batch_1_join"),
+    ]
+    assert not exists(batch, parts_folder(BATCH))
+    assert not exists(batch, custom_ids_name(BATCH))
+    assert exists(batch, INPUT)
+
+
+async def test_a_file_that_would_be_empty_is_not_made(batch, run):
+    batch.batches.slice_ranges = RANGES[:1]
+    batch.batches.done_parts = [Part(0, 2, 0)]
+    await run(join())
+    [(_, _, _, files)] = moves(batch, "complete")
+    assert [file.kind for file in files] == ["output"]
+    assert not exists(batch, content_name("file-1-error"))
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "expired", "completed"])
+async def test_a_line_without_an_answer_says_why(batch, run, ending):
+    batch.batches.known = {1: b"o3"}  # of the slice that has no part
+    await run(join(ending))
+    [(_, missing, further, _)] = moves(batch, "complete")
+    assert missing == 1
+    assert read(batch, content_name("file-1-output")) == b"4\n0\n3\n"
+    _, told = read(batch, content_name("file-1-error")).splitlines()
+    assert json.loads(told)["custom_id"] == "c2"
+    assert json.loads(told)["error"]["code"] == UNANSWERED[ending][0]
+    assert further == [Part(1, 2, len(told) + 1)]
+
+
+async def custom_ids_told(batch, run):
+    batch.batches.slice_ranges, batch.batches.done_parts = RANGES, []
+    await run(join("cancelled"))
+    lines = read(batch, content_name("file-1-error")).splitlines()
+    return [json.loads(text)["custom_id"] for text in lines]
+
+
+async def test_the_custom_ids_of_unanswered_lines_are_read_from_the_input(batch, run):
+    batch.storage.remove(custom_ids_name(BATCH))
+    assert await custom_ids_told(batch, run) == [f"c{n}" for n in range(5)]
+
+
+async def test_the_custom_ids_of_an_input_that_is_gone_were_noted(batch, run):
+    batch.storage.remove(INPUT)
+    assert await custom_ids_told(batch, run) == [f"c{n}" for n in range(5)]
+
+
+async def test_an_input_that_was_made_shorter_has_lines_without_a_custom_id(batch, run):
+    batch.storage.write(INPUT, b"".join(TEXTS[:3]))
+    assert await custom_ids_told(batch, run) == ["c0", "c1", "c2", None, None]
+
+
+async def test_where_nobody_knows_the_custom_ids_every_line_is_told_all_the_same(batch, run):
+    batch.storage.remove(INPUT)
+    batch.storage.remove(custom_ids_name(BATCH))
+    assert await custom_ids_told(batch, run) == [None] * 5
+
+
+async def test_a_batch_that_is_another_workers_now_keeps_its_parts(batch, run):
+    batch.batches.ours = False
+    await run(join())
+    assert moves(batch, "drop") == []
+    assert exists(batch, parts_folder(BATCH))
+
+
+@pytest.mark.parametrize("status", sorted(FINAL))
+async def test_a_batch_that_has_ended_only_leaves_its_parts_to_be_cleared(batch, run, status):
+    await run(join(status=status))
+    assert moves(batch, "complete", "drop") == [("drop", "unit_batch_1_join")]
+    assert not exists(batch, parts_folder(BATCH))
+
+
+@pytest.mark.parametrize("status", sorted(set(BatchStatus) - FINAL))
+async def test_a_batch_that_has_not_ended_is_completed(batch, run, status):
+    await run(join(status=status))
+    assert [move[0] for move in moves(batch, "complete", "drop")] == ["complete", "drop"]
+
+
+# What may come between
+
+
+async def test_where_the_storage_is_away_the_phase_runs_again_later(
+    batch, run, monkeypatch, caplog
+):
+    def away(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(batch.storage, "open", away)
+    await run(join())
+    assert moves(batch, "complete", "drop") == []
+    assert "join of batch_1 broke off: ConnectionError" in caplog.text
+
+
+async def test_a_batch_that_is_cancelled_meanwhile_is_dropped(worker):
+    worker.storage.write(INPUT, CONTENT)
+    reached = []
+
+    async def start(*_):
+        reached.append("start")
+        await asyncio.Event().wait()
+
+    worker.batches.start = start
+    unit = phase_unit("validate")
+    worker.batches.units[Ref(unit.id, 0)] = unit
+    runner = PhaseRunner(worker.context, 2)
+    running = asyncio.create_task(runner.run_phase("validate", Ref(unit.id, 0), "me"))
+    await eventually(lambda: reached)
+    worker.leases.drop_batch(BATCH)
+    await asyncio.wait_for(running, 5)
+    assert (len(worker.leases), worker.publisher.dispatched) == (0, [])
+
+
+async def test_a_store_that_is_away_is_waited_for(worker, run):
+    worker.storage.write(INPUT, CONTENT)
+    worker.batches.away = 2
+    await run(phase_unit("validate"))
+    assert len(moves(worker, "start")) == 1
