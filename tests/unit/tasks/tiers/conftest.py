@@ -21,6 +21,7 @@ from fallback_chain import (
     cache_key,
 )
 from tasks.drain import Drain
+from tasks.errors import StoreUnavailable
 from tasks.records.jobs import Queue
 from tasks.settings import Settings
 from tasks.tiers.answerer import Answerer
@@ -108,6 +109,42 @@ class Bench:
     async def remembered(self, job: BegunJob) -> bytes | None:
         found = await self._answers.get(cache_key(job.owner, job.body))
         return found and found.answer
+
+
+class FakeLimits:
+    """A semaphore of the fleet's; while it is not open its answers are on their way."""
+
+    def __init__(self) -> None:
+        self.free = 1
+        self.held: set[str] = set()
+        self.asked: list[str] = []
+        self.renewed: list[str] = []
+        self.away = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def take_slot(self, tier, limit, token):
+        self.asked.append(token)
+        taken = not self.away and len(self.held) < self.free
+        if taken:
+            self.held.add(token)
+        await self.open.wait()
+        if self.away:
+            raise StoreUnavailable
+        return taken
+
+    async def release_slot(self, tier, token):
+        if self.away:
+            raise StoreUnavailable
+        self.held.discard(token)
+
+    async def renew_slots(self, tier, tokens):
+        self.renewed += tokens
+
+
+@pytest.fixture
+async def limits():
+    return FakeLimits()
 
 
 @pytest.fixture

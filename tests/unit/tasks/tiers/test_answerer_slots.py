@@ -231,36 +231,20 @@ async def test_a_cancel_in_the_moment_of_giving_up_gives_nothing_back(bench):
     await waiting.slot_comes()
 
 
-class Limits:
-    """The fleet's semaphore, with one slot."""
-
-    def __init__(self) -> None:
-        self.held: set[str] = set()
-        self.answers = asyncio.Event()
-
-    async def take_slot(self, tier, limit, token):
-        free = not self.held
-        if free:
-            self.held.add(token)
-        await self.answers.wait()
-        return free
-
-    async def release_slot(self, tier, token):
-        self.held.discard(token)
-
-
 @pytest.mark.parametrize("answered", [True, False])
-async def test_a_slot_of_the_fleet_goes_back_in_the_moment_of_the_cancel(make_bench, answered):
-    limits = Limits()
+async def test_a_slot_of_the_fleet_goes_back_in_the_moment_of_the_cancel(
+    make_bench, limits, answered
+):
+    limits.open.clear()
     bench = make_bench(slots=FleetSlots(limits, "gpu", 1))
     answer = asyncio.create_task(bench.answer(begun_job()))
     await eventually(lambda: limits.held)
     if answered:
-        limits.answers.set()
+        limits.open.set()
     answer.cancel()
     with pytest.raises(asyncio.CancelledError):
         await answer
-    limits.answers.set()
+    limits.open.set()
     await eventually(lambda: not limits.held)
     assert bench.slots.taken == 0
 
