@@ -88,8 +88,10 @@ class GroupCommit(Generic[A, R]):
         if self._linger is None or len(self._waiting) >= self._linger.enough:
             return
         self._hurry.clear()
+        # Not wait_for: Python 3.11's forgets a cancel that comes in the moment that it ends.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), self._linger.seconds)
+            async with asyncio.timeout(self._linger.seconds):
+                await self._hurry.wait()
 
     async def _commit_group(self, group: list[tuple[A, asyncio.Future[R]]]) -> None:
         if not group:

@@ -46,7 +46,8 @@ class Calls:
                 if not self._leaving:
                     continue
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), COALESCE_SECONDS)
+                    async with asyncio.timeout(COALESCE_SECONDS):
+                        await self._ended.wait()
                 if self._running:
                     self._leaving = False
                     await leave_early()

@@ -153,7 +153,8 @@ class FleetSlots:
             while not await self._ask(token):
                 self._freed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._freed.wait(), ASK_AGAIN_SECONDS)
+                    async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                        await self._freed.wait()
         return token
 
     async def _ask(self, token: str) -> bool:

@@ -205,3 +205,13 @@ async def test_what_comes_after_a_commit_has_ended_begins_another(ledger, group)
     second = group.put("b")  # before the one who commits has looked whether more waits
     await asyncio.wait_for(second, 5)
     assert ledger.groups == [["a"], ["b"]]
+
+
+async def test_a_cancel_counts_in_the_very_moment_that_enough_are_there(ledger):
+    group = GroupCommit(ledger.commit, 10, Linger(LONG, enough=2))
+    group.put("a")
+    await turns()
+    group.put("b")
+    group.cancel()
+    await turns(10)
+    assert ledger.groups == []

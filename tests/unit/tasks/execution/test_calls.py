@@ -190,3 +190,14 @@ async def test_a_drain_forgets_calls_that_nobody_watches_any_more(slice_, drain,
         slice_.end("a", answered=True)
         await ended(running)
     assert drain._running == set()
+
+
+async def test_a_cancel_counts_in_the_very_moment_that_the_last_call_ends(slice_, patient):
+    running = slice_.start("first", "last")
+    await turns()
+    slice_._tasks[1].add_done_callback(lambda _: running.cancel())
+    slice_.end("first", answered=False)
+    await turns()
+    slice_.end("last", answered=True)
+    with pytest.raises(asyncio.CancelledError):
+        await ended(running)

@@ -145,3 +145,18 @@ async def test_only_slots_that_are_taken_are_renewed(fleet, limits):
     await fleet.renew()
     assert limits.renewed == [token]
     await fleet.release(token)
+
+
+async def test_who_gives_up_in_the_very_moment_that_a_slot_is_free_leaves_the_line(
+    fleet, limits, monkeypatch
+):
+    monkeypatch.setattr("tasks.tiers.slots.ASK_AGAIN_SECONDS", 60.0)
+    token = await held(fleet)
+    gone, there = fleet.line_up(), fleet.line_up()
+    await eventually(lambda: len(limits.asked) == 2)
+    await turns()
+    limits.free = 0  # another process was faster
+    await fleet.release(token)
+    gone.set_result(None)
+    await eventually(lambda: len(set(limits.asked)) == 3, what="the next one asks")
+    there.cancel()
