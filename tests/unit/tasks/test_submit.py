@@ -1,0 +1,174 @@
+"""How a job, or a batch, enters: recorded, then published; or refused, without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from harness.fakes import FakePublisher
+from harness.waiting import turns
+
+from tasks.errors import PublishError, StoreFull, StoreUnavailable
+from tasks.records.batches import BatchOptions, Endpoint, NewBatch
+from tasks.records.idempotency import IdempotencyKey
+from tasks.records.jobs import Dispatch, Options, Queue, Ref, Submission
+from tasks.submit import Submitter
+
+JOBS = [
+    Submission(
+        id=f"job_{n}",
+        owner="ann",
+        queue=Queue.BATCH,
+        body={},
+        options=Options(),
+        deadline_seconds=60.0,
+    )
+    for n in (1, 2)
+]
+KEYS = [IdempotencyKey("name", "0" * 32, lookup=True)]
+BATCH = NewBatch("batch_1", "ann", Endpoint.CHAT, "file-1", "24h", {}, BatchOptions())
+
+
+class FakeStore:
+    """Takes everything. earlier: what a create with the same key made before."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple] = []
+        self.earlier: list[str] | None = None
+        self.batch_id, self.cancelled = "batch_1", [Dispatch("unit_join", 0, "join", "phases")]
+        self.room = True
+        self.away = False
+        self.looks = 0
+        self.looking = asyncio.Event()
+        self.looking.set()
+        self.jobs = SimpleNamespace(create=self._create, discard=self._discard)
+        self.batches = SimpleNamespace(create=self._create_batch, cancel=self._cancel)
+        self.connection = SimpleNamespace(has_room=self._has_room)
+
+    async def _create(self, jobs, tier, keys):
+        self.moves.append(("create", [job.id for job in jobs], tier, keys))
+        return 1234.5, self.earlier
+
+    async def _discard(self, owner, ids, keys):
+        if self.away:
+            raise StoreUnavailable
+        self.moves.append(("discard", owner, ids, keys))
+
+    async def _create_batch(self, batch, keys):
+        self.moves.append(("create_batch", batch.id, keys))
+        return self.batch_id
+
+    async def _cancel(self, batch_id, owner):
+        return self.cancelled
+
+    async def _has_room(self):
+        self.looks += 1
+        await self.looking.wait()
+        if self.away:
+            raise StoreUnavailable
+        return self.room
+
+
+@pytest.fixture
+async def store():
+    return FakeStore()
+
+
+@pytest.fixture
+def publisher():
+    return FakePublisher(("cpu", "cache"))
+
+
+@pytest.fixture
+async def submitter(store, publisher):
+    return Submitter(store, publisher)
+
+
+async def test_jobs_are_recorded_and_published_at_the_first_tier(submitter, store, publisher):
+    assert await submitter.submit(JOBS, KEYS) == (1234.5, None)
+    assert store.moves == [("create", ["job_1", "job_2"], "cpu", KEYS)]
+    assert publisher.published == [("cpu", "batch", [Ref("job_1", 0), Ref("job_2", 0)])]
+
+
+async def test_what_an_earlier_request_made_is_not_made_again(submitter, store, publisher):
+    store.earlier = ["job_0"]
+    assert await submitter.submit(JOBS, KEYS) == (1234.5, ["job_0"])
+    assert publisher.published == []
+
+
+async def test_what_the_broker_does_not_take_is_taken_back(submitter, store, publisher):
+    publisher.refuses = PublishError("away")
+    with pytest.raises(PublishError):
+        await submitter.submit(JOBS, KEYS)
+    assert store.moves[-1] == ("discard", "ann", ["job_1", "job_2"], KEYS)
+
+
+async def test_what_cannot_be_taken_back_is_left_to_the_sweeper(submitter, store, publisher):
+    publisher.refuses = PublishError("away")
+    await submitter.check_room()
+    store.away = True
+    with pytest.raises(PublishError):
+        await submitter.submit(JOBS)
+
+
+async def test_a_full_store_takes_nothing_new(submitter, store, publisher):
+    store.room = False
+    with pytest.raises(StoreFull, match="nearly full"):
+        await submitter.submit(JOBS)
+    with pytest.raises(StoreFull):
+        await submitter.submit_batch(BATCH, KEYS)
+    assert (store.moves, publisher.published) == ([], [])
+
+
+async def test_a_store_that_has_room_is_believed_for_a_while(submitter, store, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("tasks.submit.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for now[0] in (100.0, 100.5, 100.99):
+        await submitter.check_room()
+    assert store.looks == 1
+    now[0] = 101.0
+    store.room = False
+    with pytest.raises(StoreFull):
+        await submitter.check_room()
+
+
+async def test_a_store_that_was_full_is_looked_at_again_at_once(submitter, store):
+    store.room = False
+    with pytest.raises(StoreFull):
+        await submitter.check_room()
+    store.room = True
+    await submitter.check_room()
+
+
+async def test_all_who_ask_at_once_share_a_look(submitter, store):
+    store.looking.clear()
+    first = asyncio.create_task(submitter.check_room())
+    await turns()
+    others = [asyncio.create_task(submitter.check_room()) for _ in range(5)]
+    await turns()
+    store.looking.set()
+    await asyncio.gather(first, *others)
+    assert store.looks == 2
+
+
+async def test_a_store_that_is_away_refuses(submitter, store):
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        await submitter.submit(JOBS)
+
+
+@pytest.mark.parametrize("batch_id", ["batch_1", "batch_0"])
+async def test_only_a_new_batch_is_validated(submitter, store, publisher, batch_id):
+    store.batch_id = batch_id
+    assert await submitter.submit_batch(BATCH, KEYS) == batch_id
+    assert store.moves == [("create_batch", "batch_1", KEYS)]
+    validation = Dispatch("unit_batch_1_validate", 0, "validate", "phases")
+    assert publisher.dispatched == ([validation] if batch_id == "batch_1" else [])
+
+
+@pytest.mark.parametrize("cancelled", [None, [], [Dispatch("unit_join", 0, "join", "phases")]])
+async def test_a_batch_that_is_cancelled_is_joined(submitter, store, publisher, cancelled):
+    store.cancelled = cancelled
+    assert await submitter.cancel_batch("batch_1", "ann") is (cancelled is not None)
+    assert publisher.dispatched == (cancelled or [])
