@@ -11,7 +11,6 @@ from tasks.app import create_app
 from tasks.broker.publisher import Parcel, Publisher, Route, _group, chain_from
 from tasks.records.jobs import Ref
 from tasks.settings import Settings
-from tasks.store.fleet import percentile
 
 
 @pytest.fixture
@@ -111,16 +110,3 @@ async def test_a_broker_that_hangs_is_given_up_and_nobody_waits_for_it_twice(
     assert {str(task.exception()) for task in done} == {
         "the broker did not take the job within 0.1 s"
     }
-
-
-@pytest.mark.parametrize(
-    ("latencies", "share", "milliseconds"),
-    [
-        ({}, 0.5, None),
-        ({10: 1}, 0.99, 2.6),
-        ({10: 98, 50: 2}, 0.5, 2.6),
-        ({10: 98, 50: 2}, 0.99, 117.4),
-    ],
-)
-def test_percentiles_are_the_upper_edge_of_their_bucket(latencies, share, milliseconds):
-    assert percentile(latencies, share) == milliseconds

@@ -1,0 +1,129 @@
+"""What a job's end leaves in its record, and which creates share a script."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness.waiting import turns
+
+from fallback_chain import Attempt, Verdict
+from tasks.records.idempotency import IdempotencyKey
+from tasks.records.jobs import Options, Queue, Status, Submission
+from tasks.records.outcomes import Finish
+from tasks.settings import Settings
+from tasks.store.fields import Fields
+from tasks.store.jobs import JobStore, _record, _result
+
+TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
+KEYS = [IdempotencyKey("name", "d" * 32, lookup=True)]
+
+
+def read_back(finish: Finish):
+    """Return a record with the fields that a finish leaves, as Redis would give them."""
+    texts = [text if isinstance(text, bytes) else str(text).encode() for text in _result(finish)]
+    names = [b"id", b"owner", b"queue", b"tier", b"status"]
+    values = [b"job_1", b"ann", b"batch", b"gpu", finish.status.value.encode()]
+    fields = dict(zip(names, values, strict=True))
+    return _record(Fields(fields | dict(zip(texts[::2], texts[1::2], strict=True))))
+
+
+@pytest.mark.parametrize(
+    ("finish", "fields"),
+    [
+        (
+            Finish(
+                status=Status.SUCCEEDED, attempts=TRIED, tier_used="gpu", answer=b"{}", model="m"
+            ),
+            {"tier_used": "gpu", "answer": b"{}", "model": "m"},
+        ),
+        (
+            Finish(
+                status=Status.SUCCEEDED,
+                attempts=TRIED,
+                tier_used="cache",
+                answer=b"{}",
+                cache_age_seconds=1.5,
+            ),
+            {"tier_used": "cache", "answer": b"{}", "cache_age_seconds": 1.5},
+        ),
+        (
+            Finish(status=Status.FAILED, attempts=TRIED, error={"code": "x"}, error_status=400),
+            {"error": {"code": "x"}, "error_status": 400},
+        ),
+        (
+            Finish(status=Status.FAILED, attempts=TRIED, error={"code": "x"}),
+            {"error": {"code": "x"}, "error_status": 503},
+        ),
+        (Finish(status=Status.EXPIRED, attempts=TRIED), {}),
+    ],
+)
+def test_a_job_that_has_ended_reads_as_it_ended(finish, fields):
+    record = read_back(finish)
+    assert record.status is finish.status
+    assert record.attempts == [{"tier": "gpu", "verdict": "failure", "milliseconds": 1.0}]
+    usual = dict.fromkeys(
+        ("tier_used", "answer", "model", "cache_age_seconds", "error", "error_status")
+    )
+    found = {name: getattr(record, name) for name in usual}
+    if found["answer"] is not None:
+        found["answer"] = bytes(found["answer"])
+    assert found == usual | fields
+
+
+def test_a_record_of_which_little_is_known_has_its_defaults():
+    record = _record(Fields({b"id": b"job_1"}))
+    assert (record.status, record.attempt, record.created_at) == (Status.QUEUED, 0, 0.0)
+    assert (record.attempts, record.metadata, record.started_at) == ([], {}, None)
+
+
+def test_the_model_that_answered_is_told_before_the_one_that_was_asked_for():
+    fields = {b"id": b"job_1", b"model": b"asked"}
+    assert _record(Fields(fields)).model == "asked"
+    assert _record(Fields({**fields, b"answer_model": b"found"})).model == "found"
+
+
+class FakeConnection:
+    """Notes which keys a script was given; answers a create."""
+
+    def __init__(self) -> None:
+        self.scripts: list[tuple[str, list[str]]] = []
+
+    async def run(self, script, keys, *args):
+        self.scripts.append((script, [key for key in keys if key.startswith("job:")]))
+        await asyncio.sleep(0)
+        return 1_500, b"job_8 job_9" if args[3] else b""
+
+
+@pytest.fixture
+def connection():
+    return FakeConnection()
+
+
+@pytest.fixture
+async def jobs(connection):
+    return JobStore(connection, Settings())
+
+
+def job(number):
+    return Submission(f"job_{number}", "ann", Queue.INTERACTIVE, {}, Options(), 60.0)
+
+
+async def test_lone_creates_at_once_share_a_script(jobs, connection):
+    creates = [asyncio.create_task(jobs.create([job(n)], "gpu")) for n in range(3)]
+    await turns()
+    assert await asyncio.gather(*creates) == [(1.5, None)] * 3
+    assert connection.scripts == [("create_jobs", ["job:job_0", "job:job_1", "job:job_2"])]
+
+
+@pytest.mark.parametrize(
+    ("submitted", "keys", "earlier"),
+    [([1, 2], (), None), ([1], KEYS, ["job_8", "job_9"]), ([1, 2], KEYS, ["job_8", "job_9"])],
+)
+async def test_creates_that_belong_together_or_have_a_key_have_a_script_of_their_own(
+    jobs, connection, submitted, keys, earlier
+):
+    others = asyncio.create_task(jobs.create([job(0)], "gpu"))
+    assert await jobs.create([job(n) for n in submitted], "gpu", keys) == (1.5, earlier)
+    await others
+    assert ("create_jobs", [f"job:job_{n}" for n in submitted]) in connection.scripts
