@@ -1,0 +1,187 @@
+"""What the store keeps of files, and when their content goes, on a real Valkey."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from harness.stores import store_on
+
+from tasks.errors import StoreUnavailable
+from tasks.records.files import NewFile, new_file_id
+from tasks.records.idempotency import IdempotencyKey
+from tasks.store import keyspace
+from tasks.store.files import AGAIN_SECONDS, COPY_SECONDS, FileStore
+
+HOUR = 3600
+KEYS = [IdempotencyKey("name", "d" * 32, lookup=True)]
+
+
+@pytest.fixture
+async def store(store_url, clock, tmp_path):
+    store = store_on(store_url, clock, files_url=str(tmp_path))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def files(store):
+    return store.files
+
+
+@pytest.fixture
+def upload(files):
+    """Keep a file of ann's."""
+
+    async def upload(content=b"{}", purpose="batch", seconds=HOUR):
+        new = NewFile(new_file_id(), "ann", "a.jsonl", purpose, seconds)
+        return await files.create(new, io.BytesIO(content))
+
+    return upload
+
+
+async def content(files, file_id):
+    return b"".join([chunk async for chunk in await files.open(file_id)])
+
+
+async def test_a_file_is_described_and_can_be_read(files, upload, clock):
+    assert isinstance(files, FileStore)
+    record = await upload(b"some lines")
+    assert await files.get(record.id, "ann") == record
+    assert (record.bytes, record.filename, record.purpose) == (10, "a.jsonl", "batch")
+    assert (record.created_at, record.expires_at) == (clock.ms // 1000, clock.ms // 1000 + HOUR)
+    assert await content(files, record.id) == b"some lines"
+    assert await files.get(record.id, "bob") is None
+
+
+async def test_a_file_that_is_deleted_is_gone_with_its_content(files, upload):
+    record = await upload()
+    await files.delete(record)
+    assert await files.get(record.id, "ann") is None
+    assert await files.list_files("ann", 10, None) == ([], False)
+    with pytest.raises(FileNotFoundError):
+        await files.open(record.id)
+
+
+async def test_past_its_time_a_file_is_gone_and_the_sweep_takes_its_content(files, upload, clock):
+    record = await upload()
+    assert await files.sweep() == 0
+    clock.advance(HOUR)
+    assert await files.get(record.id, "ann") is None
+    assert await files.list_files("ann", 10, None) == ([], False)
+    assert await content(files, record.id) == b"{}"
+    assert await files.sweep() == 1
+    with pytest.raises(FileNotFoundError):
+        await files.open(record.id)
+    assert await files.sweep() == 0
+
+
+async def test_a_file_that_an_unfinished_batch_reads_outlives_its_time(store, files, upload, clock):
+    record = await upload()
+    command = store.connection.command
+    await command("SADD", keyspace.readers(record.id), "batch_1")
+    await command("HSET", keyspace.batch("batch_1"), "status", "in_progress")
+    assert await files.reader(record.id) == "batch_1"
+    clock.advance(HOUR)
+    assert await files.sweep() == 1
+    assert await content(files, record.id) == b"{}"
+    assert await files.sweep() == 0, "it is put off: others must have their turn"
+    await command("HSET", keyspace.batch("batch_1"), "status", "completed")
+    assert await files.reader(record.id) is None
+    clock.advance(AGAIN_SECONDS)
+    assert await files.sweep() == 1
+    with pytest.raises(FileNotFoundError):
+        await files.open(record.id)
+
+
+async def test_content_that_cannot_be_deleted_is_tried_again_later(
+    files, upload, clock, monkeypatch, caplog
+):
+    record = await upload()
+    clock.advance(HOUR)
+
+    def away(_):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.storage, "remove", away)
+        assert await files.sweep() == 1
+    assert f"{record.id} is not deleted: ConnectionError" in caplog.text
+    assert await files.sweep() == 0
+    clock.advance(AGAIN_SECONDS)
+    assert await files.sweep() == 1
+
+
+async def test_an_upload_that_died_leaves_nothing_behind_for_ever(files, clock):
+    file_id, _ = await files.begin("ann", [])
+    files._copy(io.BytesIO(b"half"), file_id)
+    assert await files.sweep() == 0
+    clock.advance(COPY_SECONDS)
+    assert await files.sweep() == 1
+    with pytest.raises(FileNotFoundError):
+        await files.open(file_id)
+
+
+async def test_a_list_shows_a_purpose_in_either_order_and_page_by_page(files, upload, clock):
+    ids = []
+    for number in range(5):
+        clock.advance(1)
+        ids.append((await upload(purpose="other" if number == 2 else "batch")).id)
+    del ids[2]
+
+    async def listed(limit, after, **options):
+        records, more = await files.list_files("ann", limit, after, purpose="batch", **options)
+        return [record.id for record in records], more
+
+    assert await listed(10, None) == (ids[::-1], False)
+    assert await listed(3, None) == (ids[:0:-1], True)
+    assert await listed(3, ids[1]) == (ids[:1], False)
+    assert await listed(2, None, oldest_first=True) == (ids[:2], True)
+    assert await listed(2, "file-unknown") == ([], False)
+
+
+async def test_a_list_looks_past_pages_of_what_it_does_not_show(files, upload, clock, monkeypatch):
+    monkeypatch.setattr("tasks.store.files.PAGE", 2)
+    shown = await upload()
+    for _ in range(5):
+        clock.advance(1)
+        await upload(purpose="other")
+    records, more = await files.list_files("ann", 1, None, purpose="batch")
+    assert ([record.id for record in records], more) == ([shown.id], False)
+
+
+async def begin_and_create(files, content):
+    file_id, is_new = await files.begin("ann", KEYS)
+    assert is_new
+    return await files.create(NewFile(file_id, "ann", "a", "batch", HOUR), content, KEYS)
+
+
+async def test_an_upload_that_is_sent_again_finds_the_first_one(files):
+    record = await begin_and_create(files, io.BytesIO(b"{}"))
+    assert await files.begin("ann", KEYS) == (record.id, False)
+
+
+async def test_an_upload_that_the_storage_did_not_take_frees_its_key(files, monkeypatch):
+    def full(_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.storage, "writing", full)
+        with pytest.raises(StoreUnavailable, match="no space left"):
+            await begin_and_create(files, io.BytesIO(b"{}"))
+    await begin_and_create(files, io.BytesIO(b"{}"))
+
+
+async def test_an_upload_of_which_only_the_answer_was_lost_keeps_its_key(files, monkeypatch):
+    transaction = files._connection.transaction
+
+    async def lose_the_answer(commands):
+        await transaction(commands)
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files._connection, "transaction", lose_the_answer)
+        with pytest.raises(StoreUnavailable):
+            await begin_and_create(files, io.BytesIO(b"{}"))
+    _, is_new = await files.begin("ann", KEYS)
+    assert not is_new
