@@ -30,9 +30,11 @@ def configure(settings: Settings, part: str) -> None:
     if chosen == "json":
         handler.setFormatter(_json(part))
     elif sys.stderr.isatty():
-        from rich.logging import RichHandler  # noqa: PLC0415 - only for people
+        from rich.console import Console  # noqa: PLC0415 - only for people
+        from rich.logging import RichHandler  # noqa: PLC0415 - as above
 
-        handler = RichHandler(show_path=False, rich_tracebacks=False)
+        console = Console(stderr=True)
+        handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
         handler.setFormatter(logging.Formatter("%(message)s%(about)s", datefmt="%X"))
     else:
         handler.setFormatter(logging.Formatter(TEXT))
