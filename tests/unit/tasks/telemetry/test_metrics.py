@@ -1,0 +1,49 @@
+"""What more than one kind of process exports, and who hears of what happens."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
+from tasks.telemetry.observer import Observer
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+def test_a_process_tells_what_it_uses(registry):
+    process_metrics(registry)
+    assert registry.get_sample_value("process_cpu_seconds_total") > 0
+    assert registry.get_sample_value("process_resident_memory_bytes") > 0
+
+
+def test_the_sizes_of_messages_are_counted_up_to_a_whole_slice(registry):
+    sizes = message_sizes(registry)
+    for size in (1, 3, 32):
+        sizes.observe(size)
+    name = "fallthrough_message_jobs"
+    buckets = {
+        bound: registry.get_sample_value(f"{name}_bucket", {"le": bound})
+        for bound in ("1.0", "4.0", "16.0", "32.0", "+Inf")
+    }
+    assert buckets == {"1.0": 1, "4.0": 2, "16.0": 2, "32.0": 3, "+Inf": 3}
+
+
+def test_buckets_rise_and_the_long_ones_go_on_from_the_short():
+    assert sorted(LONG_SECONDS) == list(LONG_SECONDS)
+    assert LONG_SECONDS[: len(SECONDS)] == SECONDS
+
+
+METHODS = [name for name, _ in inspect.getmembers(Observer, inspect.isfunction)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_where_nobody_listens_nothing_is_heard(name):
+    hear = getattr(Observer(), name)
+    arguments = [None] * len(inspect.signature(hear).parameters)
+    assert hear(*arguments) is None

@@ -1,0 +1,126 @@
+"""The Celery application: queues, tasks, and what a task leaves to its chain."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.app import create_app
+from tasks.records.batches import PHASES
+from tasks.records.jobs import TIERS, Queue, Ref
+from tasks.settings import Settings
+
+ENTRY = "tasks.celery"
+
+
+@pytest.fixture
+def app():
+    return create_app(Settings(broker_url="memory://"))
+
+
+class Runner:
+    """Notes what a task gives it to do, and leaves what a test sets."""
+
+    def __init__(self, left=()) -> None:
+        self.left = list(left)
+        self.calls: list[tuple] = []
+
+    def __call__(self, *call):
+        self.calls.append(call)
+        return self.left
+
+
+def test_there_is_a_task_for_every_tier_and_phase_and_no_other(app):
+    ours = {name for name in app.tasks if name.startswith("tasks.")}
+    assert ours == {f"tasks.{name}" for name in TIERS + PHASES}
+    assert len(ours) == 6
+    assert {app.tasks[f"tasks.{name}"].tier for name in TIERS + PHASES} == {*TIERS, *PHASES}
+
+
+def test_there_is_a_queue_for_every_kind_of_work(app):
+    queues = {queue.name: queue.routing_key for queue in app.conf.task_queues}
+    assert queues == {queue.value: queue.value for queue in Queue}
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments", "limited"),
+    [
+        ("redis://127.0.0.1/0", None, True),
+        ("memory://", None, True),
+        ("amqp://127.0.0.1", {"x-queue-type": "quorum"}, False),
+        ("amqps://127.0.0.1", {"x-queue-type": "quorum"}, False),
+    ],
+)
+def test_no_broker_is_waited_for_for_ever_and_rabbitmq_keeps_its_queues(url, arguments, limited):
+    conf = create_app(Settings(broker_url=url)).conf
+    assert [queue.queue_arguments for queue in conf.task_queues] == [arguments] * len(Queue)
+    assert ("socket_timeout" in conf.broker_transport_options) is limited
+    assert conf.broker_connection_timeout == 2
+
+
+def test_the_broker_is_the_store_unless_it_has_its_own():
+    assert (
+        create_app(Settings(redis_url="redis://store:1/0")).conf.broker_url == "redis://store:1/0"
+    )
+
+
+@pytest.mark.parametrize(("routing_key", "queue"), [("batch", "batch"), (None, "interactive")])
+def test_a_task_has_its_runner_do_the_work(app, routing_key, queue):
+    app.runner = Runner([Ref("job_2", 1)])
+    task = app.tasks["tasks.gpu"]
+    info = {"routing_key": routing_key} if routing_key else None
+    task.push_request(id="slice-1", delivery_info=info, chain=["the next task"])
+    try:
+        assert task.run([["job_1", 0], ["job_2", 0]]) == [Ref("job_2", 1)]
+        assert task.request.chain == ["the next task"]
+    finally:
+        task.pop_request()
+    refs = [Ref("job_1", 0), Ref("job_2", 0)]
+    assert app.runner.calls == [("gpu", refs, queue, "slice-1")]
+
+
+def test_where_nothing_is_left_the_chain_ends(app):
+    app.runner = Runner()
+    task = app.tasks["tasks.gpu"]
+    task.push_request(id="slice-1", chain=["the next task"])
+    try:
+        assert task.run([["job_1", 0]]) == []
+        assert task.request.chain is None
+    finally:
+        task.pop_request()
+
+
+@pytest.fixture
+def environ(monkeypatch):
+    """An environment without settings of ours; the entry module is imported anew."""
+    for name in [name for name in os.environ if name.startswith("FALLTHROUGH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLOWER_CONF", "")
+    monkeypatch.delenv("FLOWER_CONF")
+    monkeypatch.delitem(sys.modules, ENTRY, raising=False)
+    yield monkeypatch
+    sys.modules.pop(ENTRY, None)
+
+
+def test_celery_finds_the_app_of_the_environments_settings(environ):
+    environ.setenv("FALLTHROUGH_BROKER_URL", "memory://there")
+    from tasks.celery import app as entry  # noqa: PLC0415 - the import is what is tested
+
+    assert entry.conf.broker_url == "memory://there"
+    assert Path(os.environ["FLOWER_CONF"]).name == "flowerconfig.py"
+
+
+def test_a_setting_that_makes_no_sense_ends_celery_in_one_line(environ):
+    environ.setenv("FALLTHROUGH_PORT", "many")
+    with pytest.raises(SystemExit, match=r"^FALLTHROUGH_PORT: 'many' is not a whole number$"):
+        import tasks.celery  # noqa: F401, PLC0415 - as above
+
+
+def test_flowers_own_settings_are_left_as_they_are(environ):
+    environ.setenv("FLOWER_CONF", "mine.py")
+    import tasks.celery  # noqa: F401, PLC0415 - as above
+
+    assert os.environ["FLOWER_CONF"] == "mine.py"

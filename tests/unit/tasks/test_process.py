@@ -1,0 +1,54 @@
+"""What a long-running process does with itself."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tasks import process
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_is_bound_before_anybody_listens(host):
+    try:
+        listening = process.listen(host, 0)
+    except OSError:
+        if host == "127.0.0.1" or socket.has_ipv6:
+            raise
+        return
+    with listening:
+        assert listening.getsockname()[1]
+        listening.listen()
+        with socket.create_connection(listening.getsockname()[:2], timeout=5):
+            pass
+
+
+def test_a_port_that_is_taken_stops_the_start():
+    with process.listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            process.listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_what_is_there_at_the_start_is_not_looked_through_again():
+    before = gc.get_threshold()
+    try:
+        process.settle()
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold() == process.GARBAGE_THRESHOLDS
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def test_a_process_ends_at_once_whatever_its_threads_do():
+    program = (
+        "import threading; from tasks.process import end; "
+        "threading.Thread(target=threading.Event().wait).start(); end()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=20, check=False)
+    assert ended.returncode == process.DIED
