@@ -1,13 +1,15 @@
-"""Files on a local storage appear whole, or not at all."""
+"""Files appear whole, or not at all: in a local folder, and in an object store."""
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from tasks.storage import UNFINISHED, Storage
+from tasks import storage as names
+from tasks.storage import UNFINISHED, Storage, default_folder
 
 
 @pytest.fixture
@@ -41,3 +43,96 @@ def test_what_a_dead_process_left_unfinished_is_deleted_in_time(storage, tmp_pat
         os.utime(folder / name, times=(time.time() - age,) * 2)
     storage.clear(60)
     assert [path.name for path in folder.iterdir()] == ["new"]
+
+
+def test_without_a_setting_files_lie_in_the_users_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_folder() == str(tmp_path / "fallthrough" / "files")
+    assert Storage("").path("a") == str(tmp_path / "fallthrough" / "files" / "a")
+    assert (tmp_path / "fallthrough" / "files").is_dir()
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == str(tmp_path / ".local" / "share" / "fallthrough" / "files")
+
+
+@pytest.fixture(params=["folder", "object store"])
+def any_storage(request, tmp_path):
+    if request.param == "folder":
+        return Storage(str(tmp_path))
+    return Storage(f"memory:/{tmp_path}")
+
+
+def test_a_range_of_a_file_is_read_as_far_as_the_file_goes(any_storage):
+    any_storage.write("parts/a", b"0123456789")
+    ranges = [any_storage.read("parts/a", *where) for where in ((0, 3), (4, 2), (8, 9), (20, 5))]
+    assert ranges == [b"012", b"45", b"89", b""]
+    assert any_storage.size("parts/a") == 10
+
+
+def test_a_file_is_written_anew_as_often_as_one_likes(any_storage):
+    for content in (b"longer", b"new", b"new"):
+        any_storage.write("parts/a", content)
+    with any_storage.open("parts/a") as file:
+        assert file.read() == b"new"
+
+
+def test_a_file_or_a_folder_is_removed_and_may_be_removed_again(any_storage):
+    for name in ("parts/x/a", "parts/x/b", "parts/y/a"):
+        any_storage.write(name, b"x")
+    for _ in range(2):
+        any_storage.remove("parts/x")
+        any_storage.remove("parts/z/nothing")
+    with pytest.raises(FileNotFoundError):
+        any_storage.read("parts/x/a", 0, 1)
+    assert any_storage.read("parts/y/a", 0, 1) == b"x"
+
+
+@pytest.mark.parametrize("ask", [lambda s: s.read("a", 0, 1), lambda s: s.open("a")])
+def test_what_is_not_there_says_so_wherever_it_is_not(any_storage, ask):
+    with pytest.raises(FileNotFoundError):
+        ask(any_storage)
+
+
+def test_an_object_store_has_nothing_unfinished_to_clear(tmp_path):
+    Storage(f"memory:/{tmp_path}").clear(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("cat_file", lambda s: s.read("a", 0, 1)),
+        ("open", lambda s: s.open("a")),
+        ("open", lambda s: s.write("a", b"x")),
+        ("rm", lambda s: s.remove("a")),
+    ],
+)
+def test_what_an_object_stores_own_client_raises_is_an_error_of_the_system(
+    tmp_path, monkeypatch, method, call
+):
+    class ClientError(Exception):
+        """As boto's: no OSError."""
+
+    def broken(*_, **__):
+        raise ClientError("SlowDown")
+
+    storage = Storage(f"memory:/{tmp_path}")
+    monkeypatch.setattr(storage._fs, method, broken)
+    with pytest.raises(OSError, match="ClientError: SlowDown") as raised:
+        call(storage)
+    assert isinstance(raised.value.__cause__, ClientError)
+
+
+def test_the_names_of_a_batchs_files_do_not_collide():
+    batch = "batch_1"
+    kinds = ("output", "error")
+    made = [
+        names.content_name("file-1"),
+        names.custom_ids_name(batch),
+        *(names.part_name(batch, stem, kind) for stem in ("0", "1") for kind in kinds),
+        *(names.part_name(batch, names.partial_stem(0), kind) for kind in kinds),
+        *(names.content_name(names.joined_name(batch, kind)) for kind in kinds),
+    ]
+    assert len(set(made)) == len(made)
+    parts = [name for name in made if Path(names.parts_folder(batch)) in Path(name).parents]
+    assert len(parts) == 6
+    assert names.joined_name(batch, "output") == "file-1-output"
