@@ -33,8 +33,6 @@ class Calls:
         self, calls: Collection[asyncio.Task[None]], leave_early: Callable[[], Awaitable[None]]
     ) -> None:
         """Return when all have ended. leave_early: takes along what is left by now."""
-        if not calls:
-            return
         self._running = len(calls)
         for call in calls:
             call.add_done_callback(self._one_ended)

@@ -111,9 +111,10 @@ async def test_an_error_reaches_every_submitter_and_the_next_commit_goes_on(ledg
 
 
 async def test_an_item_may_have_an_error_of_its_own(group):
-    results = await asyncio.gather(group.put("bad"), group.put("good"), return_exceptions=True)
-    assert isinstance(results[0], ValueError)
-    assert results[1] == "GOOD"
+    bad, good = group.put("bad"), group.put("good")
+    with pytest.raises(ValueError, match="bad"):
+        await bad
+    assert await good == "GOOD"
 
 
 async def test_who_lingers_takes_along_what_comes_within_the_time(ledger):
@@ -134,6 +135,16 @@ async def test_who_lingers_goes_on_when_enough_are_there(ledger, at_once):
     async with asyncio.timeout(5):
         await asyncio.gather(first, group.put("b"))
     assert ledger.groups == [["a", "b"]]
+
+
+async def test_who_lingers_waits_until_enough_are_there(ledger):
+    group = GroupCommit(ledger.commit, 10, Linger(LONG, enough=3))
+    results = []
+    for item in "abc":
+        await turns()
+        assert ledger.groups == []
+        results.append(group.put(item))
+    assert await asyncio.gather(*results) == ["A", "B", "C"]
 
 
 async def test_who_lingers_again_waits_for_enough_again(ledger):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from harness.waiting import eventually, turns
@@ -73,6 +74,20 @@ def patient(monkeypatch):
     monkeypatch.setattr("tasks.execution.calls.COALESCE_SECONDS", LONG)
 
 
+@pytest.fixture
+def moments(monkeypatch):
+    """The times that what is left waits for company; each ends when a test says so."""
+    moments = []
+
+    def timeout(_):
+        moments.append(asyncio.timeout(None))
+        return moments[-1]
+
+    parts = SimpleNamespace(Event=asyncio.Event, timeout=timeout)
+    monkeypatch.setattr("tasks.execution.calls.asyncio", parts)
+    return moments
+
+
 async def ended(running):
     await asyncio.wait_for(running, 5)
 
@@ -101,6 +116,19 @@ async def test_what_is_left_within_a_moment_leaves_together(slice_):
     slice_.end("second", answered=False)
     await eventually(lambda: slice_.early)
     assert slice_.early == [["first", "second"]]
+    slice_.end("slow", answered=True)
+    await ended(running)
+
+
+async def test_what_left_together_does_not_leave_once_more(slice_, moments):
+    running = slice_.start("first", "second", "slow")
+    for name in ("first", "second"):
+        slice_.end(name, answered=False)
+        await turns()
+    moments[0].reschedule(0)
+    await eventually(lambda: slice_.early)
+    await turns()
+    assert (slice_.early, len(moments)) == ([["first", "second"]], 1)
     slice_.end("slow", answered=True)
     await ended(running)
 
