@@ -106,9 +106,10 @@ class Bench:
     async def remember(self, job: BegunJob, answer: bytes = b"cached", model: str = "m") -> None:
         await self._answers.put(cache_key(job.owner, job.body), answer, model)
 
-    async def remembered(self, job: BegunJob) -> bytes | None:
+    async def remembered(self, job: BegunJob) -> list[bytes]:
+        """Return what the cache has for a job: an answer, or none."""
         found = await self._answers.get(cache_key(job.owner, job.body))
-        return found and found.answer
+        return [found.answer] if found else []
 
 
 class FakeLimits:

@@ -91,6 +91,12 @@ async def test_a_worker_that_stops_calls_nothing_more(bench):
     assert bench.servers.asked == []
 
 
+async def test_a_worker_that_stops_lines_nobody_up(bench, monkeypatch):
+    monkeypatch.setattr("tasks.tiers.answerer.LOOK_AGAIN_SECONDS", 60.0)
+    bench.drain.started = True
+    assert await Waiting(bench).outcome_without_a_slot() == HandBack()
+
+
 async def test_a_worker_that_stops_has_those_that_wait_handed_back(bench):
     waiting = await Waiting(bench).lines_up()
     bench.drain.started = True
@@ -178,9 +184,10 @@ async def test_how_long_a_job_waited_in_vain_is_told(make_bench, monkeypatch):
 
 async def test_one_look_is_for_all_that_wait_and_ends_with_them(bench):
     waiting = await Waiting(bench).lines_up()
+    looking = bench.answerer._looking
     others = [asyncio.create_task(bench.answer(begun_job())) for _ in range(3)]
     await turns()
-    looking = bench.answerer._looking
+    assert bench.answerer._looking is looking
     await bench.fail("gpu")
     outcomes = [await waiting.outcome_without_a_slot(), *[await other for other in others]]
     assert [verdicts(left) for left in outcomes] == [[("gpu", "rejected")]] * 4
