@@ -81,14 +81,11 @@ class UnitRun:
             raise
 
     async def _answer(self, index: int, line: LineJob) -> None:
+        """Answer a line. One whose call is cut off is handed back with what else is left."""
         custom_id, job = line
         logs.about.set({"job_id": job.id, "tier": job.tier})
         try:
             outcome = await self._context.answerer.answer(job)
-        except asyncio.CancelledError:
-            if not self._context.drain.cut_off:
-                raise
-            return  # it is handed over with what else is left
         except Exception:
             log.exception("line %s at tier %s broke off", job.id, job.tier)
             outcome = _broken_off(job)

@@ -165,7 +165,8 @@ class FakeBatches:
             return Recorded(-1, complete=False)
         fresh = {result.line: result.stored for result in results if result.line not in self.known}
         self.known |= fresh
-        return Recorded(len(fresh), len(self.known) == unit.range.lines)
+        complete = self.ours and len(self.known) == unit.range.lines
+        return Recorded(len(fresh), complete)
 
     async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
         return dict(self.known)

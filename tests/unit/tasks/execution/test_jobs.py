@@ -98,6 +98,18 @@ async def test_an_answer_is_kept_even_if_another_finish_was_first(worker, slice_
     assert worker.observer.events == [("begun", "gpu")], "and it is not counted twice"
 
 
+async def test_a_slice_has_ended_when_its_answers_are_kept(worker, slice_):
+    keeps = asyncio.Event()
+    worker.answerer.keep = lambda *_: keeps.wait()
+    running = slice_.run("a")
+    slice_.come_to(a=ANSWER)
+    await eventually(lambda: moves(worker, "finish"))
+    await turns()
+    assert not running.done()
+    keeps.set()
+    await slice_.ends(running)
+
+
 async def test_only_what_the_store_leases_is_answered(worker, slice_):
     running = slice_.run("ab")
     del worker.jobs.jobs["a"]
@@ -131,7 +143,9 @@ async def test_what_the_broker_does_not_take_is_left_to_the_sweeper(worker, slic
     assert "1 jobs wait for the sweeper: away" in caplog.text
 
 
-async def test_what_nobody_holds_any_more_is_not_published(worker, slice_):
+async def test_what_nobody_holds_any_more_is_not_published(worker, slice_, monkeypatch):
+    monkeypatch.setattr("tasks.execution.calls.COALESCE_SECONDS", 0.0)
+
     async def theirs(*_):
         return []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from harness.records import slice_unit
 from harness.waiting import eventually, turns
@@ -126,3 +128,4 @@ async def test_what_is_cancelled_is_not_recorded(worker, recorder):
     recorder.cancel()
     await turns()
     assert worker.batches.moves == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on"

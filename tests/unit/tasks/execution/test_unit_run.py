@@ -102,6 +102,17 @@ async def test_lines_that_failed_leave_while_the_slowest_runs(worker, run):
     assert moves(worker, "record", "drop", "hand_on") == [("record", [1]), ("drop", run.unit.id)]
 
 
+async def test_what_left_once_does_not_leave_again(worker, run):
+    await run.begin()
+    for number in (0, 1):
+        run.come_to({number: ON})
+        await eventually(lambda number=number: len(moves(worker, "split")) == number + 1)
+    worker.drain.started = True
+    run.come_to({2: HandBack()})
+    assert await run.end() == []
+    assert [move[2] for move in moves(worker, "split")] == [{0: KEPT}, {1: KEPT}]
+
+
 async def test_what_nobody_may_split_any_more_is_not_sent(worker, run):
     worker.batches.ours = False
     await run.begin()
@@ -176,6 +187,7 @@ async def test_a_unit_that_is_dropped_calls_and_records_nothing_more(worker, run
     assert [outcome.cancelled() for outcome in run.outcomes] == [False, True, True]
     await turns()
     assert worker.batches.moves == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on"
 
 
 async def test_a_unit_that_is_dropped_before_its_turn_never_begins(worker, run):
@@ -239,6 +251,21 @@ async def test_what_others_recorded_meanwhile_is_in_the_part(worker, run):
     assert await run.end(ANSWER, ANSWER, ANSWER) == []
     content = worker.storage.read(part_name("batch_1", "0", "output"), 0, 1000)
     assert content.splitlines()[:2] == [b"theirs"] * 2
+
+
+async def test_what_a_unit_that_left_recorded_is_in_the_part(worker):
+    worker.batches.known = {0: b"otheirs"}
+    run = Run(worker, worker.storage, moved_to={0: "unit_batch_1_0_token"})
+    run.come_to({1: ANSWER, 2: ANSWER})
+    assert await run.end() == []
+    content = worker.storage.read(part_name("batch_1", "0", "output"), 0, 1000)
+    assert content.splitlines()[0] == b"theirs"
+
+
+async def test_a_part_is_left_to_who_has_its_lease_now(worker, run):
+    worker.batches.ours = False
+    assert await run.end(ANSWER, ANSWER, ANSWER) == []
+    assert moves(worker, "complete_slice", "drop") == [("drop", run.unit.id)]
 
 
 async def test_a_part_that_cannot_be_written_is_left_to_who_comes_next(

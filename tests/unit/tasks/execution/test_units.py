@@ -14,7 +14,7 @@ from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
 from tasks.records.batches import PhaseUnit, SliceRange
 from tasks.records.jobs import Dispatch, Ref
-from tasks.records.outcomes import HandOn
+from tasks.records.outcomes import HandOn, Park
 from tasks.storage import content_name
 
 CONTENT = jsonl([line("c0", "prompt")])
@@ -35,15 +35,16 @@ class Units:
         await self.open.wait()
         return HandOn(TRIED, 1)
 
-    def there_is(self, number):
+    def there_is(self, number, tier="gpu"):
         """Have the store lease a unit that is asked for; return what a message says of it."""
-        unit = slice_unit(id=f"unit_batch_1_{number}", range=SliceRange(0, len(CONTENT), 1, 1))
+        where = SliceRange(0, len(CONTENT), 1, 1)
+        unit = slice_unit(id=f"unit_batch_1_{number}", tier=tier, range=where)
         ref = Ref(unit.id, 0)
         self._worker.batches.units[ref] = unit
         return ref
 
-    def run(self, ref, owner="me"):
-        return asyncio.create_task(self._runner.run_unit("gpu", ref, owner))
+    def run(self, ref, tier="gpu"):
+        return asyncio.create_task(self._runner.run_unit(tier, ref, "me"))
 
 
 @pytest.fixture
@@ -98,6 +99,15 @@ async def test_who_waits_for_a_turn_keeps_its_lease_and_no_thread(worker, units)
         Dispatch("unit_batch_1_1", 1, "cpu", "batch"),
     ]
     assert len(worker.leases) == 0
+
+
+async def test_what_waits_after_the_last_tier_goes_to_no_other(worker, units):
+    worker.answerer.outcome = lambda _: Park(TRIED, 1, 4.0)
+    first = units.run(units.there_is(0, "cache"), "cache")
+    second = units.run(units.there_is(1, "cache"), "cache")
+    assert await asyncio.gather(first, second) == [[], []]
+    assert len(moves(worker, "park")) == 2
+    assert worker.publisher.dispatched == []
 
 
 async def test_a_turn_that_is_over_leaves_room_for_the_next(units):

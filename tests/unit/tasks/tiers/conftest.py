@@ -119,7 +119,7 @@ class FakeLimits:
         self.free = 1
         self.held: set[str] = set()
         self.asked: list[str] = []
-        self.renewed: list[str] = []
+        self.renewals: list[list[str]] = []
         self.away = False
         self.open = asyncio.Event()
         self.open.set()
@@ -140,7 +140,7 @@ class FakeLimits:
         self.held.discard(token)
 
     async def renew_slots(self, tier, tokens):
-        self.renewed += tokens
+        self.renewals.append(tokens)
 
 
 @pytest.fixture

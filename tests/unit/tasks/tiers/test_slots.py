@@ -140,10 +140,10 @@ async def test_who_gives_up_in_the_line_leaves_it_to_the_next(fleet, limits):
 
 async def test_only_slots_that_are_taken_are_renewed(fleet, limits):
     await fleet.renew()
-    assert limits.renewed == []
+    assert limits.renewals == []
     token = await held(fleet)
     await fleet.renew()
-    assert limits.renewed == [token]
+    assert limits.renewals == [[token]]
     await fleet.release(token)
 
 
