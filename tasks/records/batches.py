@@ -96,6 +96,7 @@ UNIT_TRANSITIONS = (
     Transition(Status.RUNNING, None, "start_batch", _LEASED),
     Transition(Status.RUNNING, None, "complete_slice", f"at the tier part; {_LEASED}"),
     Transition(Status.RUNNING, None, "drop_unit", _LEASED),
+    Transition(Status.QUEUED, None, "begin_unit", "the part of its slice is written"),
     Transition(Status.QUEUED, None, "cancel_batch", "its batch is cancelled"),
     Transition(Status.RUNNING, None, "cancel_batch", "its batch is cancelled"),
     Transition(Status.QUEUED, None, "end_without_input", "its batch ends"),

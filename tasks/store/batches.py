@@ -59,7 +59,7 @@ TIMES = (
 class Recorded(NamedTuple):
     """How many results were their line's first, and whether the slice is complete now.
 
-    new -1: the batch takes no results now.
+    new -1: the batch takes no results now, or none of this slice: its part is written.
     """
 
     new: int
@@ -196,7 +196,8 @@ class BatchStore:
             "record_lines",
             [
                 *(keyspace.batch(unit.batch), keyspace.results(unit.batch, unit.slice)),
-                *(keyspace.job(unit.id), keyspace.LEASES, keyspace.STATS),
+                *(keyspace.written(unit.batch), keyspace.job(unit.id)),
+                *(keyspace.LEASES, keyspace.STATS),
             ],
             *(unit.id, unit.lease_owner, self._lease_ms, unit.batch, unit.slice),
             unit.range.lines,

@@ -53,6 +53,11 @@ def parts(batch_id: str) -> str:
     return f"batch:{batch_id}:parts"
 
 
+def written(batch_id: str) -> str:
+    """Return the key of the bits that say which slices of a batch have a part."""
+    return f"batch:{batch_id}:written"
+
+
 def units(batch_id: str) -> str:
     """Return the key of the set of the units at work on a batch."""
     return f"batch:{batch_id}:units"
@@ -60,7 +65,10 @@ def units(batch_id: str) -> str:
 
 def whole_batch(batch_id: str) -> tuple[str, ...]:
     """Return the keys of a batch's record and of what belongs to it."""
-    return batch(batch_id), slices(batch_id), parts(batch_id), units(batch_id)
+    return (
+        *(batch(batch_id), slices(batch_id), parts(batch_id)),
+        *(written(batch_id), units(batch_id)),
+    )
 
 
 def first_units(batch_id: str, number: int) -> list[str]:

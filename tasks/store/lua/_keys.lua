@@ -17,6 +17,7 @@
 --   {prefix}batch:{id}           hash    one batch
 --   {prefix}batch:{id}:slices    list    "offset:length:lines:first line" of its input file
 --   {prefix}batch:{id}:parts     list    "slice:output bytes:error bytes", as they were finished
+--   {prefix}batch:{id}:written   string  a bit for each slice: whether its part is durable
 --   {prefix}batch:{id}:units     set     ids of the units that are at work on it
 --   {prefix}part:{id}:{slice}    hash    results of a slice until its part is written:
 --                                        line -> "o" or "e" and the line of the output or error
@@ -63,3 +64,4 @@ end
 local function record(id) return P .. 'job:' .. id end
 local function batch(id) return P .. 'batch:' .. id end
 local function results(id, slice) return P .. 'part:' .. id .. ':' .. slice end
+local function written(id) return P .. 'batch:' .. id .. ':written' end

@@ -23,7 +23,7 @@ end
 redis.call('HINCRBY', key, 'failed', unanswered)
 redis.call('HSET', key, 'status', ending, ending .. '_ms', now)
 for slice = 0, slices - 1 do redis.call('DEL', results(id, slice)) end
-redis.call('DEL', key .. ':slices')
+redis.call('DEL', key .. ':slices', written(id))
 redis.call('PEXPIRE', key, ttl)
 redis.call('PEXPIRE', key .. ':parts', ttl)
 return 1

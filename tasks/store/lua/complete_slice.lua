@@ -8,7 +8,8 @@ if not leased_by(unit, me) or redis.call('HGET', record(unit), 'tier') ~= 'part'
 drop_unit(unit, id)
 if redis.call('HGET', key, 'status') ~= 'in_progress' then return {} end
 -- Two units may have found it complete; the part is the same, and counts once.
-if redis.call('DEL', results(id, slice)) == 0 then return {} end
+if redis.call('SETBIT', written(id), slice, 1) == 1 then return {} end
+redis.call('DEL', results(id, slice))
 redis.call('RPUSH', key .. ':parts', slice .. ':' .. output_bytes .. ':' .. error_bytes)
 local done = redis.call('HINCRBY', key, 'done', 1)
 if done < tonumber(redis.call('HGET', key, 'slices')) then return feed(id, 1, grace) end

@@ -2,11 +2,14 @@
 -- batch, slice, lines of the slice, then per line: line, "o" or "e" and its line of the file,
 -- "tier:status", tokens "input:output:cached:reasoning".
 -- Answers {how many were new, 1 if the slice is complete now}: then the unit is at the tier
--- "part", still leased by the asker, who is to write it. {-1, 0}: the batch takes no results now.
+-- "part", still leased by the asker, who is to write it. {-1, 0}: the batch takes no results now,
+-- or none of this slice, whose part is written.
 local unit, me, lease_ms, id, slice = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local lines, results_now = tonumber(ARGV[8]), rows(9, 4)
 local key, part = batch(id), results(id, slice)
 if redis.call('HGET', key, 'status') ~= 'in_progress' then return { -1, 0 } end
+-- Whoever comes so late was paused, or is a doubled message's: what is written stays as it is.
+if redis.call('GETBIT', written(id), slice) == 1 then return { -1, 0 } end
 local new, failed, counts, used = 0, 0, {}, { 0, 0, 0, 0 }
 for _, result in ipairs(results_now) do
   local line, stored, counted_as, tokens = unpack(result)
