@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tasks.records.jobs import JobRecord
     from tasks.store import Store
 
+LOOK_SECONDS = 5.0  # the record is read so often while somebody waits: being woken is only faster
 AGAIN_SECONDS = 0.5  # before a lost subscription is taken up again
 
 
@@ -46,7 +47,7 @@ class Waiters:
                 if record is None or record.status.final or left <= 0 or self.closed:
                     return record
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken, left)
+                    await asyncio.wait_for(woken, min(left, LOOK_SECONDS))
             finally:
                 self._leave(job_id, woken)
 

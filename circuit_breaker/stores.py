@@ -237,7 +237,7 @@ class RedisStore(_RedisCalls):
                 reply = self._redis.evalsha(call.script.sha1, *head)
             except NoScriptError:  # then it did not run
                 reply = self._redis.eval(call.script.source, *head)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
             raise StoreError(str(error)) from error
         return call.read(cast("Sequence[Any]", reply))
 
@@ -302,6 +302,6 @@ class AsyncRedisStore(_RedisCalls):
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self._scripts.run(call.script, call.keys, call.args)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
             raise StoreError(str(error)) from error
         return call.read(reply)

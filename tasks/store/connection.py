@@ -14,7 +14,7 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError, ResponseError  # noqa: A004
 from redis.maint_notifications import MaintNotificationsConfig
 
 from tasks.errors import KeyReused, StoreUnavailable, StoreUnfit
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
 ADMITS = "-- admits"  # the line by which a script says that it takes new work
 SERVER_CLOCK = -1
+SILENCE_SECONDS = 3.0  # after which a subscription is asked whether it still hears anything
 # Scripts that take no job, no unit and no batch from one status to another: they are in no table.
 STATELESS = frozenset(
     {
@@ -67,7 +68,7 @@ def connect(url: str) -> Redis:
         # With these on, redis-py hands out connections that a restarted server had closed.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-    pool.connection_class = type("Connection", (_PackingInC, pool.connection_class), {})
+    pool.connection_class = type("Connection", (_Sturdy, _PackingInC, pool.connection_class), {})
     return Redis.from_pool(pool)
 
 
@@ -84,6 +85,42 @@ class _PackingInC:
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         """Pack a pipeline."""
         return [b"".join(self.pack_command(*command)[0] for command in commands)]
+
+
+class _Sturdy:
+    """A connection whose transport raises nothing but the client's own errors.
+
+    uvloop raises RuntimeError for a transport that was reset, which redis-py does not expect; and
+    redis-py looks for an end of file before it uses a connection again, not for a transport that
+    is closing.
+    """
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except (RuntimeError, AttributeError) as error:  # closed, or taken away, under our hands
+            raise ConnectionResetError(*error.args) from error
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a reply."""
+        try:
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise ConnectionError(*error.args) from error
+
+    async def can_read(self) -> bool:
+        """Whether it must not be used again: something lies in it, or it is closing."""
+        writer = self._writer
+        closing = writer is None or writer.transport.is_closing()
+        return closing or await super().can_read()  # type: ignore[misc]
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        """Close it, in whatever state it is."""
+        try:
+            await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError:
+            self._reader = self._writer = None
 
 
 @asynccontextmanager
@@ -211,11 +248,19 @@ class Connection:
         async with translated(), self.client.pubsub() as pubsub:
             await pubsub.subscribe(*(self._prefix + kind for kind in kinds))
             yield None
+            asked = False  # whether the server is still there, since it last said something
             while True:
-                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
-                if message:
+                message = await pubsub.get_message(
+                    ignore_subscribe_messages=True, timeout=SILENCE_SECONDS
+                )
+                if message and message["type"] == "message":
                     kind = message["channel"].decode().removeprefix(self._prefix)
                     yield kind, message["data"].decode()
+                elif message is None and asked:
+                    raise TimeoutError
+                elif message is None:
+                    await pubsub.ping()
+                asked = message is None
 
     async def check(self, *, is_broker: bool = False) -> None:
         """Raise StoreUnfit unless this server can keep jobs: version, eviction policy, one node.

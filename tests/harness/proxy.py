@@ -1,0 +1,136 @@
+"""A TCP proxy whose connections end as badly as those of a balancer, a NAT or a cable."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Proxy:
+    """Forwards to a server; reset(), forget(), freeze(), refuse(): the network at its worst."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._server = (parts.hostname, parts.port)
+        self._lock = threading.Lock()
+        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._frozen = False
+        self._listener: socket.socket | None = None
+        self._selector = selectors.DefaultSelector()
+        self._forgotten: list[socket.socket] = []
+        self._wake, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._stopping = False
+        self.port = 0
+        self.accept()
+        netloc = f"127.0.0.1:{self.port}"
+        if "@" in parts.netloc:
+            netloc = parts.netloc.rpartition("@")[0] + "@" + netloc
+        self.url = urlunsplit(parts._replace(netloc=netloc))
+        self._thread = threading.Thread(target=self._forward, daemon=True)
+        self._thread.start()
+
+    def accept(self) -> None:
+        """Take connections (again)."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(256)
+        self.port = listener.getsockname()[1]
+        with self._lock:
+            self._listener = listener
+            self._selector.register(listener, selectors.EVENT_READ)
+        self._wake.send(b"x")
+
+    def refuse(self) -> None:
+        """Take no connections, and reset those that are."""
+        with self._lock:
+            if self._listener:
+                self._selector.unregister(self._listener)
+                self._listener.close()
+                self._listener = None
+        self.reset()
+
+    def reset(self) -> None:
+        """End every connection with a RST, to both sides."""
+        with self._lock:
+            ends = list(self._pairs)
+            for end in ends:
+                self._drop(end, reset=True)
+        self._wake.send(b"x")
+
+    def forget(self) -> None:
+        """Lose the routes that are, without a word, as a NAT does; new connections are served."""
+        with self._lock:
+            for end in self._pairs:
+                self._selector.unregister(end)
+                self._forgotten.append(end)
+            self._pairs.clear()
+        self._wake.send(b"x")
+
+    def freeze(self) -> None:
+        """Forward nothing any more, and tell nobody; new connections are taken, and as silent."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Forward again, what was held back too."""
+        self._frozen = False
+        self._wake.send(b"x")
+
+    def close(self) -> None:
+        self._stopping = True
+        self.refuse()
+        self._thread.join(5)
+        for each in (*self._forgotten, self._wake, self._woken):
+            each.close()
+        self._selector.close()
+
+    def _forward(self) -> None:
+        while not self._stopping:
+            events = self._selector.select(0.05)
+            with self._lock:
+                for key, _ in events:
+                    self._serve(key.fileobj)
+
+    def _serve(self, end: socket.socket) -> None:
+        if end is self._listener:
+            with contextlib.suppress(OSError):
+                client, _ = end.accept()
+                self._join(client, socket.create_connection(self._server))
+        elif end in self._pairs:
+            if not self._frozen:
+                self._pass_on(end)
+        else:
+            with contextlib.suppress(OSError):
+                end.recv(64)
+
+    def _join(self, client: socket.socket, server: socket.socket) -> None:
+        for one, other in ((client, server), (server, client)):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pairs[one] = other
+            self._selector.register(one, selectors.EVENT_READ)
+
+    def _pass_on(self, end: socket.socket) -> None:
+        try:
+            data = end.recv(65536)
+            if data:
+                self._pairs[end].sendall(data)
+                return
+        except OSError:
+            pass
+        self._drop(end, reset=False)
+
+    def _drop(self, end: socket.socket, *, reset: bool) -> None:
+        other = self._pairs.pop(end, None)
+        if other is None:
+            return
+        self._pairs.pop(other, None)
+        for each in (end, other):
+            self._selector.unregister(each)
+            if reset:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.close()

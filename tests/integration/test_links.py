@@ -1,0 +1,75 @@
+"""Links to the store that end badly, or die without a word."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from harness.proxy import Proxy
+from harness.waiting import wait_until
+
+
+@pytest.fixture
+def link(valkey):
+    link = Proxy(valkey.url)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def linked(fleet, link, valkey):
+    """A fleet that reaches its store through a link, and its broker without one."""
+    fleet.settings |= {
+        "FALLTHROUGH_REDIS_URL": link.url,
+        "FALLTHROUGH_BROKER_URL": valkey.url,
+    }
+    return fleet
+
+
+def chat(http, prompt):
+    return http.post(
+        "/v1/chat/completions", json={"messages": [{"role": "user", "content": prompt}]}
+    )
+
+
+def test_a_store_whose_connections_are_reset_costs_no_process_and_no_answer(linked, link, gpu):
+    api, workers = linked.api().start(), [linked.worker().start() for _ in range(2)]
+    gpu.delay = 0.05
+    with httpx.Client(base_url=api.url, timeout=60) as http, ThreadPoolExecutor(8) as pool:
+        for round_ in range(6):
+            answers = [pool.submit(chat, http, f"{round_}-{n}") for n in range(8)]
+            time.sleep(0.04)  # the reset comes at whatever moment of their way
+            link.reset()
+            statuses = {answer.result().status_code for answer in answers}
+            assert statuses <= {200, 503}, "a create that met the reset may be sent again"
+            wait_until(lambda: chat(http, "after").status_code == 200, 5)
+    for process in (api, *workers):
+        assert process.process.poll() is None, process.log
+        assert "RuntimeError" not in process.log
+
+
+def test_routes_that_are_lost_without_a_word_are_noticed_and_waiters_are_answered(
+    linked, link, valkey, gpu
+):
+    api = linked.api().start()
+    # The worker is on the store itself: only the API has lost it.
+    linked.worker(redis_url=valkey.url).start()
+    gpu.delay = 1.0
+    with httpx.Client(base_url=api.url, timeout=60) as http, ThreadPoolExecutor(1) as pool:
+        job = http.post("/v1/jobs", json={"prompt": "waited for"}).json()["id"]
+        polling = pool.submit(http.get, f"/v1/jobs/{job}?wait=40")
+        wait_until(lambda: gpu.running == 1)
+        link.forget()
+        began = time.monotonic()
+        assert polling.result().json()["status"] == "succeeded"
+        assert time.monotonic() - began < 15
+        # The subscription is there again: who waits is woken, not found by looking.
+        wait_until(lambda: seconds_of(chat, http, "woken") < 3, 20)
+
+
+def seconds_of(work, *arguments):
+    began = time.monotonic()
+    assert work(*arguments).status_code == 200
+    return time.monotonic() - began
