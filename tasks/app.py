@@ -25,7 +25,7 @@ class TierTask(Task):  # type: ignore[misc]  # celery ships no types
         """Take [id, attempt] pairs; return those that the next tier of the chain is to answer."""
         queue = (self.request.delivery_info or {}).get("routing_key") or Queue.INTERACTIVE.value
         refs = [Ref(str(job_id), int(attempt)) for job_id, attempt in pairs]
-        left: list[Ref] = self.app.runner(self.tier, refs, queue, self.request.id)
+        left: list[Ref] = self.app.runner(self.tier, refs, queue)
         if not left:
             self.request.chain = None
         return left

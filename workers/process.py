@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
+import secrets
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from tasks.execution.jobs import JobRunner
 from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
 from tasks.records.batches import PHASES, is_unit
-from tasks.records.jobs import Queue
+from tasks.records.jobs import Queue, new_token
 from tasks.recovery.leases import Leases
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
@@ -54,7 +54,9 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._name = f"{settings.worker_queues.replace(',', '-')}-{os.getpid()}"
+        # In a container every worker is pid 1, and a restarted one keeps its host's name.
+        queues = settings.worker_queues.replace(",", "-")
+        self._name = f"{queues}-{secrets.token_hex(4)}@{socket.gethostname()}"
         self._loop = LoopThread()
         self._pulse = Pulse()
         self._pause = Pause()
@@ -92,7 +94,7 @@ class WorkerProcess:
             pool="threads",
             concurrency=self._threads(),
             queues=self._queues(),
-            hostname=f"{self._name}@{socket.gethostname()}",
+            hostname=self._name,
             loglevel=self._settings.log_level,
             task_events=True,
             without_gossip=True,
@@ -152,8 +154,9 @@ class WorkerProcess:
             tier_breakers = [tier.breaker for tier in tiers.models.values()]
             start("pause", partial(self._pause.keep, tier_breakers))
 
-    def _run_slice(self, tier: str, refs: list[Ref], queue: str, slice_id: str) -> list[Ref]:
-        return self._loop.call(self._run(tier, refs, queue, f"{self._name}:{slice_id}"))
+    def _run_slice(self, tier: str, refs: list[Ref], queue: str) -> list[Ref]:
+        # A lease is this run's alone: a message that comes again, while it runs, finds it taken.
+        return self._loop.call(self._run(tier, refs, queue, f"{self._name}:{new_token()}"))
 
     async def _run(self, tier: str, refs: list[Ref], queue: str, lease_owner: str) -> list[Ref]:
         first = refs[0]
