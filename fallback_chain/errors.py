@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Kind = Literal["connect", "timeout", "reset", "protocol"]
+Kind = Literal["connect", "timeout", "reset", "protocol", "too large"]
 
 
 class FallbackError(Exception):

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyreqwest.client import Client
+    from pyreqwest.response import Response
 
     from fallback_chain.errors import Kind
 
 IDLE_CONNECTION_SECONDS = 60
+LARGEST_REPLY = 32 * 1024 * 1024  # bytes, unpacked
 TIMER_SECONDS = 0.005  # what a timer may be early
 
 
@@ -94,19 +96,39 @@ class PyreqwestHttp:
         limit = timedelta(seconds=max(timeout_seconds, 0.0))
         until = time.monotonic() + timeout_seconds
         try:
-            response = await builder.timeout(limit).build().send()
-            body = bytes(await response.bytes())
+            async with builder.timeout(limit).build_streamed() as response:
+                body = await _bounded(response)
+                ok = response.status == 200  # noqa: PLR2004 - HTTP's own number
+                told = {} if ok else dict(response.headers.items())
+                return Reply(response.status, told, body)
+        except UpstreamError:
+            raise
         except PyreqwestError as error:
             kind = _kind(error, over=time.monotonic() >= until - TIMER_SECONDS)
             raise UpstreamError(type(error).__name__, kind) from error
-        told = {} if response.status == 200 else dict(response.headers.items())  # noqa: PLR2004
-        return Reply(response.status, told, body)
+        except Exception as error:  # what a server sends must break nothing but its own call
+            raise UpstreamError(type(error).__name__, "protocol") from error
 
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
             client, self._client = self._client, None
             await client.close()
+
+
+async def _bounded(response: Response) -> bytes:
+    """Read a body, whatever its length is said to be; raise UpstreamError for one without end."""
+    said = response.get_header("content-length") or ""
+    body = bytes(await response.body_reader.read(LARGEST_REPLY + 1) or b"")
+    if said.isdigit() and len(body) == int(said):
+        return body
+    while len(body) <= LARGEST_REPLY:
+        more = await response.body_reader.read(LARGEST_REPLY + 1 - len(body))
+        if not more:
+            return body
+        body += bytes(more)
+    message = f"more than {LARGEST_REPLY} bytes"
+    raise UpstreamError(message, "too large")
 
 
 def _kind(error: PyreqwestError, *, over: bool) -> Kind:

@@ -1,0 +1,109 @@
+"""Replies that are made to hurt: each ends as its own tier's failure, and as nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import resource
+import time
+
+import pytest
+
+from fallback_chain import PyreqwestHttp, UpstreamError
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+ZEROS = bytes(1024 * 1024)
+BOMB = gzip.compress(bytes(200 * 1024 * 1024), 9)
+
+
+# What is sent, and the kind of failure that it is.
+POISON = {
+    "a header that is no UTF-8": (
+        [b"HTTP/1.1 500 X\r\nx-a: \xff\xfe\r\ncontent-length: 2\r\n\r\n{}"],
+        "protocol",
+    ),
+    "a body without end": ([HEAD + b"\r\n", *[ZEROS] * 80], "too large"),
+    "chunks without end": (
+        [HEAD + b"transfer-encoding: chunked\r\n\r\n", *[b"100000\r\n" + ZEROS + b"\r\n"] * 80],
+        "too large",
+    ),
+    "a body that is said to be too large, and is": (
+        [HEAD + b"content-length: 999999999999\r\n\r\n", *[ZEROS] * 80],
+        "too large",
+    ),
+    "a body that unpacks to two hundred megabytes": (
+        [HEAD + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(BOMB) + BOMB],
+        "too large",
+    ),
+    "what is said to be packed, and is not": (
+        [HEAD + b"content-encoding: gzip\r\ncontent-length: 4\r\n\r\nnope"],
+        "protocol",
+    ),
+    "headers without end": ([HEAD, *[b"x-a: " + b"b" * 8000 + b"\r\n"] * 500], "protocol"),
+    "a chunk of no length": (
+        [HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n"],
+        "protocol",
+    ),
+    "no HTTP at all": ([b"\x00\x01\x02 what is this\r\n\r\n"], "protocol"),
+    "half a body": ([HEAD + b"content-length: 500\r\n\r\n{"], "protocol"),
+    "nothing": ([b""], "connect"),
+}
+
+
+@pytest.fixture
+async def serve():
+    servers = []
+
+    async def start(pieces):
+        async def answer(reader, writer):
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        servers.append(server)
+        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+async def http():
+    client = PyreqwestHttp(connect_timeout_seconds=1)
+    yield client
+    await client.aclose()
+
+
+def ask(http, url):
+    return http.request("GET", url, headers={}, content=None, timeout_seconds=20)
+
+
+@pytest.mark.parametrize("what", POISON)
+async def test_poison_is_the_servers_failure_and_costs_no_memory(serve, http, what):
+    pieces, kind = POISON[what]
+    url = await serve(pieces)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(UpstreamError) as failure:
+        await ask(http, url)
+    assert failure.value.kind == kind
+    assert time.monotonic() - began < 10
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 150, f"{grown:.0f} MB"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 3_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_whole_body_of_any_length_is_read(serve, http, size, chunked):
+    body = b"x" * size
+    framed = b"content-length: %d\r\n\r\n%b" % (size, body)
+    if chunked:
+        chunks = b"%x\r\n%b\r\n" % (size, body) if size else b""
+        framed = b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    reply = await ask(http, await serve([HEAD + framed]))
+    assert (reply.status, reply.content) == (200, body)
