@@ -8,6 +8,7 @@ import logging
 import math
 import secrets
 import socket
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
-HAND_OVER_SECONDS = 5.0  # what cut-off calls get to be handed over, after the drain
+HAND_OVER_SECONDS = 4.0  # what cut-off calls get to be handed over, after the drain
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,17 @@ class WorkerProcess:
         # the current tasks end; they end sooner since the drain hands back what waits.
         if not self._pulse.draining:
             self._pulse.draining = True
+            watchdog = threading.Timer(
+                self._settings.drain_seconds + HAND_OVER_SECONDS, self._give_up
+            )
+            watchdog.daemon = True
+            watchdog.start()
             asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
+
+    def _give_up(self) -> None:
+        # Something that must answer does not: a store or a broker that hangs. Leases do the rest.
+        log.error("worker %s: not stopped in time, it ends now", self._name)
+        process.end()
 
     async def _stop_calls(self) -> None:
         counting = asyncio.create_task(self._store.fleet.count("drains"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,3 +74,22 @@ def seconds_of(work, *arguments):
     began = time.monotonic()
     assert work(*arguments).status_code == 200
     return time.monotonic() - began
+
+
+@pytest.mark.parametrize("part", ["worker", "api"])
+def test_a_process_that_is_told_to_stop_while_the_store_hangs_ends_in_time(linked, link, gpu, part):
+    gpu.mode = "hang"
+    api, worker = linked.api(drain_seconds=1).start(), linked.worker(drain_seconds=1).start()
+    with httpx.Client(base_url=api.url, timeout=60) as http, ThreadPoolExecutor(1) as pool:
+        job = http.post("/v1/jobs", json={"prompt": "x"}).json()["id"]
+        polling = pool.submit(http.get, f"/v1/jobs/{job}?wait=30")
+        wait_until(lambda: gpu.running == 1)
+        link.freeze()
+        began = time.monotonic()
+        process = {"worker": worker, "api": api}[part]
+        process.signal(signal.SIGTERM)
+        process.wait(30)
+        assert time.monotonic() - began < 1 + 4 + 1, "the drain, four seconds, and a busy machine"
+        link.thaw()
+        api.stop()
+        assert polling.exception() or polling.result()
