@@ -52,4 +52,5 @@ class Sweeper:
                 )
         await self._publisher.dispatch(dispatch for dispatch, _ in swept)
         await self._store.files.sweep()
+        await self._store.fleet.prune_lists()
         return len(swept)

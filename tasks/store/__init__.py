@@ -44,7 +44,7 @@ class Store:
             batches=BatchStore(connection, settings),
             files=FileStore(connection, storage),
             limits=Limits(connection, settings),
-            fleet=FleetStore(connection),
+            fleet=FleetStore(connection, settings),
         )
 
     async def close(self) -> None:

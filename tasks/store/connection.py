@@ -32,7 +32,7 @@ SILENCE_SECONDS = 3.0  # after which a subscription is asked whether it still he
 STATELESS = frozenset(
     {
         *("renew_leases", "take_slot", "renew_holds", "admit_request"),
-        *("begin_file", "extend_claim", "measure_queues"),
+        *("begin_file", "extend_claim", "measure_queues", "prune_lists"),
     }
 )
 
@@ -250,9 +250,7 @@ class Connection:
             yield None
             asked = False  # whether the server is still there, since it last said something
             while True:
-                message = await pubsub.get_message(
-                    ignore_subscribe_messages=True, timeout=SILENCE_SECONDS
-                )
+                message = await pubsub.get_message(timeout=SILENCE_SECONDS)
                 if message and message["type"] == "message":
                     kind = message["channel"].decode().removeprefix(self._prefix)
                     yield kind, message["data"].decode()

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tasks.errors import StoreUnavailable
+from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import Queue
 from tasks.store import keyspace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tasks.settings import Settings
     from tasks.store.connection import Connection
 
 GAUGE_LOOK = 2000  # records of each kind that one look at the queues reads
+PRUNE_SECONDS, PRUNE_LOOK = 60, 500  # between two looks at an owner's lists; entries of each
+MOST_OWNERS = 20  # whose lists one sweep looks at
 LATENCY_MINUTES = 15  # the window of the latency percentiles
 
 
@@ -34,8 +38,12 @@ class Gauges(msgspec.Struct, frozen=True):
 class FleetStore:
     """What no single process can count."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
+        self._lists = (
+            *("owner:", "job:", settings.result_ttl_seconds * 1000),
+            *("batches:", "batch:", FILE_SECONDS * 1000),
+        )
 
     async def heartbeat(self, worker: str, seconds: float) -> None:
         """Say that a worker is there, and will be for so long unless it says so again."""
@@ -80,6 +88,23 @@ class FleetStore:
         """Count something of which the fleet's total must outlive the process; may be lost."""
         with contextlib.suppress(StoreUnavailable):
             await self._connection.command("HINCRBY", keyspace.EVENTS, event, 1)
+
+    async def prune_lists(self) -> int:
+        """Take what is past its TTL out of the lists of their owners; return how much was.
+
+        A list that its owner never looks at would grow for ever.
+        """
+        pruned = 0
+        for _ in range(MOST_OWNERS):
+            gone = await self._connection.run(
+                "prune_lists",
+                [keyspace.OWNERS],
+                *(PRUNE_SECONDS * 1000, PRUNE_LOOK, *self._lists),
+            )
+            if int(gone) < 0:
+                break
+            pruned += int(gone)
+        return pruned
 
     async def event_counts(self) -> dict[str, int]:
         """Return what was counted so."""

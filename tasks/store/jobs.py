@@ -103,7 +103,7 @@ class JobStore:
                 *keyspace.jobs(job.id for job, _ in creates),
                 *(keyspace.jobs_of(owner) for owner in owners),
                 *keyspace.claims(creates[0].job.owner, keys),
-                *keyspace.INDEXES,
+                *(keyspace.OWNERS, *keyspace.INDEXES),
             ],
             *(self._grace_ms, self._ttl_ms, CLAIM_SECONDS * 1000),
             *(len(keys), *keyspace.encoded(keys)),

@@ -5,6 +5,7 @@
 -- line "-- finds" at its head names, with the reason; "-- admits" says that it takes new work.
 --   {prefix}job:{id}             hash    one job; TTL only once it is finished
 --   {prefix}owner:{owner}        zset    id -> created_ms: what an owner can list
+--   {prefix}owners               zset    owner -> when its lists are looked through again
 --   {prefix}dispatched:{queue}   zset    id -> when the sweeper looks whether it has begun
 --   {prefix}leases               zset    id -> when the lease of a running job ends
 --   {prefix}parked               zset    id -> when a waiting job is due

@@ -14,6 +14,7 @@ redis.call('HSET', batch(id), 'id', id, 'owner', owner, 'status', 'validating', 
 -- Deleted in this moment: the validation says so, and nothing is noted of a file that is gone.
 if redis.call('EXISTS', file) == 1 then redis.call('SADD', file .. ':batches', id) end
 redis.call('ZADD', P .. 'batches:' .. owner, now, id)
+redis.call('ZADD', P .. 'owners', 'NX', now, owner)
 redis.call('ZADD', P .. 'deadlines', expires, id)
 new_unit('unit_' .. id .. '_validate', 'phases', id, -1, 'validate', 'validate', grace, '')
 return id

@@ -34,6 +34,7 @@ for _, job in ipairs(jobs) do
     'metadata', metadata, 'attempts', '[]', 'first_tier', tier)
   start(id, queue, tier, 0, grace)
   redis.call('ZADD', P .. 'owner:' .. owner, now, id)
+  redis.call('ZADD', P .. 'owners', 'NX', now, owner)
   redis.call('ZADD', P .. 'deadlines', deadline, id)
 end
 return { now, '' }

@@ -319,6 +319,28 @@ async def test_results_past_their_ttl_leave_the_list(store, jobs):
     assert await store.connection.command("ZCARD", keyspace.jobs_of("ann")) == 1
 
 
+async def test_lists_that_nobody_looks_at_are_pruned(store, jobs, clock):
+    """Of two thousand jobs past their TTL none is left in a list; what is there stays in it."""
+    old = [job(deadline=10**6) for _ in range(2000)]
+    await jobs.create(old[:1000], "gpu")
+    await jobs.create(old[1000:], "gpu")
+    for each in old:
+        await store.connection.command("DEL", keyspace.job(each.id))
+    kept = await created(jobs, deadline=10**6)
+    other = await created(jobs, owner="bob")
+    assert await store.fleet.prune_lists() == 0, "nothing so young can be gone"
+    clock.advance(86_400)
+    fresh = await created(jobs)
+    assert await store.fleet.prune_lists() == 2000
+    assert await store.connection.command("ZRANGE", keyspace.jobs_of("ann"), 0, -1) == [
+        *(kept.encode(), fresh.encode()),
+    ]
+    await store.connection.command("DEL", keyspace.job(other))
+    clock.advance(60)
+    assert await store.fleet.prune_lists() == 1
+    assert await store.connection.command("ZRANGE", keyspace.OWNERS, 0, -1) == [b"ann"]
+
+
 async def test_a_full_store_takes_no_new_job_and_finishes_the_accepted_ones(store, jobs):
     mine = await begun(jobs)
     await store.connection.client.config_set("maxmemory", 1)

@@ -106,6 +106,7 @@ class Story:
         self.clock.advance(100)
         await jobs.sweep("s", {"interactive": True})
         await self.store.fleet.gauges()
+        await self.store.fleet.prune_lists()
 
     @staticmethod
     def submission():
