@@ -79,7 +79,7 @@ def test_a_task_has_its_runner_do_the_work(app, routing_key, queue):
     finally:
         task.pop_request()
     refs = [Ref("job_1", 0), Ref("job_2", 0)]
-    assert app.runner.calls == [("gpu", refs, queue, "slice-1")]
+    assert app.runner.calls == [("gpu", refs, queue)]
 
 
 def test_where_nothing_is_left_the_chain_ends(app):

@@ -26,9 +26,9 @@ class FakeStore:
         self.asked: list[tuple] = []
         self.errors: list[Exception] = []
         self.beats: list[tuple] = []
-        self.file_sweeps = 0
+        self.file_sweeps = self.prunes = 0
         self.jobs = SimpleNamespace(sweep=self._sweep)
-        self.fleet = SimpleNamespace(heartbeat=self._heartbeat)
+        self.fleet = SimpleNamespace(heartbeat=self._heartbeat, prune_lists=self._prune)
         self.files = SimpleNamespace(sweep=self._sweep_files)
 
     async def _sweep(self, worker, empty):
@@ -42,6 +42,9 @@ class FakeStore:
 
     async def _sweep_files(self):
         self.file_sweeps += 1
+
+    async def _prune(self):
+        self.prunes += 1
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ async def test_what_is_found_is_published_again_and_counted(sweeper, store, publ
     assert await sweeper.sweep() == 3
     assert publisher.dispatched == [each.dispatch for each in store.found]
     assert observer.events == [("swept", "lease", "parked", "unbegun")]
-    assert store.file_sweeps == 1
+    assert (store.file_sweeps, store.prunes) == (1, 1)
 
 
 async def test_only_what_was_lost_is_a_warning(sweeper, store, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.errors import StoreUnavailable
+from tasks.settings import Settings
 from tasks.store.fleet import FleetStore, percentile
 
 
@@ -31,6 +32,6 @@ def test_percentiles_are_the_upper_edge_of_their_bucket(latencies, share, millis
 
 
 async def test_an_event_that_cannot_be_counted_is_nobodys_error():
-    await FleetStore(Away()).count("drains")
+    await FleetStore(Away(), Settings()).count("drains")
     with pytest.raises(StoreUnavailable):
-        await FleetStore(Away()).counts()
+        await FleetStore(Away(), Settings()).counts()
