@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from harness.stores import Clock, store_on
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
-from fallback_chain import Attempt, Verdict
+from fallback_chain import Attempt, Tokens, Verdict
 from tasks.jsonl.input import Findings, LineError
 from tasks.records.batches import (
     FINAL,
@@ -56,6 +57,11 @@ class Batches(RuleBasedStateMachine):
         self.wait(self.store.connection.client.flushall())
         self.messages: dict[str, tuple[int, str]] = {}  # the latest of each unit
         self.held: list = []
+        # The model: the first result of each line, slices with a part, lines that left their unit.
+        self.results: dict[tuple[int, int], bytes] = {}
+        self.written: set[int] = set()
+        self.moved_to: dict[int, dict[int, str]] = {}
+        self.tokens_used: set[str] = set()
         self.id = new_batch_id()
         self.publish([(phase_unit_id(self.id, "validate"), 0, "validate", "phases")])
         self.do("create_batch", self.batches.create(self.new_batch(), []))
@@ -81,6 +87,30 @@ class Batches(RuleBasedStateMachine):
     def snapshot(self):
         units = {unit: self.status_of(keyspace.job(unit), Status) for unit in self.messages}
         return self.status_of(keyspace.batch(self.id), BatchStatus), units
+
+    def everything(self):
+        """All that the store holds, but for what the broker and the clock change."""
+        client = self.store.connection.client
+        keys = sorted(self.wait(client.keys("*")))
+        return {key: self.wait(client.dump(key)) for key in keys}
+
+    def is_held(self, unit, *, moving=False):
+        """Whether a unit is what its holder thinks: leased by it, where it was begun."""
+        names = ("status", "lease_owner", "tier", "attempt")
+        raw = self.wait(self.store.connection.command("HMGET", keyspace.job(unit.id), *names))
+        status, owner, tier, attempt = ((value or b"").decode() for value in raw)
+        held = status == "running" and owner == unit.lease_owner
+        return held and (not moving or (tier, attempt) == (unit.tier, str(unit.attempt)))
+
+    def do_held(self, script, work, unit, *, moving=False):
+        """Run a step of a unit's holder; one that holds it no more changes nothing at all."""
+        if self.is_held(unit, moving=moving):
+            return self.do(script, work)
+        before = self.everything()
+        result = self.wait(work)
+        assert not result, script
+        assert self.everything() == before, f"{script} by one who had lost the lease"
+        return result
 
     def do(self, script, work):
         """Run a step; whatever it changes is in a table."""
@@ -132,27 +162,52 @@ class Batches(RuleBasedStateMachine):
                 self.start(unit, errors=False)
             case PhaseUnit():
                 self.complete(unit)
-                self.do("drop_unit", self.batches.drop(unit))
+                self.do_held("drop_unit", self.batches.drop(unit), unit)
             case SliceUnit(tier="part"):
                 self.complete_slice(unit)
             case SliceUnit():
                 self.record(unit, LINES)
                 if not self.complete_slice(unit):
-                    self.do("drop_unit", self.batches.drop(unit))
+                    self.do_held("drop_unit", self.batches.drop(unit), unit)
 
     # What owners, workers and time do
 
-    def begin_named(self, name, worker):
-        attempt, tier = self.messages[name]
-        unit = self.do("begin_unit", self.batches.begin(worker, tier, Ref(name, attempt)))
+    def begin_named(self, name, worker, older=0, tier=None):
+        attempt, at = self.messages[name]
+        ref, tier = Ref(name, attempt - older), tier or at
+        expected = self.may_begin(ref, tier, worker)
+        unit = self.do("begin_unit", self.batches.begin(worker, tier, ref))
+        assert (unit is not None) == expected
         if unit:
             self.held.append(unit)
+            self.check_progress(unit)
         return unit
 
-    @rule(number=st.integers(0, 20), worker=WORKERS)
-    def begin(self, number, worker):
+    def may_begin(self, ref, tier, worker):
+        names = ("status", "lease_owner", "tier", "attempt", "slice")
+        raw = self.wait(self.store.connection.command("HMGET", keyspace.job(ref.id), *names))
+        status, owner, at, attempt, number = ((value or b"").decode() for value in raw)
+        mine = status == "queued" or (status == "running" and owner == worker)
+        return (
+            mine and (at, attempt) == (tier, str(ref.attempt)) and int(number) not in self.written
+        )
+
+    def check_progress(self, unit):
+        """What a holder is told of its slice is what was recorded of it."""
+        if isinstance(unit, SliceUnit):
+            known = {i: s for (number, i), s in self.results.items() if number == unit.slice}
+            assert unit.results == known
+            assert unit.moved_to == self.moved_to.get(unit.slice, {})
+
+    @rule(
+        number=st.integers(0, 20),
+        worker=WORKERS,
+        older=st.sampled_from([0, 0, 0, 0, 1]),
+        tier=st.sampled_from([None, None, None, None, "cache"]),
+    )
+    def begin(self, number, worker, older, tier):
         names = sorted(self.messages)
-        self.begin_named(names[number % len(names)], worker)
+        self.begin_named(names[number % len(names)], worker, older, tier)
 
     def any_held(self, number, kind, tiers):
         fitting = [u for u in self.held if isinstance(u, kind) and (not tiers or u.tier in tiers)]
@@ -169,7 +224,7 @@ class Batches(RuleBasedStateMachine):
         if errors:
             findings.errors.append(LineError("bad", "x"))
             findings.error_count = 1
-        self.do("start_batch", self.batches.start(unit, findings, "gpu"))
+        self.do_held("start_batch", self.batches.start(unit, findings, "gpu"), unit)
 
     @rule(number=st.integers(0, 5), lines=st.integers(1, LINES))
     def recorded(self, number, lines):
@@ -178,10 +233,39 @@ class Batches(RuleBasedStateMachine):
 
     def record(self, unit, lines):
         results = [
-            LineResult(i, good=i % 2 == 0, content=b"{}", counted_as="gpu:succeeded")
+            LineResult(
+                line=i,
+                good=i % 2 == 0,
+                content=new_token().encode(),
+                counted_as="gpu:succeeded",
+                tokens=Tokens(3, 2, 1, 1),
+            )
             for i in range(lines)
         ]
-        return self.do("record_lines", self.batches.record_lines(unit, results))
+        takes = self.status_of(keyspace.batch(self.id), BatchStatus) is BatchStatus.IN_PROGRESS
+        takes = takes and unit.slice not in self.written
+        held = self.is_held(unit)
+        recorded = self.do("record_lines", self.batches.record_lines(unit, results))
+        if not takes:
+            assert recorded == (-1, False)
+            return recorded
+        new = [r for r in results if (unit.slice, r.line) not in self.results]
+        self.results |= {(unit.slice, r.line): r.stored for r in new}
+        known = sum(number == unit.slice for number, _ in self.results)
+        assert recorded == (len(new), known == LINES and held)
+        self.check_counts()
+        return recorded
+
+    def check_counts(self):
+        record = self.wait(self.batches.get(self.id, "ann"))
+        good = sum(stored[:1] == b"o" for stored in self.results.values())
+        assert (record.completed, record.failed) == (good, len(self.results) - good)
+        assert record.by_tier.get("gpu", 0) == len(self.results)
+        assert record.tokens == tuple(n * len(self.results) for n in (3, 2, 1, 1))
+        for number in range(SLICES):
+            if number not in self.written:
+                kept = {i: s for (n, i), s in self.results.items() if n == number}
+                assert self.wait(self.batches.results(self.id, number)) == kept
 
     @rule(number=st.integers(0, 5))
     def part_written(self, number):
@@ -189,8 +273,23 @@ class Batches(RuleBasedStateMachine):
             self.complete_slice(unit)
 
     def complete_slice(self, unit):
-        part = Part(unit.slice, 3, 3)
-        return self.do("complete_slice", self.batches.complete_slice(unit, part))
+        part, before = Part(unit.slice, 3, 3), self.wait(self.batches.parts(self.id))
+        if self.is_held(unit) and not self.is_at(unit, "part"):
+            assert not self.do("complete_slice", self.batches.complete_slice(unit, part))
+            assert self.is_held(unit), "it is at its tier still"
+            return False
+        takes = self.status_of(keyspace.batch(self.id), BatchStatus) is BatchStatus.IN_PROGRESS
+        held = self.is_held(unit)
+        self.do_held("complete_slice", self.batches.complete_slice(unit, part), unit)
+        written = held and takes and unit.slice not in self.written
+        assert self.wait(self.batches.parts(self.id)) == [*before, *[part] * written]
+        if written:
+            self.written.add(unit.slice)
+        return written
+
+    def is_at(self, unit, tier):
+        key = keyspace.job(unit.id)
+        return self.wait(self.store.connection.command("HGET", key, "tier")) == tier.encode()
 
     @rule(number=st.integers(0, 5))
     def joined(self, number):
@@ -208,7 +307,13 @@ class Batches(RuleBasedStateMachine):
                 missing += LINES - known
                 further.append(Part(number, 1, 1))
         work = self.batches.complete(unit, unanswered=missing, parts=further, files=[])
-        return self.do("complete_batch", work)
+        ended = self.do_held("complete_batch", work, unit)
+        if ended and record.status not in FINAL:
+            expected = [*self.wait(self.batches.parts(self.id))]
+            assert {part.slice for part in expected} == set(range(record.slices))
+            for number in range(record.slices):
+                assert not self.wait(self.batches.results(self.id, number))
+        return ended
 
     @rule(number=st.integers(0, 5), to=st.sampled_from(["on", "back", "park", "split"]))
     def moved(self, number, to):
@@ -219,36 +324,61 @@ class Batches(RuleBasedStateMachine):
     def move(self, unit, to, token):
         histories = {0: LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), 1)}
         if to == "split":
-            self.messages[f"unit_{self.id}_{unit.slice}_{token}"] = (0, "cpu")
-            return self.do("split_unit", self.batches.split(unit, "cpu", token, histories))
+            return self.split(unit, token, histories)
         works = {
             "on": lambda: self.batches.hand_on(unit, "cpu", token, histories),
             "back": lambda: self.batches.hand_back(unit, token),
             "park": lambda: self.batches.park(unit, token, histories, 5),
         }
-        attempt = self.do("move_unit", works[to]())
+        again = token in self.tokens_used and self.is_where(unit, token)
+        do = self.do if again else partial(self.do_held, unit=unit, moving=True)
+        attempt = do("move_unit", works[to]())
+        self.tokens_used.add(token)
         if attempt is not None:
             self.messages[unit.id] = (attempt, {"on": "cpu", "back": unit.tier}.get(to, "gpu"))
         return attempt
+
+    def is_where(self, unit, token):
+        """Whether a unit is where a move with this token took it: then it may be asked again."""
+        key = keyspace.job(unit.id)
+        names = ("status", "moved_by", "attempt")
+        raw = self.wait(self.store.connection.command("HMGET", key, *names))
+        return raw == [b"queued", token.encode(), str(unit.attempt + 1).encode()]
+
+    def split(self, unit, token, histories):
+        child = f"unit_{self.id}_{unit.slice}_{token}"
+        work = self.batches.split(unit, "cpu", token, histories)
+        if not self.is_held(unit):
+            return self.do_held("split_unit", work, unit)
+        self.messages[child] = (0, "cpu")
+        assert self.do("split_unit", work) == child
+        self.moved_to.setdefault(unit.slice, {}).update(dict.fromkeys(histories, child))
+        before = self.everything()
+        assert self.wait(self.batches.split(unit, "cpu", token, histories)) == child
+        assert self.everything() == before, "asked again, it is the same unit"
+        return child
 
     @rule(number=st.integers(0, 5))
     def dropped(self, number):
         unit = self.any_held(number, SliceUnit, {"cpu"})
         if unit and not unit.open_lines:
-            self.do("drop_unit", self.batches.drop(unit))
+            self.do_held("drop_unit", self.batches.drop(unit), unit)
 
     @precondition(lambda self: len(self.held) > 3)
     @rule(owner=st.sampled_from(["bob", "bob", "bob", "ann"]))
     def cancel(self, owner):
+        before = self.everything()
         found = self.do("cancel_batch", self.batches.cancel(self.id, owner))
         assert (found is None) == (owner == "bob")
+        assert owner == "ann" or self.everything() == before
 
     @precondition(lambda self: len(self.held) > 4)
     @rule(number=st.integers(0, 5), seldom=st.sampled_from([False, False, True]))
     def input_gone(self, number, *, seldom):
         unit = self.any_held(number, SliceUnit, None)
         if unit and seldom:
-            self.do("end_without_input", self.batches.end_without_input(unit, b"[]"))
+            work = self.batches.end_without_input(unit, b"[]")
+            self.do_held("end_without_input", work, unit)
 
     @rule(seconds=st.sampled_from([0.1, 0.9, 2, 2, 600]))
     def advance(self, seconds):
@@ -322,19 +452,20 @@ class Told:
         self.batches.move(self.unit, what, "t1")
 
     def join(self, _):
-        self.tell("begin:join")
+        self.tell("begin:join complete")
+
+    def complete(self, _):
         self.batches.complete(self.unit)
 
     def cancel(self, _):
         self.batches.cancel("ann")
 
     def gone(self, _):
-        self.batches.do(
-            "end_without_input", self.batches.batches.end_without_input(self.unit, b"[]")
-        )
+        work = self.batches.batches.end_without_input(self.unit, b"[]")
+        self.batches.do_held("end_without_input", work, self.unit)
 
     def drop(self, _):
-        self.batches.do("drop_unit", self.batches.batches.drop(self.unit))
+        self.batches.do_held("drop_unit", self.batches.batches.drop(self.unit), self.unit)
 
     def wait(self, what):
         self.batches.advance(float(what))
@@ -410,3 +541,44 @@ def test_a_batch_goes_through_the_rows_of_its_story_and_ends_whole(machine, stor
 
 def test_every_row_is_in_a_story():
     assert set().union(*STORIES.values()) == ROWS | UNIT_ROWS
+
+
+# How a unit comes to where a step of its holder would be taken, and that step.
+STEPS = {
+    "start": "begin",
+    "part": "validate begin:0 record",
+    "complete": "validate slices begin:join",
+    "gone": "validate begin:0",
+    "move:split": "validate begin:0",
+    "move:on": "validate begin:0",
+    "move:back": "validate begin:0",
+    "move:park": "validate begin:0",
+    "drop": "validate begin:0",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_step_by_one_who_has_lost_the_lease_changes_nothing(machine, step, taken):
+    batches = machine()
+    told = Told(batches)
+    told.tell(STEPS[step])
+    lost = told.unit
+    told.tell("wait:1 sweep")
+    assert not batches.is_held(lost)
+    if taken:  # another has it now
+        batches.begin_named(lost.id, "another")
+    told.unit = lost
+    told.tell(step)  # do_held looks at everything that the store holds
+    batches.teardown()
+
+
+def test_what_a_batch_leaves_in_the_store_goes_with_its_end_and_its_end_is_once(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0 record:1 cancel begin:join complete")
+    ended = batches.everything()
+    assert not [key for key in ended if b":part:" in key or b":written" in key]
+    told.tell("complete")
+    assert batches.everything() == ended
+    batches.teardown()
