@@ -56,4 +56,5 @@ purge_offline_workers = 300  # s
 
 # The tier is in a task's name (tasks.gpu, …), its jobs' ids in its arguments.
 tasks_columns = "name,state,args,received,started,runtime,worker,routing_key"
-inspect_timeout = 3000.0  # ms; its own second is too short for a busy machine
+# ms; its own second is too short for a busy machine. A stop waits for the look under way.
+inspect_timeout = float(os.environ.get("FLOWER_INSPECT_TIMEOUT", "3000"))

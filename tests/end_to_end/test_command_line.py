@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness.commands import FALLTHROUGH, Up, alive, environ, run
+from harness.commands import FALLTHROUGH, Up, alive, environ, run, threads
 from harness.upstream import Upstream
 from harness.waiting import free_port, wait_until
 
@@ -103,7 +103,7 @@ def test_a_batch_is_left_listed_cancelled_and_come_back_to(up, cpu, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(1.5)
+        wait_until(lambda: threads(process.pid) > 1, what="it shows how far the batch is")
         process.send_signal(signal.SIGINT)
         assert f"fallthrough batch attach {batch_id}" in process.communicate(timeout=10)[1]
         assert process.returncode == 130
@@ -173,7 +173,7 @@ def test_interrupted_it_says_how_to_come_back(up, cpu):
             text=True,
         )
         wait_until(lambda: "hanging" in cpu.prompts())
-        time.sleep(0.3)  # the call is under way before the answer to the submission is read
+        wait_until(lambda: threads(process.pid) > 1, what="it waits for what it submitted")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
     finally:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness import flower
+
 FALLTHROUGH = [sys.executable, "-m", "cli.main"]
 
 
 def environ(**settings):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
-    return {**clean, "COLUMNS": "120", **settings}
+    return {**clean, **flower.LOOK, "COLUMNS": "120", **settings}
 
 
 def run(*arguments, stdin=None, **settings):
@@ -34,6 +36,11 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def threads(pid):
+    """How many threads a process has: a command that shows progress has more than one."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 class Up:

@@ -8,9 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import httpx
-
-from harness.waiting import free_port, wait_until
+from harness.waiting import answers, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,16 +20,13 @@ def command(port: int, address: str = "127.0.0.1", *more: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "tasks", "flower", *where]
 
 
+# How long Flower waits for workers' answers, all of them there or not; a stop waits for it too.
+LOOK = {"FLOWER_INSPECT_TIMEOUT": "500"}  # ms
+
+
 def environ(folder: Path, **variables: str) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FALLTHROUGH_", "FLOWER_"))}
-    return {**clean, "FLOWER_DB": str(folder / "flower" / "db"), **variables}
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthcheck", timeout=3).is_success
-    except httpx.HTTPError:
-        return False
+    return {**clean, **LOOK, "FLOWER_DB": str(folder / "flower" / "db"), **variables}
 
 
 @contextlib.contextmanager
@@ -51,7 +46,7 @@ def flower(folder: Path, *arguments: str, **variables: str) -> Iterator[str]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: answers(url), 30, "Flower answers")
+        wait_until(lambda: answers(f"{url}/healthcheck"), 30, "Flower answers")
         yield url
     finally:
         process.terminate()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -39,6 +41,23 @@ async def turns(number: int = 5) -> None:
     """Let everything run that can run without time passing."""
     for _ in range(number):
         await asyncio.sleep(0)
+
+
+def answers(url: str, seconds: float = 3.0) -> bool:
+    """Whether a server on this machine answers with success.
+
+    Not with httpx: its client reads certificates first, 30 ms of a core that the server which is
+    waited for wants to start with.
+    """
+    where = urlsplit(url)
+    connection = HTTPConnection(where.netloc, timeout=seconds)
+    try:
+        connection.request("GET", where.path)
+        return connection.getresponse().status < 300
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def free_port() -> int:
