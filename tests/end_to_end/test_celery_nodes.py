@@ -47,11 +47,10 @@ def celery_setup_app(settings):
 
 @pytest.fixture
 def celery_worker_cluster(celery_broker_cluster, celery_setup_app, own_fleet):
-    nodes = []
-    for queue in ("interactive", "batch"):
-        process = own_fleet.worker(queue).start()
-        nodes.append(CeleryTestWorker(ProcessNode(queue, process, {}), celery_setup_app))
-    cluster = CeleryWorkerCluster(*nodes)
+    queues = ("interactive", "batch")
+    workers = own_fleet.start(*(own_fleet.worker(queue) for queue in queues))
+    nodes = (ProcessNode(queue, worker, {}) for queue, worker in zip(queues, workers, strict=True))
+    cluster = CeleryWorkerCluster(*(CeleryTestWorker(node, celery_setup_app) for node in nodes))
     yield cluster
     cluster.teardown()
 
@@ -66,9 +65,19 @@ async def submitter(celery_setup, settings):
     await store.close()
 
 
+def submission(prompt, queue=Queue.INTERACTIVE):
+    return Submission(
+        id=new_job_id(),
+        owner="ann",
+        queue=queue,
+        body={"messages": [{"role": "user", "content": prompt}]},
+        options=Options(),
+        deadline_seconds=60.0,
+    )
+
+
 async def ask(submitter, prompt, queue=Queue.INTERACTIVE):
-    body = {"messages": [{"role": "user", "content": prompt}]}
-    job = Submission(new_job_id(), "ann", queue, body, Options(), 60.0)
+    job = submission(prompt, queue)
     await submitter.submit([job])
     store = submitter._store
     listening = store.connection.events("finished")
@@ -83,7 +92,7 @@ async def ask(submitter, prompt, queue=Queue.INTERACTIVE):
 
 
 async def test_each_queue_has_its_worker_and_each_tier_its_task(celery_setup, submitter, gpu):
-    inspect = celery_setup.app.control.inspect(timeout=5)
+    inspect = celery_setup.app.control.inspect(timeout=5, limit=2)
 
     def answered(ask):
         """Return what both workers answer: a broadcast reaches who listens already."""
@@ -112,8 +121,7 @@ async def test_the_chain_goes_on_in_celery_when_a_tier_cannot(celery_setup, subm
 
 async def test_a_warm_shutdown_finishes_what_runs(celery_setup, submitter, gpu):
     gpu.delay = 0.8
-    body = {"messages": [{"role": "user", "content": "warm"}]}
-    job = Submission(new_job_id(), "ann", Queue.INTERACTIVE, body, Options(), 60.0)
+    job = submission("warm")
     await submitter.submit([job])
     wait_until(lambda: gpu.running == 1)
     celery_setup.worker.kill("SIGTERM")

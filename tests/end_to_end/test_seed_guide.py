@@ -289,12 +289,8 @@ def shell(tmp_path):
 @pytest.fixture
 def stack(fleet):
     """An API and one worker, with both model servers there."""
-    both = SimpleNamespace(api=fleet.api(), worker=fleet.worker())
-    for process in (both.api, both.worker):
-        process.start(ready=False)
-    for process in (both.api, both.worker):
-        wait_until(process.ready, 30)
-    return both
+    api, worker = fleet.start(fleet.api(), fleet.worker())
+    return SimpleNamespace(api=api, worker=worker)
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from harness.waiting import free_port, wait_until
+from harness.waiting import answers, free_port, wait_until
 
 if TYPE_CHECKING:
     import signal
@@ -45,16 +43,16 @@ class Process:
                 stderr=subprocess.STDOUT,
             )
         if ready:
-            wait_until(self.ready, 30, f"{self.module} is ready")
+            self.wait_until_ready()
         return self
+
+    def wait_until_ready(self) -> None:
+        wait_until(self.ready, 30, f"{self.module} is ready")
 
     def ready(self) -> bool:
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"{self.module} ended: {self.log}")
-        try:
-            return httpx.get(f"{self.url}/health/ready", timeout=3).is_success
-        except httpx.HTTPError:
-            return False
+        return answers(f"{self.url}/health/ready")
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -94,6 +92,14 @@ class Fleet:
             **{f"FALLTHROUGH_{name.upper()}": str(value) for name, value in settings.items()},
         }
         return self._add("api", own, port)
+
+    def start(self, *processes: Process) -> tuple[Process, ...]:
+        """Start processes side by side; return them when all are ready."""
+        for process in processes:
+            process.start(ready=False)
+        for process in processes:
+            process.wait_until_ready()
+        return processes
 
     def _add(self, module: str, own: dict[str, str], port: int) -> Process:
         log = self.folder / f"{module}-{len(self.processes)}.log"

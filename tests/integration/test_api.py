@@ -33,8 +33,7 @@ def stack(tmp_path_factory, valkey_session):
         "FALLTHROUGH_FILES_URL": str(tmp_path_factory.mktemp("files")),
     }
     fleet = Fleet(tmp_path_factory.mktemp("api"), environ)
-    api = fleet.api().start()
-    fleet.worker().start()
+    api, _ = fleet.start(fleet.api(), fleet.worker())
     yield api, gpu
     fleet.stop()
     gpu.close()

@@ -12,18 +12,28 @@ from harness.waiting import wait_until
 
 
 @pytest.fixture
-def api(fleet):
-    return fleet.api().start()
+def stack(fleet):
+    """An API and a worker whose leases are short: whoever comes after it need not wait long."""
+    return fleet.start(fleet.api(), fleet.worker("batch", slice_lines=16, lease_seconds=1))
 
 
 @pytest.fixture
-def worker(fleet, api):
-    return fleet.worker("batch", slice_lines=16, lease_seconds=2).start()
+def api(stack):
+    return stack[0]
+
+
+@pytest.fixture
+def worker(stack):
+    return stack[1]
+
+
+def client_of(api):
+    return openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=8)
 
 
 @pytest.fixture
 def sdk(api):
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=5) as client:
+    with client_of(api) as client:
         yield client
 
 
@@ -44,31 +54,33 @@ def counts(sdk, batch):
     return sdk.batches.retrieve(batch.id).request_counts
 
 
-def test_killed_while_it_validates(sdk, api, worker):
+def status(sdk, batch):
+    return sdk.batches.retrieve(batch.id).status
+
+
+def test_killed_while_it_validates(fleet, sdk, api, worker):
     batch = start(sdk, lines_of(20_000), metadata={"fallthrough_on_exhausted": "fail"})
     kill(worker)
     kill(api)
-    worker.start()
-    api.start()
-    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "in_progress", 20)
+    fleet.start(worker, api)
+    wait_until(lambda: status(sdk, batch) == "in_progress", 20)
     sdk.batches.cancel(batch.id)
     done = ended(sdk, batch.id)
     check_every_line_once(sdk, done, ids_of(20_000))
 
 
-def test_killed_while_it_validates_what_is_cancelled(sdk, api, worker):
+def test_killed_while_it_validates_what_is_cancelled(fleet, sdk, api, worker):
     batch = start(sdk, lines_of(20_000))
     kill(worker)
     assert sdk.batches.cancel(batch.id).status == "cancelling"
     kill(api)
-    worker.start()
-    api.start()
+    fleet.start(worker, api)
     done = ended(sdk, batch.id)
     assert done.status == "cancelled"
     check_every_line_once(sdk, done, ids_of(20_000))
 
 
-def test_killed_while_it_feeds(sdk, api, worker, gpu):
+def test_killed_while_it_feeds(fleet, sdk, api, worker, gpu):
     gpu.delay = 0.1
     batch = start(sdk, lines_of(4000))
     wait_until(lambda: counts(sdk, batch).completed > 0)
@@ -76,55 +88,52 @@ def test_killed_while_it_feeds(sdk, api, worker, gpu):
         before = counts(sdk, batch).completed
         kill(worker)
         kill(api)
-        worker.start()
-        api.start()
+        fleet.start(worker, api)
         wait_until(lambda before=before: counts(sdk, batch).completed > before + 20)
+    gpu.delay = 0.0
     done = ended(sdk, batch.id)
     assert done.status == "completed"
     check_every_line_once(sdk, done, ids_of(4000))
 
 
-def test_killed_between_a_slices_last_finish_and_its_part(sdk, api, worker, tmp_path):
+def test_killed_between_a_slices_last_finish_and_its_part(fleet, sdk, api, worker, tmp_path):
     parts = tmp_path / "files" / "parts"
     parts.write_text("in the way")  # no part can be written
     batch = start(sdk, lines_of(64))
     wait_until(lambda: counts(sdk, batch).completed == 64)
-    time.sleep(0.5)
-    assert sdk.batches.retrieve(batch.id).status == "in_progress"
+    wait_until(lambda: f"a part of {batch.id} is not written" in worker.log)
+    assert status(sdk, batch) == "in_progress"
     kill(worker)
     kill(api)
     parts.unlink()
-    worker.start()
-    api.start()
+    fleet.start(worker, api)
     done = ended(sdk, batch.id)
     output, _ = check_every_line_once(sdk, done, ids_of(64))
     assert len(output) == 64
 
 
-def test_killed_while_it_joins(sdk, api, worker, tmp_path):
+def test_killed_while_it_joins(fleet, sdk, api, worker, tmp_path):
     batch = start(sdk, lines_of(64))
     joined = tmp_path / "files" / "content" / f"file-{batch.id.removeprefix('batch_')}-output"
     joined.mkdir()  # the output cannot be written
-    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "finalizing")
+    wait_until(lambda: status(sdk, batch) == "finalizing")
     kill(worker)
     kill(api)
     joined.rmdir()
-    worker.start()
-    api.start()
+    fleet.start(worker, api)
     done = ended(sdk, batch.id)
     assert done.status == "completed"
     check_every_line_once(sdk, done, ids_of(64))
 
 
-def test_killed_while_it_is_cancelled(sdk, api, worker, gpu):
+def test_killed_while_it_is_cancelled(fleet, sdk, api, worker, gpu):
     gpu.delay = 0.05
     batch = start(sdk, lines_of(400))
     wait_until(lambda: counts(sdk, batch).completed > 20)
     kill(worker)
     assert sdk.batches.cancel(batch.id).status == "cancelling"
     kill(api)
-    api.start()
-    worker.start()
+    fleet.start(worker, api)
     done = ended(sdk, batch.id)
     assert done.status == "cancelled"
     output, errors = check_every_line_once(sdk, done, ids_of(400))
@@ -132,38 +141,39 @@ def test_killed_while_it_is_cancelled(sdk, api, worker, gpu):
     assert errors
 
 
-def test_killed_while_it_expires(sdk, api, worker, gpu):
+def test_killed_while_it_expires(fleet, sdk, api, worker, gpu):
     gpu.delay = 0.05
     batch = start(sdk, lines_of(400), completion_window="2s")
+    window_ends = time.time() + 2
     wait_until(lambda: counts(sdk, batch).completed > 20)
     kill(worker)
     kill(api)
-    time.sleep(2)
-    api.start()
-    worker.start()
+    wait_until(lambda: time.time() > window_ends)
+    fleet.start(worker, api)
     done = ended(sdk, batch.id)
     assert done.status == "expired"
     _, errors = check_every_line_once(sdk, done, ids_of(400))
     assert {each["error"]["code"] for each in errors} == {"batch_expired"}
 
 
-def test_a_warm_shutdown_hands_over_and_runs_nothing_twice(fleet, sdk, worker, gpu):
+def test_a_warm_shutdown_hands_over_and_runs_nothing_twice(fleet, gpu):
     gpu.delay = 0.05
-    batch = start(sdk, lines_of(600))
-    wait_until(lambda: counts(sdk, batch).completed > 20)
-    fleet.worker("batch", slice_lines=16).start()
-    worker.signal(signal.SIGTERM)
-    assert worker.wait(30) == 0, worker.log
-    done = ended(sdk, batch.id)
-    check_every_line_once(sdk, done, ids_of(600))
+    api, worker = fleet.start(fleet.api(), fleet.worker("batch", slice_lines=16))
+    with client_of(api) as sdk:
+        batch = start(sdk, lines_of(600))
+        wait_until(lambda: counts(sdk, batch).completed > 20)
+        fleet.worker("batch", slice_lines=16).start()
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(30) == 0, worker.log
+        done = ended(sdk, batch.id)
+        check_every_line_once(sdk, done, ids_of(600))
     assert len(gpu.calls) == 600
 
 
 def test_the_store_is_killed_and_started_again(own_fleet, own_valkey, gpu):
     gpu.delay = 0.02
-    api = own_fleet.api().start()
-    own_fleet.worker("batch", slice_lines=16).start()
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=8) as sdk:
+    api, _ = own_fleet.start(own_fleet.api(), own_fleet.worker("batch", slice_lines=16))
+    with client_of(api) as sdk:
         batch = start(sdk, lines_of(600))
         wait_until(lambda: counts(sdk, batch).completed > 50)
         own_valkey.kill()
@@ -174,28 +184,31 @@ def test_the_store_is_killed_and_started_again(own_fleet, own_valkey, gpu):
 
 @pytest.mark.timeout(300)
 def test_fifty_thousand_lines_a_third_of_the_run_an_outage_and_every_worker_restarted(
-    fleet, api, sdk, gpu, cpu
+    fleet, gpu, cpu
 ):
-    workers = [fleet.worker("batch", lease_seconds=2).start() for _ in range(2)]
+    workers = [fleet.worker("batch", lease_seconds=2) for _ in range(2)]
+    api, *_ = fleet.start(fleet.api(), *workers)
     cpu.mode = "500"
     began, seconds = time.monotonic(), 120.0
-    batch = start(sdk, lines_of(50_000))
-    wait_until(lambda: counts(sdk, batch).completed > 16_000, seconds)
-    third = time.monotonic() - began
-    gpu.mode = "500"
-    out = time.monotonic()
-    wait_until(lambda: "paused" in workers[0].log, seconds)
-    calls = len(gpu.calls)
-    wait_until(lambda: time.monotonic() - out > third, seconds)
-    assert len(gpu.calls) - calls < 20 + third, "in an outage nobody calls but the probe"
-    gpu.mode = "ok"
-    ways = [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)]
-    for number, (worker, (way, status)) in enumerate(zip(workers, ways, strict=True)):
-        wait_until(lambda n=number: counts(sdk, batch).completed > 20_000 + 10_000 * n, seconds)
-        worker.signal(way)
-        assert worker.wait(30) == status
-        worker.start()
-    done = ended(sdk, batch.id, seconds)
-    assert done.status == "completed"
-    output, _ = check_every_line_once(sdk, done, ids_of(50_000))
-    assert len(output) == 50_000
+    with client_of(api) as sdk:
+        batch = start(sdk, lines_of(50_000))
+        wait_until(lambda: counts(sdk, batch).completed > 16_000, seconds)
+        third = time.monotonic() - began
+        gpu.mode = "500"
+        out = time.monotonic()
+        wait_until(lambda: "paused" in workers[0].log, seconds)
+        calls = len(gpu.calls)
+        wait_until(lambda: time.monotonic() - out > third, seconds)
+        assert len(gpu.calls) - calls < 20 + third, "in an outage nobody calls but the probe"
+        gpu.mode = "ok"
+        ways = [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)]
+        for number, (worker, (way, exits)) in enumerate(zip(workers, ways, strict=True)):
+            enough = 20_000 + 10_000 * number
+            wait_until(lambda enough=enough: counts(sdk, batch).completed > enough, seconds)
+            worker.signal(way)
+            assert worker.wait(30) == exits
+            worker.start()
+        done = ended(sdk, batch.id, seconds)
+        assert done.status == "completed"
+        output, _ = check_every_line_once(sdk, done, ids_of(50_000))
+        assert len(output) == 50_000

@@ -30,8 +30,7 @@ def stack(tmp_path_factory, valkey_session):
         "FALLTHROUGH_FILES_URL": str(folder),
     }
     fleet = Fleet(tmp_path_factory.mktemp("stack"), environ)
-    api = fleet.api().start()
-    fleet.worker(slice_lines=32).start()
+    api, _ = fleet.start(fleet.api(), fleet.worker(slice_lines=32))
     yield api.url, gpu, folder
     fleet.stop()
     gpu.close()
@@ -68,8 +67,7 @@ def s3():
 
 def test_everything_a_batch_needs_works_on_s3(own_fleet, s3):
     own_fleet.settings.update(s3.environ, FALLTHROUGH_FILES_URL="s3://bucket/some/prefix")
-    api = own_fleet.api().start()
-    own_fleet.worker(slice_lines=16).start()
+    api, _ = own_fleet.start(own_fleet.api(), own_fleet.worker(slice_lines=16))
     with client_of(api.url) as sdk:
         lines = [line(f"c{n}", f"prompt {n}") for n in range(100)]
         batch = start(sdk, lines)
@@ -90,8 +88,7 @@ def test_everything_a_batch_needs_works_on_s3(own_fleet, s3):
 
 
 def test_files_are_listed_by_purpose_and_in_either_order(own_fleet):
-    api = own_fleet.api().start()
-    own_fleet.worker().start()
+    api, _ = own_fleet.start(own_fleet.api(), own_fleet.worker())
     with client_of(api.url) as sdk:
         done = ended(sdk, start(sdk, [line("a", "x")]).id)
         inputs = [done.input_file_id, *(upload(sdk, CONTENT) for _ in range(3))]

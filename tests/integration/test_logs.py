@@ -14,8 +14,7 @@ REFUSED = {"messages": [{"role": "user", "content": "a secret prompt"}]}
 
 def refused_job(fleet, gpu, **settings):
     """Return the id of a job that its tier refused, and its worker."""
-    api = fleet.api(**settings).start()
-    worker = fleet.worker(**settings).start()
+    api, worker = fleet.start(fleet.api(**settings), fleet.worker(**settings))
     gpu.mode = "400"
     reply = httpx.post(f"{api.url}/v1/chat/completions", json=REFUSED, timeout=30)
     assert reply.status_code == 400

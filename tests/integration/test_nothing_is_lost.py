@@ -6,24 +6,19 @@ import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
-import pytest
 from harness.waiting import wait_until
 
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
 
 
-@pytest.fixture
-def three(fleet, gpu):
-    """An API, three workers, and a client."""
-    gpu.delay = 0.05
-    api = fleet.api().start()
-    workers = [fleet.worker(gpu_concurrency=4) for _ in range(3)]
-    for worker in workers:
-        worker.start(ready=False)
-    for worker in workers:
-        wait_until(worker.ready, 30)
+@contextmanager
+def three_workers(fleet, **settings):
+    """Start them beside an API; yield a client of it, and the workers."""
+    workers = [fleet.worker(gpu_concurrency=4, **settings) for _ in range(3)]
+    api, *_ = fleet.start(fleet.api(), *workers)
     with httpx.Client(base_url=api.url, timeout=60) as client:
         yield client, workers
 
@@ -54,42 +49,43 @@ def counted(client):
     return client.get("/metrics").json()["metrics"]["total"]
 
 
-def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(three, gpu):
-    client, workers = three
+def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(fleet, gpu):
+    gpu.delay = 0.05
     ids = []
-    for n, worker in enumerate(workers):
-        done = len(gpu.calls)
-        ids += submit(client, 100, f"term {n}")
-        wait_until(lambda done=done: len(gpu.calls) > done + 20)
-        worker.signal(signal.SIGTERM)
-        assert worker.wait(30) == 0, worker.log
-        worker.start()
-    jobs = finish(client, ids)
-    assert {job["status"] for job in jobs} == {"succeeded"}
-    assert {job["tier_used"] for job in jobs} == {"gpu"}
-    assert max(Counter(gpu.prompts()).values()) == 1
-    assert counted(client) == 300
+    with three_workers(fleet) as (client, workers):
+        for n, worker in enumerate(workers):
+            done = len(gpu.calls)
+            ids += submit(client, 100, f"term {n}")
+            wait_until(lambda done=done: len(gpu.calls) > done + 20)
+            worker.signal(signal.SIGTERM)
+            assert worker.wait(30) == 0, worker.log
+            worker.start()
+        jobs = finish(client, ids)
+        assert {job["status"] for job in jobs} == {"succeeded"}
+        assert {job["tier_used"] for job in jobs} == {"gpu"}
+        assert max(Counter(gpu.prompts()).values()) == 1
+        assert counted(client) == 300
 
 
-def test_kill_9_to_each_worker_in_turn_loses_nothing_and_counts_nothing_twice(three, gpu):
-    client, workers = three
+def test_kill_9_to_each_worker_in_turn_loses_nothing_and_counts_nothing_twice(fleet, gpu):
+    gpu.delay = 0.05
     ids = []
-    for n, worker in enumerate(workers):
-        done = len(gpu.calls)
-        ids += submit(client, 100, f"kill {n}")
-        wait_until(lambda done=done: len(gpu.calls) > done + 20)
-        worker.signal(signal.SIGKILL)
-        worker.wait()
-        worker.start()
-    jobs = finish(client, ids)
-    assert {job["status"] for job in jobs} == {"succeeded"}
-    assert set(gpu.prompts()) == {f"kill {n} {i}" for n in range(3) for i in range(100)}
-    assert counted(client) == 300
+    with three_workers(fleet, lease_seconds=2) as (client, workers):
+        for n, worker in enumerate(workers):
+            done = len(gpu.calls)
+            ids += submit(client, 100, f"kill {n}")
+            wait_until(lambda done=done: len(gpu.calls) > done + 20)
+            worker.signal(signal.SIGKILL)
+            worker.wait()
+            worker.start()
+        jobs = finish(client, ids)
+        assert {job["status"] for job in jobs} == {"succeeded"}
+        assert set(gpu.prompts()) == {f"kill {n} {i}" for n in range(3) for i in range(100)}
+        assert counted(client) == 300
 
 
 def test_after_kill_9_a_workers_jobs_are_done_elsewhere_within_20_seconds(fleet, gpu):
-    api = fleet.api().start()
-    first = fleet.worker(gpu_timeout_seconds=120).start()
+    api, first = fleet.start(fleet.api(), fleet.worker(gpu_timeout_seconds=120))
     gpu.mode = "hang"
     with httpx.Client(base_url=api.url, timeout=60) as client:
         ids = submit(client, 10, "stuck")
@@ -106,8 +102,11 @@ def test_after_kill_9_a_workers_jobs_are_done_elsewhere_within_20_seconds(fleet,
 
 
 def test_what_cannot_finish_in_the_drain_time_is_cut_off_and_handed_over(fleet, gpu):
-    api = fleet.api().start()
-    first = fleet.worker(drain_seconds=3, gpu_timeout_seconds=120, gpu_concurrency=4).start()
+    drain = 2
+    api, first = fleet.start(
+        fleet.api(),
+        fleet.worker(drain_seconds=drain, gpu_timeout_seconds=120, gpu_concurrency=4),
+    )
     gpu.mode = "hang"
     with httpx.Client(base_url=api.url, timeout=60) as client:
         ids = submit(client, 20, "long")
@@ -119,7 +118,7 @@ def test_what_cannot_finish_in_the_drain_time_is_cut_off_and_handed_over(fleet, 
         # What was begun but not called is answered elsewhere before the drain is over.
         wait_until(lambda: len(gpu.calls) > 10, 1, "waiting jobs are handed back at once")
         assert first.wait(30) == 0, first.log
-        assert time.monotonic() - asked < 3 + 5 + 2
+        assert time.monotonic() - asked < drain + 5 + 2
         jobs = finish(client, ids, 10)
         assert {job["status"] for job in jobs} == {"succeeded"}
         calls = Counter(gpu.prompts())
@@ -128,8 +127,7 @@ def test_what_cannot_finish_in_the_drain_time_is_cut_off_and_handed_over(fleet, 
 
 def test_a_restarted_broker_and_store_costs_nothing(own_fleet, own_valkey, gpu):
     gpu.delay = 0.05
-    api = own_fleet.api().start()
-    worker = own_fleet.worker(gpu_concurrency=4).start()
+    api, worker = own_fleet.start(own_fleet.api(), own_fleet.worker(gpu_concurrency=4))
     with httpx.Client(base_url=api.url, timeout=60) as client:
         ids = submit(client, 200, "restart")
         wait_until(lambda: len(gpu.calls) > 20)
@@ -142,6 +140,7 @@ def test_a_restarted_broker_and_store_costs_nothing(own_fleet, own_valkey, gpu):
 
 
 def test_a_message_that_the_broker_lost_is_found(own_fleet, own_valkey, gpu):
+    own_fleet.settings["FALLTHROUGH_DISPATCH_GRACE_SECONDS"] = "1"
     api = own_fleet.api().start()
     with httpx.Client(base_url=api.url, timeout=60) as client:
         ids = submit(client, 3, "lost")
@@ -174,16 +173,14 @@ def test_kill_9_of_the_api_loses_no_accepted_job(fleet, gpu):
         ids = submit(client, 50, "api")
     api.signal(signal.SIGKILL)
     api.wait()
-    api.start()
-    fleet.worker().start()
+    fleet.start(api, fleet.worker())
     with httpx.Client(base_url=api.url, timeout=30) as client:
         assert {job["status"] for job in finish(client, ids)} == {"succeeded"}
 
 
 def test_sigterm_lets_the_api_finish_what_it_was_asked(fleet, gpu):
     gpu.delay = 0.8
-    api = fleet.api().start()
-    fleet.worker().start()
+    api, _ = fleet.start(fleet.api(), fleet.worker())
     body = {"messages": [{"role": "user", "content": "x"}]}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(httpx.post, f"{api.url}/v1/chat/completions", json=body, timeout=20)
@@ -194,14 +191,14 @@ def test_sigterm_lets_the_api_finish_what_it_was_asked(fleet, gpu):
 
 
 def test_a_worker_that_is_asked_twice_still_hands_over_what_it_has(fleet, gpu):
-    api = fleet.api().start()
-    first = fleet.worker(drain_seconds=3, gpu_timeout_seconds=120).start()
+    first = fleet.worker(drain_seconds=2, gpu_timeout_seconds=120)
+    api, _ = fleet.start(fleet.api(), first)
     gpu.mode = "hang"
     with httpx.Client(base_url=api.url, timeout=60) as client:
         ids = submit(client, 3, "twice")
         wait_until(lambda: gpu.running == 3)
         first.signal(signal.SIGTERM)
-        time.sleep(0.2)
+        wait_until(lambda: not first.ready(), what="it says that it drains")
         first.signal(signal.SIGTERM)
         gpu.mode = "ok"
         fleet.worker().start()
@@ -211,8 +208,7 @@ def test_a_worker_that_is_asked_twice_still_hands_over_what_it_has(fleet, gpu):
 
 
 def test_who_still_waits_when_the_api_stops_is_told_where_the_job_goes_on(fleet, gpu):
-    api = fleet.api(drain_seconds=2).start()
-    fleet.worker(gpu_timeout_seconds=60).start()
+    api, _ = fleet.start(fleet.api(drain_seconds=2), fleet.worker(gpu_timeout_seconds=60))
     gpu.mode = "hang"
     body = {"messages": [{"role": "user", "content": "long"}]}
     with ThreadPoolExecutor() as threads, httpx.Client(base_url=api.url, timeout=30) as client:
