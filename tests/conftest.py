@@ -51,6 +51,15 @@ def clustered_valkey(clustered_valkey_session) -> ValkeyServer:
     return clustered_valkey_session
 
 
+@pytest.fixture(scope="module")
+def module_valkey(tmp_path_factory) -> Iterator[ValkeyServer]:
+    """A Valkey for the fleet that the tests of a file share: other tests empty the shared one."""
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"), free_port())
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def own_valkey(tmp_path) -> Iterator[ValkeyServer]:
     """A Valkey of the test's own, that it may kill."""
@@ -74,6 +83,20 @@ def cpu() -> Iterator[Upstream]:
     upstream.close()
 
 
+@pytest.fixture(scope="module")
+def module_gpu() -> Iterator[Upstream]:
+    upstream = Upstream("gpu-model")
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="module")
+def module_cpu() -> Iterator[Upstream]:
+    upstream = Upstream("cpu-model")
+    yield upstream
+    upstream.close()
+
+
 def quick_settings(url: str, gpu: Upstream, cpu: Upstream, files: Path) -> dict[str, str]:
     """Settings of a fleet whose outages are short."""
     return {
@@ -84,8 +107,8 @@ def quick_settings(url: str, gpu: Upstream, cpu: Upstream, files: Path) -> dict[
         "FALLTHROUGH_CPU_TIMEOUT_SECONDS": "5",
         "FALLTHROUGH_CPU_CONCURRENCY": "8",
         "FALLTHROUGH_CONNECT_TIMEOUT_SECONDS": "0.5",
-        "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "2",
-        "FALLTHROUGH_SWEEP_SECONDS": "0.5",
+        "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "1",
+        "FALLTHROUGH_SWEEP_SECONDS": "0.25",
         "FALLTHROUGH_FILES_URL": str(files),
         "FALLTHROUGH_DISPATCH_GRACE_SECONDS": "2",
     }
@@ -95,6 +118,16 @@ def quick_settings(url: str, gpu: Upstream, cpu: Upstream, files: Path) -> dict[
 def fleet(tmp_path, valkey, gpu, cpu) -> Iterator[Fleet]:
     """A fleet on the shared Valkey; nothing of it is started."""
     fleet = Fleet(tmp_path, quick_settings(valkey.url, gpu, cpu, tmp_path / "files"))
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture(scope="module")
+def module_fleet(tmp_path_factory, module_valkey, module_gpu, module_cpu) -> Iterator[Fleet]:
+    """A fleet that the tests of a file share, each of which leaves it as it was."""
+    folder = tmp_path_factory.mktemp("fleet")
+    settings = quick_settings(module_valkey.url, module_gpu, module_cpu, folder / "files")
+    fleet = Fleet(folder, settings)
     yield fleet
     fleet.stop()
 

@@ -6,11 +6,12 @@ import asyncio
 import json
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Headers = dict[str, str]
 PLANS: dict[str, tuple[int, Any, Headers]] = {
@@ -89,6 +90,20 @@ class Upstream:
     def vanish(self) -> None:
         """Be gone: connections are refused."""
         self._run(self._vanish())
+
+    @contextmanager
+    def lent(self) -> Iterator[Upstream]:
+        """Lend it to one test; afterwards it is as new, on the same port."""
+        try:
+            yield self
+        finally:
+            self.vanish()
+            self._run(self._drain())
+            self.mode, self.delay, self.plan = "ok", 0.0, None
+            self.calls, self.models, self.most_running = [], [self.name], 0
+            for replaced in ("_answer", "_completion"):
+                self.__dict__.pop(replaced, None)
+            self.listen()
 
     def close(self) -> None:
         self.vanish()

@@ -16,6 +16,7 @@ from harness.commands import environ, run
 from harness.stores import store_on
 from harness.waiting import wait_until
 
+import tasks.keys
 from api.access import LEASE_SECONDS, RequestLimits
 from tasks.background import Background
 from tasks.store.keyspace import PREFIX
@@ -23,23 +24,43 @@ from tasks.store.keyspace import PREFIX
 OPEN = {"/health", "/health/ready"}
 
 
-@pytest.fixture
-def keys(tmp_path):
-    file = tmp_path / "keys.json"
+class KeysFile:
+    """A file of keys, as `fallthrough keys` writes it."""
 
-    def create(owner, *options):
-        done = run("keys", "--file", str(file), "create", owner, *options)
+    def __init__(self, path):
+        self.path = path
+
+    def create(self, owner):
+        """Return a key of this owner's."""
+        _, secret = tasks.keys.create(self.path, owner, admin=False)
+        return secret
+
+    def run(self, *arguments):
+        """Run `fallthrough keys`; return what it prints."""
+        done = run("keys", "--file", str(self.path), *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    create.file = file
-    return create
-
 
 @pytest.fixture
-def api(fleet, keys):
-    keys("first")
-    return fleet.api(keys_file=keys.file).start()
+def keys(tmp_path):
+    return KeysFile(tmp_path / "keys.json")
+
+
+@pytest.fixture(scope="module")
+def shared_keys(tmp_path_factory):
+    return KeysFile(tmp_path_factory.mktemp("keys") / "keys.json")
+
+
+@pytest.fixture(scope="module")
+def ann_and_bob(shared_keys):
+    return shared_keys.create("ann"), shared_keys.create("bob")
+
+
+@pytest.fixture(scope="module")
+def api(module_fleet, shared_keys, ann_and_bob):
+    """One API, and no worker, for those tests that need no more: what is created stays."""
+    return module_fleet.api(keys_file=shared_keys.path).start()
 
 
 def client(api, secret=None):
@@ -53,33 +74,34 @@ def routes(http):
             yield method.upper(), path.replace("{id}", "x").replace("{name}", "max_gpu")
 
 
-def test_every_route_needs_a_key_that_is_valid_now(api, keys):
-    secret, admin = keys("ann"), keys("root", "--admin")
-    listed = run("keys", "--file", str(keys.file), "list").stdout
-    assert secret not in listed + keys.file.read_text()
-    row = next(row for row in listed.splitlines() if "ann" in row)
+def test_every_route_needs_a_key_that_is_valid_now(api, shared_keys):
+    keys = shared_keys
+    secret, admin = keys.run("create", "eve"), keys.run("create", "root", "--admin")
+    listed = keys.run("list")
+    assert secret not in listed + keys.path.read_text()
+    row = next(row for row in listed.splitlines() if "eve" in row)
     key_id = row.split()[1]
-    with client(api) as nobody, client(api, secret) as ann, client(api, admin) as root:
-        wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
+    with client(api) as nobody, client(api, secret) as eve, client(api, admin) as root:
+        wait_until(lambda: eve.get("/v1/jobs").is_success, 3)
         every = [route for route in routes(nobody) if route[1] not in OPEN]
         assert len(every) == 19
         for method, path in every:
             assert nobody.request(method, path).status_code == 401, path
             assert nobody.request(method, path, headers={"Authorization": "Bearer x"}).is_error
             if path.startswith(("/metrics", "/circuit-breakers")):
-                assert ann.request(method, path).status_code == 403, path
+                assert eve.request(method, path).status_code == 403, path
         assert root.get("/metrics").is_success
         assert root.post("/circuit-breakers/max_gpu/reset").is_success
-        assert run("keys", "--file", str(keys.file), "revoke", key_id).returncode == 0
-        wait_until(lambda: ann.get("/v1/jobs").status_code == 401, 3)
+        keys.run("revoke", key_id)
+        wait_until(lambda: eve.get("/v1/jobs").status_code == 401, 3)
         for method, path in every:
-            assert ann.request(method, path).status_code == 401, path
+            assert eve.request(method, path).status_code == 401, path
 
 
-def test_another_owners_things_are_not_there(api, keys, fleet):
-    fleet.worker().start()
-    with client(api, keys("ann")) as ann, client(api, keys("bob")) as bob:
-        wait_until(lambda: bob.get("/v1/jobs").is_success, 3)
+def test_another_owners_things_are_not_there(fleet, keys):
+    secret, other = keys.create("ann"), keys.create("bob")
+    api, _ = fleet.start(fleet.api(keys_file=keys.path), fleet.worker())
+    with client(api, secret) as ann, client(api, other) as bob:
         job = ann.post("/v1/jobs", json={"prompt": "private"}).json()["id"]
         files = {"file": ("in.jsonl", jsonl([line("a", "x")]))}
         file = ann.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"]
@@ -109,11 +131,11 @@ def test_another_owners_things_are_not_there(api, keys, fleet):
             assert ann.get(path).json()["data"]
 
 
-def test_the_cache_of_one_owner_answers_no_other(api, keys, fleet, gpu, cpu):
-    fleet.worker().start()
+def test_the_cache_of_one_owner_answers_no_other(fleet, keys, gpu, cpu):
+    secret, other = keys.create("ann"), keys.create("bob")
+    api, _ = fleet.start(fleet.api(keys_file=keys.path), fleet.worker())
     body = {"messages": [{"role": "user", "content": "secret plan"}]}
-    with client(api, keys("ann")) as ann, client(api, keys("bob")) as bob:
-        wait_until(lambda: bob.get("/v1/jobs").is_success, 3)
+    with client(api, secret) as ann, client(api, other) as bob:
         ann.post("/v1/chat/completions", json=body)
         gpu.vanish()
         cpu.vanish()
@@ -123,12 +145,11 @@ def test_the_cache_of_one_owner_answers_no_other(api, keys, fleet, gpu, cpu):
 
 
 def test_limits_are_told_and_kept(fleet, keys, gpu):
-    secret, other = keys("ann"), keys("bob")
+    secret, other = keys.create("ann"), keys.create("bob")
     limits = {"key_requests_per_minute": 30, "key_concurrency": 4}
-    api = fleet.api(keys_file=keys.file, **limits).start()
-    fleet.worker().start()
-    if time.time() % 60 > 50:
-        time.sleep(61 - time.time() % 60)  # the minute must not end in the middle
+    api, _ = fleet.start(fleet.api(keys_file=keys.path, **limits), fleet.worker())
+    # The minute is the API's own, of the store's clock; it must not end in the middle.
+    wait_until(lambda: time.time() % 60 < 56, 5, "the next minute")
     with client(api, secret) as ann, client(api, other) as bob:
         first = ann.get("/v1/jobs")
         assert first.headers["x-ratelimit-limit-requests"] == "30"
@@ -181,22 +202,24 @@ def test_keys_from_the_environment(fleet):
 @pytest.mark.parametrize("content", [None, '{"keys": []}'])
 def test_a_keys_file_without_keys_lets_nobody_in(fleet, keys, content):
     if content:
-        keys.file.write_text(content)
-    api = fleet.api(keys_file=keys.file).start()
-    assert f"there is no key in {keys.file}" in api.log
+        keys.path.write_text(content)
+    api = fleet.api(keys_file=keys.path).start()
+    assert f"there is no key in {keys.path}" in api.log
     with client(api) as nobody:
         assert nobody.get("/v1/jobs").status_code == 401
         assert nobody.get("/metrics").status_code == 401
-    with client(api, keys("ann")) as ann:
+    with client(api, keys.create("ann")) as ann:
         wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
 
 
-def test_a_keys_file_that_breaks_leaves_the_keys_as_they_are(api, keys):
-    with client(api, keys("ann")) as ann:
-        wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
-        whole = keys.file.read_text()
+def test_a_keys_file_that_breaks_leaves_the_keys_as_they_are(fleet, keys):
+    secret = keys.create("ann")
+    api = fleet.api(keys_file=keys.path).start()
+    with client(api, secret) as ann:
+        assert ann.get("/v1/jobs").is_success
+        whole = keys.path.read_text()
         for broken in ("{broken", json.dumps({"keys": [{"id": "1", "owner": "x", "hash": "é"}]})):
-            keys.file.write_text(broken)
+            keys.path.write_text(broken)
             told = api.log.count("cannot be read")
 
             def is_told(told=told):
@@ -205,14 +228,14 @@ def test_a_keys_file_that_breaks_leaves_the_keys_as_they_are(api, keys):
 
             wait_until(is_told, 5)
         assert "Traceback" not in api.log
-        keys.file.write_text(whole)
-        with client(api, keys("bob")) as bob:
+        keys.path.write_text(whole)
+        with client(api, keys.create("bob")) as bob:
             wait_until(lambda: bob.get("/v1/jobs").is_success, 3)
 
 
 def test_a_request_holds_its_place_while_it_runs_and_not_after_a_crash(fleet, keys, valkey):
-    secret = keys("ann")
-    api = fleet.api(keys_file=keys.file, key_concurrency=1).start()
+    secret = keys.create("ann")
+    api = fleet.api(keys_file=keys.path, key_concurrency=1).start()
     with client(api, secret) as ann, valkey.client() as store, ThreadPoolExecutor(1) as pool:
 
         def lease():
@@ -250,8 +273,8 @@ async def test_a_place_outlives_its_lease_only_while_its_request_runs(valkey):
 
 def test_who_has_too_many_at_once_is_told_what_is_left_of_the_minute(fleet, keys, valkey):
     limits = {"key_requests_per_minute": 100, "key_concurrency": 1}
-    secret = keys("ann")
-    api = fleet.api(keys_file=keys.file, **limits).start()
+    secret = keys.create("ann")
+    api = fleet.api(keys_file=keys.path, **limits).start()
     with client(api, secret) as ann, valkey.client() as store, ThreadPoolExecutor(1) as pool:
         job = ann.post("/v1/jobs", json={"prompt": "nobody answers"}).json()["id"]
         wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 0)
@@ -295,9 +318,8 @@ def test_without_keys_a_page_of_another_site_changes_nothing(fleet):
             assert http.post("/v1/jobs", headers=headers, json={"prompt": "x"}).is_success
 
 
-def test_a_key_is_enough_for_a_page_of_another_site(api, keys):
-    with client(api, keys("ann")) as ann:
-        wait_until(lambda: ann.get("/v1/jobs").is_success, 3)
+def test_a_key_is_enough_for_a_page_of_another_site(api, ann_and_bob):
+    with client(api, ann_and_bob[0]) as ann:
         headers = {"Origin": "https://elsewhere.example"}
         assert ann.post("/v1/jobs", headers=headers, json={"prompt": "x"}).is_success
 
@@ -309,9 +331,9 @@ def test_an_open_path_is_open_with_a_slash_too(api):
         assert nobody.get("/v1/jobs/", follow_redirects=True).status_code == 401
 
 
-def test_an_id_reaches_nothing_beside_its_own_record(api, keys, valkey):
-    with client(api, keys("ann")) as ann, client(api, keys("bob")) as bob:
-        wait_until(lambda: bob.get("/v1/jobs").is_success, 3)
+def test_an_id_reaches_nothing_beside_its_own_record(api, ann_and_bob, module_valkey):
+    secret, other = ann_and_bob
+    with client(api, secret) as ann, client(api, other) as bob:
         files = {"file": ("in.jsonl", jsonl([line("a", "x")]))}
         file = ann.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"]
         asked = {
@@ -320,7 +342,7 @@ def test_an_id_reaches_nothing_beside_its_own_record(api, keys, valkey):
             "completion_window": "24h",
         }
         batch = ann.post("/v1/batches", json=asked).json()["id"]
-        with valkey.client() as store:
+        with module_valkey.client() as store:
             assert store.exists(f"{PREFIX}file:{file}:batches", f"{PREFIX}batch:{batch}:units") == 2
             store.set(f"{PREFIX}job:job_1:x", "no hash")
         for method, path in (

@@ -10,11 +10,36 @@ from harness.waiting import wait_until
 
 
 @pytest.fixture
-def api(fleet):
-    api = fleet.api().start()
-    fleet.worker().start()
-    with httpx.Client(base_url=api.url, timeout=30) as client:
+def stack(fleet):
+    return fleet.start(fleet.api(), fleet.worker())
+
+
+@pytest.fixture
+def api(stack):
+    with httpx.Client(base_url=stack[0].url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def module_stack(module_fleet):
+    """One API and one worker, for those tests that leave every tier as well as they found it."""
+    return module_fleet.start(module_fleet.api(), module_fleet.worker())
+
+
+@pytest.fixture
+def shared(module_stack, module_gpu, module_cpu):
+    """A client of the API that tests share, with their model servers."""
+    api, _ = module_stack
+    with (
+        module_gpu.lent() as gpu,
+        module_cpu.lent() as cpu,
+        httpx.Client(base_url=api.url, timeout=30) as client,
+    ):
+        yield client, gpu, cpu
+        for name in ("max_gpu", "ollama_cpu"):
+            view = breaker(client, name)
+            assert (view["state"], view["held"]) == ("closed", False)
+            assert view["consecutive_failures"] == 0
 
 
 def chat(api, prompt="Hello", **fields):
@@ -30,7 +55,8 @@ def job_of(api, reply):
     return api.get(f"/v1/jobs/{reply.headers['x-fallthrough-job-id']}").json()
 
 
-def test_the_gpu_tier_answers_first(api, gpu, cpu):
+def test_the_gpu_tier_answers_first(shared):
+    api, gpu, cpu = shared
     reply = chat(api, temperature=0.5, tools=[{"type": "x"}])
     assert reply.json()["choices"][0]["message"]["content"] == "gpu-model: Hello"
     assert reply.headers["x-fallthrough-tier"] == "gpu"
@@ -41,9 +67,8 @@ def test_the_gpu_tier_answers_first(api, gpu, cpu):
 @pytest.mark.parametrize(
     "mode", ["500", "hang", "reset", "garbage", "half", "no-choices", "absent"]
 )
-def test_a_gpu_server_that_fails_is_left_alone_after_three_times_until_the_probe(
-    api, gpu, cpu, mode
-):
+def test_a_gpu_server_that_fails_is_left_alone_after_three_times_until_the_probe(shared, mode):
+    api, gpu, _ = shared
     if mode == "absent":
         gpu.vanish()
     gpu.mode = mode
@@ -66,7 +91,8 @@ def test_a_gpu_server_that_fails_is_left_alone_after_three_times_until_the_probe
     assert breaker(api)["state"] == "closed"
 
 
-def test_the_requests_own_fault_is_shown_and_counts_for_nothing(api, gpu, cpu):
+def test_the_requests_own_fault_is_shown_and_counts_for_nothing(shared):
+    api, gpu, cpu = shared
     gpu.mode = "400"
     for _ in range(4):
         reply = chat(api)
@@ -78,14 +104,14 @@ def test_the_requests_own_fault_is_shown_and_counts_for_nothing(api, gpu, cpu):
     assert cpu.calls == []
 
 
-def test_a_refused_key_fails_no_job_and_is_seen_by_the_operator(api, gpu, fleet):
+def test_a_refused_key_fails_no_job_and_is_seen_by_the_operator(api, gpu, stack):
     gpu.mode = "401"
     for number in range(3):
         assert chat(api, f"prompt {number}").headers["x-fallthrough-tier"] == "cpu"
     assert len(gpu.calls) == 1
     view = breaker(api)
     assert (view["state"], view["held"], view["hold_reason"]) == ("closed", True, "misconfigured")
-    assert "misconfigured" in fleet.processes[1].log
+    assert "misconfigured" in stack[1].log
 
 
 @pytest.mark.parametrize("mode", ["429", "busy"])
@@ -165,7 +191,8 @@ def test_a_job_may_wait_until_a_tier_is_back(api, gpu, cpu):
     assert (done["status"], done["tier_used"]) == ("succeeded", "gpu")
 
 
-def test_a_job_past_its_deadline_is_expired(api, gpu, cpu):
+def test_a_job_past_its_deadline_is_expired(shared):
+    api, gpu, cpu = shared
     gpu.mode = cpu.mode = "hang"
     job = api.post("/v1/jobs", json={"prompt": "slow", "deadline_seconds": 0.5}).json()
     done = api.get(f"/v1/jobs/{job['id']}?wait=10").json()
@@ -173,7 +200,8 @@ def test_a_job_past_its_deadline_is_expired(api, gpu, cpu):
     assert breaker(api)["consecutive_failures"] == 0
 
 
-def test_a_cancelled_job_lets_its_upstream_call_go(api, gpu):
+def test_a_cancelled_job_lets_its_upstream_call_go(shared):
+    api, gpu, _ = shared
     gpu.mode = "hang"
     job = api.post("/v1/jobs", json={"prompt": "never mind"}).json()
     wait_until(lambda: gpu.running == 1)
@@ -182,7 +210,8 @@ def test_a_cancelled_job_lets_its_upstream_call_go(api, gpu):
     assert api.post(f"/v1/jobs/{job['id']}/cancel").json()["status"] == "cancelled"
 
 
-def test_a_client_that_goes_away_cancels_its_job(api, gpu):
+def test_a_client_that_goes_away_cancels_its_job(shared):
+    api, gpu, _ = shared
     gpu.delay = 0.8
     with pytest.raises(httpx.ReadTimeout):
         api.post(
@@ -218,9 +247,8 @@ def test_what_failed_moves_on_while_its_slice_mates_still_run(api, gpu, cpu):
 def test_the_cpu_tier_is_not_drowned_however_many_workers_there_are(fleet, gpu, cpu):
     gpu.vanish()
     cpu.delay = 0.05
-    api = fleet.api().start()
-    for _ in range(2):
-        fleet.worker(cpu_concurrency=3, cpu_wait_seconds=30).start()
+    workers = (fleet.worker(cpu_concurrency=3, cpu_wait_seconds=30) for _ in range(2))
+    api, *_ = fleet.start(fleet.api(), *workers)
     with httpx.Client(base_url=api.url, timeout=30) as client:
         requests = [{"prompt": f"prompt {n}"} for n in range(40)]
         jobs = client.post("/v1/jobs", json={"requests": requests}).json()["data"]
@@ -232,8 +260,7 @@ def test_the_cpu_tier_is_not_drowned_however_many_workers_there_are(fleet, gpu, 
 def test_a_batch_leaves_lone_requests_a_place_at_the_cpu_tier(fleet, gpu, cpu):
     gpu.vanish()
     cpu.delay = 0.2
-    api = fleet.api().start()
-    fleet.worker(cpu_concurrency=2, cpu_wait_seconds=30).start()
+    api, _ = fleet.start(fleet.api(), fleet.worker(cpu_concurrency=2, cpu_wait_seconds=30))
     with httpx.Client(base_url=api.url, timeout=30) as client:
         requests = [{"prompt": f"bulk {n}"} for n in range(60)]
         client.post("/v1/jobs", json={"requests": requests}).raise_for_status()

@@ -46,11 +46,12 @@ def ask(client, prompt):
     return client.post("/v1/chat/completions", json=body)
 
 
-@pytest.fixture
-def scraped(fleet, gpu, cpu):
+@pytest.fixture(scope="module")
+def scraped(module_fleet, module_gpu, module_cpu):
     """Both sides, after an outage, a cached answer, a batch and a refused request."""
-    api = fleet.api().start()
-    worker = fleet.worker().start()
+    fleet, gpu, cpu = module_fleet, module_gpu, module_cpu
+    long = {"breaker_recovery_seconds": 30}  # the outage is over when this says so
+    api, worker = fleet.start(fleet.api(**long), fleet.worker(**long))
     with httpx.Client(base_url=api.url, timeout=30) as client:
         assert ask(client, "again").status_code == 200
         gpu.mode = "500"
@@ -108,11 +109,11 @@ def test_open_metrics_when_asked(scraped):
         assert len(list(open_metrics(reply.text))) > 5
 
 
-def test_a_warm_shutdown_is_counted_for_the_fleet(scraped):
-    client, worker, _ = scraped
+def test_a_warm_shutdown_is_counted_for_the_fleet(fleet):
+    api, worker = fleet.start(fleet.api(), fleet.worker())
     worker.process.terminate()
     assert worker.wait() == 0
-    text = client.get("/metrics", headers=TEXT).text
+    text = httpx.get(f"{api.url}/metrics", headers=TEXT).text
     assert "fallthrough_worker_drains_total 1.0" in text
 
 
@@ -146,8 +147,7 @@ def test_with_the_store_away_a_process_tells_what_it_knows_by_itself(own_fleet, 
 
 
 def test_a_refused_request_is_counted_at_the_tier_that_refused_it(fleet, gpu):
-    api = fleet.api().start()
-    fleet.worker().start()
+    api, _ = fleet.start(fleet.api(), fleet.worker())
     gpu.mode = "400"
     with httpx.Client(base_url=api.url, timeout=30) as client:
         assert ask(client, "bad").headers["x-fallthrough-tier"] == "gpu"
