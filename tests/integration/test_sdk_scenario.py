@@ -14,19 +14,28 @@ DAY = {"endpoint": CHAT, "completion_window": "24h"}
 
 
 @pytest.fixture
-def api(fleet):
-    return fleet.api().start()
-
-
-@pytest.fixture
-def worker(fleet, api):
-    return fleet.worker(slice_lines=64, gpu_concurrency=32, gpu_timeout_seconds=20).start()
-
-
-@pytest.fixture
-def client(api):
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as client:
+def client(fleet):
+    """A client of an API beside a worker."""
+    worker = fleet.worker(slice_lines=64, gpu_concurrency=32, gpu_timeout_seconds=20)
+    api, _ = fleet.start(fleet.api(), worker)
+    with client_of(api) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def api(module_fleet):
+    """One API, and no worker, for those tests that only create."""
+    return module_fleet.api().start()
+
+
+@pytest.fixture
+def creator(api):
+    with client_of(api) as client:
+        yield client
+
+
+def client_of(api):
+    return openai.OpenAI(base_url=f"{api.url}/v1", api_key="any")
 
 
 def mixed(number):
@@ -72,52 +81,71 @@ def every_line(client, batch):
     return output, errors
 
 
-def test_a_thousand_lines_one_batch_cancelled_one_expired_all_listed(client, worker, gpu, cpu):
-    def plan(call):
-        content = call.prompt
-        return "400" if content == "refused" else "hang" if content == "endless" else "ok"
+def answer_what_can_be(call):
+    """Refuse what is to be refused, and leave hanging what never ends."""
+    return {"refused": "400", "endless": "hang"}.get(call.prompt, "ok")
 
-    gpu.plan = plan
-    cpu.mode = "hang"
-    whole = submit(client, [mixed(n) for n in range(1000)], metadata={"team": "blue"})
-    whole = poll(client, whole)
-    assert (whole.status, whole.errors) == ("completed", None)
-    assert whole.metadata == {"team": "blue"}
-    output, errors = every_line(client, whole)
+
+HALVES = [line(f"c{n}", "short" if n < 20 else "endless") for n in range(200)]
+
+
+def complete_a_thousand_lines(client):
+    batch = submit(client, [mixed(n) for n in range(1000)], metadata={"team": "blue"})
+    batch = poll(client, batch)
+    assert (batch.status, batch.errors) == ("completed", None)
+    assert batch.metadata == {"team": "blue"}
+    assert batch.usage.total_tokens == 2700
+    output, errors = every_line(client, batch)
     assert (len(output), len(errors)) == (900, 100)
     assert {each["response"]["status_code"] for each in output} == {200}
     assert {each["response"]["status_code"] for each in errors} == {400}
-    assert whole.usage.total_tokens == 2700
+    return batch
 
-    halves = [line(f"c{n}", "short" if n < 20 else "endless") for n in range(200)]
-    stopped = submit(client, halves)
-    poll(client, stopped, lambda now: now.request_counts.completed == 20)
-    assert client.batches.cancel(stopped.id).status == "cancelling"
-    stopped = poll(client, stopped)
-    assert stopped.status == "cancelled"
-    output, errors = every_line(client, stopped)
+
+def cancel_one(client):
+    batch = submit(client, HALVES)
+    poll(client, batch, lambda now: now.request_counts.completed == 20)
+    assert client.batches.cancel(batch.id).status == "cancelling"
+    return check_halves(client, batch, "cancelled")
+
+
+def let_one_expire(client):
+    return check_halves(client, submit(client, HALVES, completion_window="3s"), "expired")
+
+
+def check_halves(client, batch, ending):
+    """Wait for the batch; a tenth of its lines is answered, the rest says how it ended."""
+    batch = poll(client, batch)
+    assert batch.status == ending
+    output, errors = every_line(client, batch)
     assert len(output) == 20
-    assert {each["error"]["code"] for each in errors} == {"batch_cancelled"}
+    assert {each["error"]["code"] for each in errors} == {f"batch_{ending}"}
+    return batch
 
-    late = poll(client, submit(client, halves, completion_window="3s"))
-    assert late.status == "expired"
-    output, errors = every_line(client, late)
-    assert len(output) == 20
-    assert {each["error"]["code"] for each in errors} == {"batch_expired"}
 
-    listed = list(client.batches.list(limit=1))
-    assert [each.id for each in listed] == [late.id, stopped.id, whole.id]
-    assert [each.status for each in listed] == ["expired", "cancelled", "completed"]
+def check_and_delete_files(client, batches):
     files = {each.id: each for each in client.files.list()}
-    assert len(files) == 9
-    for batch in listed:
+    assert len(files) == 3 * len(batches)
+    for batch in batches:
         for file_id in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
             assert len(client.files.content(file_id).content) == files[file_id].bytes
             assert client.files.delete(file_id).deleted
     assert list(client.files.list()) == []
 
 
-def test_a_batch_may_be_cancelled_twice_and_a_completed_one_stays(client, worker, gpu):
+def test_a_thousand_lines_one_batch_cancelled_one_expired_all_listed(client, gpu, cpu):
+    gpu.plan = answer_what_can_be
+    cpu.mode = "hang"
+    whole = complete_a_thousand_lines(client)
+    stopped = cancel_one(client)
+    late = let_one_expire(client)
+    listed = list(client.batches.list(limit=1))
+    assert [each.id for each in listed] == [late.id, stopped.id, whole.id]
+    assert [each.status for each in listed] == ["expired", "cancelled", "completed"]
+    check_and_delete_files(client, listed)
+
+
+def test_a_batch_may_be_cancelled_twice_and_a_completed_one_stays(client, gpu):
     done = poll(client, submit(client, [line("a", "x")]))
     assert client.batches.cancel(done.id) == done
     gpu.mode = "hang"
@@ -143,7 +171,8 @@ def test_a_batch_may_be_cancelled_twice_and_a_completed_one_stays(client, worker
     ],
     ids=["17 pairs", "a key of 65", "a value of 513"],
 )
-def test_metadata_beyond_its_limits_is_refused(client, metadata, param):
+def test_metadata_beyond_its_limits_is_refused(creator, metadata, param):
+    client = creator
     file = client.files.create(file=("in.jsonl", b"{}"), purpose="batch")
     with pytest.raises(openai.BadRequestError) as error:
         client.batches.create(input_file_id=file.id, **DAY, metadata=metadata)
@@ -152,26 +181,27 @@ def test_metadata_beyond_its_limits_is_refused(client, metadata, param):
     assert client.batches.create(input_file_id=file.id, **DAY, metadata=most).metadata == most
 
 
-def test_lists_are_paged_by_cursors_that_stay_good(client):
-    batches = [submit(client, [line("a", "x")]).id for _ in range(5)][::-1]
-    page = client.batches.list(limit=2)
-    newer = submit(client, [line("a", "x")])
-    assert (page.has_more, [each.id for each in page.data]) == (True, batches[:2])
-    page = page.get_next_page()
-    assert [each.id for each in page.data] == batches[2:4]
-    page = page.get_next_page()
-    assert (page.has_more, [each.id for each in page.data]) == (False, batches[4:])
-    assert client.batches.list(limit=1).data[0].id == newer.id
-    with pytest.raises(openai.BadRequestError) as error:
-        client.batches.list(after="batch_unknown")
-    assert error.value.param == "after"
-    for limit in (0, 101):
+def test_lists_are_paged_by_cursors_that_stay_good(fleet):
+    with client_of(fleet.api().start()) as client:
+        batches = [submit(client, [line("a", "x")]).id for _ in range(5)][::-1]
+        page = client.batches.list(limit=2)
+        newer = submit(client, [line("a", "x")])
+        assert (page.has_more, [each.id for each in page.data]) == (True, batches[:2])
+        page = page.get_next_page()
+        assert [each.id for each in page.data] == batches[2:4]
+        page = page.get_next_page()
+        assert (page.has_more, [each.id for each in page.data]) == (False, batches[4:])
+        assert client.batches.list(limit=1).data[0].id == newer.id
         with pytest.raises(openai.BadRequestError) as error:
-            client.batches.list(limit=limit)
-        assert error.value.param == "limit"
+            client.batches.list(after="batch_unknown")
+        assert error.value.param == "after"
+        for limit in (0, 101):
+            with pytest.raises(openai.BadRequestError) as error:
+                client.batches.list(limit=limit)
+            assert error.value.param == "limit"
 
 
-def test_a_batch_may_be_answered_from_the_cache(client, worker, gpu):
+def test_a_batch_may_be_answered_from_the_cache(client, gpu):
     lines = [line(f"c{n}", f"cached {n}") for n in range(20)]
     metadata = {"fallthrough_cache": "first"}
     every_line(client, poll(client, submit(client, lines, metadata=metadata)))

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import pytest
 import redis
@@ -42,6 +42,7 @@ CONFIG = CircuitBreakerConfig(
 RULES = Rules.of(CONFIG)
 NAMES = itertools.count()
 SEEN: dict[str, int] = {}
+WORKERS = st.integers(0, 2)
 
 
 def told(view: BreakerView) -> tuple[object, ...]:
@@ -56,94 +57,122 @@ def told(view: BreakerView) -> tuple[object, ...]:
     )
 
 
-def differential(client: redis.Redis) -> type[RuleBasedStateMachine]:  # noqa: C901
-    class Differential(RuleBasedStateMachine):
-        permits = Bundle("permits")
+class Answers(NamedTuple):
+    """What the machine in memory and the scripts answered to one acquire."""
 
-        def __init__(self):
-            super().__init__()
-            self.now = 1_000_000
-            self.name = f"diff{next(NAMES)}"
-            self.memory = MemoryStore(lambda: self.now)
-            self.workers = [RedisStore(client, lambda: self.now) for _ in range(3)]
+    memory: Permit | Refusal
+    shared: Permit | Refusal
 
-        def compare(self, memory, shared):
-            assert told(memory[1]) == told(shared[1])
-            SEEN[memory[1].state] = SEEN.get(memory[1].state, 0) + 1
 
-        @rule(target=permits, worker=st.integers(0, 2))
-        def acquire(self, worker):
-            memory = self.memory.acquire(self.name, RULES)
-            shared = self.workers[worker].acquire(self.name, RULES)
-            self.compare(memory, shared)
-            if isinstance(memory[0], Refusal):
-                assert memory[0] == shared[0]
-            else:
-                assert (memory[0].probe, memory[0].generation) == (
-                    shared[0].probe,
-                    shared[0].generation,
-                )
-            return memory[0], shared[0]
+class BothStores:
+    """One breaker in memory, and the same in Redis, where three workers share it.
 
-        @rule(
-            pair=permits,
-            outcome=st.sampled_from(Outcome),
-            worker=st.integers(0, 2),
-            hold=st.sampled_from([0, 100, 5000]),
+    Each step is done on both, and they must agree.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.now = 1_000_000
+        self.name = f"diff{next(NAMES)}"
+        self._memory = MemoryStore(lambda: self.now)
+        self._workers = [RedisStore(client, lambda: self.now) for _ in range(3)]
+
+    def acquire(self, worker: int) -> Answers:
+        in_memory, view = self._memory.acquire(self.name, RULES)
+        shared, shared_view = self._workers[worker].acquire(self.name, RULES)
+        agree(view, shared_view)
+        if isinstance(in_memory, Refusal):
+            assert in_memory == shared
+        else:
+            assert (in_memory.probe, in_memory.generation) == (shared.probe, shared.generation)
+        return Answers(in_memory, shared)
+
+    def record(self, worker: int, answers: Answers, outcome: Outcome, hold_ms: int = 0) -> None:
+        if isinstance(answers.memory, Refusal):
+            return
+        counted, view = self._memory.record(self.name, answers.memory, outcome, hold_ms, RULES)
+        shared_counted, shared_view = self._workers[worker].record(
+            self.name, answers.shared, outcome, hold_ms, RULES
         )
-        def settle(self, pair, outcome, worker, hold):
-            # Any worker, any time, even twice: duplicates and late results are part of it.
-            if isinstance(pair[0], Refusal):
-                return
-            memory = self.memory.record(self.name, pair[0], outcome, hold, RULES)
-            shared = self.workers[worker].record(self.name, pair[1], outcome, hold, RULES)
-            assert memory[0] == shared[0]
-            self.compare(memory, shared)
+        assert counted == shared_counted
+        agree(view, shared_view)
 
-        @rule()
-        def trip(self):
-            for _ in range(3):
-                self.settle(self.acquire(0), Outcome.FAILURE, 0, 0)
+    def reset(self) -> None:
+        agree(self._memory.reset(self.name)[1], self._workers[0].reset(self.name)[1])
 
-        @rule(pair=permits)
-        def late_after_an_outage_and_a_recovery(self, pair):
-            self.trip()
-            self.now += 1_000
-            for _ in range(2):
-                self.settle(self.acquire(1), Outcome.SUCCESS, 1, 0)
-            for _ in range(3):
-                self.settle(pair, Outcome.FAILURE, 2, 0)
+    def view(self) -> None:
+        agree(self._memory.view(self.name)[1], self._workers[2].view(self.name)[1])
 
-        @rule(over=st.sampled_from([0, 1, 400]), outcome=st.sampled_from(Outcome))
-        def overdue_probe(self, over, outcome):
-            self.trip()
-            self.now += 1_000
-            pair = self.acquire(0)
-            self.now += 500 + over
-            self.settle(pair, outcome, 1, 0)
 
-        @rule()
-        def reset(self):
-            self.compare(self.memory.reset(self.name), self.workers[0].reset(self.name))
+def agree(in_memory: BreakerView, shared: BreakerView) -> None:
+    assert told(in_memory) == told(shared)
+    SEEN[in_memory.state] = SEEN.get(in_memory.state, 0) + 1
 
-        @rule(ms=st.sampled_from([1, 100, 200, 499, 500, 501, 1000, 5000]))
-        def tick(self, ms):
-            self.now += ms
-            self.compare(self.memory.view(self.name), self.workers[2].view(self.name))
 
-        def teardown(self):
-            key = f"cb:{{{self.name}}}:state"
-            if client.exists(key):  # no TTL shorter than what it must remember
-                assert client.pttl(key) > 2 * 1_000
-            client.delete(key, f"cb:{{{self.name}}}:probes")
+class Steps(RuleBasedStateMachine):
+    """Any worker, any time, even twice: duplicates and late results are part of it."""
 
-    return Differential
+    client: ClassVar[redis.Redis]
+    permits = Bundle("permits")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = BothStores(self.client)
+
+    @rule(target=permits, worker=WORKERS)
+    def acquire(self, worker):
+        return self.both.acquire(worker)
+
+    @rule(
+        answers=permits,
+        outcome=st.sampled_from(Outcome),
+        worker=WORKERS,
+        hold_ms=st.sampled_from([0, 100, 5000]),
+    )
+    def settle(self, answers, outcome, worker, hold_ms):
+        self.both.record(worker, answers, outcome, hold_ms)
+
+    @rule()
+    def trip(self):
+        for _ in range(3):
+            self.both.record(0, self.both.acquire(0), Outcome.FAILURE)
+
+    @rule(answers=permits)
+    def late_after_an_outage_and_a_recovery(self, answers):
+        self.trip()
+        self.both.now += 1_000
+        for _ in range(2):
+            self.both.record(1, self.both.acquire(1), Outcome.SUCCESS)
+        for _ in range(3):
+            self.both.record(2, answers, Outcome.FAILURE)
+
+    @rule(over=st.sampled_from([0, 1, 400]), outcome=st.sampled_from(Outcome))
+    def overdue_probe(self, over, outcome):
+        self.trip()
+        self.both.now += 1_000
+        answers = self.both.acquire(0)
+        self.both.now += 500 + over
+        self.both.record(1, answers, outcome)
+
+    @rule()
+    def reset(self):
+        self.both.reset()
+
+    @rule(ms=st.sampled_from([1, 100, 200, 499, 500, 501, 1000, 5000]))
+    def tick(self, ms):
+        self.both.now += ms
+        self.both.view()
+
+    def teardown(self):
+        state, probes = (f"cb:{{{self.both.name}}}:{part}" for part in ("state", "probes"))
+        if self.client.exists(state):  # no TTL shorter than what it must remember
+            assert self.client.pttl(state) > 2 * 1_000
+        self.client.delete(state, probes)
 
 
 def test_the_scripts_mirror_the_machine(valkey):
     with valkey.client() as client:
         run_state_machine_as_test(
-            differential(client),
+            type("StepsOnThisStore", (Steps,), {"client": client}),
             settings=settings(
                 max_examples=120,
                 stateful_step_count=40,
