@@ -15,7 +15,7 @@ QUICK = ChainOptions(
     gpu_timeout_seconds=0.5,
     cpu_timeout_seconds=0.5,
     connect_timeout_seconds=0.5,
-    breaker=CircuitBreakerConfig(failure_threshold=2, recovery_timeout_seconds=2),
+    breaker=CircuitBreakerConfig(failure_threshold=2, recovery_timeout_seconds=1),
 )
 
 

@@ -205,10 +205,8 @@ def test_the_sdks_own_retry_after_a_lost_answer_finds_what_the_first_one_made(st
     with openai.OpenAI(base_url=f"{url}/v1", api_key="any") as retrying:
         file_id = upload(retrying, CONTENT)
         batch = retrying.batches.create(**batch_body(file_id))
-    assert dropping.asked == [
-        *(("/v1/files", "0"), ("/v1/files", "1")),
-        *(("/v1/batches", "0"), ("/v1/batches", "1")),
-    ]
+    creates = ("/v1/files", "/v1/batches")
+    assert dropping.asked == [(path, count) for path in creates for count in ("0", "1")]
     assert (len(list(sdk.files.list())), len(list(sdk.batches.list()))) == (
         before[0] + 1,
         before[1] + 1,
@@ -294,7 +292,11 @@ async def test_an_upload_under_way_keeps_its_key_and_one_that_failed_frees_it(
     assert new
     content = Slow()
     copying = asyncio.create_task(
-        files.create(NewFile(first, "ann", "a.jsonl", "batch", 3600), content, keys)
+        files.create(
+            NewFile(id=first, owner="ann", filename="a.jsonl", purpose="batch", seconds=3600),
+            content,
+            keys,
+        )
     )
     assert await files.begin("ann", keys) == (first, False)
     with pytest.raises(ApiError) as error:
