@@ -53,6 +53,11 @@ class Background:
         while True:
             try:
                 return await work()
+            except asyncio.CancelledError:
+                if self._stopping:
+                    raise
+                # Of something that it waited for: nobody has cancelled the loop itself.
+                log.exception("the loop %s died", name)
             except Exception:
                 log.exception("the loop %s died", name)
             if self._stopping:

@@ -59,10 +59,12 @@ class GroupCommit(Generic[A, R]):
         self._linger = None
         self._hurry.set()
         if self._committing is not None:
-            await self._committing
+            await asyncio.shield(self._committing)
 
     def cancel(self) -> None:
-        """Commit nothing more."""
+        """Commit nothing of what waits, and let nobody wait for it."""
+        while self._waiting:
+            self._waiting.popleft()[1].cancel()
         if self._committing is not None:
             self._committing.cancel()
 

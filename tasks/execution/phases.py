@@ -84,6 +84,8 @@ class PhaseRunner:
                 await self._validate(unit)
             case PhaseUnit(tier="join"):
                 await self._join(unit)
+            case _:
+                await drop_late(self._context, unit)
 
     async def _validate(self, unit: PhaseUnit) -> None:
         context = self._context
@@ -198,6 +200,12 @@ class PhaseRunner:
         ):
             return [msgspec.json.decode(text) for text in file]
         return []
+
+
+async def drop_late(context: Context, unit: Unit) -> None:
+    """Drop a unit whose batch has ended: what it was about is not there any more."""
+    log.warning("%s comes too late: %s is %s", unit.id, unit.batch, unit.status.value)
+    await context.retrying(context.store.batches.drop, unit)
 
 
 def _join_pieces(storage: Storage, batch_id: str, pieces: Sequence[_Piece]) -> list[JoinedFile]:

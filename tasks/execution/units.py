@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from tasks.execution.phases import drop_late
 from tasks.execution.unit_run import UnitRun
 from tasks.records.batches import SliceUnit
 from tasks.records.jobs import Dispatch, Queue, Ref
@@ -35,6 +36,8 @@ class UnitRunner:
             return []
         unit = await context.retrying(context.store.batches.begin, lease_owner, tier, ref)
         if not isinstance(unit, SliceUnit):
+            if unit is not None:
+                await drop_late(context, unit)
             return []
         context.observer.begun(tier, unit.waited)
         run = UnitRun(context, self._phases, unit)

@@ -1,4 +1,4 @@
-"""Reading a batch's input file: every bad line findings, where every slice lies remembered.
+"""Reading a batch's input file: it finds every bad line, and where each slice lies.
 
 The file is read once, in bounded memory; nothing here talks to Redis or the broker.
 """

@@ -67,7 +67,7 @@ async def open_store(settings: Settings, storage: Storage) -> Store:
 
 
 async def check_store(settings: Settings) -> None:
-    """Raise what open_store would."""
+    """Make the store ready as open_store does, and raise what it would; keep nothing open."""
     connection = Connection(settings.redis_url)
     try:
         await _prepare(connection, settings)

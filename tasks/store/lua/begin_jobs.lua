@@ -4,9 +4,9 @@
 -- {body, owner, queue, ms to the deadline, options, attempts, failures, first_tier,
 --  ms since its dispatch, ms since its creation}.
 -- Asked again by the same lease owner (its answer was lost), it answers the same.
-local me, lease_ms, tier = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local me, lease_ms, tier, jobs = ARGV[3], tonumber(ARGV[4]), ARGV[5], rows(6, 2)
 local answers = {}
-for _, job in ipairs(rows(6, 2)) do
+for _, job in ipairs(jobs) do
   local id, attempt = job[1], job[2]
   local h = redis.call('HMGET', record(id), 'status', 'tier', 'attempt', 'lease_owner',
     'deadline_ms', 'queue', 'body', 'owner', 'options', 'attempts', 'failures', 'dispatched_ms',

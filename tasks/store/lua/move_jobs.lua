@@ -3,9 +3,9 @@
 -- token, then per job: id, attempt, attempts (JSON), failures.
 -- Answers per job the new attempt, or -1 if it is no longer the asker's.
 local me, from, to, grace = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local due, token = tonumber(ARGV[7]), ARGV[8]
+local due, token, jobs = tonumber(ARGV[7]), ARGV[8], rows(9, 4)
 local answers = {}
-for _, job in ipairs(rows(9, 4)) do
+for _, job in ipairs(jobs) do
   local id, attempt, attempts, failures = unpack(job)
   local answer = move(id, me, from, tonumber(attempt), to, due, token, grace)
   if answer >= 0 then

@@ -1,7 +1,7 @@
 -- Renews leases. ARGV from 3: lease_ms, then per job: id, lease_owner.
 -- Answers the ids that are no longer the asker's: cancelled, expired, or swept to another worker.
-local lease_ms, lost = tonumber(ARGV[3]), {}
-for _, held in ipairs(rows(4, 2)) do
+local lease_ms, leases, lost = tonumber(ARGV[3]), rows(4, 2), {}
+for _, held in ipairs(leases) do
   local id, me = held[1], held[2]
   if leased_by(id, me) then
     redis.call('ZADD', P .. 'leases', now + lease_ms, id)

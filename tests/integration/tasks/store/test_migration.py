@@ -9,6 +9,7 @@ import time
 import httpx
 import openai
 import pytest
+import redis
 from harness import layout1
 from harness.batches import check_every_line_once, ended
 from harness.waiting import wait_until
@@ -35,7 +36,8 @@ def left(valkey, tmp_path):
 
 def old_keys(client):
     keys = [key.decode() for key in client.scan_iter(f"{OLD_PREFIX}*")]
-    return [key for key in keys if not key.startswith(migration.ANSWERS)]
+    own = (migration.ANSWERS, *migration.FENCE)
+    return [key for key in keys if not key.startswith(own)]
 
 
 def test_everything_that_the_release_before_left_goes_on(left, fleet, gpu):
@@ -111,6 +113,7 @@ async def test_what_another_died_over_is_taken_over_from_where_it_stands(
     connection, left, monkeypatch
 ):
     every = len(old_keys(left))
+    behind_the_fence = sum(left.exists(key) for key in migration.FENCE)
     monkeypatch.setattr(migration, "CHUNK", 5)
     monkeypatch.setattr(migration, "LEASE_MS", 300)
     with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +124,8 @@ async def test_what_another_died_over_is_taken_over_from_where_it_stands(
     await take_over(connection)
     assert old_keys(left) == []
     moved = list(left.scan_iter(f"{keyspace.PREFIX}*"))
-    assert len(moved) == every + 1  # and the layout's number
+    # And the layout's number; what is behind the fence now was not counted among the old ones.
+    assert len(moved) == every + behind_the_fence + 1
     assert left.get(keyspace.PREFIX + keyspace.LAYOUT) == b"2"
 
 
@@ -138,12 +142,74 @@ async def test_any_number_take_over_at_once_and_each_key_is_moved_once(valkey, l
     assert all(left.dump(keyspace.PREFIX + name) == value for name, value in every.items())
 
 
-async def test_a_new_store_is_of_this_layout_and_is_not_looked_through_again(connection, valkey):
-    await take_over(connection)
+OLD_CREATE = """
+redis.call('HSET', 'ft:job:' .. ARGV[1], 'status', 'queued')
+redis.call('ZADD', 'ft:dispatched:interactive', 1, ARGV[1])
+redis.call('ZADD', 'ft:deadlines', 1, ARGV[1])
+return 1
+"""
+
+
+async def test_an_older_process_that_is_started_later_accepts_nothing(connection, valkey):
+    """Its create fails where it would index the job; so its client is told, and nothing is lost."""
     with valkey.client() as client:
-        client.set(f"{OLD_PREFIX}stray", "1")
+        assert client.eval(OLD_CREATE, 0, "job_1") == 1
+        client.flushall()
         await take_over(connection)
-        assert client.exists(f"{OLD_PREFIX}stray")
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            client.eval(OLD_CREATE, 0, "job_1")
+
+
+@pytest.mark.parametrize("module", ["api", "workers"])
+def test_no_process_starts_beside_an_older_one_that_was_started_later(valkey, fleet, module):
+    api = fleet.api().start()
+    with valkey.client() as client, client.pubsub() as subscription:
+        subscription.subscribe(f"{OLD_PREFIX}finished")
+        wait_until(subscription.get_message)
+        process = {"api": fleet.api, "workers": fleet.worker}[module]().start(ready=False)
+        assert process.wait() == 2
+        assert "an API or a worker listens" in process.log
+    assert api.process.poll() is None
+
+
+async def test_a_heartbeat_of_a_clock_that_was_ahead_is_waited_for_in_vain(
+    connection, left, monkeypatch
+):
+    monkeypatch.setattr(migration, "RENEWAL_SECONDS", 0.5)
+    left.zadd(f"{OLD_PREFIX}workers", {"batch-7": (time.time() + 3600) * 1000})
+    await take_over(connection)
+    assert old_keys(left) == []
+
+
+async def test_a_store_that_is_full_can_be_taken_over(connection, left):
+    left.config_set("maxmemory", 1)
+    try:
+        await take_over(connection)
+    finally:
+        left.config_set("maxmemory", 0)
+    assert old_keys(left) == []
+
+
+async def test_keys_that_are_there_twice_are_nobodys_to_choose(connection, left):
+    left.hset(f"{keyspace.PREFIX}stats", "gpu:succeeded", 7)
+    with pytest.raises(StoreUnfit, match=r"1 keys are there twice.*ft:stats"):
+        await take_over(connection)
+    assert not left.exists(keyspace.PREFIX + keyspace.LAYOUT)
+    left.delete(f"{keyspace.PREFIX}stats")
+    await take_over(connection)
+    assert left.hget(f"{keyspace.PREFIX}stats", "gpu:succeeded") == b"6"
+
+
+async def test_a_user_that_may_not_write_the_new_keys_is_told_so(valkey, left):
+    left.execute_command("ACL", "SETUSER", "old", "on", ">secret", "~ft:*", "+@all", "&*")
+    url = valkey.url.replace("//", "//old:secret@")
+    connection = Connection(url)
+    try:
+        with pytest.raises(StoreUnfit, match="the store refuses us"):
+            await take_over(connection)
+    finally:
+        await connection.close()
+        left.execute_command("ACL", "DELUSER", "old")
 
 
 async def test_a_store_of_a_newer_release_is_refused(connection):
