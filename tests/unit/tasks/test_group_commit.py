@@ -188,7 +188,7 @@ async def test_what_is_cancelled_commits_nothing_more(ledger, group):
     await turns()
     assert ledger.groups == [["a"]]
     assert not first.done()
-    assert not second.done()
+    assert second.cancelled()
 
 
 async def test_an_idle_group_may_be_cancelled(ledger, group):
