@@ -154,3 +154,22 @@ async def test_a_loop_that_raises_when_it_is_ended_is_not_started_again(backgrou
     except TimeoutError:
         pytest.fail("it never stops")
     assert (len(runs), ends.number) == (1, 0)
+
+
+async def test_a_cancel_of_what_a_loop_waits_for_is_a_death_and_not_its_end(caplog):
+    """Nobody has cancelled the loop: it would be gone without a word."""
+    runs = []
+
+    async def work():
+        runs.append("run")
+        if len(runs) == 1:
+            inner = asyncio.get_running_loop().create_future()
+            inner.cancel()
+            await inner
+        await asyncio.Event().wait()
+
+    background = Background(again_seconds=0)
+    background.start("listener", work)
+    await eventually(lambda: len(runs) == 2)
+    assert "the loop listener died" in caplog.text
+    await background.stop()

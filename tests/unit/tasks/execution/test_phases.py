@@ -275,3 +275,9 @@ async def test_a_store_that_is_away_is_waited_for(worker, run):
     worker.batches.away = 2
     await run(phase_unit("validate"))
     assert len(moves(worker, "start")) == 1
+
+
+async def test_a_phase_that_comes_when_there_is_nothing_for_it_is_dropped(worker, run):
+    """A part whose batch has ended: the store hands it out without its slice."""
+    await run(phase_unit("part"))
+    assert len(moves(worker, "drop")) == 1

@@ -67,14 +67,20 @@ async def test_a_unit_is_leased_run_and_left_to_the_chain(worker, units):
     assert len(worker.leases) == 0
 
 
-@pytest.mark.parametrize("unit", [None, "phase"])
-async def test_a_message_that_names_no_slice_to_answer_does_nothing(worker, units, unit):
+async def test_a_message_that_names_no_unit_does_nothing(worker, units):
+    assert await units.run(Ref("unit_batch_1_0", 0)) == []
+    assert (worker.answerer.asked, worker.observer.events) == ([], [])
+
+
+async def test_a_unit_whose_batch_has_ended_is_dropped_and_told_of(worker, units, caplog):
+    """Its slice is not there any more, so the store hands out no lines with it."""
     ref = Ref("unit_batch_1_0", 0)
-    if unit:
-        common = {name: getattr(slice_unit(), name) for name in PhaseUnit.__dataclass_fields__}
-        worker.batches.units[ref] = PhaseUnit(**common)
+    common = {name: getattr(slice_unit(), name) for name in PhaseUnit.__dataclass_fields__}
+    worker.batches.units[ref] = PhaseUnit(**common)
     assert await units.run(ref) == []
     assert (worker.answerer.asked, worker.observer.events) == ([], [])
+    assert moves(worker, "drop") == [("drop", "unit_batch_1_0")]
+    assert "unit_batch_1_0 comes too late" in caplog.text
 
 
 async def test_a_worker_that_stops_sends_a_unit_back_unbegun(worker, units):
