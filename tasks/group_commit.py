@@ -36,35 +36,51 @@ class GroupCommit(Generic[A, R]):
     ) -> None:
         """commit: does up to `largest` items; returns (in their order) results or errors."""
         self._commit, self._largest, self._linger = commit, largest, linger
-        self._waiting: deque[tuple[A, asyncio.Future[R]]] = deque()
+        # Each with who waits for it, if anybody does.
+        self._waiting: deque[tuple[A, asyncio.Future[R] | None]] = deque()
+        self._failure: Exception | None = None  # of what nobody waited for
         self._committing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()  # who lingers is to go on
 
     def put(self, item: A) -> asyncio.Future[R]:
         """Have an item take part in the next commit; the future tells what that came to."""
         result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._add(item, result)
+        return result
+
+    def post(self, item: A) -> None:
+        """Have an item take part in the next commit; flush() tells if that failed."""
+        self._add(item, None)
+
+    def _add(self, item: A, result: asyncio.Future[R] | None) -> None:
         self._waiting.append((item, result))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         elif self._linger and len(self._waiting) >= self._linger.enough:
             self._hurry.set()
-        return result
 
     async def submit(self, item: A) -> R:
         """Take part in the next commit; raise the error that it came to."""
         return await self.put(item)
 
     async def flush(self) -> None:
-        """Commit what waits, without lingering any more; return when nothing waits."""
+        """Commit what waits, without lingering any more; return when nothing waits.
+
+        Raises what a commit of posted items came to.
+        """
         self._linger = None
         self._hurry.set()
         if self._committing is not None:
             await asyncio.shield(self._committing)
+        if self._failure is not None:
+            raise self._failure
 
     def cancel(self) -> None:
         """Commit nothing of what waits, and let nobody wait for it."""
         while self._waiting:
-            self._waiting.popleft()[1].cancel()
+            _, result = self._waiting.popleft()
+            if result is not None:
+                result.cancel()
         if self._committing is not None:
             self._committing.cancel()
 
@@ -72,7 +88,7 @@ class GroupCommit(Generic[A, R]):
         """Let those that wait for the next commit fail with this error."""
         while self._waiting:
             _, result = self._waiting.popleft()
-            if not result.done():
+            if result is not None and not result.done():
                 result.set_exception(error)
 
     async def _commit_all(self) -> None:
@@ -82,7 +98,7 @@ class GroupCommit(Generic[A, R]):
                 size = min(len(self._waiting), self._largest)
                 group = (self._waiting.popleft() for _ in range(size))
                 # What its submitter went away from while it waited must not be done any more.
-                await self._commit_group([each for each in group if not each[1].done()])
+                await self._commit_group([each for each in group if not _is_done(each[1])])
         finally:
             self._committing = None
 
@@ -95,7 +111,7 @@ class GroupCommit(Generic[A, R]):
             async with asyncio.timeout(self._linger.seconds):
                 await self._hurry.wait()
 
-    async def _commit_group(self, group: list[tuple[A, asyncio.Future[R]]]) -> None:
+    async def _commit_group(self, group: list[tuple[A, asyncio.Future[R] | None]]) -> None:
         if not group:
             return
         try:
@@ -103,9 +119,15 @@ class GroupCommit(Generic[A, R]):
         except Exception as error:  # noqa: BLE001 - every submitter is told, whatever it was
             answers = [error] * len(group)
         for (_, result), answer in zip(group, answers, strict=True):
-            if result.done():
+            if result is None:
+                self._failure = answer if isinstance(answer, Exception) else self._failure
+            elif result.done():
                 continue
-            if isinstance(answer, Exception):
+            elif isinstance(answer, Exception):
                 result.set_exception(answer)
             else:
                 result.set_result(answer)
+
+
+def _is_done(result: asyncio.Future[R] | None) -> bool:
+    return result is not None and result.done()

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from tasks.group_commit import GroupCommit, Linger
 
 if TYPE_CHECKING:
-    import asyncio
-
     from tasks.execution.context import Context
     from tasks.records.batches import LineResult, SliceUnit
 
@@ -24,20 +22,17 @@ class LineRecorder:
         self.complete = False  # the slice is, and its part is ours to write
         self.alone = True  # every result that we recorded was the first of its line
         self._context, self._unit = context, unit
-        self._error: BaseException | None = None
         self._commits: GroupCommit[LineResult, None] = GroupCommit(
             self._record_all, sys.maxsize, GATHER
         )
 
     def add(self, result: LineResult) -> None:
         """Have a result recorded soon."""
-        self._commits.put(result).add_done_callback(self._note)
+        self._commits.post(result)
 
     async def flush(self) -> None:
         """Record what was added; raise what went wrong with any of it."""
         await self._commits.flush()
-        if self._error is not None:
-            raise self._error
 
     def cancel(self) -> None:
         """Record nothing more."""
@@ -60,7 +55,3 @@ class LineRecorder:
     async def _record_all(self, results: list[LineResult]) -> list[None]:
         await self.record(results)
         return [None] * len(results)
-
-    def _note(self, recorded: asyncio.Future[None]) -> None:
-        if not recorded.cancelled() and recorded.exception():
-            self._error = recorded.exception()

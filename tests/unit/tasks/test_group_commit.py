@@ -226,3 +226,18 @@ async def test_a_cancel_counts_in_the_very_moment_that_enough_are_there(ledger):
     group.cancel()
     await turns(10)
     assert ledger.groups == []
+
+
+async def test_what_is_posted_is_committed_and_flush_tells_what_it_came_to(ledger, group):
+    group.post("a")
+    await group.flush()
+    assert ledger.groups == [["a"]]
+    failing = GroupCommit(fails, 10)
+    failing.post("b")
+    with pytest.raises(ValueError, match="of b"):
+        await failing.flush()
+
+
+async def fails(items):
+    message = f"of {items[0]}"
+    raise ValueError(message)
