@@ -16,7 +16,7 @@ from api.app import create_app
 from tasks import process
 from tasks.errors import FallthroughError, SettingsError
 from tasks.settings import Settings
-from tasks.store import check_store
+from tasks.store import prepare_store
 from tasks.telemetry import logs
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def main() -> int:
         check_exposure(settings, key_ring(settings))
         listener = _listen(settings)
         # In one line, before the framework would say it in a hundred.
-        uvloop.run(check_store(settings))
+        uvloop.run(prepare_store(settings))
     except FallthroughError as error:
         sys.stderr.write(f"api: {error}\n")
         return 2
     app = create_app(settings)
-    process.settle()
+    process.freeze_garbage()
     config = uvicorn.Config(
         app,
         loop="uvloop",

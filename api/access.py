@@ -154,7 +154,7 @@ class Access:
         if not rate and not most:
             await self._app(scope, receive, send)
             return
-        limits: RequestLimits = scope["app"].state.services.limits
+        limits: RequestLimits = scope["app"].state.services.request_limits
         try:
             admission = await limits.admit(key.owner, rate, most)
         except StoreUnavailable as error:

@@ -43,7 +43,7 @@ class Services:
     publisher: Publisher
     submitter: Submitter
     waiters: Waiters
-    limits: RequestLimits
+    request_limits: RequestLimits
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
     metrics: ApiMetrics
@@ -59,10 +59,10 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     publisher.start()
     breakers = build_breakers(settings, store.connection, lambda _: None)
     tiers, http = build_models(settings, breakers)
-    waiters, limits = Waiters(store), RequestLimits(store.limits)
+    waiters, request_limits = Waiters(store), RequestLimits(store.limits)
     background = Background()
     background.start("finishes", waiters.listen)
-    background.start("request limits", limits.keep)
+    background.start("request limits", request_limits.keep)
     try:
         yield Services(
             settings=settings,
@@ -70,7 +70,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
             publisher=publisher,
             submitter=Submitter(store, publisher),
             waiters=waiters,
-            limits=limits,
+            request_limits=request_limits,
             breakers=breakers,
             tiers=tiers,
             metrics=metrics,

@@ -24,8 +24,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def settle() -> None:
-    """Say that what is there now stays.
+def freeze_garbage() -> None:
+    """Leave what is there now out of every look for garbage: it stays.
 
     What a request or a slice makes is let go by its own reference counts: looking through all of
     it every 700 allocations is a tenth of a busy process's time.

@@ -78,7 +78,7 @@ class WorkerProcess:
         host, port = health_socket.getsockname()[:2]
         log.info("worker %s: health on http://%s:%d", self._name, host, port)
         worker = self._celery_worker()
-        process.settle()
+        process.freeze_garbage()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that it began is done
         self._loop.call(self._close(), timeout=HAND_OVER_SECONDS)

@@ -160,7 +160,12 @@ class PhaseRunner:
             before += where.lines
         files = await asyncio.to_thread(_join_pieces, self._storage, unit.batch, pieces)
         ended = await retrying(
-            self._batches.complete, unit, unanswered=missing, parts=further, files=files
+            self._batches.complete,
+            unit,
+            slices=len(ranges),
+            unanswered=missing,
+            parts=further,
+            files=files,
         )
         if ended:
             log.info("%s: %s", unit.batch, unit.ending)

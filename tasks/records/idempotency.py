@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+CLAIM_SECONDS = 15 * 60  # how long a create that is sent again finds what the first one made
+
 
 class IdempotencyKey(NamedTuple):
     """A name that a create goes by, and a digest (32 characters) of what was sent with it.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
     from tasks.storage import Storage
 
-__all__ = ["Store", "check_store", "open_store"]
+__all__ = ["Store", "open_store", "prepare_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ async def open_store(settings: Settings, storage: Storage) -> Store:
     return Store.over(connection, settings, storage)
 
 
-async def check_store(settings: Settings) -> None:
+async def prepare_store(settings: Settings) -> None:
     """Make the store ready as open_store does, and raise what it would; keep nothing open."""
     connection = Connection(settings.redis_url)
     try:

@@ -30,10 +30,10 @@ from tasks.records.batches import (
     window_seconds,
 )
 from tasks.records.files import FILE_SECONDS
+from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.records.jobs import Dispatch
 from tasks.store import keyspace
 from tasks.store.fields import Fields
-from tasks.store.jobs import CLAIM_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -283,6 +283,7 @@ class BatchStore:
         self,
         unit: PhaseUnit,
         *,
+        slices: int,
         unanswered: int,
         parts: Sequence[Part],
         files: Sequence[JoinedFile],
@@ -292,6 +293,7 @@ class BatchStore:
             "complete_batch",
             [
                 *(*keyspace.whole_batch(unit.batch), keyspace.job(unit.id)),
+                *(keyspace.results(unit.batch, number) for number in range(slices)),
                 *(keyspace.file(file.id) for file in files),
                 *(keyspace.files_of(unit.owner), keyspace.FILE_EXPIRY),
             ],

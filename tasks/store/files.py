@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from tasks.errors import StoreUnavailable
 from tasks.records.batches import FINAL
 from tasks.records.files import FileRecord, new_file_id
+from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.storage import CHUNK, content_name
 from tasks.store import keyspace
 from tasks.store.fields import Fields
-from tasks.store.jobs import CLAIM_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -13,6 +13,7 @@ import msgspec
 
 from fallback_chain import Attempt, Verdict
 from tasks.group_commit import GroupCommit
+from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.records.jobs import (
     BegunJob,
     Dispatch,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
     from tasks.store.connection import Connection
 
-CLAIM_SECONDS = 15 * 60  # how long a repeated create finds what the first one made
 LARGEST_CREATE = 64  # lone jobs that one script records
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
 

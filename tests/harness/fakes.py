@@ -213,6 +213,8 @@ class FakeBatches:
     async def ranges(self, batch_id: str) -> list[Any]:
         return self.slice_ranges
 
-    async def complete(self, unit: Unit, *, unanswered: int, parts: Any, files: Any) -> bool:
+    async def complete(
+        self, unit: Unit, *, slices: int, unanswered: int, parts: Any, files: Any
+    ) -> bool:
         self._moved("complete", unanswered, parts, files)
         return self.ours

@@ -2,7 +2,6 @@
 -- unanswered, file_ttl_ms, number of further parts, those parts ("slice:output:error"), then per
 -- file: "output" or "error", id, bytes, filename.
 -- Answers 1, or 0 if this came too late. The unit stays until what it leaves behind is cleared.
--- finds part:* the batch's record says how many slices it has
 local unit, me, id, unanswered = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, number, key = tonumber(ARGV[7]), tonumber(ARGV[8]), batch(id)
 local parts, files = list(9, number), rows(9 + number, 4)

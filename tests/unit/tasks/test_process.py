@@ -37,7 +37,7 @@ def test_a_port_that_is_taken_stops_the_start():
 def test_what_is_there_at_the_start_is_not_looked_through_again():
     before = gc.get_threshold()
     try:
-        process.settle()
+        process.freeze_garbage()
         assert gc.get_freeze_count() > 0
         assert gc.get_threshold() == process.GARBAGE_THRESHOLDS
     finally:

@@ -321,7 +321,9 @@ class Batches(RuleBasedStateMachine):
                 known = len(self.wait(self.batches.results(self.id, number)))
                 missing += LINES - known
                 further.append(Part(number, 1, 1))
-        work = self.batches.complete(unit, unanswered=missing, parts=further, files=[])
+        work = self.batches.complete(
+            unit, slices=record.slices, unanswered=missing, parts=further, files=[]
+        )
         ended = self.do_held("complete_batch", work, unit)
         if ended and record.status not in FINAL:
             expected = [*self.wait(self.batches.parts(self.id))]

@@ -8,7 +8,7 @@ from harness.waiting import free_port
 from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.settings import Settings
 from tasks.storage import Storage
-from tasks.store import check_store, keyspace, open_store
+from tasks.store import keyspace, open_store, prepare_store
 from tasks.store.migration import LAYOUT
 
 
@@ -19,7 +19,7 @@ def prepare(request, tmp_path):
     async def prepare(url):
         settings = Settings(redis_url=url)
         if request.param == "check":
-            return await check_store(settings)
+            return await prepare_store(settings)
         store = await open_store(settings, Storage(str(tmp_path)))
         return await store.close()
 

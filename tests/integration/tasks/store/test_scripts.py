@@ -150,7 +150,9 @@ class Story:
             dispatches = await batches.complete_slice(unit, Part(unit.slice, 3, 0))
         unit = await self.begin(dispatches[0].id, "join")
         files = [JoinedFile("output", "file-x", 6, "x.jsonl")]
-        assert await batches.complete(unit, unanswered=0, parts=[Part(1, 1, 1)], files=files)
+        assert await batches.complete(
+            unit, slices=2, unanswered=0, parts=[Part(1, 1, 1)], files=files
+        )
         await batches.drop(unit)
 
     async def batches_that_do_not_get_there(self, file_id):
