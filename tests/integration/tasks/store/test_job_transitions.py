@@ -149,6 +149,25 @@ class Jobs(RuleBasedStateMachine):
         else:
             assert not found
 
+    @rule(number=st.integers(0, 20), what=st.sampled_from(["finish", "on", "park", "lose"]))
+    def work_on(self, number, what):
+        """Do with an open job what an honest worker does: most of what happens is that."""
+        open_jobs = [job for job in self.model.values() if job.open]
+        if not open_jobs:
+            return
+        job = open_jobs[number % len(open_jobs)]
+        if job.status is Status.QUEUED:
+            self.begin(job.id, "w1", OWN, 0)
+        elif what == "finish":
+            self.finish(job.id, OWN, OWN, 0, [Status.SUCCEEDED, Status.FAILED][number % 2])
+        elif what == "on":
+            self.hand_on(job.id, OWN, OWN, 0, f"t{number}", "cpu")
+        elif what == "park":
+            self.park(job.id, OWN, OWN, f"t{number}", 0.5)
+        else:
+            self.advance(LEASE)
+            self.sweep(none_left=False)
+
     @rule(job_id=jobs, worker=WORKERS)
     def renew(self, job_id, worker):
         job, mine = self.asked(job_id, worker, OWN)
@@ -318,7 +337,8 @@ def test_whatever_is_done_only_what_is_in_the_table_happens(machine):
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert len(machine.seen) > len(TRANSITIONS) / 2, sorted(map(str, machine.seen))
+    missed = {script for _, _, script, _ in TRANSITIONS} - {script for *_, script in machine.seen}
+    assert len(missed) <= 1, missed
 
 
 # What makes each row of the table happen: rules, and their arguments besides the job.
