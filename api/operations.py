@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -135,13 +135,21 @@ async def metrics(request: Request) -> Response:
     return json_response({"metrics": {**summary, "flower_url": flower_url}})
 
 
-async def _fleet(
-    services: Services,
-) -> tuple[dict[str, dict[str, int]], dict[str, int], Gauges, dict[str, BreakerView]]:
-    """Ask the store for what it counts of the whole fleet."""
+class FleetView(NamedTuple):
+    """What the store counts of the whole fleet."""
+
+    counts: dict[str, dict[str, int]]
+    events: dict[str, int]
+    gauges: Gauges
+    views: dict[str, BreakerView]
+
+
+async def _fleet(services: Services) -> FleetView:
     fleet = services.store.fleet
-    return await asyncio.gather(
-        fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services)
+    return FleetView(
+        *await asyncio.gather(
+            fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services)
+        )
     )
 
 

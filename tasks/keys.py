@@ -16,7 +16,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
@@ -64,7 +64,13 @@ def admins(text: str) -> list[str]:
     return [f"{owner}:{secret}" for owner, secret, admin in _entries(text) if admin]
 
 
-def _entries(text: str) -> Iterator[tuple[str, str, bool]]:
+class _Entry(NamedTuple):
+    owner: str
+    secret: str
+    admin: bool
+
+
+def _entries(text: str) -> Iterator[_Entry]:
     for number, entry in enumerate(filter(None, (e.strip() for e in text.split(","))), 1):
         owner, equals, secret = entry.partition("=")
         admin = owner.endswith("!")
@@ -82,7 +88,7 @@ def _entries(text: str) -> Iterator[tuple[str, str, bool]]:
                 "can carry: it must be of ASCII letters, digits and signs, without blanks around"
             )
             raise SettingsError(message)
-        yield owner, secret, admin
+        yield _Entry(owner, secret, admin)
 
 
 def read_file(path: Path) -> list[Key]:

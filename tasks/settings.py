@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from tasks.errors import SettingsError
@@ -27,6 +27,15 @@ def _setting(
     return field(
         default=default, metadata={"about": about, "low": low, "secret": secret, "url": url}
     )
+
+
+class SettingRow(NamedTuple):
+    """A setting as it is shown: secrets masked."""
+
+    variable: str
+    value: str
+    default: str
+    about: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +162,10 @@ class Settings:
             if getattr(self, f.name) != f.default
         }
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """(variable, value with secrets masked, default, what it is about) of every setting."""
+    def rows(self) -> list[SettingRow]:
+        """Return every setting as it is shown."""
         return [
-            (
+            SettingRow(
                 PREFIX + f.name.upper(),
                 _masked(getattr(self, f.name), secret=f.metadata["secret"]),
                 str(f.default),

@@ -6,7 +6,7 @@ The file is read once, in bounded memory; nothing here talks to Redis or the bro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -148,8 +148,15 @@ class _Slices:
             self._count = 0
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes | None]]:
-    """Yield (number, offset, bytes, text) of each line that is not blank; text None: too large."""
+class _RawLine(NamedTuple):
+    number: int
+    offset: int
+    length: int
+    text: bytes | None  # None: too large
+
+
+def _lines(file: BinaryIO) -> Iterator[_RawLine]:
+    """Yield each line that is not blank."""
     number = offset = 0
     head = file.read(len(BOM))
     rest = b"" if head == BOM else head
@@ -163,9 +170,9 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes | None]]:
             number += 1
             length = skipped + len(piece)
             if length > MAX_LINE_BYTES:
-                yield number, offset, length, None
+                yield _RawLine(number, offset, length, None)
             elif piece.strip():
-                yield number, offset, length, piece
+                yield _RawLine(number, offset, length, piece)
             offset += length + 1
             skipped = 0
         if not block:
