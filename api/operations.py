@@ -146,11 +146,10 @@ class FleetView(NamedTuple):
 
 async def _fleet(services: Services) -> FleetView:
     fleet = services.store.fleet
-    return FleetView(
-        *await asyncio.gather(
-            fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services)
-        )
+    counts, events, gauges, views = await asyncio.gather(
+        fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services)
     )
+    return FleetView(counts=counts, events=events, gauges=gauges, views=views)
 
 
 def _join(*texts: bytes) -> bytes:

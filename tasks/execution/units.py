@@ -32,7 +32,9 @@ class UnitRunner:
         """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
         context = self._context
         if context.drain.started:
-            await context.publisher.dispatch([Dispatch(*ref, tier, Queue.BATCH.value)])
+            await context.publisher.dispatch(
+                [Dispatch(ref.id, ref.attempt, tier, Queue.BATCH.value)]
+            )
             return []
         unit = await context.retrying(context.store.batches.begin, lease_owner, tier, ref)
         if not isinstance(unit, SliceUnit):
@@ -67,7 +69,9 @@ class UnitRunner:
         publisher = self._context.publisher
         if left:
             to = publisher.next_tier(tier)
-            await publisher.dispatch(Dispatch(*ref, to, Queue.BATCH.value) for ref in left)
+            await publisher.dispatch(
+                Dispatch(ref.id, ref.attempt, to, Queue.BATCH.value) for ref in left
+            )
 
     async def _finish(self, run: UnitRun) -> list[Ref]:
         run.turn.set()
