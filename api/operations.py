@@ -123,7 +123,11 @@ async def metrics(request: Request) -> Response:
     if wants_text(accept):
         fleet = CollectorRegistry()
         try:
-            fleet.register(FleetMetrics(*await _fleet(services), _configured(services)))
+            view = await _fleet(services)
+            configured = _configured(services)
+            fleet.register(
+                FleetMetrics(view.counts, view.events, view.gauges, view.views, configured)
+            )
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
         encoder, content_type = choose_encoder(accept)
