@@ -39,6 +39,7 @@ OLD_CHANNELS = ("finished", "cancelled")
 ANSWERS = "ft:cache:"  # the answers' cache is no part of the layout: it has kept its name
 # Where an older release's creates, and its sweeper, would write.
 FENCE = tuple(OLD_PREFIX + name for name in (keyspace.DEADLINES, *keyspace.DISPATCHED))
+LOCK = keyspace.PREFIX + keyspace.MIGRATION
 LEASE_MS = 10_000
 RENEWAL_SECONDS = 10.0  # in which a worker that lives renews its heartbeat
 LOOK_SECONDS = 0.2
@@ -60,7 +61,7 @@ async def take_over(connection: Connection) -> None:
             await _wait_for_the_old(connection.client)
             if current:
                 return
-            if await _set(connection.client, keyspace.MIGRATION, me, "NX", "PX", LEASE_MS):
+            if await _set(connection.client, LOCK, me, "NX", "PX", LEASE_MS):
                 await _move(connection.client, me)
                 return
         if time.monotonic() > until:
@@ -82,9 +83,9 @@ async def _translated() -> AsyncIterator[None]:
 
 
 async def _set(client: Any, key: str, *args: Any) -> Any:
-    """Set a key of this layout, in a store that is full too: accepted jobs come to their end."""
+    """Set a key, in a store that is full too: accepted jobs come to their end."""
     script = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], unpack(ARGV))"
-    return await client.eval(script, 1, keyspace.PREFIX + key, *args)
+    return await client.eval(script, 1, key, *args)
 
 
 async def _is_current(connection: Connection) -> bool:
@@ -151,19 +152,18 @@ async def _move(client: Any, me: str) -> None:
             f"{', '.join(sorted(left)[:3])}; delete those, or restore a copy of before"
         )
         raise StoreUnfit(message)
-    await _set(client, keyspace.LAYOUT, LAYOUT)
-    await client.delete(keyspace.PREFIX + keyspace.MIGRATION)
+    await _set(client, keyspace.PREFIX + keyspace.LAYOUT, LAYOUT)
+    await client.delete(LOCK)
     if moved:
         log.warning("took over %d keys that an older release had left in the store", moved)
 
 
 async def _fence(client: Any) -> None:
     """Move what an older release's creates would write to, and put a text in its place."""
-    script = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], ARGV[1])"
     for name in FENCE:
         if await client.type(name) == b"zset":
             _is_moved(await _tried(client.renamenx(name, _new_name(name))))
-        await client.eval(script, 1, name, "taken over by a newer release of Fallthrough")
+        await _set(client, name, "taken over by a newer release of Fallthrough")
 
 
 async def _tried(renaming: Any) -> Any:
@@ -179,7 +179,7 @@ def _new_name(name: str) -> str:
 
 async def renew(client: Any, me: str) -> None:
     """Go on holding the lease."""
-    await _set(client, keyspace.MIGRATION, me, "PX", LEASE_MS)
+    await _set(client, LOCK, me, "PX", LEASE_MS)
 
 
 def _is_moved(answer: Any) -> bool:
