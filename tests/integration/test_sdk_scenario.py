@@ -15,8 +15,8 @@ DAY = {"endpoint": CHAT, "completion_window": "24h"}
 
 @pytest.fixture
 def client(fleet):
-    """A client of an API beside a worker."""
-    worker = fleet.worker(slice_lines=64, gpu_concurrency=32, gpu_timeout_seconds=20)
+    """A client of an API beside a worker that has room for every line that hangs."""
+    worker = fleet.worker(slice_lines=64, gpu_concurrency=256, gpu_timeout_seconds=20)
     api, _ = fleet.start(fleet.api(), worker)
     with client_of(api) as client:
         yield client
@@ -86,7 +86,7 @@ def answer_what_can_be(call):
     return {"refused": "400", "endless": "hang"}.get(call.prompt, "ok")
 
 
-HALVES = [line(f"c{n}", "short" if n < 20 else "endless") for n in range(200)]
+HALVES = [line(f"c{n}", "endless" if n < 180 else "short") for n in range(200)]
 
 
 def complete_a_thousand_lines(client):
