@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=2,
-        broker_transport_options={} if amqp else _REDIS_TRANSPORT,
+        broker_transport_options={} if amqp else dict(_REDIS_TRANSPORT),
         # Flower's view: arguments are ids.
         worker_send_task_events=True,
         task_send_sent_event=True,

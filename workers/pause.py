@@ -39,10 +39,9 @@ class Pause:
             await asyncio.sleep(LOOK_SECONDS)
 
     def _apply(self, consumer: Any) -> None:
-        if self.paused:
-            consumer.cancel_task_queue(Queue.BATCH.value)
-        else:
-            consumer.add_task_queue(Queue.BATCH.value)
+        apply = consumer.cancel_task_queue if self.paused else consumer.add_task_queue
+        for queue in (Queue.BATCH_BEGUN, Queue.BATCH):
+            apply(queue.value)
 
 
 def pause_step(pause: Pause) -> type[Any]:

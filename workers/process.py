@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
+SPARE_THREADS = 2  # which fresh work never takes: what has begun once does not wait for it
 HAND_OVER_SECONDS = 4.0  # what cut-off calls get to be handed over, after the drain
 
 log = logging.getLogger(__name__)
@@ -88,12 +89,13 @@ class WorkerProcess:
         return int(worker.exitcode or 0)
 
     def _celery_worker(self) -> Any:
+        self._app.conf.broker_transport_options["spare"] = SPARE_THREADS
         self._app.steps["consumer"].add(pulse_step(self._pulse))
         self._app.steps["consumer"].add(pause_step(self._pause))
         self._app.steps["consumer"].add(release_step(self._pulse))
         return self._app.Worker(
             pool="threads",
-            concurrency=self._threads(),
+            concurrency=self._threads() + SPARE_THREADS,
             queues=self._queues(),
             hostname=self._name,
             loglevel=self._settings.log_level,
@@ -104,8 +106,10 @@ class WorkerProcess:
         )
 
     def _queues(self) -> list[str]:
-        queues = [queue for queue in self._settings.worker_queues.split(",") if queue]
-        return [*queues, Queue.PHASES.value] if Queue.BATCH.value in queues else queues
+        kinds = [Queue(queue) for queue in self._settings.worker_queues.split(",") if queue]
+        if Queue.BATCH in kinds:
+            kinds.append(Queue.PHASES)
+        return [queue.value for kind in kinds for queue in (kind.begun, kind)]
 
     def _threads(self) -> int:
         lone = Queue.INTERACTIVE.value in self._settings.worker_queues
@@ -165,7 +169,7 @@ class WorkerProcess:
             await self._phases.run_phase(tier, first, lease_owner)
             return []
         if is_unit(first.id):
-            return await self._batch_units.run_unit(tier, first, lease_owner)
+            return await self._batch_units.run_unit(tier, first, queue, lease_owner)
         return await self._jobs.run_slice(tier, refs, queue, lease_owner)
 
     def _breaker_event(self, event: object) -> None:

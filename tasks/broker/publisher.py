@@ -21,7 +21,7 @@ from kombu.exceptions import BatchPublishError
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
 from tasks.records.batches import PHASES, is_unit
-from tasks.records.jobs import TIERS, Ref
+from tasks.records.jobs import TIERS, Queue, Ref
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from tasks.records.jobs import Dispatch
 
-SLICE = {"interactive": 32, "batch": 32, "phases": 1}  # jobs in one message, at most
+# Jobs in one message, at most.
+SLICE = {queue.value: 1 if queue.kind is Queue.PHASES else 32 for queue in Queue}
 LONGEST_SHOWN = 1024  # characters of a message's ids that Flower shows
 PUBLISH_SECONDS = 8.0  # how long a publish may take
 
@@ -180,7 +181,11 @@ class Publisher:
         known = self._chains.get(route)
         if known is None:
             names = chain_from(self._app, route.tier, self._configured)
-            steps = [self._app.tasks[name].s().set(queue=route.queue) for name in names]
+            queues = [route.queue] + [Queue(route.queue).begun.value] * (len(names) - 1)
+            steps = [
+                self._app.tasks[name].s().set(queue=queue)
+                for name, queue in zip(names, queues, strict=True)
+            ]
             known = self._chains[route] = chain(*steps, app=self._app)
         return known
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError
 from tasks.execution.calls import Calls
-from tasks.records.jobs import BegunJob, Ref, Status, new_token
+from tasks.records.jobs import BegunJob, Queue, Ref, Status, new_token
 from tasks.records.outcomes import Finish, HandBack, HandOn, Outcome, Park
 from tasks.telemetry import logs
 
@@ -46,7 +46,7 @@ class _SliceRun:
 
     def __init__(self, context: Context, tier: str, queue: str) -> None:
         self._context = context
-        self._tier, self._queue = tier, queue
+        self._tier, self._next_queue = tier, Queue(queue).begun.value
         self._calls = Calls(context.drain)
         self._left: list[tuple[BegunJob, HandOn]] = []  # not answered at this tier, and still here
 
@@ -100,7 +100,8 @@ class _SliceRun:
     async def _leave_early(self) -> None:
         refs = await self._hand_on()
         if refs:
-            await self._publish(self._context.publisher.next_tier(self._tier), self._queue, refs)
+            next_tier = self._context.publisher.next_tier(self._tier)
+            await self._publish(next_tier, self._next_queue, refs)
 
     async def _hand_on(self) -> list[Ref]:
         left, self._left = self._left, []
@@ -120,7 +121,7 @@ class _SliceRun:
         handing = context.retrying(context.store.jobs.hand_back, job, new_token())
         refs = await asyncio.shield(handing)
         if refs:
-            await asyncio.shield(self._publish(job.tier, job.queue.value, refs))
+            await asyncio.shield(self._publish(job.tier, job.queue.begun.value, refs))
 
     async def _publish(self, tier: str, queue: str, refs: Sequence[Ref]) -> None:
         # Not published is not lost: the record says dispatched, and the sweeper sees to it.

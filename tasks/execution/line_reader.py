@@ -75,6 +75,7 @@ def line_job(unit: SliceUnit, index: int, text: bytes, first_tier: str) -> LineJ
         body=line.body,
         owner=unit.owner,
         queue=Queue.BATCH,
+        first=unit.first,
         deadline=unit.deadline,
         options=Options(unit.options.cache, unit.options.on_exhausted),
         attempts=history.attempts if history else (),

@@ -112,7 +112,7 @@ class UnitRun:
             context.store.batches.split, unit, to, new_token(), histories
         )
         if child:
-            await context.publisher.dispatch([Dispatch(child, 0, to, Queue.BATCH.value)])
+            await context.publisher.dispatch([Dispatch(child, 0, to, Queue.BATCH_BEGUN.value)])
             unit.moved_to.update(dict.fromkeys(histories, child))
 
     async def _end(self) -> list[Ref]:
@@ -166,7 +166,7 @@ class UnitRun:
             context.retrying(context.store.batches.hand_back, unit, new_token())
         )
         if attempt is not None:
-            again = Dispatch(unit.id, attempt, unit.tier, Queue.BATCH.value)
+            again = Dispatch(unit.id, attempt, unit.tier, Queue.BATCH_BEGUN.value)
             await asyncio.shield(context.publisher.dispatch([again]))
 
 

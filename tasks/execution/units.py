@@ -28,13 +28,11 @@ class UnitRunner:
         self._most, self._at_work = most, 0
         self._waiting: deque[UnitRun] = deque()
 
-    async def run_unit(self, tier: str, ref: Ref, lease_owner: str) -> list[Ref]:
+    async def run_unit(self, tier: str, ref: Ref, queue: str, lease_owner: str) -> list[Ref]:
         """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
         context = self._context
         if context.drain.started:
-            await context.publisher.dispatch(
-                [Dispatch(ref.id, ref.attempt, tier, Queue.BATCH.value)]
-            )
+            await context.publisher.dispatch([Dispatch(ref.id, ref.attempt, tier, queue)])
             return []
         unit = await context.retrying(context.store.batches.begin, lease_owner, tier, ref)
         if not isinstance(unit, SliceUnit):
@@ -44,7 +42,8 @@ class UnitRunner:
         context.observer.begun(tier, unit.waited)
         run = UnitRun(context, self._phases, unit)
         context.leases.hold(unit.id, lease_owner, run.work)
-        if self._at_work >= self._most:
+        # What has begun before does not wait for its turn as well.
+        if self._at_work >= self._most and not unit.first:
             self._waiting.append(run)  # its lease is kept, but no thread is: lone jobs need them
             return []
         self._at_work += 1
@@ -70,7 +69,7 @@ class UnitRunner:
         if left:
             to = publisher.next_tier(tier)
             await publisher.dispatch(
-                Dispatch(ref.id, ref.attempt, to, Queue.BATCH.value) for ref in left
+                Dispatch(ref.id, ref.attempt, to, Queue.BATCH_BEGUN.value) for ref in left
             )
 
     async def _finish(self, run: UnitRun) -> list[Ref]:

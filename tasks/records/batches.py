@@ -230,6 +230,7 @@ class Unit:
     deadline: float  # on this process's monotonic clock
     ending: str
     waited: float  # seconds from its dispatch until it was leased
+    first: bool = False  # it has begun before, and goes first wherever there is a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

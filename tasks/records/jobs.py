@@ -58,12 +58,38 @@ TRANSITIONS = (
 )
 
 
+BEGUN = ".begun"  # how the name of a queue of begun work ends
+
+
 class Queue(StrEnum):
     """The broker's queues: lone requests are never behind bulk work."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
     PHASES = "phases"  # of batches; batch workers consume it, in an outage too
+    # What has begun once, and lost its worker, was handed back, or goes to its next tier: it is
+    # consumed first, as a queue has no head where every broker could put it.
+    INTERACTIVE_BEGUN = "interactive.begun"
+    BATCH_BEGUN = "batch.begun"
+    PHASES_BEGUN = "phases.begun"
+
+    @property
+    def kind(self) -> Queue:
+        """The kind of work that lies in it."""
+        return Queue(self.value.removesuffix(BEGUN))
+
+    @property
+    def begun(self) -> Queue:
+        """Where work of its kind lies once it has begun."""
+        return Queue(self.kind.value + BEGUN)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether what lies in it comes first."""
+        return self is self.begun
+
+
+KINDS = (Queue.INTERACTIVE, Queue.BATCH, Queue.PHASES)
 
 
 class Ref(NamedTuple):
@@ -117,12 +143,13 @@ class BegunJob(msgspec.Struct, frozen=True, kw_only=True):
     tier: str
     body: dict[str, Any]
     owner: str
-    queue: Queue
+    queue: Queue  # its kind
     deadline: float  # on this process's monotonic clock
     options: Options
     attempts: tuple[Attempt, ...]
     failures: int  # tries that failed at a tier whose breaker was closed
     first_tier: str
+    first: bool = False  # it has begun before, and goes first wherever there is a line
     endpoint: str = "/v1/chat/completions"
     waited: float = 0.0  # seconds from its dispatch until it was leased
     created: float = 0.0  # on this process's monotonic clock

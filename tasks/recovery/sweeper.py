@@ -38,7 +38,7 @@ class Sweeper:
     async def sweep(self) -> int:
         """Sweep once; return how many jobs were dispatched again."""
         empty = await self._publisher.empty(q.value for q in Queue)
-        swept = await self._store.jobs.sweep(self._worker, empty)
+        swept = await self._store.jobs.sweep(empty)
         if swept is None:
             return 0
         self._observer.swept(reason for _, reason in swept)

@@ -31,7 +31,7 @@ from tasks.records.batches import (
 )
 from tasks.records.files import FILE_SECONDS
 from tasks.records.idempotency import CLAIM_SECONDS
-from tasks.records.jobs import Dispatch
+from tasks.records.jobs import Dispatch, Queue
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 
@@ -326,7 +326,7 @@ def _dispatches(rows: Sequence[Sequence[Any]]) -> list[Dispatch]:
 
 
 def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
-    *head, waited, known = answer
+    *head, waited, queue, known = answer
     batch, number, lines, where, owner, options, endpoint, file, status, left, ending = head
     common: dict[str, Any] = {
         "id": ref.id,
@@ -341,7 +341,8 @@ def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
         "status": BatchStatus(status.decode()),
         "deadline": time.monotonic() + int(left) / 1000,
         "ending": ending.decode(),
-        "waited": int(waited) / 1000,
+        "waited": max(int(waited), 0) / 1000,
+        "first": Queue(queue.decode()).is_begun,
     }
     if not where:
         return PhaseUnit(**common)

@@ -26,7 +26,7 @@ LATENCY_MINUTES = 15  # the window of the latency percentiles
 
 
 class Gauges(msgspec.Struct, frozen=True):
-    """What the fleet has in hand. By queue: a unit of a batch counts as one; seconds."""
+    """What the fleet has in hand. By kind of queue: a unit of a batch counts as one; seconds."""
 
     parked: int
     workers: int
@@ -59,9 +59,14 @@ class FleetStore:
                 "measure_queues", [keyspace.WORKERS, *keyspace.INDEXES], GAUGE_LOOK, *queues
             )
         )
-        waiting, running, oldest = (dict(zip(queues, rest[i::3], strict=True)) for i in range(3))
-        ages = {queue: ms / 1000 for queue, ms in oldest.items()}
-        return Gauges(parked, workers, waiting, running, ages)
+        gauges = Gauges(parked, workers, {}, {}, {})
+        measured = zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        for queue, (waiting, running, ms) in zip(Queue, measured, strict=True):
+            kind = queue.kind.value
+            gauges.waiting[kind] = gauges.waiting.get(kind, 0) + waiting
+            gauges.running[kind] = gauges.running.get(kind, 0) + running
+            gauges.oldest[kind] = max(gauges.oldest.get(kind, 0.0), ms / 1000)
+        return gauges
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """Return how many jobs finished since the store began: tier → status → count."""

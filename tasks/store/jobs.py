@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tasks.store.connection import Connection
 
 LARGEST_CREATE = 64  # lone jobs that one script records
+LONGEST_LOOK_MS = 30_000  # until what is dispatched or parked is looked at again, at most
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
 
 _encode = msgspec.json.encode
@@ -211,8 +212,8 @@ class JobStore:
         )
         return bool(known)
 
-    async def sweep(self, sweeper: str, empty: Mapping[str, bool]) -> list[Swept] | None:
-        """Find what was lost; None if another sweeper is at it.
+    async def sweep(self, empty: Mapping[str, bool]) -> list[Swept] | None:
+        """Find what was lost; None if another sweeper was at it just now.
 
         empty: for each queue, whether the broker holds none of its messages. Returns what must be
         published again.
@@ -220,7 +221,7 @@ class JobStore:
         swept = await self._connection.run(
             "sweep",
             [keyspace.SWEEPER, *keyspace.INDEXES],
-            *(sweeper, self._sweep_ms, self._grace_ms, SWEEP_LIMIT, _LOST),
+            *(self._sweep_ms, self._grace_ms, LONGEST_LOOK_MS, self._lease_ms, SWEEP_LIMIT, _LOST),
             *(item for queue, none in empty.items() for item in (queue, int(none))),
         )
         if swept is None:
@@ -249,6 +250,7 @@ class JobStore:
 
 def _begun(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str, now: float) -> BegunJob:
     body, owner, queue, left_ms, options, attempts, failures, first_tier, waited, age = answer
+    came_by = Queue(queue.decode())
     return BegunJob(
         id=ref.id,
         attempt=ref.attempt,
@@ -256,13 +258,14 @@ def _begun(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str, now: fl
         tier=tier,
         body=msgspec.json.decode(body),
         owner=owner.decode(),
-        queue=Queue(queue.decode()),
+        queue=came_by.kind,
+        first=came_by.is_begun,
         deadline=now + int(left_ms) / 1000,
         options=_options.decode(options),
         attempts=_attempts.decode(attempts),
         failures=int(failures),
         first_tier=first_tier.decode(),
-        waited=int(waited) / 1000,
+        waited=max(int(waited), 0) / 1000,
         created=now - int(age) / 1000,
     )
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseError
 
 from tasks.errors import StoreUnavailable, StoreUnfit
-from tasks.records.jobs import new_token
+from tasks.records.jobs import KINDS, new_token
 from tasks.store import keyspace
 from tasks.store.connection import translated
 
@@ -37,8 +37,9 @@ LAYOUT = 2
 OLD_PREFIX = "ft:"
 OLD_CHANNELS = ("finished", "cancelled")
 ANSWERS = "ft:cache:"  # the answers' cache is no part of the layout: it has kept its name
+OLD_DISPATCHED = tuple(f"dispatched:{queue.value}" for queue in KINDS)
 # Where an older release's creates, and its sweeper, would write.
-FENCE = tuple(OLD_PREFIX + name for name in (keyspace.DEADLINES, *keyspace.DISPATCHED))
+FENCE = tuple(OLD_PREFIX + name for name in (keyspace.DEADLINES, *OLD_DISPATCHED))
 LOCK = keyspace.PREFIX + keyspace.MIGRATION
 LEASE_MS = 10_000
 RENEWAL_SECONDS = 10.0  # in which a worker that lives renews its heartbeat

@@ -112,7 +112,7 @@ class Answerer:
         until = job.deadline
         if job.tier == "cpu" and "gpu" in self._models:
             until = min(until, time.monotonic() + self._settings.cpu_wait_seconds)
-        turn = slots.line_up()
+        turn = slots.line_up(first=job.first)
         self._waiting[turn] = (tier, until)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())

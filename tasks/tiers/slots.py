@@ -13,14 +13,14 @@ from tasks.records.jobs import new_token
 if TYPE_CHECKING:
     from tasks.store.limits import Limits
 
-ASK_AGAIN_SECONDS = 0.1  # how often the first in line looks for a slot that another process left
+ASK_AGAIN_SECONDS = 0.1  # how often a process whose calls wait looks for a slot that another left
 
 
 Turn = asyncio.Future[str | None]  # the token of the slot, or None: given up
 
 
 class Slots(Protocol):
-    """Where calls line up for a slot, first come first served."""
+    """Where calls line up for a slot, first come first served, but begun work goes first."""
 
     @property
     def taken(self) -> int:
@@ -29,8 +29,11 @@ class Slots(Protocol):
     def try_acquire(self) -> str | None:
         """Take a slot if one is free and nobody waits."""
 
-    def line_up(self) -> Turn:
-        """Wait for a slot; who sets the future to None, or cancels it, leaves the line."""
+    def line_up(self, *, first: bool = False) -> Turn:
+        """Wait for a slot; who sets the future to None, or cancels it, leaves the line.
+
+        first: before all that is not.
+        """
 
     async def release(self, token: str) -> None:
         """Give a slot back."""
@@ -39,12 +42,43 @@ class Slots(Protocol):
         """Keep the slots that are taken."""
 
 
+class Line:
+    """Who waits for a slot, in the order of their turns."""
+
+    def __init__(self) -> None:
+        self._first: deque[Turn] = deque()
+        self._rest: deque[Turn] = deque()
+
+    def line_up(self, *, first: bool) -> Turn:
+        """Stand in the line."""
+        turn: Turn = asyncio.get_running_loop().create_future()
+        (self._first if first else self._rest).append(turn)
+        return turn
+
+    def next(self) -> Turn | None:
+        """Take the first who still wants a slot out of the line."""
+        for line in (self._first, self._rest):
+            while line:
+                turn = line.popleft()
+                if not turn.done():
+                    return turn
+        return None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody wants a slot."""
+        for line in (self._first, self._rest):
+            while line and line[0].done():
+                line.popleft()
+        return not self._first and not self._rest
+
+
 class LocalSlots:
     """At most `limit` calls at once in this process. Who lines up here goes before `batch_lane`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = self._free = limit
-        self._line: deque[Turn] = deque()
+        self._line = Line()
         self.batch_lane = BatchLane(self)
 
     @property
@@ -59,21 +93,17 @@ class LocalSlots:
         self._free -= 1
         return "local"
 
-    def line_up(self) -> Turn:
+    def line_up(self, *, first: bool = False) -> Turn:
         """Wait for a slot."""
-        turn: Turn = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        return turn
+        return self._line.line_up(first=first)
 
     async def release(self, token: str) -> None:
         """Give a slot to the first in the line who still wants it."""
-        for line in (self._line, self.batch_lane.line):
-            while line:
-                turn = line.popleft()
-                if not turn.done():
-                    turn.set_result(token)
-                    return
-        self._free += 1
+        turn = self._line.next() or self.batch_lane.line.next()
+        if turn:
+            turn.set_result(token)
+        else:
+            self._free += 1
 
     async def renew(self) -> None:
         """Nothing to do: they end with the process."""
@@ -84,7 +114,7 @@ class BatchLane:
 
     def __init__(self, slots: LocalSlots) -> None:
         self._slots = slots
-        self.line: deque[Turn] = deque()
+        self.line = Line()
 
     @property
     def taken(self) -> int:
@@ -95,11 +125,9 @@ class BatchLane:
         """Take a free slot."""
         return self._slots.try_acquire()
 
-    def line_up(self) -> Turn:
+    def line_up(self, *, first: bool = False) -> Turn:
         """Wait for a slot."""
-        turn: Turn = asyncio.get_running_loop().create_future()
-        self.line.append(turn)
-        return turn
+        return self.line.line_up(first=first)
 
     async def release(self, token: str) -> None:
         """Give a slot back."""
@@ -112,15 +140,15 @@ class BatchLane:
 class FleetSlots:
     """At most `limit` calls at once in all processes: leases in the store, so a crash frees them.
 
-    Only the first in this process's line asks the store.
+    Only one in this process asks the store, for the first in its line.
     """
 
     def __init__(self, limits: Limits, tier: str, limit: int) -> None:
         self._limits, self._tier, self._limit = limits, tier, limit
         self._taken: set[str] = set()
-        self._background: set[asyncio.Task[None]] = set()
-        self._line = asyncio.Lock()  # asyncio's lock is fair
+        self._line = Line()
         self._freed = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
 
     @property
     def taken(self) -> int:
@@ -131,50 +159,45 @@ class FleetSlots:
         """Return None: only the store knows."""
         return None
 
-    def line_up(self) -> Turn:
+    def line_up(self, *, first: bool = False) -> Turn:
         """Wait for a slot; while the store is away there is none."""
-        turn: Turn = asyncio.get_running_loop().create_future()
-        waiting = asyncio.create_task(self._wait(turn))
-        self._background.add(waiting)
-        waiting.add_done_callback(self._background.discard)
-        turn.add_done_callback(lambda _: waiting.cancel())
+        turn = self._line.line_up(first=first)
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._serve())
         return turn
 
-    async def _wait(self, turn: Turn) -> None:
-        token = await self._acquire()
-        if turn.done():
-            self._release_soon(token)
-        else:
-            turn.set_result(token)
-
-    async def _acquire(self) -> str:
+    async def _serve(self) -> None:
+        """Ask for slots, and give each to the first in the line, until nobody waits."""
         token = new_token()
-        async with self._line:
-            while not await self._ask(token):
-                self._freed.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ASK_AGAIN_SECONDS):
-                        await self._freed.wait()
-        return token
+        try:
+            while not self._line.empty:
+                if not await self._ask(token):
+                    await self._wait()
+                    continue
+                turn = self._line.next()
+                if turn is None:  # they left meanwhile
+                    await self.release(token)
+                else:
+                    turn.set_result(token)
+                token = new_token()
+        finally:
+            self._serving = None
+
+    async def _wait(self) -> None:
+        self._freed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                await self._freed.wait()
 
     async def _ask(self, token: str) -> bool:
-        # Listed before the answer is there: if we are cancelled meanwhile it is given back.
         self._taken.add(token)
         try:
             if await self._limits.take_slot(self._tier, self._limit, token):
                 return True
         except StoreUnavailable:
             pass
-        except asyncio.CancelledError:
-            self._release_soon(token)
-            raise
         self._taken.discard(token)
         return False
-
-    def _release_soon(self, token: str) -> None:
-        releasing = asyncio.create_task(self.release(token))
-        self._background.add(releasing)
-        releasing.add_done_callback(self._background.discard)
 
     async def release(self, token: str) -> None:
         """Give a slot back; if the store is away its lease ends by itself."""

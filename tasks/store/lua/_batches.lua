@@ -1,6 +1,6 @@
 local function new_unit(id, queue, batch_id, slice, tier, first_tier, grace, lines)
-  redis.call('HSET', record(id), 'id', id, 'owner', '', 'queue', queue, 'created_ms', now,
-    'attempts', '[]', 'first_tier', first_tier, 'batch', batch_id, 'slice', slice, 'lines', lines)
+  redis.call('HSET', record(id), 'id', id, 'owner', '', 'created_ms', now, 'attempts', '[]',
+    'first_tier', first_tier, 'batch', batch_id, 'slice', slice, 'lines', lines)
   redis.call('SADD', batch(batch_id) .. ':units', id)
   start(id, queue, tier, 0, grace)
 end

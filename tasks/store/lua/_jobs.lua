@@ -1,5 +1,9 @@
 local function unfinished(status) return status == 'queued' or status == 'running' end
 
+-- The queue of what has begun once, which is consumed first; and the one where it came from.
+local function fresh(queue) return (queue:gsub('%.begun$', '')) end
+local function begun(queue) return fresh(queue) .. '.begun' end
+
 -- Takes a job out of every index that says what is to happen to it next.
 local function unlist(id, queue)
   redis.call('ZREM', P .. 'dispatched:' .. queue, id)
@@ -32,13 +36,14 @@ end
 -- Puts a job on its way to a tier: whoever publishes the message must carry the new attempt.
 -- start: for a record that was just made, and so is in no index and has no lease.
 local function start(id, queue, tier, attempt, grace)
-  redis.call('HSET', record(id), 'status', 'queued', 'tier', tier, 'attempt', attempt,
-    'dispatched_ms', now, 'grace_ms', grace)
+  redis.call('HSET', record(id), 'status', 'queued', 'queue', queue, 'tier', tier,
+    'attempt', attempt, 'dispatched_ms', now, 'grace_ms', grace)
   redis.call('ZADD', P .. 'dispatched:' .. queue, now + grace, id)
 end
 
-local function dispatch(id, queue, tier, attempt, grace)
-  unlist(id, queue)
+-- from: the queue that it was in until now.
+local function dispatch(id, from, queue, tier, attempt, grace)
+  unlist(id, from)
   redis.call('HDEL', record(id), 'lease_owner')
   start(id, queue, tier, attempt, grace)
 end
@@ -79,9 +84,10 @@ local function move(id, me, from, attempt, to, due, token, grace)
     local tier = to
     if tier == '' then tier = h[7] end
     redis.call('HSET', key, 'moved_by', token)
-    dispatch(id, h[5], tier, attempt + 1, grace)
+    local queue = due >= 0 and fresh(h[5]) or begun(h[5])
+    dispatch(id, h[5], queue, tier, attempt + 1, grace)
     if due >= 0 then
-      redis.call('ZREM', P .. 'dispatched:' .. h[5], id)
+      redis.call('ZREM', P .. 'dispatched:' .. queue, id)
       redis.call('ZADD', P .. 'parked', now + due, id)
     end
     return attempt + 1

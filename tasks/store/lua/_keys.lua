@@ -37,7 +37,7 @@
 --                                        then the ids of what it made; TTL 15 minutes
 --   {prefix}rate:{owner}:{minute} string  requests of this minute; TTL 2 minutes
 --   {prefix}running:{owner}      zset    token -> when a request that never ended counts no more
---   {prefix}sweeper              string  who sweeps now; TTL of a sweep's interval
+--   {prefix}sweeper              string  ms of the last sweep
 --   {prefix}layout               string  number of this layout of keys, once older ones are moved
 --   {prefix}migration            string  who moves them now; TTL of some seconds
 --   {prefix}finished             channel ids of finished jobs

@@ -8,7 +8,7 @@ local token, lease_ms = ARGV[6], tonumber(ARGV[7])
 local minute = math.floor(now / 60000)
 local reset = (minute + 1) * 60000 - now
 local key, running = P .. 'rate:' .. owner .. ':' .. minute, P .. 'running:' .. owner
-if most > 0 and holders(running) >= most then
+if most > 0 and holders(running, lease_ms) >= most then
   local used = tonumber(redis.call('GET', key) or 0)
   return { 0, math.max(rate - used, 0), reset, 'concurrency' }
 end

@@ -29,7 +29,7 @@ end
 for _, job in ipairs(jobs) do
   local id, owner, queue, tier, deadline_in, body, options, model, metadata = unpack(job)
   local deadline = now + tonumber(deadline_in)
-  redis.call('HSET', record(id), 'id', id, 'owner', owner, 'queue', queue, 'created_ms', now,
+  redis.call('HSET', record(id), 'id', id, 'owner', owner, 'created_ms', now,
     'deadline_ms', deadline, 'ttl_ms', ttl, 'body', body, 'options', options, 'model', model,
     'metadata', metadata, 'attempts', '[]', 'first_tier', tier)
   start(id, queue, tier, 0, grace)

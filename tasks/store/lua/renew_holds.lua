@@ -2,6 +2,6 @@
 -- again (its holder runs on, even if the store was away), then tokens. KEYS: the semaphore of each.
 local lease_ms, again, tokens = tonumber(ARGV[3]), ARGV[4] == '1', list(5)
 for i, token in ipairs(tokens) do
-  holders(KEYS[i])
+  holders(KEYS[i], lease_ms)
   if again or redis.call('ZSCORE', KEYS[i], token) then hold(KEYS[i], token, lease_ms) end
 end

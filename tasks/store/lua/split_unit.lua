@@ -12,5 +12,5 @@ for _, line in ipairs(histories) do
   redis.call('HSET', part, 'a' .. line[1], line[2], 'u' .. line[1], child)
 end
 local first_tier = redis.call('HGET', record(unit), 'first_tier')
-new_unit(child, 'batch', id, slice, to, first_tier, grace, lines)
+new_unit(child, 'batch.begun', id, slice, to, first_tier, grace, lines)
 return child

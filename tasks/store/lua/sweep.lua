@@ -1,27 +1,39 @@
--- Dispatches again what nobody works on, and ends what is past its deadline. One sweeper at a time.
--- ARGV from 3: who, interval_ms, grace_ms, limit, the attempt of one that was lost (JSON, %s its
--- tier), then per queue: its name, and 1 if the broker holds no message of it.
--- Answers false if another one sweeps, else a list of {id, attempt, tier, queue, reason}:
+-- Dispatches again what nobody works on, and ends what is past its deadline. One sweep in so long.
+-- ARGV from 3: interval_ms, grace_ms, longest_ms (that a message, or what is parked, waits for the
+-- next look), lease_ms, limit, the attempt of one that was lost (JSON, %s its tier), then per
+-- queue: its name, and 1 if the broker holds no message of it.
+-- Answers false if it is too early, else a list of {id, attempt, tier, queue, reason}:
 -- what the sweeper must publish now (a crash before that is found by a later sweep).
 -- finds job:* batch:* the indexes name them
-local who, interval, grace, limit = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local lost, queues = ARGV[7], rows(8, 2)
-if not redis.call('SET', P .. 'sweeper', who, 'NX', 'PX', interval) then return false end
+local interval, grace, longest = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local lease_ms, limit, lost, queues = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], rows(9, 2)
+
+-- A time, not a key that expires: that would last longer by as much as the clock is set back.
+local last = tonumber(redis.call('GET', P .. 'sweeper') or '0') or 0
+if now >= last and now < last + interval then return false end
+redis.call('SET', P .. 'sweeper', now)
 local found = {}
 
 local function due(key)
   return redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit)
 end
 
-local function again(id, key, reason, wait)
+-- Nothing is further away than this, unless the clock was set back since it was noted.
+local function bring_near(key, at)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. at, '+inf', 'LIMIT', 0, limit)) do
+    redis.call('ZADD', key, at, id)
+  end
+end
+
+local function again(id, key, reason, wait, to)
   local h = redis.call('HMGET', record(id), 'status', 'queue', 'tier', 'attempt')
   if not unfinished(h[1]) then
     redis.call('ZREM', key, id)
     return
   end
-  local attempt = tonumber(h[4]) + 1
-  dispatch(id, h[2], h[3], attempt, wait)
-  found[#found + 1] = { id, attempt, h[3], h[2], reason }
+  local attempt, queue = tonumber(h[4]) + 1, to and to(h[2]) or h[2]
+  dispatch(id, h[2], queue, h[3], attempt, wait)
+  found[#found + 1] = { id, attempt, h[3], queue, reason }
 end
 
 for _, id in ipairs(due(P .. 'deadlines')) do
@@ -37,12 +49,21 @@ for _, id in ipairs(due(P .. 'deadlines')) do
   end
 end
 
+bring_near(P .. 'leases', now + lease_ms)
+-- Nobody has swept for long: the store was away, or its clock was set. Then nobody could renew a
+-- lease either, and whoever holds one has the time to do so.
+local away = last > 0 and (now < last or now > last + 2 * interval + lease_ms / 8)
 for _, id in ipairs(due(P .. 'leases')) do
-  local tier = redis.call('HGET', record(id), 'tier')
-  if tier then note_attempt(id, lost:format(tier)) end
-  again(id, P .. 'leases', 'lease', grace)
+  if away then
+    redis.call('ZADD', P .. 'leases', now + lease_ms, id)
+  else
+    local tier = redis.call('HGET', record(id), 'tier')
+    if tier then note_attempt(id, lost:format(tier)) end
+    again(id, P .. 'leases', 'lease', grace, begun)
+  end
 end
 
+bring_near(P .. 'parked', now + longest)
 for _, id in ipairs(due(P .. 'parked')) do again(id, P .. 'parked', 'parked', grace) end
 
 -- A backlog is no loss: a job is taken for lost only if one dispatched later has begun, or
@@ -50,12 +71,17 @@ for _, id in ipairs(due(P .. 'parked')) do again(id, P .. 'parked', 'parked', gr
 for _, row in ipairs(queues) do
   local queue, empty = row[1], row[2] == '1'
   local key = P .. 'dispatched:' .. queue
+  bring_near(key, now + math.max(grace, longest))
   local latest = tonumber(redis.call('HGET', P .. 'begun', queue) or '0')
+  if latest > now then  -- by a clock that was set back since
+    latest = 0
+    redis.call('HDEL', P .. 'begun', queue)
+  end
   for _, id in ipairs(due(key)) do
     local h = redis.call('HMGET', record(id), 'dispatched_ms', 'grace_ms')
     local waited = tonumber(h[2] or grace)
     if empty or tonumber(h[1] or '0') < latest then
-      again(id, key, 'unbegun', waited * 2)
+      again(id, key, 'unbegun', math.max(math.min(waited * 2, longest), grace))
     else
       redis.call('ZADD', key, now + waited, id)
     end

@@ -2,6 +2,6 @@
 -- token. Answers 1, or 0 if all are taken.
 local tier, limit, lease_ms, token = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local slots = P .. 'permits:' .. tier
-if holders(slots) >= limit then return 0 end
+if holders(slots, lease_ms) >= limit then return 0 end
 hold(slots, token, lease_ms)
 return 1

@@ -31,7 +31,7 @@ from tasks.records.batches import (
     new_batch_id,
     phase_unit_id,
 )
-from tasks.records.jobs import Ref, Status, new_token
+from tasks.records.jobs import Queue, Ref, Status, new_token
 from tasks.store import keyspace
 
 SLICES, LINES, WINDOW = 3, 2, 2
@@ -406,11 +406,11 @@ class Batches(RuleBasedStateMachine):
     @rule(none_left=st.booleans())
     def sweep(self, *, none_left):
         self.wait(self.store.connection.command("DEL", keyspace.SWEEPER))
-        empty = {"batch": none_left, "phases": none_left}
+        empty = {queue.value: none_left for queue in Queue}
         self.do("sweep", self.swept(empty))
 
     async def swept(self, empty):
-        return [each.dispatch for each in await self.store.jobs.sweep("s", empty)]
+        return [each.dispatch for each in await self.store.jobs.sweep(empty)]
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ class Job:
     deadline: int
     status: Status | None = Status.QUEUED
     tier: str = "gpu"
+    queue: Queue = Queue.INTERACTIVE
     attempt: int = 0
     lease_owner: str = ""
     lease_end: int = 0
@@ -60,7 +61,8 @@ class Job:
     def open(self) -> bool:
         return self.status in {Status.QUEUED, Status.RUNNING}
 
-    def dispatch(self, now, tier=None, grace=None):
+    def dispatch(self, now, queue, tier=None, grace=None):
+        self.queue = queue
         self.status, self.attempt = Status.QUEUED, self.attempt + 1
         self.tier = tier or self.tier
         self.grace = grace or int(GRACE * 1000)
@@ -88,7 +90,7 @@ class Jobs(RuleBasedStateMachine):
         )
         self.wait(self.store.connection.client.flushall())
         self.model: dict[str, Job] = {}
-        self.latest_begun = 0
+        self.latest_begun = dict.fromkeys(Queue, 0)
 
     def teardown(self):
         self.wait(self.store.close())
@@ -144,7 +146,8 @@ class Jobs(RuleBasedStateMachine):
             self.moved(job, "begin_jobs", job.status, Status.RUNNING)
             job.status, job.lease_owner, job.look = Status.RUNNING, mine.lease_owner, None
             job.lease_end = self.clock.ms + int(LEASE * 1000)
-            self.latest_begun = max(self.latest_begun, job.dispatched)
+            self.latest_begun[job.queue] = max(self.latest_begun[job.queue], job.dispatched)
+            assert (found[0].queue, found[0].first) == (Queue.INTERACTIVE, job.queue.is_begun)
             assert [a.verdict for a in found[0].attempts] == job.verdicts
         else:
             assert not found
@@ -200,6 +203,7 @@ class Jobs(RuleBasedStateMachine):
         if fits:
             self.check_move(job, mine, token, [Ref(job_id, job.attempt + 1)], "gpu", [])
             job.look, job.due = None, self.clock.ms + int(due * 1000)
+            job.queue = Queue.INTERACTIVE
 
     @staticmethod
     def is_held(job, mine):
@@ -210,7 +214,7 @@ class Jobs(RuleBasedStateMachine):
         again = job.status is Status.QUEUED and job.moved_by == token
         if self.is_held(job, mine):
             self.moved(job, "move_jobs", Status.RUNNING, Status.QUEUED)
-            job.dispatch(self.clock.ms, to)
+            job.dispatch(self.clock.ms, Queue.INTERACTIVE_BEGUN, to)
             job.moved_by, job.verdicts = token, verdicts
         elif again and job.attempt == mine.attempt + 1:
             self.moved(job, "move_jobs", Status.QUEUED, Status.QUEUED)
@@ -257,13 +261,14 @@ class Jobs(RuleBasedStateMachine):
     @rule(none_left=st.booleans())
     def sweep(self, none_left):
         self.wait(self.store.connection.command("DEL", keyspace.SWEEPER))
-        found = self.wait(self.store.jobs.sweep("s", {"interactive": none_left}))
+        empty = {"interactive": none_left, "interactive.begun": none_left}
+        found = self.wait(self.store.jobs.sweep(empty))
         expected = {job.id: self.sweep_one(job, none_left) for job in self.model.values()}
         reasons = {each.dispatch.id: each.reason for each in found}
         assert reasons == {job_id: reason for job_id, reason in expected.items() if reason}
         for each in found:
             job = self.model[each.dispatch.id]
-            assert each.dispatch == (job.id, job.attempt, job.tier, "interactive")
+            assert each.dispatch == (job.id, job.attempt, job.tier, job.queue.value)
 
     def sweep_one(self, job, none_left):
         now = self.clock.ms
@@ -273,20 +278,20 @@ class Jobs(RuleBasedStateMachine):
             self.moved(job, "sweep", job.status, Status.EXPIRED)
             job.end(Status.EXPIRED)
             return None
-        reason, grace = None, None
+        reason, grace, queue = None, None, job.queue
         if job.status is Status.RUNNING and job.lease_end <= now:
-            reason = "lease"
+            reason, queue = "lease", Queue.INTERACTIVE_BEGUN
             job.verdicts = [*job.verdicts, Verdict.LOST]
         elif job.due is not None and job.due <= now:
             reason = "parked"
         elif job.look is not None and job.look <= now:
-            if none_left or job.dispatched < self.latest_begun:
-                reason, grace = "unbegun", job.grace * 2
+            if none_left or job.dispatched < self.latest_begun[queue]:
+                reason, grace = "unbegun", min(job.grace * 2, 30_000)
             else:  # a backlog is no loss
                 job.look = now + job.grace
         if reason:
             self.moved(job, "sweep", job.status, Status.QUEUED)
-            job.dispatch(now, grace=grace)
+            job.dispatch(now, queue, grace=grace)
         return reason
 
     # What is so after each step
@@ -307,7 +312,8 @@ class Jobs(RuleBasedStateMachine):
             keyspace.DEADLINES: lambda job: job.open,
             keyspace.LEASES: lambda job: job.status is Status.RUNNING,
             keyspace.PARKED: lambda job: job.due is not None,
-            "dispatched:interactive": lambda job: job.look is not None,
+            "dispatched:interactive": lambda job: job.look is not None and not job.queue.is_begun,
+            "dispatched:interactive.begun": lambda job: job.look is not None and job.queue.is_begun,
         }.items():
             ids = self.wait(self.store.connection.command("ZRANGE", name, 0, -1))
             expected = {job.id for job in self.model.values() if belongs(job)}

@@ -17,8 +17,9 @@ from tasks.store import keyspace
 from tasks.store.connection import Connection
 
 ME, OTHER = "worker-1:slice-1", "worker-2:slice-9"
-ALL_BUSY = {"interactive": False, "batch": False}
-NONE_LEFT = {"interactive": True, "batch": True}
+ALL_BUSY = {queue.value: False for queue in Queue}
+NONE_LEFT = {queue.value: True for queue in Queue}
+BEGUN = "interactive.begun"
 TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
 EXPIRED = Finish(status=Status.EXPIRED, attempts=())
 
@@ -74,7 +75,7 @@ async def hand_on(jobs, mine, to="cpu", mark="t1"):
 async def sweep(store, empty=None):
     """Sweep as the next sweeper would, whenever the last one was there."""
     await store.connection.command("DEL", keyspace.SWEEPER)
-    return await store.jobs.sweep("s", empty or ALL_BUSY)
+    return await store.jobs.sweep(empty or ALL_BUSY)
 
 
 def swept(job_id, attempt, reason, queue="interactive"):
@@ -222,7 +223,7 @@ async def test_a_lease_that_ends_gives_the_job_to_another(store, jobs, clock):
     clock.advance(0.999)
     assert await sweep(store) == []
     clock.advance(0.001)
-    assert await sweep(store) == [swept(mine.id, 1, "lease")]
+    assert await sweep(store) == [swept(mine.id, 1, "lease", BEGUN)]
     assert await jobs.renew([(mine.id, ME)]) == [mine.id]
     assert not await jobs.finish(mine, succeeded())
     [theirs] = await jobs.begin(OTHER, "gpu", [Ref(mine.id, 1)])
@@ -233,7 +234,7 @@ async def test_a_job_that_is_lost_again_and_again_keeps_all_its_attempts(store, 
     mine = await begun(jobs)
     for attempt in (1, 2, 3):
         clock.advance(1)
-        assert await sweep(store) == [swept(mine.id, attempt, "lease")]
+        assert await sweep(store) == [swept(mine.id, attempt, "lease", BEGUN)]
         [mine] = await jobs.begin(ME, "gpu", [Ref(mine.id, attempt)])
     assert [a.verdict for a in mine.attempts] == [Verdict.LOST] * 3
 
@@ -246,9 +247,66 @@ async def test_a_renewed_lease_is_left_alone(store, jobs, clock):
         assert await sweep(store, NONE_LEFT) == []
 
 
-async def test_one_sweeper_at_a_time(jobs):
-    assert await jobs.sweep("one", ALL_BUSY) == []
-    assert await jobs.sweep("two", ALL_BUSY) is None
+async def test_one_sweeper_at_a_time_and_the_next_an_interval_later(jobs, clock):
+    assert await jobs.sweep(ALL_BUSY) == []
+    clock.advance(0.099)
+    assert await jobs.sweep(ALL_BUSY) is None
+    clock.advance(0.001)
+    assert await jobs.sweep(ALL_BUSY) == []
+
+
+async def test_who_held_a_lease_while_the_store_was_away_has_the_time_to_renew_it(jobs, clock):
+    kept, lost = await begun(jobs), await begun(jobs)
+    assert await jobs.sweep(ALL_BUSY) == []
+    clock.advance(20)
+    assert await jobs.sweep(ALL_BUSY) == []
+    assert await jobs.renew([(kept.id, ME)]) == []
+    for _ in range(9):
+        clock.advance(0.1)
+        assert await jobs.sweep(ALL_BUSY) == []
+    assert await jobs.renew([(kept.id, ME)]) == []
+    clock.advance(0.1)
+    assert await jobs.sweep(ALL_BUSY) == [swept(lost.id, 1, "lease", BEGUN)]
+
+
+async def test_a_clock_that_is_set_back_holds_nothing_for_longer_than_usual(store, jobs, clock):
+    """Two minutes: of leases, of what is parked, of messages, and of the sweeper itself."""
+    running, waiting, parked = await begun(jobs), await created(jobs), await begun(jobs)
+    await jobs.park(parked, "t1", Park((), 0, 30))
+    assert await jobs.sweep(ALL_BUSY) == []
+    clock.advance(-120)
+    assert await jobs.sweep(NONE_LEFT) == []
+    found = {}
+    for tenth in range(1, 302):
+        clock.advance(0.1)
+        for each in await jobs.sweep(NONE_LEFT):
+            found.setdefault(each.dispatch.id, (each.reason, tenth / 10))
+    assert found == {
+        running.id: ("lease", 1.0),
+        waiting: ("unbegun", 30.0),
+        parked.id: ("parked", 30.0),
+    }
+
+
+async def test_after_a_clock_was_set_back_a_backlog_is_no_loss(jobs, clock):
+    await begun(jobs)
+    clock.advance(-120)
+    waiting = await created(jobs)
+    clock.advance(1)
+    assert await jobs.sweep(ALL_BUSY) == []
+    assert await status(jobs, waiting) is Status.QUEUED
+
+
+async def test_what_waits_for_its_message_is_looked_for_twice_a_minute_at_least(store, clock):
+    lost = await created(store.jobs, deadline=1000)
+    waits = []
+    for attempt in range(1, 8):
+        began = clock.ms
+        while not await sweep(store, NONE_LEFT):
+            clock.advance(0.5)
+        waits.append((clock.ms - began) / 1000)
+        assert (await store.jobs.get(lost, "ann")).attempt == attempt
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
 async def test_a_backlog_is_not_taken_for_lost(store, jobs, clock):

@@ -104,7 +104,7 @@ class Story:
         await jobs.finish(begun[1], Finish(status=Status.SUCCEEDED, attempts=(), answer=b"{}"))
         await jobs.cancel(begun[2].id, "ann")
         self.clock.advance(100)
-        await jobs.sweep("s", {"interactive": True})
+        await jobs.sweep({"interactive": True})
         await self.store.fleet.gauges()
         await self.store.fleet.prune_lists()
 

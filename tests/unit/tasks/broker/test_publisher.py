@@ -67,7 +67,7 @@ def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):
     (pairs,), options, embed = message.payload
     assert (message.headers["task"], pairs, options) == ("tasks.gpu", [["job_1", 0]], {})
     steps = [(s["task"], s["args"], s["options"]["queue"]) for s in reversed(embed["chain"])]
-    assert steps == [("tasks.cpu", [], "batch"), ("tasks.cache", [], "batch")]
+    assert steps == [("tasks.cpu", [], "batch.begun"), ("tasks.cache", [], "batch.begun")]
 
 
 @pytest.fixture

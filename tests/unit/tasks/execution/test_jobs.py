@@ -70,7 +70,7 @@ async def test_each_job_comes_to_its_own_end(worker, slice_):
         ("hand_on", "cpu", {"b": 1}),
     ]
     assert moves(worker, "finish") == [("finish", "a", "succeeded"), ("finish", "e", "failed")]
-    assert worker.publisher.published == [("gpu", "interactive", [Ref("d", 1)])]
+    assert worker.publisher.published == [("gpu", "interactive.begun", [Ref("d", 1)])]
     assert len(worker.leases) == 0
 
 
@@ -128,7 +128,7 @@ async def test_what_its_tier_could_not_answer_leaves_before_the_slowest_ends(wor
     running = slice_.run("abc", queue="batch")
     slice_.come_to(a=ON, b=ON)
     await eventually(lambda: worker.publisher.published)
-    assert worker.publisher.published == [("cpu", "batch", [Ref("a", 1), Ref("b", 1)])]
+    assert worker.publisher.published == [("cpu", "batch.begun", [Ref("a", 1), Ref("b", 1)])]
     assert not running.done()
     assert await slice_.ends(running, c=ON) == [Ref("c", 1)]
     assert [move[2] for move in moves(worker, "hand_on")] == [{"a": 1, "b": 1}, {"c": 1}]
@@ -174,7 +174,7 @@ async def test_what_a_drain_cuts_off_is_handed_back(worker, slice_):
         ("finish", "a", "succeeded"),
         ("hand_back", "b"),
     ]
-    assert worker.publisher.published == [("gpu", "interactive", [Ref("b", 1)])]
+    assert worker.publisher.published == [("gpu", "interactive.begun", [Ref("b", 1)])]
 
 
 async def test_of_a_job_that_is_dropped_nothing_more_is_said(worker, slice_):

@@ -94,7 +94,7 @@ async def test_lines_that_failed_leave_while_the_slowest_runs(worker, run):
     await eventually(lambda: worker.publisher.dispatched)
     assert moves(worker, "split") == [("split", "cpu", {0: KEPT, 2: KEPT})]
     [dispatch] = worker.publisher.dispatched
-    assert (dispatch.attempt, dispatch.tier, dispatch.queue) == (0, "cpu", "batch")
+    assert (dispatch.attempt, dispatch.tier, dispatch.queue) == (0, "cpu", "batch.begun")
     assert run.unit.moved_to == {0: dispatch.id, 2: dispatch.id}
     assert not run.work.done()
     run.come_to({1: ANSWER})
@@ -153,7 +153,7 @@ async def test_a_drain_before_its_turn_hands_a_unit_back(worker, run, ours):
     assert await run.end() == []
     assert worker.answerer.asked == []
     assert moves(worker, "hand_back") == [("hand_back", "gpu")]
-    again = Dispatch(run.unit.id, 1, "gpu", "batch")
+    again = Dispatch(run.unit.id, 1, "gpu", "batch.begun")
     assert worker.publisher.dispatched == ([again] if ours else [])
 
 
@@ -174,7 +174,7 @@ async def test_what_a_drain_cuts_off_comes_back(worker, run):
     await worker.drain.run(0.0)
     assert await asyncio.wait_for(run.work, 5) == []
     assert moves(worker, "record", "hand_back") == [("record", [0]), ("hand_back", "gpu")]
-    assert worker.publisher.dispatched == [Dispatch(run.unit.id, 1, "gpu", "batch")]
+    assert worker.publisher.dispatched == [Dispatch(run.unit.id, 1, "gpu", "batch.begun")]
 
 
 async def test_a_unit_that_is_dropped_calls_and_records_nothing_more(worker, run):

@@ -35,16 +35,16 @@ class Units:
         await self.open.wait()
         return HandOn(TRIED, 1)
 
-    def there_is(self, number, tier="gpu"):
+    def there_is(self, number, tier="gpu", **fields):
         """Have the store lease a unit that is asked for; return what a message says of it."""
         where = SliceRange(0, len(CONTENT), 1, 1)
-        unit = slice_unit(id=f"unit_batch_1_{number}", tier=tier, range=where)
+        unit = slice_unit(id=f"unit_batch_1_{number}", tier=tier, range=where, **fields)
         ref = Ref(unit.id, 0)
         self._worker.batches.units[ref] = unit
         return ref
 
     def run(self, ref, tier="gpu"):
-        return asyncio.create_task(self._runner.run_unit(tier, ref, "me"))
+        return asyncio.create_task(self._runner.run_unit(tier, ref, "batch", "me"))
 
 
 @pytest.fixture
@@ -101,10 +101,19 @@ async def test_who_waits_for_a_turn_keeps_its_lease_and_no_thread(worker, units)
     assert await first == []
     assert len(worker.answerer.asked) == 2
     assert worker.publisher.dispatched == [
-        Dispatch("unit_batch_1_0", 1, "cpu", "batch"),
-        Dispatch("unit_batch_1_1", 1, "cpu", "batch"),
+        Dispatch("unit_batch_1_0", 1, "cpu", "batch.begun"),
+        Dispatch("unit_batch_1_1", 1, "cpu", "batch.begun"),
     ]
     assert len(worker.leases) == 0
+
+
+async def test_what_has_begun_before_waits_for_no_turn(worker, units):
+    first = units.run(units.there_is(0))
+    await eventually(lambda: worker.answerer.asked)
+    again = units.run(units.there_is(1, first=True))
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    units.open.set()
+    assert [await first, await again] == [[Ref("unit_batch_1_0", 1)], [Ref("unit_batch_1_1", 1)]]
 
 
 async def test_what_waits_after_the_last_tier_goes_to_no_other(worker, units):
@@ -168,4 +177,4 @@ async def test_what_waits_for_its_turn_when_the_worker_stops_is_handed_back(work
     units.open.set()
     assert await first == []
     assert moves(worker, "hand_back") == [("hand_back", "gpu")]
-    assert worker.publisher.dispatched[-1] == Dispatch("unit_batch_1_1", 1, "gpu", "batch")
+    assert worker.publisher.dispatched[-1] == Dispatch("unit_batch_1_1", 1, "gpu", "batch.begun")

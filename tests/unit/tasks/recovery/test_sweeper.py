@@ -31,8 +31,8 @@ class FakeStore:
         self.fleet = SimpleNamespace(heartbeat=self._heartbeat, prune_lists=self._prune)
         self.files = SimpleNamespace(sweep=self._sweep_files)
 
-    async def _sweep(self, worker, empty):
-        self.asked.append((worker, empty))
+    async def _sweep(self, empty):
+        self.asked.append(empty)
         if self.errors:
             raise self.errors.pop(0)
         return self.found
@@ -99,7 +99,7 @@ async def test_the_store_is_told_of_every_queue_whether_the_broker_has_messages(
 ):
     publisher.is_empty = is_empty
     assert await sweeper.sweep() == 0
-    assert store.asked == [("worker-1", {queue.value: is_empty for queue in Queue})]
+    assert store.asked == [{queue.value: is_empty for queue in Queue}]
 
 
 async def test_while_another_process_sweeps_nothing_is_done(sweeper, store, observer):

@@ -41,7 +41,7 @@ class FakeConnection:
 
 def answer(number=b"-1", lines=b"", where=b"", known=(), ending=b""):
     batch, owner, *rest = HEAD[:-1]
-    return [batch, number, lines, where, owner, *rest, ending, b"250", list(known)]
+    return [batch, number, lines, where, owner, *rest, ending, b"250", b"batch", list(known)]
 
 
 async def begin(given, tier="gpu"):

@@ -27,6 +27,17 @@ async def test_lone_calls_get_a_slot_before_those_of_batches():
     assert slots.taken == 0
 
 
+async def test_what_has_begun_before_gets_a_slot_before_what_has_not():
+    slots = LocalSlots(1)
+    token = slots.try_acquire()
+    fresh = [slots.line_up(), slots.batch_lane.line_up()]
+    begun = [slots.line_up(first=True), slots.batch_lane.line_up(first=True)]
+    for turn in (begun[0], fresh[0], begun[1], fresh[1]):
+        assert not turn.done()
+        await slots.release(token)
+        assert turn.result() == token
+
+
 async def test_who_gave_up_gets_no_slot():
     slots = LocalSlots(1)
     token = slots.try_acquire()
@@ -147,16 +158,10 @@ async def test_only_slots_that_are_taken_are_renewed(fleet, limits):
     await fleet.release(token)
 
 
-async def test_who_gives_up_in_the_very_moment_that_a_slot_is_free_leaves_the_line(
-    fleet, limits, monkeypatch
-):
-    monkeypatch.setattr("tasks.tiers.slots.ASK_AGAIN_SECONDS", 60.0)
+async def test_in_the_fleet_as_well_what_has_begun_before_goes_first(fleet, limits):
     token = await held(fleet)
-    gone, there = fleet.line_up(), fleet.line_up()
-    await eventually(lambda: len(limits.asked) == 2)
-    await turns()
-    limits.free = 0  # another process was faster
+    fresh, begun = fleet.line_up(), fleet.line_up(first=True)
     await fleet.release(token)
-    gone.set_result(None)
-    await eventually(lambda: len(set(limits.asked)) == 3, what="the next one asks")
-    there.cancel()
+    await fleet.release(await asyncio.wait_for(begun, 5))
+    await fleet.release(await asyncio.wait_for(fresh, 5))
+    assert limits.held == set()
