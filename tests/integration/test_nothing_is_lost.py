@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
+import pytest
+from harness.batches import CHAT, jsonl, line
 from harness.waiting import wait_until
 
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
@@ -32,6 +34,14 @@ def submit(client, number, label, **fields):
         assert reply.status_code == 202, reply.text
         jobs += [job["id"] for job in reply.json()["data"]]
     return jobs
+
+
+def submit_batch(client, number, label):
+    lines = jsonl([line(str(n), f"{label} {n}") for n in range(number)])
+    form = {"purpose": "batch"}
+    file = client.post("/v1/files", files={"file": ("in.jsonl", lines)}, data=form).json()
+    body = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
+    assert client.post("/v1/batches", json=body).is_success
 
 
 def finish(client, ids, seconds=60):
@@ -99,6 +109,27 @@ def test_after_kill_9_a_workers_jobs_are_done_elsewhere_within_20_seconds(fleet,
         assert {job["status"] for job in jobs} == {"succeeded"}
         assert jobs[0]["attempts"][0]["verdict"] == "lost"
         assert counted(client) == 10
+
+
+@pytest.mark.parametrize("kind", ["jobs", "lines"])
+def test_what_a_killed_worker_had_begun_comes_before_a_whole_backlog(fleet, gpu, kind):
+    """The backlog takes 50 s; all of it is begun, or waits, when the lost work comes again."""
+    gpu.plan = lambda call: "hang" if gpu.prompts().count(call.prompt) == 1 else "ok"
+    create = {"jobs": submit, "lines": submit_batch}[kind]
+    api, first = fleet.start(fleet.api(), fleet.worker(slice_lines=32))
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        create(client, 10, "stuck")
+        wait_until(lambda: gpu.running == 10)
+        first.signal(signal.SIGKILL)
+        killed = time.monotonic()
+        gpu.plan, gpu.delay = None, 0.25
+        create(client, 400, "waiting")
+        fleet.worker(gpu_concurrency=2, slice_lines=32).start()
+        wait_until(lambda: gpu.prompts().count("waiting 0"))
+        stuck = {f"stuck {n}" for n in range(10)}
+        wait_until(lambda: stuck <= set(gpu.prompts()[10:]), 30, "lost work runs again")
+        assert time.monotonic() - killed < 15
+        assert gpu.prompts().count("waiting 399") == 0
 
 
 def test_what_cannot_finish_in_the_drain_time_is_cut_off_and_handed_over(fleet, gpu):
