@@ -34,6 +34,7 @@ class Calls:
     ) -> None:
         """Return when all have ended. leave_early: takes along what is left by now."""
         self._running = len(calls)
+        self._ended.clear()
         for call in calls:
             call.add_done_callback(self._one_ended)
         self._drain.watch(calls)

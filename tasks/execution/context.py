@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +27,4 @@ class Context:
     drain: Drain
     retrying: Retrying
     observer: Observer
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)  # of jobs that may be poison

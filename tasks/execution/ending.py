@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.records.batches import LineHistory
-from tasks.records.outcomes import HandOn, Outcome, Park
+from tasks.records.outcomes import LATE_SECONDS, HandOn, Outcome, Park
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tasks.records.batches import SliceUnit
-
-LATE_SECONDS = 5.0  # until a unit that is past its batch's window is looked at again
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tasks.errors import PublishError
 from tasks.execution.calls import Calls
 from tasks.records.jobs import BegunJob, Queue, Ref, Status, new_token
-from tasks.records.outcomes import Finish, HandBack, HandOn, Outcome, Park
+from tasks.records.losses import is_suspect
+from tasks.records.outcomes import Finish, HandBack, HandOn, Outcome, Park, broken_off
 from tasks.telemetry import logs
 
 if TYPE_CHECKING:
@@ -61,16 +62,33 @@ class _SliceRun:
     async def _answer(self, job: BegunJob) -> None:
         logs.about.set({"job_id": job.id, "tier": job.tier})
         try:
-            await self._act(job, await self._context.answerer.answer(job))
+            outcome = await self._outcome(job)
+            if outcome is not None:
+                await self._act(job, outcome)
         except asyncio.CancelledError:
             if not self._context.drain.cut_off:
                 return  # dropped: its result is there, or it is another worker's now
             await self._hand_back(job)
         except Exception:
-            # Ours, not the tier's. The lease ends and the job runs again elsewhere.
-            log.exception("job %s at tier %s broke off", job.id, job.tier)
+            # What became of it could not be said. The lease ends and the job runs again elsewhere.
+            log.exception("job %s at tier %s was left", job.id, job.tier)
         finally:
             self._context.leases.release(job.id, job.lease_owner)
+
+    async def _outcome(self, job: BegunJob) -> Outcome | None:
+        """Return what a job comes to; None if it is not ours any more."""
+        context = self._context
+        try:
+            if not is_suspect(job.attempts):
+                return await context.answerer.answer(job)
+            async with context.alone:
+                if not await context.retrying(context.store.jobs.note_alone, job):
+                    return None
+                return await context.answerer.answer(job)
+        except Exception:
+            # Ours, not the tier's.
+            log.exception("job %s at tier %s broke off", job.id, job.tier)
+            return broken_off(job)
 
     async def _act(self, job: BegunJob, outcome: Outcome) -> None:
         context = self._context

@@ -7,10 +7,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from fallback_chain import Attempt, Verdict
 from tasks.execution.calls import Calls
 from tasks.execution.ending import (
-    LATE_SECONDS,
     Drop,
     Ending,
     HandBackUnit,
@@ -23,8 +21,10 @@ from tasks.execution.ending import (
 from tasks.execution.line_reader import read_lines
 from tasks.execution.line_recorder import LineRecorder
 from tasks.jsonl.output import answered_line
+from tasks.records.batches import LineHistory
 from tasks.records.jobs import Dispatch, Queue, Ref, Status, new_token
-from tasks.records.outcomes import Finish, HandOn, Outcome, Park, hand_on
+from tasks.records.losses import ALONE, SUSPICIOUS, is_suspect, lost
+from tasks.records.outcomes import Finish, HandOn, Outcome, broken_off
 from tasks.telemetry import logs
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from tasks.execution.context import Context
     from tasks.execution.line_reader import LineJob
     from tasks.execution.phases import PhaseRunner
-    from tasks.records.batches import LineHistory, SliceUnit
-    from tasks.records.jobs import BegunJob
+    from tasks.records.batches import SliceUnit
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +68,26 @@ class UnitRun:
         return await self._end()
 
     async def _answer_all(self, jobs: Mapping[int, LineJob]) -> None:
+        suspects = {i: line for i, line in jobs.items() if self._is_suspect(line)}
+        await self._answer_together({i: line for i, line in jobs.items() if i not in suspects})
+        for i, line in suspects.items():
+            await self._answer_alone(i, line)
+
+    def _is_suspect(self, line: LineJob) -> bool:
+        # Nobody knows which of its lines the workers died of that had the unit.
+        return self.unit.losses >= SUSPICIOUS or is_suspect(line.job.attempts)
+
+    async def _answer_alone(self, index: int, line: LineJob) -> None:
+        """Answer a line; if we die of it, this will be known."""
+        context, job = self._context, line.job
+        history = LineHistory((*job.attempts, lost(job.tier, ALONE)), job.failures)
+        async with context.alone:
+            if context.drain.started:
+                return
+            if await context.retrying(context.store.batches.note_line, self.unit, index, history):
+                await self._answer_together({index: line})
+
+    async def _answer_together(self, jobs: Mapping[int, LineJob]) -> None:
         running = [asyncio.create_task(self._answer(i, line)) for i, line in jobs.items()]
         try:
             await self._calls.run(running, self._leave_early)
@@ -88,7 +107,7 @@ class UnitRun:
             outcome = await self._context.answerer.answer(job)
         except Exception:
             log.exception("line %s at tier %s broke off", job.id, job.tier)
-            outcome = _broken_off(job)
+            outcome = broken_off(job)
         if not isinstance(outcome, Finish):
             self._left[index] = outcome
             if isinstance(outcome, HandOn):
@@ -168,12 +187,3 @@ class UnitRun:
         if attempt is not None:
             again = Dispatch(unit.id, attempt, unit.tier, Queue.BATCH_BEGUN.value)
             await asyncio.shield(context.publisher.dispatch([again]))
-
-
-def _broken_off(job: BegunJob) -> HandOn | Park:
-    """Return what a defect of ours comes to: a line that does it again and again must end."""
-    attempt = Attempt(job.tier, Verdict.FAILURE, 0.0, "defect")
-    outcome = hand_on(job, attempt, job.failures + 1)
-    if job.tier == "cache":
-        return Park(outcome.attempts, outcome.failures, LATE_SECONDS)
-    return outcome

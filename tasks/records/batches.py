@@ -248,6 +248,7 @@ class SliceUnit(Unit):
     results: dict[int, bytes]
     histories: dict[int, LineHistory]
     moved_to: dict[int, str]  # line -> the unit that it left for
+    losses: int = 0  # of workers that had it; no more are counted than make it suspicious
 
     @property
     def open_lines(self) -> list[int]:

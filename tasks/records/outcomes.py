@@ -8,6 +8,9 @@ import msgspec
 
 from fallback_chain import Attempt, Tokens, Trial, Verdict
 from tasks.records.jobs import BegunJob, Status
+from tasks.records.losses import MOST_LOSSES, broke_off
+
+LATE_SECONDS = 5.0  # until what should have ended here is looked at again
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +67,14 @@ def hand_on(job: BegunJob, attempt: Attempt, failures: int) -> HandOn:
     return HandOn((*job.attempts, attempt), failures)
 
 
+def broken_off(job: BegunJob) -> HandOn | Park:
+    """Return what a defect of ours comes to: a job that does it again and again must end."""
+    outcome = hand_on(job, broke_off(job.tier), job.failures + 1)
+    if job.tier == "cache":
+        return Park(outcome.attempts, outcome.failures, LATE_SECONDS)
+    return outcome
+
+
 def expired(job: BegunJob, *attempt: Attempt) -> Finish:
     """Return the end of a job whose deadline has come, at its last try if there was one."""
     return Finish(status=Status.EXPIRED, attempts=(*job.attempts, *attempt))
@@ -106,6 +117,17 @@ def unfit(attempts: tuple[Attempt, ...], last: Attempt) -> Finish:
         tier_used=last.tier,
         error=last.error,
         error_status=last.status or 400,
+    )
+
+
+def poisoned(attempts: tuple[Attempt, ...]) -> Finish:
+    """Return the end of a job that takes its workers with it."""
+    message = f"the job was given up: {MOST_LOSSES} times its worker was lost, or broke off with it"
+    return Finish(
+        status=Status.FAILED,
+        attempts=attempts,
+        error=error_of(message, "worker_lost"),
+        error_status=500,
     )
 
 

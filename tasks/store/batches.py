@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fallback_chain import Tokens
+from fallback_chain import Attempt, Tokens
 from tasks.records.batches import (
     WINDOWS,
     BatchOptions,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(BatchOptions)
+_attempts = msgspec.json.Decoder(list[Attempt])
 _history = msgspec.json.Decoder(LineHistory)
 # A batch's fields for Tokens'.
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -206,6 +207,15 @@ class BatchStore:
         )
         return Recorded(int(new), bool(complete))
 
+    async def note_line(self, unit: SliceUnit, line: int, history: LineHistory) -> bool:
+        """Note what is to be known of a line if we die now; False if its unit is not ours."""
+        noted = await self._connection.run(
+            "note_line",
+            [keyspace.job(unit.id), keyspace.results(unit.batch, unit.slice)],
+            *(unit.id, unit.lease_owner, unit.batch, unit.slice, line, _encode(history)),
+        )
+        return bool(noted)
+
     async def hand_on(
         self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
     ) -> int | None:
@@ -326,7 +336,7 @@ def _dispatches(rows: Sequence[Sequence[Any]]) -> list[Dispatch]:
 
 
 def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
-    *head, waited, queue, known = answer
+    *head, waited, queue, attempts, known = answer
     batch, number, lines, where, owner, options, endpoint, file, status, left, ending = head
     common: dict[str, Any] = {
         "id": ref.id,
@@ -352,6 +362,7 @@ def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
         slice=int(number),
         lines=tuple(msgspec.json.decode(lines)) if lines else None,
         range=SliceRange.parse(where.decode()),
+        losses=len(_attempts.decode(attempts)),
         **progress._asdict(),
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fallback_chain import Attempt, Verdict
+from fallback_chain import Attempt
 from tasks.group_commit import GroupCommit
 from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.records.jobs import (
@@ -25,6 +25,7 @@ from tasks.records.jobs import (
     Submission,
     Swept,
 )
+from tasks.records.losses import ALONE, SUSPICIOUS, lost
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 
@@ -44,7 +45,7 @@ _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(Options)
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...])
 # The attempt of whoever lost a job, for the script that finds it: "%s" is its tier.
-_LOST = _encode(Attempt("%s", Verdict.LOST, 0.0))
+_LOST, _LOST_ALONE = _encode(lost("%s")), _encode(lost("%s", ALONE))
 
 
 class _Create(NamedTuple):
@@ -147,13 +148,20 @@ class JobStore:
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[str]:
         """Renew (id, lease owner) leases; return the ids that are no longer the asker's."""
         held = list(leases)
-        lost = await self._connection.run(
+        taken = await self._connection.run(
             "renew_leases",
             [*keyspace.jobs(name for name, _ in held), keyspace.LEASES],
             self._lease_ms,
             *(item for lease in held for item in lease),
         )
-        return [name.decode() for name in lost]
+        return [name.decode() for name in taken]
+
+    async def note_alone(self, job: BegunJob) -> bool:
+        """Note that a job is called alone now; False if it is not ours any more."""
+        noted = await self._connection.run(
+            "note_alone", [keyspace.job(job.id)], job.id, job.lease_owner, job.attempt
+        )
+        return bool(noted)
 
     async def hand_on(
         self, jobs: Sequence[BegunJob], to_tier: str, token: str, outcomes: Sequence[HandOn]
@@ -221,7 +229,8 @@ class JobStore:
         swept = await self._connection.run(
             "sweep",
             [keyspace.SWEEPER, *keyspace.INDEXES],
-            *(self._sweep_ms, self._grace_ms, LONGEST_LOOK_MS, self._lease_ms, SWEEP_LIMIT, _LOST),
+            *(self._sweep_ms, self._grace_ms, LONGEST_LOOK_MS, self._lease_ms, SWEEP_LIMIT),
+            *(SUSPICIOUS, _LOST, _LOST_ALONE),
             *(item for queue, none in empty.items() for item in (queue, int(none))),
         )
         if swept is None:

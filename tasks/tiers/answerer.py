@@ -18,9 +18,12 @@ from fallback_chain import (
     degraded_answer,
     next_step,
 )
+from tasks.records.jobs import TIERS
+from tasks.records.losses import is_poison, leaves_tier
 from tasks.records.outcomes import (
     Finish,
     HandBack,
+    HandOn,
     Outcome,
     Park,
     answered,
@@ -28,6 +31,7 @@ from tasks.records.outcomes import (
     exhausted,
     expired,
     hand_on,
+    poisoned,
     refused,
     unfit,
     unfit_everywhere,
@@ -60,13 +64,21 @@ class Answerer:
 
     async def answer(self, job: BegunJob) -> Outcome:
         """Try one job at the tier where it stands."""
+        if is_poison(job.attempts):
+            return poisoned(job.attempts)
         if job.tier == "cache":
             return await self._last_resort(job)
+        if leaves_tier(job.attempts, job.tier) and self._is_another(job.tier):
+            return HandOn(job.attempts, job.failures)
         if job.options.cache == "first" and job.tier == job.first_tier:
             trial = await self._look_up(job)
             if trial.attempt.verdict is Verdict.ANSWERED:
                 return answered(job, trial)
         return await self._ask(job)
+
+    def _is_another(self, tier: str) -> bool:
+        """Whether a model tier comes after this one."""
+        return any(name in self._models for name in TIERS[TIERS.index(tier) + 1 :])
 
     async def keep(self, job: BegunJob, finish: Finish) -> None:
         """Put the answer of a real tier into the cache; never raises."""

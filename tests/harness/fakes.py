@@ -113,6 +113,10 @@ class FakeJobs:
         self._moved("begin", tier)
         return [self.jobs[ref.id] for ref in refs if ref.id in self.jobs]
 
+    async def note_alone(self, job: BegunJob) -> bool:
+        self._moved("note_alone", job.id)
+        return self.wins
+
     async def finish(self, job: BegunJob, finish: Finish) -> bool:
         self._moved("finish", job.id, finish.status.value)
         return self.wins
@@ -170,6 +174,10 @@ class FakeBatches:
 
     async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
         return dict(self.known)
+
+    async def note_line(self, unit: SliceUnit, line: int, history: LineHistory) -> bool:
+        self._moved("note_line", line, history)
+        return self.ours
 
     async def split(
         self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]

@@ -1,12 +1,14 @@
 -- Dispatches again what nobody works on, and ends what is past its deadline. One sweep in so long.
 -- ARGV from 3: interval_ms, grace_ms, longest_ms (that a message, or what is parked, waits for the
--- next look), lease_ms, limit, the attempt of one that was lost (JSON, %s its tier), then per
--- queue: its name, and 1 if the broker holds no message of it.
+-- next look), lease_ms, limit, how many losses make a job suspicious, the attempts of one that was
+-- lost, and of one that was lost alone (JSON, %s its tier), then per queue: its name, and 1 if the
+-- broker holds no message of it.
 -- Answers false if it is too early, else a list of {id, attempt, tier, queue, reason}:
 -- what the sweeper must publish now (a crash before that is found by a later sweep).
 -- finds job:* batch:* the indexes name them
 local interval, grace, longest = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local lease_ms, limit, lost, queues = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], rows(9, 2)
+local lease_ms, limit, suspicious = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local lost, lost_alone, queues = ARGV[9], ARGV[10], rows(11, 2)
 
 -- A time, not a key that expires: that would last longer by as much as the clock is set back.
 local last = tonumber(redis.call('GET', P .. 'sweeper') or '0') or 0
@@ -36,6 +38,18 @@ local function again(id, key, reason, wait, to)
   found[#found + 1] = { id, attempt, h[3], queue, reason }
 end
 
+-- Who waited for the turn to be called alone is not what the worker died of.
+local function note_loss(id)
+  local h = redis.call('HMGET', record(id), 'tier', 'attempt', 'alone', 'attempts')
+  if not h[1] then return end
+  local _, losses = (h[4] or ''):gsub('"verdict":"lost"', '')
+  if h[2] == h[3] then
+    note_attempt(id, lost_alone:format(h[1]))
+  elseif losses < suspicious then
+    note_attempt(id, lost:format(h[1]))
+  end
+end
+
 for _, id in ipairs(due(P .. 'deadlines')) do
   if id:sub(1, 6) == 'batch_' then
     local unit = end_batch(id, 'expired', grace)
@@ -57,8 +71,7 @@ for _, id in ipairs(due(P .. 'leases')) do
   if away then
     redis.call('ZADD', P .. 'leases', now + lease_ms, id)
   else
-    local tier = redis.call('HGET', record(id), 'tier')
-    if tier then note_attempt(id, lost:format(tier)) end
+    note_loss(id)
     again(id, P .. 'leases', 'lease', grace, begun)
   end
 end

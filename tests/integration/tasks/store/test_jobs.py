@@ -12,6 +12,7 @@ from harness.stores import store_on
 from fallback_chain import Attempt, Verdict
 from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.records.jobs import Dispatch, Options, Queue, Ref, Status, Submission, Swept, new_job_id
+from tasks.records.losses import ALONE, lost
 from tasks.records.outcomes import Finish, HandOn, Park
 from tasks.store import keyspace
 from tasks.store.connection import Connection
@@ -230,13 +231,24 @@ async def test_a_lease_that_ends_gives_the_job_to_another(store, jobs, clock):
     assert theirs.attempts == (Attempt("gpu", Verdict.LOST, 0.0),)
 
 
-async def test_a_job_that_is_lost_again_and_again_keeps_all_its_attempts(store, jobs, clock):
+async def test_who_is_suspected_is_blamed_only_if_it_was_called(store, jobs, clock):
     mine = await begun(jobs)
-    for attempt in (1, 2, 3):
+    for attempt, called in enumerate([False, False, False, True, False, True], start=1):
+        assert await jobs.note_alone(mine) if called else True
         clock.advance(1)
         assert await sweep(store) == [swept(mine.id, attempt, "lease", BEGUN)]
         [mine] = await jobs.begin(ME, "gpu", [Ref(mine.id, attempt)])
-    assert [a.verdict for a in mine.attempts] == [Verdict.LOST] * 3
+    assert mine.attempts == (*[lost("gpu")] * 2, *[lost("gpu", ALONE)] * 2)
+
+
+async def test_who_lost_a_job_does_not_note_that_it_is_called(store, jobs, clock):
+    mine = await begun(jobs)
+    clock.advance(1)
+    await sweep(store)
+    assert not await jobs.note_alone(mine)
+    [theirs] = await jobs.begin(OTHER, "gpu", [Ref(mine.id, 1)])
+    assert not await jobs.note_alone(mine)
+    assert await jobs.note_alone(theirs)
 
 
 async def test_a_renewed_lease_is_left_alone(store, jobs, clock):

@@ -17,6 +17,7 @@ from tasks.records.batches import (
     BatchOptions,
     Endpoint,
     JoinedFile,
+    LineHistory,
     LineResult,
     NewBatch,
     Part,
@@ -100,6 +101,7 @@ class Story:
         await jobs.discard("ann", [lone.id], self.keys)
         begun = await jobs.begin("me", "gpu", [Ref(job.id, 0) for job in new])
         await jobs.renew([(job.id, "me") for job in begun])
+        await jobs.note_alone(begun[0])
         await jobs.hand_back(begun[0], "t")
         await jobs.finish(begun[1], Finish(status=Status.SUCCEEDED, attempts=(), answer=b"{}"))
         await jobs.cancel(begun[2].id, "ann")
@@ -159,6 +161,7 @@ class Story:
         batches = self.store.batches
         [dispatch] = await self.batch(file_id)
         unit = await self.begin(dispatch.id)
+        await batches.note_line(unit, 0, LineHistory((), 0))
         child = await batches.split(unit, "cpu", "t1", {})
         await batches.hand_on(unit, "cpu", "t2", {})
         await batches.end_without_input(await self.begin(child, "cpu"), b"[]")

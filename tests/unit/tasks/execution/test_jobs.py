@@ -13,7 +13,8 @@ from fallback_chain import Attempt, Verdict
 from tasks.errors import PublishError
 from tasks.execution.jobs import JobRunner
 from tasks.records.jobs import Ref, Status
-from tasks.records.outcomes import Finish, HandBack, HandOn, Park
+from tasks.records.losses import lost
+from tasks.records.outcomes import LATE_SECONDS, Finish, HandBack, HandOn, Park
 
 TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
 ON = HandOn(TRIED, 1)
@@ -29,10 +30,12 @@ class Slice:
         self._outcomes: dict[str, asyncio.Future] = {}
         worker.answerer.outcome = lambda job: self._outcomes[job.id]
 
-    def run(self, names, tier="gpu", queue="interactive"):
+    def run(self, names, tier="gpu", queue="interactive", attempts=None):
         for name in names:
             self._outcomes[name] = asyncio.get_running_loop().create_future()
-            self._worker.jobs.jobs[name] = begun_job(id=name, tier=tier)
+            self._worker.jobs.jobs[name] = begun_job(
+                id=name, tier=tier, **(attempts or {}).get(name, {})
+            )
         refs = [Ref(name, 0) for name in names]
         runner = JobRunner(self._worker.context)
         return asyncio.create_task(runner.run_slice(tier, refs, queue, "me"))
@@ -185,10 +188,37 @@ async def test_of_a_job_that_is_dropped_nothing_more_is_said(worker, slice_):
     assert moves(worker, "finish", "hand_back") == [("finish", "b", "succeeded")]
 
 
-async def test_a_defect_of_ours_ends_the_lease_of_that_job_alone(worker, slice_, caplog):
-    left = await slice_.ends(slice_.run("ab"), a=ValueError("a defect"), b=ON)
-    assert left == [Ref("b", 1)]
+async def test_a_defect_of_ours_sends_a_job_on_as_one_that_failed(worker, slice_, caplog):
+    left = await slice_.ends(slice_.run("ab"), a=ValueError("a defect"), b=ANSWER)
+    assert left == [Ref("a", 1)]
+    assert moves(worker, "hand_on") == [("hand_on", "cpu", {"a": 1})]
     assert "job a at tier gpu broke off" in caplog.text
+    assert len(worker.leases) == 0
+
+
+async def test_a_defect_at_the_last_tier_has_a_job_wait(worker, slice_):
+    assert await slice_.ends(slice_.run("a", tier="cache"), a=ValueError("a defect")) == []
+    assert moves(worker, "park") == [("park", "a", LATE_SECONDS)]
+
+
+async def test_what_may_have_cost_workers_is_called_alone_and_noted_before(worker, slice_):
+    suspects = {"attempts": (lost("gpu"), lost("gpu"))}
+    running = slice_.run("abc", attempts={"a": suspects, "c": suspects})
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    await turns(20)
+    assert worker.answerer.asked == ["a", "b"]
+    assert moves(worker, "note_alone") == [("note_alone", "a")]
+    slice_.come_to(a=ANSWER)
+    await eventually(lambda: len(worker.answerer.asked) == 3)
+    assert moves(worker, "note_alone") == [("note_alone", "a"), ("note_alone", "c")]
+    assert await slice_.ends(running, b=ANSWER, c=ANSWER) == []
+
+
+async def test_a_suspect_that_is_not_ours_any_more_is_not_called(worker, slice_):
+    worker.jobs.wins = False
+    running = slice_.run("a", attempts={"a": {"attempts": (lost("gpu"), lost("gpu"))}})
+    assert await asyncio.wait_for(running, 5) == []
+    assert worker.answerer.asked == []
     assert len(worker.leases) == 0
 
 

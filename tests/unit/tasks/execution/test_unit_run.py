@@ -16,6 +16,7 @@ from tasks.execution.phases import PhaseRunner
 from tasks.execution.unit_run import UnitRun
 from tasks.records.batches import LineHistory, Part, SliceRange
 from tasks.records.jobs import Dispatch, Ref, Status
+from tasks.records.losses import ALONE, lost
 from tasks.records.outcomes import Finish, HandBack, HandOn, Park, error_of
 from tasks.storage import content_name, part_name
 
@@ -52,9 +53,14 @@ class Run:
         self._run.turn.set()
         await eventually(lambda: len(self.worker.answerer.asked) == calls or self.work.done())
 
+    async def begin_alone(self, calls):
+        """Let its turn come, and so many of its calls be made."""
+        self._run.turn.set()
+        await eventually(lambda: len(self.worker.answerer.asked) == calls)
+
     async def end(self, *outcomes):
         """Return what it leaves to the next task of the chain."""
-        self.come_to(dict(enumerate(outcomes)))
+        self.come_to({i: outcome for i, outcome in enumerate(outcomes) if outcome is not None})
         self._run.turn.set()
         return await asyncio.wait_for(self.work, 5)
 
@@ -234,6 +240,39 @@ async def test_a_defect_at_the_last_tier_has_a_line_wait(worker, caplog):
     kept = {0: LineHistory((defect,), 1)}
     assert moves(worker, "park") == [("park", kept, LATE_SECONDS)]
     assert "broke off" in caplog.text
+
+
+SUSPECTED = LineHistory((*TRIED, lost("gpu", ALONE)), 1)
+
+
+async def test_the_lines_of_a_unit_that_cost_workers_are_called_one_by_one(worker):
+    """Each is noted before, as if the worker had died of it: what it comes to is written over."""
+    run = Run(worker, worker.storage, losses=2, histories={1: LineHistory(TRIED, 1)})
+    run.come_to({0: ANSWER})
+    await run.begin_alone(2)
+    assert moves(worker, "note_line") == [
+        ("note_line", 0, LineHistory((lost("gpu", ALONE),), 0)),
+        ("note_line", 1, SUSPECTED),
+    ]
+    assert await run.end(None, ON, ANSWER) == [Ref(run.unit.id, 1)]
+    assert moves(worker, "hand_on") == [("hand_on", "cpu", {1: KEPT})]
+
+
+async def test_a_line_that_cost_a_worker_is_called_after_all_others(worker):
+    run = Run(worker, worker.storage, histories={0: SUSPECTED})
+    await run.begin_alone(2)
+    await turns(20)
+    assert worker.answerer.asked == ["batch_1-0-1", "batch_1-0-2"]
+    run.come_to({1: ANSWER, 2: ANSWER})
+    await eventually(lambda: len(worker.answerer.asked) == 3)
+    assert await run.end(ANSWER) == []
+
+
+async def test_of_a_unit_that_is_not_ours_no_suspect_is_called(worker):
+    run = Run(worker, worker.storage, losses=2)
+    worker.batches.ours = False
+    assert await run.end() == []
+    assert worker.answerer.asked == []
 
 
 async def test_a_slice_that_others_have_completed_is_written_by_who_finds_it(worker):

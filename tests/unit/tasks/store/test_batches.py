@@ -19,6 +19,7 @@ from tasks.records.batches import (
     SliceUnit,
 )
 from tasks.records.jobs import Dispatch, Ref
+from tasks.records.losses import lost
 from tasks.settings import Settings
 from tasks.store.batches import BatchStore, _record
 from tasks.store.fields import Fields
@@ -39,9 +40,12 @@ class FakeConnection:
         return self.answer
 
 
+LOST = msgspec.json.encode([lost("gpu")])
+
+
 def answer(number=b"-1", lines=b"", where=b"", known=(), ending=b""):
     batch, owner, *rest = HEAD[:-1]
-    return [batch, number, lines, where, owner, *rest, ending, b"250", b"batch", list(known)]
+    return [batch, number, lines, where, owner, *rest, ending, b"250", b"batch", LOST, list(known)]
 
 
 async def begin(given, tier="gpu"):
@@ -72,6 +76,7 @@ async def test_a_unit_of_a_slice_has_its_lines_and_what_is_known_of_them():
     assert unit.results == {0: b"oA"}
     assert unit.histories == {1: HISTORY}
     assert unit.moved_to == {2: "unit_other"}
+    assert (unit.losses, unit.first) == (1, False)
 
 
 async def test_a_unit_of_a_whole_slice_names_no_lines():
