@@ -22,6 +22,7 @@ from tasks.records.batches import (
     Unit,
     unanswered,
 )
+from tasks.records.jobs import new_token
 from tasks.storage import (
     CHUNK,
     content_name,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tasks.records.jobs import Ref
     from tasks.storage import Storage
 
+CLEAR_SECONDS = 5.0  # from the end of a batch until its parts go
 INPUT_GONE = "the input file is not there any more"
 
 log = logging.getLogger(__name__)
@@ -137,11 +139,15 @@ class PhaseRunner:
         return Part(number, len(output), len(errors))
 
     async def _join(self, unit: PhaseUnit) -> None:
-        if unit.status not in FINAL and not await self._complete(unit):
+        retrying = self._context.retrying
+        if unit.status not in FINAL:
+            if await self._complete(unit):
+                # A store that loses its last second joins again, and needs the parts for it.
+                await retrying(self._batches.park, unit, new_token(), {}, CLEAR_SECONDS)
             return
         for name in (parts_folder(unit.batch), custom_ids_name(unit.batch)):
             await asyncio.to_thread(self._storage.remove, name)
-        await self._context.retrying(self._batches.drop, unit)
+        await retrying(self._batches.drop, unit)
 
     async def _complete(self, unit: PhaseUnit) -> bool:
         """Make the batch's files from its parts, and end it; False if it is not ours any more."""

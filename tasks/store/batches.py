@@ -51,6 +51,7 @@ _attempts = msgspec.json.Decoder(list[Attempt])
 _history = msgspec.json.Decoder(LineHistory)
 # A batch's fields for Tokens'.
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+NO_SLICE = -1  # a phase of a whole batch has none
 TIMES = (
     *("created", "in_progress", "finalizing", "completed", "failed", "expired"),
     *("cancelling", "cancelled", "expires"),
@@ -231,7 +232,7 @@ class BatchStore:
 
     async def park(
         self,
-        unit: SliceUnit,
+        unit: SliceUnit | PhaseUnit,
         token: str,
         histories: Mapping[int, LineHistory],
         due_seconds: float,
@@ -241,21 +242,22 @@ class BatchStore:
 
     async def _move(
         self,
-        unit: SliceUnit,
+        unit: SliceUnit | PhaseUnit,
         to_tier: str,
         token: str,
         histories: Mapping[int, LineHistory],
         *,
         due_ms: int = -1,
     ) -> int | None:
+        number = unit.slice if isinstance(unit, SliceUnit) else NO_SLICE
         answer = await self._connection.run(
             "move_unit",
             [
-                *(keyspace.job(unit.id), keyspace.results(unit.batch, unit.slice)),
+                *(keyspace.job(unit.id), keyspace.results(unit.batch, number)),
                 *keyspace.INDEXES,
             ],
             *(unit.lease_owner, unit.tier, to_tier, self._grace_ms, due_ms, token),
-            *(unit.id, unit.attempt, unit.batch, unit.slice, *_rows(histories)),
+            *(unit.id, unit.attempt, unit.batch, number, *_rows(histories)),
         )
         return int(answer) if int(answer) >= 0 else None
 

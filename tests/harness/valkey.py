@@ -75,3 +75,29 @@ class ValkeyServer:
             self.process.kill()
             self.process.wait(10)
             self.process = None
+
+
+class Snapshot:
+    """All that a Valkey holds at one moment: what is left where it loses what came after."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._entries = client.eval(_DUMP, 0)
+
+    def restore(self, client: redis.Redis) -> None:
+        """Make the Valkey hold this again, and nothing else."""
+        with client.pipeline(transaction=True) as transaction:
+            transaction.flushall()
+            for key, milliseconds, content in zip(*[iter(self._entries)] * 3, strict=True):
+                transaction.restore(key, max(milliseconds, 0), content)
+            transaction.execute()
+
+
+_DUMP = """
+local entries = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  for _, what in ipairs({ key, redis.call('PTTL', key), redis.call('DUMP', key) }) do
+    entries[#entries + 1] = what
+  end
+end
+return entries
+"""

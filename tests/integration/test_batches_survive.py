@@ -8,6 +8,7 @@ import time
 import openai
 import pytest
 from harness.batches import check_every_line_once, ended, line, start
+from harness.valkey import Snapshot
 from harness.waiting import wait_until
 
 
@@ -212,3 +213,23 @@ def test_fifty_thousand_lines_a_third_of_the_run_an_outage_and_every_worker_rest
         assert done.status == "completed"
         output, _ = check_every_line_once(sdk, done, ids_of(50_000))
         assert len(output) == 50_000
+
+
+@pytest.mark.parametrize("completed", [0, 24, 40])
+def test_a_store_that_lost_its_last_second_has_the_batch_done_again(
+    own_fleet, own_valkey, gpu, completed
+):
+    """The files of the batch are there, ahead of its record; each phase runs again from it."""
+    gpu.delay = 0.05
+    worker = own_fleet.worker("batch", slice_lines=16, gpu_concurrency=4)
+    api, _ = own_fleet.start(own_fleet.api(), worker)
+    with client_of(api) as sdk, own_valkey.client() as store:
+        batch = start(sdk, lines_of(64))
+        wait_until(lambda: counts(sdk, batch).completed >= completed)
+        snapshot = Snapshot(store)
+        assert ended(sdk, batch.id).status == "completed"
+        snapshot.restore(store)
+        assert status(sdk, batch) != "completed"
+        done = ended(sdk, batch.id)
+        assert done.status == "completed"
+        check_every_line_once(sdk, done, ids_of(64))

@@ -10,7 +10,7 @@ from harness.batches import jsonl, line
 from harness.records import slice_unit
 from harness.waiting import eventually
 
-from tasks.execution.phases import INPUT_GONE, PhaseRunner
+from tasks.execution.phases import INPUT_GONE, CLEAR_SECONDS, PhaseRunner
 from tasks.jsonl.output import UNANSWERED
 from tasks.records.batches import FINAL, BatchStatus, JoinedFile, Part, PhaseUnit, SliceRange
 from tasks.records.jobs import Dispatch, Ref
@@ -157,13 +157,13 @@ async def test_the_parts_are_joined_in_the_order_of_their_end(batch, run):
         JoinedFile("output", "file-1-output", 8, "batch_1_output.jsonl"),
         JoinedFile("error", "file-1-error", 2, "batch_1_error.jsonl"),
     ]
-    assert moves(batch, "complete", "drop") == [
+    # A store that loses its last second has them joined again: until then the parts stay.
+    assert moves(batch, "complete", "park", "drop") == [
         ("complete", 0, [], files),
-        ("drop", "unit_batch_1_join"),
+        ("park", {}, CLEAR_SECONDS),
     ]
-    assert not exists(batch, parts_folder(BATCH))
-    assert not exists(batch, custom_ids_name(BATCH))
-    assert exists(batch, INPUT)
+    assert exists(batch, parts_folder(BATCH))
+    assert exists(batch, custom_ids_name(BATCH))
 
 
 async def test_a_file_that_would_be_empty_is_not_made(batch, run):
@@ -219,7 +219,7 @@ async def test_where_nobody_knows_the_custom_ids_every_line_is_told_all_the_same
 async def test_a_batch_that_is_another_workers_now_keeps_its_parts(batch, run):
     batch.batches.ours = False
     await run(join())
-    assert moves(batch, "drop") == []
+    assert moves(batch, "drop", "park") == []
     assert exists(batch, parts_folder(BATCH))
 
 
@@ -228,12 +228,14 @@ async def test_a_batch_that_has_ended_only_leaves_its_parts_to_be_cleared(batch,
     await run(join(status=status))
     assert moves(batch, "complete", "drop") == [("drop", "unit_batch_1_join")]
     assert not exists(batch, parts_folder(BATCH))
+    assert not exists(batch, custom_ids_name(BATCH))
+    assert exists(batch, INPUT)
 
 
 @pytest.mark.parametrize("status", sorted(set(BatchStatus) - FINAL))
 async def test_a_batch_that_has_not_ended_is_completed(batch, run, status):
     await run(join(status=status))
-    assert [move[0] for move in moves(batch, "complete", "drop")] == ["complete", "drop"]
+    assert [move[0] for move in moves(batch, "complete", "park")] == ["complete", "park"]
 
 
 # What may come between
