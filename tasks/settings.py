@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PREFIX = "FALLTHROUGH_"
 HIGHEST_PORT = 65_535
 REDIS_PORT = 6379
+EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
 
@@ -51,6 +52,12 @@ class Settings:
         "",
         "Celery's broker; empty: the same as redis_url",
         url="redis rediss unix amqp amqps memory",
+    )
+    durable: str = _setting(
+        EVERY_SECOND, "always: accept only what is on disk; everysec: a dying machine may lose more"
+    )
+    durable_replicas: int = _setting(
+        0, "accept only what so many replicas of the store have", low=0
     )
     gpu_url: str = _setting("", "OpenAI API of the GPU server; empty: none", url="http https")
     gpu_model: str = _setting("", "model of the GPU tier; empty: found from its /v1/models")
@@ -134,6 +141,9 @@ class Settings:
             raise SettingsError(message)
         if self.log_format not in {"auto", "json", "text"}:
             message = f"{PREFIX}LOG_FORMAT: {self.log_format!r} is no auto, json or text"
+            raise SettingsError(message)
+        if self.durable not in {EVERY_SECOND, ALWAYS}:
+            message = f"{PREFIX}DURABLE: {self.durable!r} is no {EVERY_SECOND} or {ALWAYS}"
             raise SettingsError(message)
         for name, port in (("PORT", self.port), ("WORKER_PORT", self.worker_port)):
             if port > HIGHEST_PORT:

@@ -78,8 +78,13 @@ class Storage:
         try:
             with self.open(fresh, "wb") as file:
                 yield file
-            self._fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+                file.flush()
+                # The record that tells of it must not outlive it when the machine dies.
+                os.fsync(file.fileno())
+            folder = self.path(name).rpartition("/")[0]
+            self._fs.makedirs(folder, exist_ok=True)
             Path(self.path(fresh)).replace(self.path(name))
+            _sync_folder(folder)
         except BaseException:
             self.remove(fresh)
             raise
@@ -106,6 +111,14 @@ class Storage:
         """Delete a file or a folder; one that is not there is no error."""
         with _as_os_error(), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self.path(name), recursive=True)
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager

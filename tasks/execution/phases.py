@@ -233,11 +233,15 @@ def _join_pieces(storage: Storage, batch_id: str, pieces: Sequence[_Piece]) -> l
         with storage.writing(content_name(file_id)) as target:
             for piece, size in zip(pieces, bytes_of, strict=True):
                 if size:
-                    _append(storage, part_name(batch_id, piece.stem, kind), target)
+                    _append(storage, part_name(batch_id, piece.stem, kind), size, target)
         files.append(JoinedFile(kind, file_id, sum(bytes_of), f"{batch_id}_{kind}.jsonl"))
     return files
 
 
-def _append(storage: Storage, name: str, target: BinaryIO) -> None:
+def _append(storage: Storage, name: str, size: int, target: BinaryIO) -> None:
+    before = target.tell()
     with storage.open(name) as source:
         shutil.copyfileobj(source, target, CHUNK)
+    if (copied := target.tell() - before) != size:
+        message = f"{name} has {copied} bytes instead of {size}"
+        raise OSError(message)

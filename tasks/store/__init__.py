@@ -1,7 +1,7 @@
 """Redis, the truth: every transition one script. Nobody else speaks to it.
 
-Five parts over one connection: jobs, batches (and their units), files, limits (semaphores), and the
-fleet. What is in which key: lua/_keys.lua.
+Parts over one connection: jobs, batches (and their units), files, limits (semaphores), the fleet,
+and durability. What is in which key: lua/_keys.lua.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tasks.store.batches import BatchStore
 from tasks.store.connection import Connection
+from tasks.store.durability import Durability
 from tasks.store.files import FileStore
 from tasks.store.fleet import FleetStore
 from tasks.store.jobs import JobStore
@@ -26,7 +27,7 @@ __all__ = ["Store", "open_store", "prepare_store"]
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The five parts; belongs to one event loop."""
+    """The parts; belongs to one event loop."""
 
     connection: Connection
     jobs: JobStore
@@ -34,17 +35,20 @@ class Store:
     files: FileStore
     limits: Limits
     fleet: FleetStore
+    durability: Durability
 
     @classmethod
     def over(cls, connection: Connection, settings: Settings, storage: Storage) -> Store:
         """Return the parts over a connection; does no I/O."""
+        durability = Durability(connection, settings)
         return cls(
             connection=connection,
             jobs=JobStore(connection, settings),
             batches=BatchStore(connection, settings),
-            files=FileStore(connection, storage),
+            files=FileStore(connection, storage, durability),
             limits=Limits(connection, settings),
             fleet=FleetStore(connection, settings),
+            durability=durability,
         )
 
     async def close(self) -> None:
@@ -77,4 +81,5 @@ async def prepare_store(settings: Settings) -> None:
 
 async def _prepare(connection: Connection, settings: Settings) -> None:
     await connection.check(is_broker=settings.broker_is_store)
+    await Durability(connection, settings).check()
     await take_over(connection)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.records.idempotency import IdempotencyKey
     from tasks.storage import Storage
     from tasks.store.connection import Connection
+    from tasks.store.durability import Durability
 
 COPY_SECONDS = 3600  # what copying a file may take
 UPLOAD_CLAIM_SECONDS = 60  # after which the key of an upload that died is free again
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 class FileStore:
     """The owners' files."""
 
-    def __init__(self, connection: Connection, storage: Storage) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, storage: Storage, durability: Durability) -> None:
+        self._connection, self._durability = connection, durability
         self.storage = storage
 
     async def begin(self, owner: str, keys: Sequence[IdempotencyKey]) -> tuple[str, bool]:
@@ -63,6 +64,7 @@ class FileStore:
         try:
             size = await self._copied(new, content, keys)
             record = await self._record_new(new, size)
+            await self._durability.wait()
         except BaseException:  # who sends it again begins anew; the sweeper clears the rest
             with contextlib.suppress(StoreUnavailable):
                 if await self.get(new.id, new.owner) is None:  # else only the answer was lost

@@ -23,6 +23,7 @@ class ValkeyServer:
 
     folder: Path
     port: int
+    appendfsync: str = "everysec"
     clustered: bool = False  # one node that owns all slots
     bus_port: int = 0  # where the nodes of a cluster speak to one another
     process: subprocess.Popen[bytes] | None = None
@@ -38,6 +39,7 @@ class ValkeyServer:
         command = [
             *(str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"),
             *("--save", "", "--appendonly", "yes", "--dir", str(self.folder)),
+            *("--appendfsync", self.appendfsync),
         ]
         if self.clustered:
             # The bus' port is the other one's plus 10000, which must be a port too.

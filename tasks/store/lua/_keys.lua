@@ -38,6 +38,7 @@
 --   {prefix}rate:{owner}:{minute} string  requests of this minute; TTL 2 minutes
 --   {prefix}running:{owner}      zset    token -> when a request that never ended counts no more
 --   {prefix}sweeper              string  ms of the last sweep
+--   {prefix}written              string  1, so that there is something to be made durable
 --   {prefix}layout               string  number of this layout of keys, once older ones are moved
 --   {prefix}migration            string  who moves them now; TTL of some seconds
 --   {prefix}finished             channel ids of finished jobs

@@ -45,6 +45,8 @@ class FakeStore:
         self.jobs = SimpleNamespace(create=self._create, discard=self._discard)
         self.batches = SimpleNamespace(create=self._create_batch, cancel=self._cancel)
         self.connection = SimpleNamespace(has_room=self._has_room)
+        self.durability = SimpleNamespace(wait=self._wait)
+        self.safe = True
 
     async def _create(self, jobs, tier, keys):
         self.moves.append(("create", [job.id for job in jobs], tier, keys))
@@ -60,7 +62,13 @@ class FakeStore:
         return self.batch_id
 
     async def _cancel(self, batch_id, owner):
+        self.moves.append(("cancel", batch_id, owner))
         return self.cancelled
+
+    async def _wait(self):
+        self.moves.append(("wait",))
+        if not self.safe:
+            raise StoreUnavailable
 
     async def _has_room(self):
         self.looks += 1
@@ -87,7 +95,7 @@ async def submitter(store, publisher):
 
 async def test_jobs_are_recorded_and_published_at_the_first_tier(submitter, store, publisher):
     assert await submitter.submit(JOBS, KEYS) == (1234.5, None)
-    assert store.moves == [("create", ["job_1", "job_2"], "cpu", KEYS)]
+    assert store.moves == [("create", ["job_1", "job_2"], "cpu", KEYS), ("wait",)]
     assert publisher.published == [("cpu", "batch", [Ref("job_1", 0), Ref("job_2", 0)])]
 
 
@@ -162,7 +170,7 @@ async def test_a_store_that_is_away_refuses(submitter, store):
 async def test_only_a_new_batch_is_validated(submitter, store, publisher, batch_id):
     store.batch_id = batch_id
     assert await submitter.submit_batch(BATCH, KEYS) == batch_id
-    assert store.moves == [("create_batch", "batch_1", KEYS)]
+    assert store.moves == [("create_batch", "batch_1", KEYS), ("wait",)]
     validation = Dispatch("unit_batch_1_validate", 0, "validate", "phases")
     assert publisher.dispatched == ([validation] if batch_id == "batch_1" else [])
 
@@ -172,3 +180,25 @@ async def test_a_batch_that_is_cancelled_is_joined(submitter, store, publisher, 
     store.cancelled = cancelled
     assert await submitter.cancel_batch("batch_1", "ann") is (cancelled is not None)
     assert publisher.dispatched == (cancelled or [])
+
+
+async def test_jobs_that_the_store_did_not_make_safe_are_taken_back(submitter, store, publisher):
+    store.safe = False
+    with pytest.raises(StoreUnavailable):
+        await submitter.submit(JOBS, KEYS)
+    assert store.moves[-1] == ("discard", "ann", ["job_1", "job_2"], KEYS)
+    assert publisher.published == []
+
+
+async def test_a_batch_that_the_store_did_not_make_safe_is_cancelled(submitter, store, publisher):
+    store.safe = False
+    with pytest.raises(StoreUnavailable):
+        await submitter.submit_batch(BATCH, KEYS)
+    assert store.moves[-1] == ("cancel", "batch_1", "ann")
+    assert publisher.dispatched == []
+
+
+async def test_of_a_batch_that_was_not_made_safe_a_repeated_create_is_not_told(submitter, store):
+    store.safe, store.earlier = False, ["job_0"]
+    with pytest.raises(StoreUnavailable):
+        await submitter.submit(JOBS, KEYS)

@@ -10,7 +10,7 @@ from harness.batches import jsonl, line
 from harness.records import slice_unit
 from harness.waiting import eventually
 
-from tasks.execution.phases import INPUT_GONE, CLEAR_SECONDS, PhaseRunner
+from tasks.execution.phases import CLEAR_SECONDS, INPUT_GONE, PhaseRunner
 from tasks.jsonl.output import UNANSWERED
 from tasks.records.batches import FINAL, BatchStatus, JoinedFile, Part, PhaseUnit, SliceRange
 from tasks.records.jobs import Dispatch, Ref
