@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from api.body import read_body
+from api.callers import Caller
 from api.errors import CLIENT_CLOSED, RETRY_AFTER_SECONDS, ApiError, envelope, json_response
-from api.idempotency import idempotency_keys
+from api.idempotency import chat_keys
 from api.routing import Description, Route
 from api.schemas import Handling, Sampling, chat_of, parse_json
 from api.services import Services, owner_of, services_of
@@ -34,38 +35,41 @@ async def complete(request: Request) -> Response:
     content = await read_body(request)
     headers = dict(request.headers)
     job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
-    keys = idempotency_keys(request, content)
-    _, earlier_ids = await services.submitter.submit([job], keys)
+    keys = chat_keys(request, content)
+    asking = [key for key in keys if key.own or key.lookup]
+    _, earlier_ids = await services.submitter.submit([job], asking)
     job_id = job.id
     if earlier_ids:  # a retry: it waits for what the first one asked, if that can still answer
         earlier = await services.store.jobs.get(earlier_ids[0], owner)
         if earlier and (earlier.status is Status.SUCCEEDED or not earlier.status.final):
             job_id = earlier.id
         else:
-            await services.submitter.submit([job], [key.noted() for key in keys])
+            await services.submitter.submit([job], [key.noted() for key in keys if key.own])
     wait = job.deadline_seconds + GRACE_SECONDS
-    record = await _wait_or_cancel(request, services, job_id, owner, wait)
+    caller = Caller(job_id, owner, keys)
+    record = await _wait_or_leave(request, services, caller, wait)
     if record is None:
         return Response(status_code=CLIENT_CLOSED)
     if not record.status.final and services.waiters.closed:
+        with contextlib.suppress(StoreUnavailable):  # then he has the id
+            await services.store.jobs.leave(job_id, owner, caller.unchosen)
         message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "x-fallthrough-job-id": record.id}
         raise ApiError(503, message, code="stopping", headers=headers)
     return _answer(record)
 
 
-async def _wait_or_cancel(
-    request: Request, services: Services, job_id: str, owner: str, wait: float
+async def _wait_or_leave(
+    request: Request, services: Services, caller: Caller, wait: float
 ) -> JobRecord | None:
-    """Wait for the job; a client that goes away cancels it."""
-    finish = asyncio.create_task(services.waiters.wait(job_id, owner, wait))
+    """Wait for the job; None if the client has gone away."""
+    finish = asyncio.create_task(services.waiters.wait(caller.job_id, caller.owner, wait))
     disconnect = asyncio.create_task(_await_disconnect(request))
     try:
         await asyncio.wait({finish, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if finish.done():
             return finish.result()
-        with contextlib.suppress(StoreUnavailable):  # then its deadline ends it
-            await services.store.jobs.cancel(job_id, owner)
+        services.callers.leave(caller)
         return None
     finally:
         finish.cancel()

@@ -36,4 +36,15 @@ def idempotency_keys(request: Request, content: bytes) -> list[IdempotencyKey]:
             raise bad(f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")
         return [IdempotencyKey(f"key:{path}:{key}", digest, lookup=True)]
     retried = bool(whole(count or ""))
-    return [IdempotencyKey(f"body:{path}:{digest}", digest, lookup=retried)]
+    return [IdempotencyKey(f"body:{path}:{digest}", digest, lookup=retried, own=False)]
+
+
+def chat_keys(request: Request, content: bytes) -> list[IdempotencyKey]:
+    """Return the keys by which a caller who waits for his answer asks for it again.
+
+    Other callers may send the same words: only who has left without an answer leaves a key of them
+    behind, and only one who sends them again finds it.
+    """
+    return [
+        key if key.own else key._replace(once=True) for key in idempotency_keys(request, content)
+    ]

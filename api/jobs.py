@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
+
+from starlette.background import BackgroundTask
 
 from api.body import read_body
 from api.errors import json_response, not_found
@@ -19,10 +22,14 @@ from api.schemas import (
     show,
 )
 from api.services import id_of, owner_of, services_of
+from tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from tasks.records.idempotency import IdempotencyKey
+    from tasks.store.jobs import JobStore
 
 
 async def create(request: Request) -> Response:
@@ -41,8 +48,20 @@ async def create(request: Request) -> Response:
         created_at, _ = await services.submitter.submit(jobs, [key.noted() for key in keys])
         objects = [accepted(job, created_at) for job in jobs]
     if "requests" in value:
-        return json_response({"object": "list", "data": objects}, 202, {"Location": "/v1/jobs"})
-    return json_response(objects[0], 202, {"Location": f"/v1/jobs/{objects[0].id}"})
+        listed = {"object": "list", "data": objects}
+        response = json_response(listed, 202, {"Location": "/v1/jobs"})
+    else:
+        response = json_response(objects[0], 202, {"Location": f"/v1/jobs/{objects[0].id}"})
+    unchosen = [key for key in keys if not key.own]
+    if unchosen:  # once this caller was told, the same words are another's
+        ids = [each.id for each in objects]
+        response.background = BackgroundTask(_forget, services.store.jobs, owner, ids, unchosen)
+    return response
+
+
+async def _forget(jobs: JobStore, owner: str, ids: list[str], keys: list[IdempotencyKey]) -> None:
+    with contextlib.suppress(StoreUnavailable):  # then they end by themselves
+        await jobs.forget(owner, ids, keys)
 
 
 async def get(request: Request) -> Response:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.access import RequestLimits
+from api.callers import Callers
 from api.errors import not_found
 from api.waiters import Waiters
 from tasks.app import create_app
@@ -43,6 +44,7 @@ class Services:
     publisher: Publisher
     submitter: Submitter
     waiters: Waiters
+    callers: Callers
     request_limits: RequestLimits
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
@@ -59,7 +61,8 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     publisher.start()
     breakers = build_breakers(settings, store.connection, lambda _: None)
     tiers, http = build_models(settings, breakers)
-    waiters, request_limits = Waiters(store), RequestLimits(store.limits)
+    waiters, callers = Waiters(store), Callers(store)
+    request_limits = RequestLimits(store.limits)
     background = Background()
     background.start("finishes", waiters.listen)
     background.start("request limits", request_limits.keep)
@@ -70,6 +73,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
             publisher=publisher,
             submitter=Submitter(store, publisher),
             waiters=waiters,
+            callers=callers,
             request_limits=request_limits,
             breakers=breakers,
             tiers=tiers,
@@ -77,6 +81,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
         )
     finally:
         await background.stop()
+        await callers.stop()
         publisher.stop()
         await http.aclose()
         await store.close()

@@ -33,7 +33,7 @@ STATELESS = frozenset(
     {
         *("renew_leases", "take_slot", "renew_holds", "admit_request"),
         *("begin_file", "extend_claim", "measure_queues", "prune_lists"),
-        *("note_alone", "note_line"),
+        *("note_alone", "note_line", "leave_job"),
     }
 )
 

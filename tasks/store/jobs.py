@@ -13,7 +13,7 @@ import msgspec
 
 from fallback_chain import Attempt
 from tasks.group_commit import GroupCommit
-from tasks.records.idempotency import CLAIM_SECONDS
+from tasks.records.idempotency import CLAIM_SECONDS, LEFT_SECONDS
 from tasks.records.jobs import (
     BegunJob,
     Dispatch,
@@ -213,12 +213,37 @@ class JobStore:
         )
         return bool(won)
 
-    async def cancel(self, job_id: str, owner: str) -> bool:
-        """Cancel a job if it is unfinished; False if this owner has no such job."""
+    async def cancel(self, job_id: str, owner: str, *, unless_told: bool = False) -> bool:
+        """Cancel a job if it is unfinished; False if this owner has no such job.
+
+        unless_told: only if nobody who was told of it by a key still waits for it.
+        """
         known = await self._connection.run(
-            "cancel_job", [keyspace.job(job_id), *keyspace.INDEXES], job_id, owner
+            "cancel_job",
+            [keyspace.job(job_id), *keyspace.INDEXES],
+            *(job_id, owner, int(unless_told)),
         )
         return bool(known)
+
+    async def leave(self, job_id: str, owner: str, keys: Sequence[IdempotencyKey]) -> bool:
+        """Say that a caller who waited for a job is gone; return whether nobody else waits.
+
+        keys: by which he may ask for it again.
+        """
+        alone = await self._connection.run(
+            "leave_job",
+            [keyspace.job(job_id), *keyspace.claims(owner, keys)],
+            *(job_id, owner, LEFT_SECONDS * 1000, *keyspace.encoded(keys)),
+        )
+        return bool(alone)
+
+    async def forget(self, owner: str, ids: Sequence[str], keys: Sequence[IdempotencyKey]) -> None:
+        """Free the keys of jobs whose caller was told of them."""
+        await self._connection.run(
+            "extend_claim",
+            keyspace.claims(owner, keys),
+            *(owner, " ".join(ids), 0, *keyspace.encoded(keys)),
+        )
 
     async def sweep(self, empty: Mapping[str, bool]) -> list[Swept] | None:
         """Find what was lost; None if another sweeper was at it just now.

@@ -124,4 +124,4 @@ def claims(owner: str, keys: Iterable[IdempotencyKey]) -> list[str]:
 
 def encoded(keys: Iterable[IdempotencyKey]) -> list[str]:
     """Return idempotency keys as the scripts read them: lua/_idempotency.lua."""
-    return [f"{'?' if key.lookup else '!'}{key.digest}{key.name}" for key in keys]
+    return [f"{key.kind}{key.digest}{key.name}" for key in keys]

@@ -1,5 +1,6 @@
--- An idempotency key of a create: "?" if it asks whether it was made before, or "!" if it is only
--- noted, for one that asks later; 32 characters of digest of what was sent; its name.
+-- An idempotency key of a create: "?" if it asks whether it was made before, "!" if it is only
+-- noted, for one that asks later, or "<" if it asks and is not noted: what it finds it takes away,
+-- so that nobody else does; 32 characters of digest of what was sent; its name.
 local function claim_name(owner, key) return P .. 'once:' .. owner .. ':' .. key:sub(34) end
 local function claim_value(key, id) return key:sub(2, 33) .. id end
 
@@ -7,14 +8,17 @@ local function claim_value(key, id) return key:sub(2, 33) .. id end
 -- them for id. The error REUSED: it was made with the same key, from something else.
 local function claim(owner, id, keys, ttl, there)
   for _, key in ipairs(keys) do
-    local known = key:sub(1, 1) == '?' and redis.call('GET', claim_name(owner, key))
+    local known = key:sub(1, 1) ~= '!' and redis.call('GET', claim_name(owner, key))
     if known and there(known:sub(33)) then
       if known:sub(1, 32) ~= key:sub(2, 33) then error({ err = 'REUSED key' }) end
+      if key:sub(1, 1) == '<' then redis.call('DEL', claim_name(owner, key)) end
       return known:sub(33)
     end
   end
   for _, key in ipairs(keys) do
-    redis.call('SET', claim_name(owner, key), claim_value(key, id), 'PX', ttl)
+    if key:sub(1, 1) ~= '<' then
+      redis.call('SET', claim_name(owner, key), claim_value(key, id), 'PX', ttl)
+    end
   end
   return false
 end

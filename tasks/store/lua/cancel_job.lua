@@ -1,10 +1,10 @@
--- Cancels a job. ARGV from 3: id, owner. Answers 0 for an unknown job or another owner's, else 1.
+-- Cancels a job. ARGV from 3: id, owner, 1 if only as nobody waits for it any more. Answers 0 for an unknown job or another owner's, else 1.
 -- A finished job stays as it is.
-local id, owner = ARGV[3], ARGV[4]
-local h = redis.call('HMGET', record(id), 'status', 'owner')
+local id, owner, left = ARGV[3], ARGV[4], ARGV[5] == '1'
+local h = redis.call('HMGET', record(id), 'status', 'owner', 'told')
 local status = h[1]
 if not status or h[2] ~= owner then return 0 end
-if unfinished(status) then
+if unfinished(status) and not (left and tonumber(h[3] or '0') >= 0) then
   finish(id, 'cancelled', '-', {})
   if status == 'running' then redis.call('PUBLISH', P .. 'cancelled', id) end
 end

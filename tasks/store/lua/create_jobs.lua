@@ -19,8 +19,8 @@ if number > 0 then
   if earlier then
     -- Somebody is told of them now: they stay, even if their own message cannot be published.
     for id in earlier:gmatch('%S+') do
-      if redis.call('HGET', record(id), 'status') == 'queued' then
-        redis.call('HSET', record(id), 'told', 1)
+      if unfinished(redis.call('HGET', record(id), 'status')) then
+        redis.call('HINCRBY', record(id), 'told', 1)
       end
     end
     return { now, earlier }

@@ -104,6 +104,7 @@ class Story:
         await jobs.note_alone(begun[0])
         await jobs.hand_back(begun[0], "t")
         await jobs.finish(begun[1], Finish(status=Status.SUCCEEDED, attempts=(), answer=b"{}"))
+        await jobs.leave(begun[2].id, "ann", [self.keys[0]._replace(own=False, once=True)])
         await jobs.cancel(begun[2].id, "ann")
         self.clock.advance(100)
         await jobs.sweep({"interactive": True})
