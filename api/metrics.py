@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from circuit_breaker import BreakerView, CircuitState
-from tasks.telemetry.metrics import SECONDS, message_sizes, process_metrics
+from tasks.telemetry.metrics import SECONDS, loop_deaths, message_sizes, process_metrics
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class ApiMetrics(Observer):
         self.registry = registry = CollectorRegistry()
         process_metrics(registry)
         self._message_jobs = message_sizes(registry)
+        self._loop_deaths = loop_deaths(registry)
         self._requests = Counter(
             "fallthrough_http_requests",
             "Requests answered.",
@@ -49,6 +50,10 @@ class ApiMetrics(Observer):
     def published(self, jobs: int) -> None:
         """Note the size of a message."""
         self._message_jobs.observe(jobs)
+
+    def loop_died(self, name: str) -> None:
+        """Count the death of a background loop."""
+        self._loop_deaths.labels(name).inc()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request. route: its path's template, so that there is a fixed number of them."""

@@ -63,7 +63,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     tiers, http = build_models(settings, breakers)
     waiters, callers = Waiters(store), Callers(store)
     request_limits = RequestLimits(store.limits)
-    background = Background()
+    background = Background(metrics.loop_died)
     background.start("finishes", waiters.listen)
     background.start("request limits", request_limits.keep)
     try:

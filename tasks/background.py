@@ -27,10 +27,13 @@ class Background:
     """The loops of one process; belongs to one event loop."""
 
     def __init__(
-        self, end: Callable[[], None] = process.end, again_seconds: float = AGAIN_SECONDS
+        self,
+        died: Callable[[str], None],
+        end: Callable[[], None] = process.end,
+        again_seconds: float = AGAIN_SECONDS,
     ) -> None:
-        """end: called when a loop cannot be kept alive."""
-        self._end, self._again = end, again_seconds
+        """died: told the name of a loop that died. end: called when one cannot be kept alive."""
+        self._died, self._end, self._again = died, end, again_seconds
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -62,6 +65,7 @@ class Background:
                 log.exception("the loop %s died", name)
             if self._stopping:
                 return None
+            self._died(name)
             deaths.append(clock())
             if len(deaths) == DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS:
                 log.critical("the loop %s cannot be kept alive: this process ends", name)

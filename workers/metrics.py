@@ -21,7 +21,13 @@ from circuit_breaker.events import (
     StoreUnavailable,
 )
 from fallback_chain import BREAKER_NAMES, Verdict
-from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
+from tasks.telemetry.metrics import (
+    LONG_SECONDS,
+    SECONDS,
+    loop_deaths,
+    message_sizes,
+    process_metrics,
+)
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -79,6 +85,7 @@ class WorkerMetrics(Observer):
             )
         )
         self._message_jobs = message_sizes(registry)
+        self._loop_deaths = loop_deaths(registry)
         self._sweeps = counter("fallthrough_worker_sweeps", "Sweeps done here.")
         self._swept = _Children(
             counter(
@@ -90,6 +97,10 @@ class WorkerMetrics(Observer):
         for reason in SWEPT:
             _ = self._swept[reason,]
         self._breakers = _BreakerMetrics(registry)
+
+    def loop_died(self, name: str) -> None:
+        """Count the death of a background loop."""
+        self._loop_deaths.labels(name).inc()
 
     def watch(
         self, leases: Leases, slots: Mapping[str, Iterable[Slots]], pulse: Pulse, pause: Pause

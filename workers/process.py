@@ -65,7 +65,7 @@ class WorkerProcess:
         self._metrics = WorkerMetrics()
         self._app = create_app(settings)
         self._publisher = Publisher(self._app, tier_configs(settings), self._metrics)
-        self._background = Background()
+        self._background = Background(self._metrics.loop_died)
 
     def run(self) -> int:
         """Work until told to stop; return the exit status.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import Counter, Histogram, ProcessCollector, disable_created_metrics
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -25,5 +25,15 @@ def message_sizes(registry: CollectorRegistry) -> Histogram:
         "fallthrough_message_jobs",
         "Jobs or units that a message to the broker carried.",
         buckets=(1, 2, 4, 8, 16, 32),
+        registry=registry,
+    )
+
+
+def loop_deaths(registry: CollectorRegistry) -> Counter:
+    """Return the deaths of background loops, by the loop's name."""
+    return Counter(
+        "fallthrough_loop_deaths",
+        "Times that a background loop died, and was started again.",
+        ["loop"],
         registry=registry,
     )

@@ -40,9 +40,9 @@ class Store:
 
 @pytest.mark.parametrize("broken", [0, 1, 2])
 async def test_a_waiter_is_woken_by_the_finish_even_if_the_subscription_broke(broken, caplog):
-    store, ended = Store(broken), []
+    store, ended, died = Store(broken), [], []
     waiters = Waiters(store)
-    background = Background(end=lambda: ended.append("ended"), again_seconds=0.01)
+    background = Background(died.append, end=lambda: ended.append("ended"), again_seconds=0.01)
     background.start("finishes", waiters.listen)
     waiting = asyncio.create_task(waiters.wait("job_1", "ann", 60))
     async with asyncio.timeout(5):
@@ -51,13 +51,13 @@ async def test_a_waiter_is_woken_by_the_finish_even_if_the_subscription_broke(br
         record = await waiting
     assert record.status is Status.SUCCEEDED
     assert [r.getMessage() for r in caplog.records] == ["the loop finishes died"] * broken
-    assert not ended
+    assert (ended, died) == ([], ["finishes"] * broken)
     await background.stop()
 
 
 async def test_a_listener_that_cannot_be_kept_alive_ends_the_process():
     store, ended = Store(broken=100), asyncio.Event()
-    background = Background(end=ended.set, again_seconds=0.01)
+    background = Background(lambda _: None, end=ended.set, again_seconds=0.01)
     background.start("finishes", Waiters(store).listen)
     await asyncio.wait_for(ended.wait(), 5)
     await background.stop()

@@ -15,10 +15,13 @@ class Ends:
     """Stands for the end of the process."""
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.loops = 0, []
 
     def __call__(self) -> None:
         self.number += 1
+
+    def died(self, name: str) -> None:
+        self.loops.append(name)
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def ends():
 
 @pytest.fixture
 async def background(ends):
-    background = Background(ends, again_seconds=0)
+    background = Background(ends.died, ends, again_seconds=0)
     yield background
     await background.stop()
 
@@ -59,7 +62,7 @@ async def test_a_loop_that_raises_is_logged_and_started_again(background, ends, 
     [record] = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.ERROR, "the loop listener died")
     assert "a defect" in record.exc_text
-    assert not ends.number
+    assert (ends.number, ends.loops) == (0, ["listener"])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ async def test_the_last_thing_that_a_process_says_is_which_loop_it_lost(backgrou
 
 
 async def test_a_loop_that_died_is_started_again_after_a_while(ends):
-    background = Background(ends, again_seconds=60)
+    background = Background(ends.died, ends, again_seconds=60)
     loop = Loop(deaths=[0])
     background.start("listener", loop)
     await turns(20)
@@ -115,7 +118,7 @@ async def test_a_loop_that_returns_has_done_its_work(background, ends, caplog):
 
 
 async def test_stop_ends_every_loop_whatever_it_does(ends, caplog):
-    background = Background(ends, again_seconds=60)
+    background = Background(ends.died, ends, again_seconds=60)
     living, waiting, done = Loop(), Loop(deaths=[0]), asyncio.Event()
     ended = []
 
@@ -168,7 +171,7 @@ async def test_a_cancel_of_what_a_loop_waits_for_is_a_death_and_not_its_end(capl
             await inner
         await asyncio.Event().wait()
 
-    background = Background(again_seconds=0)
+    background = Background(lambda _: None, again_seconds=0)
     background.start("listener", work)
     await eventually(lambda: len(runs) == 2)
     assert "the loop listener died" in caplog.text

@@ -7,8 +7,10 @@ import inspect
 import pytest
 from prometheus_client import CollectorRegistry
 
+from api.metrics import ApiMetrics
 from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
 from tasks.telemetry.observer import Observer
+from workers.metrics import WorkerMetrics
 
 
 @pytest.fixture
@@ -32,6 +34,16 @@ def test_the_sizes_of_messages_are_counted_up_to_a_whole_slice(registry):
         for bound in ("1.0", "4.0", "16.0", "32.0", "+Inf")
     }
     assert buckets == {"1.0": 1, "4.0": 2, "16.0": 2, "32.0": 3, "+Inf": 3}
+
+
+@pytest.mark.parametrize("metrics", [ApiMetrics, WorkerMetrics])
+def test_the_deaths_of_loops_are_counted_by_their_names(metrics):
+    counted = metrics()
+    for name in ("sweeper", "leases", "sweeper"):
+        counted.loop_died(name)
+    deaths = "fallthrough_loop_deaths_total"
+    assert counted.registry.get_sample_value(deaths, {"loop": "sweeper"}) == 2
+    assert counted.registry.get_sample_value(deaths, {"loop": "leases"}) == 1
 
 
 def test_buckets_rise_and_the_long_ones_go_on_from_the_short():
