@@ -8,18 +8,30 @@ if now < 0 then
   now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 local h = redis.call('HMGET', S, 'state', 'generation', 'epoch', 'failures', 'successes', 'lost',
-  'open_until', 'hold_until', 'hold_reason')
+  'open_until', 'hold_until', 'hold_reason', 'saved')
 local state, generation, epoch = h[1] or 'closed', tonumber(h[2] or 0), h[3] or ''
 local failures, successes, lost = tonumber(h[4] or 0), tonumber(h[5] or 0), tonumber(h[6] or 0)
 local open_until, hold_until = tonumber(h[7] or 0), tonumber(h[8] or 0)
-local hold_reason = h[9] or ''
+local hold_reason, saved = h[9] or '', tonumber(h[10] or 0)
 
 local function save()
   redis.call('HSET', S, 'state', state, 'generation', generation, 'epoch', epoch,
     'failures', failures, 'successes', successes, 'lost', lost,
-    'open_until', open_until, 'hold_until', hold_until, 'hold_reason', hold_reason)
+    'open_until', open_until, 'hold_until', hold_until, 'hold_reason', hold_reason,
+    'saved', now)
   redis.call('PEXPIRE', S, ttl)
   redis.call('PEXPIRE', L, ttl)
+end
+
+-- The clock was set back since then: what was to last so long goes on for as long as was left of it.
+-- (The machine's clock in memory never is.)
+if now < saved then
+  local back = saved - now
+  open_until, hold_until = open_until - back, hold_until - back
+  for _, token in ipairs(redis.call('ZRANGE', L, 0, -1)) do
+    redis.call('ZINCRBY', L, -back, token)
+  end
+  save()
 end
 
 local function enter(next_state)

@@ -317,3 +317,35 @@ async def test_one_round_trip_a_call_and_none_while_it_is_open(valkey):
         assert isinstance(await breaker.acquire(), Refusal)
     assert await calls() == before
     await client.aclose()
+
+
+@pytest.mark.parametrize("seen_by", ["a caller", "whoever looks"])
+@pytest.mark.parametrize("state", ["open", "held", "probed"])
+def test_a_clock_that_is_set_back_keeps_nobody_out_for_longer(valkey, state, seen_by):
+    """By two minutes: what was left of its time is left of it still."""
+    now = [1_000_000]
+    with valkey.client() as client:
+        store, name = RedisStore(client, lambda: now[0]), f"diff{next(NAMES)}"
+
+        def fail(times):
+            for n in range(times):
+                permit, _ = store.acquire(name, RULES)
+                outcome = Outcome.SATURATED if state == "held" else Outcome.FAILURE
+                assert isinstance(permit, Permit), n
+                store.record(name, permit, outcome, 1000, RULES)
+
+        fail(1 if state == "held" else CONFIG.failure_threshold)
+        left = 1.0
+        if state == "probed":
+            now[0] += 1000
+            for _ in range(CONFIG.half_open_permits):
+                assert isinstance(store.acquire(name, RULES)[0], Permit)
+            left = 0.5
+        now[0] += 100
+        now[0] -= 120_000
+        if seen_by == "a caller":
+            assert isinstance(store.acquire(name, RULES)[0], Refusal)
+        else:
+            store.view(name)
+        now[0] += int(left * 1000)
+        assert isinstance(store.acquire(name, RULES)[0], Permit)
