@@ -1,4 +1,4 @@
-"""Puts jobs on the broker, from a thread of its own: kombu blocks, the event loop must not.
+"""Puts jobs on the broker, from a thread of its own.
 
 What is asked while a publish is in flight shares the next message (group commit): no timer, no
 delay when idle, and a burst of lone requests does not cost one Celery chain each.
@@ -7,17 +7,14 @@ delay when idle, and a burst of lone requests does not cost one Celery chain eac
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import queue
 import sys
-import threading
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import chain
 from kombu.exceptions import BatchPublishError
 
+from tasks.broker.thread import BrokerThread
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
 from tasks.records.batches import PHASES, is_unit
@@ -72,9 +69,8 @@ class Publisher:
         self._observer = observer or Observer()
         self._configured = (*configured, "cache")
         self._chains: dict[Route, Any] = {}
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._parcels: GroupCommit[Parcel, None] = GroupCommit(self._publish_all, sys.maxsize)
-        self._thread = threading.Thread(target=self._do_work, name="publisher", daemon=True)
+        self._thread = BrokerThread(app)
 
     @property
     def first_tier(self) -> str:
@@ -92,8 +88,7 @@ class Publisher:
 
     def stop(self) -> None:
         """Publish what was asked before, then end the thread."""
-        self._work.put(None)
-        self._thread.join(PUBLISH_SECONDS)
+        self._thread.stop(PUBLISH_SECONDS)
 
     async def publish(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         """Publish jobs as chains that begin at tier; raise PublishError if the broker does not."""
@@ -102,22 +97,30 @@ class Publisher:
 
     async def _publish_all(self, parcels: list[Parcel]) -> list[Any]:
         try:
-            failure: PublishError | None = await self._on_thread(lambda: self._send_all(parcels))
+            await self._call(lambda producer: self._send_all(parcels, producer))
         except PublishError as error:
+            log.warning("the broker did not take a message: %s", error.__cause__ or error)
             # Those that wait have waited as long, and for the same broker.
             self._parcels.reject_waiting(error)
             raise
-        return [failure] * len(parcels)
+        return [None] * len(parcels)
 
-    async def _on_thread(self, work: Callable[[], Any]) -> Any:
-        """Do work on the publisher's thread; raise PublishError if it takes too long."""
-        done: Future[Any] = Future()
-        self._work.put(lambda: _settle(done, work))
+    async def _call(self, work: Callable[[Any], Any]) -> Any:
+        """Have the thread do work; raise PublishError if it takes too long."""
+        if self._thread.stuck(PUBLISH_SECONDS):
+            self._replace_thread()  # who asked for that call has gone away before
+        call = self._thread.call(work)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(done), PUBLISH_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(call), PUBLISH_SECONDS)
         except TimeoutError:
+            if call.running():
+                self._replace_thread()
             message = f"the broker did not take the job within {PUBLISH_SECONDS:g} s"
             raise PublishError(message) from None
+
+    def _replace_thread(self) -> None:
+        log.warning("a call to the broker does not return: another thread goes on")
+        self._thread = self._thread.replace()
 
     async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
         """Publish what a transition gave out.
@@ -136,29 +139,21 @@ class Publisher:
     async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
         """Return for each queue whether the broker holds no message of it."""
         names = list(queue_names)
-        depths: dict[str, bool] = await self._on_thread(lambda: self._depths(names))
+        depths: dict[str, bool] = await self._call(lambda producer: self._depths(names, producer))
         return depths
 
     async def check(self) -> None:
         """Raise PublishError unless the broker answers."""
         await self.empty(["interactive"])
 
-    def _do_work(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-
-    def _send_all(self, parcels: list[Parcel]) -> PublishError | None:
-        """Send parcels, grouped, in one round trip; return what went wrong."""
+    def _send_all(self, parcels: list[Parcel], producer: Any) -> None:
+        """Send parcels, grouped; in one round trip where the broker can."""
         try:
-            with self._app.producer_or_acquire() as producer, producer.batch():
+            with producer.batch():
                 for group in _group(parcels):
                     self._send(group, producer)
-        except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
-            cause = error.__cause__ if isinstance(error, BatchPublishError) else None
-            name = type(cause or error).__name__
-            log.warning("the broker did not take a message: %s", name)
-            return PublishError(f"the broker did not take the job: {name}")
-        return None
+        except BatchPublishError as error:
+            raise (error.__cause__ or error) from None
 
     def _send(self, group: list[Parcel], producer: Producer) -> None:
         route = group[0].route
@@ -174,7 +169,14 @@ class Publisher:
         for part in slices:
             pairs = [tuple(ref) for ref in part]
             shown = f"({pairs},)"[:LONGEST_SHOWN]
-            first.apply_async((pairs,), chain=rest, producer=producer, retry=False, argsrepr=shown)
+            first.apply_async(
+                (pairs,),
+                chain=rest,
+                producer=producer,
+                retry=False,
+                mandatory=True,  # RabbitMQ drops silently what is for a queue that was deleted
+                argsrepr=shown,
+            )
             self._observer.published(len(part))
 
     def _chain(self, route: Route) -> Any:
@@ -189,14 +191,12 @@ class Publisher:
             known = self._chains[route] = chain(*steps, app=self._app)
         return known
 
-    def _depths(self, names: Iterable[str]) -> dict[str, bool]:
-        with self._app.connection_for_write() as connection:
-            channel = connection.default_channel
-            queues: Mapping[str, Any] = self._app.amqp.queues
-            return {
-                name: queues[name](channel).queue_declare(passive=False).message_count == 0
-                for name in names
-            }
+    def _depths(self, names: Iterable[str], producer: Producer) -> dict[str, bool]:
+        queues: Mapping[str, Any] = self._app.amqp.queues
+        return {
+            name: queues[name](producer.channel).queue_declare(passive=False).message_count == 0
+            for name in names
+        }
 
 
 def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:
@@ -211,14 +211,3 @@ def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:
             groups.append(group)
         group.append(parcel)
     return groups
-
-
-def _settle(done: Future[Any], work: Callable[[], Any]) -> None:
-    # The asker may have given up: then there is nobody to tell.
-    with contextlib.suppress(Exception):
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001 - kombu raises each transport's own
-            done.set_exception(PublishError(f"the broker did not answer: {type(error).__name__}"))
-        else:
-            done.set_result(result)

@@ -6,9 +6,11 @@ import asyncio
 import threading
 
 import pytest
+from harness.waiting import eventually
 
 from tasks.app import create_app
 from tasks.broker.publisher import Parcel, Publisher, Route, _group, chain_from
+from tasks.errors import PublishError
 from tasks.records.jobs import Ref
 from tasks.settings import Settings
 
@@ -60,7 +62,8 @@ def test_a_job_starts_at_the_first_tier_that_is_set_up(app, tiers, first):
 
 def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):
     publisher = Publisher(app, ["gpu", "cpu"])
-    publisher._send_all([Parcel(BULK, [Ref("job_1", 0)])])
+    with app.connection_for_write() as connection:
+        publisher._send_all([Parcel(BULK, [Ref("job_1", 0)])], app.amqp.Producer(connection))
     with app.connection_for_read() as connection:
         queue = connection.SimpleQueue(app.amqp.queues["batch"])
         message = queue.get(block=False)
@@ -84,29 +87,92 @@ async def publish_two(publisher):
     return await asyncio.gather(*publishing, return_exceptions=True)
 
 
+def refuse(*_, **__):
+    raise ConnectionError
+
+
 async def test_what_a_broker_refuses_is_refused_to_every_asker(app, publisher, monkeypatch):
+    monkeypatch.setattr(app, "connection_for_write", refuse)
+    message = "the broker did not answer: ConnectionError"
+    assert [str(failure) for failure in await publish_two(publisher)] == [message] * 2
+    monkeypatch.undo()
     assert await publish_two(publisher) == [None, None]
 
-    def refuse(*_):
-        raise ConnectionError
 
-    monkeypatch.setattr(app, "producer_or_acquire", refuse)
-    message = "the broker did not take the job: ConnectionError"
-    assert [str(failure) for failure in await publish_two(publisher)] == [message] * 2
+async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(
+    app, publisher, monkeypatch
+):
+    assert await publish_two(publisher) == [None, None]
+    producer = publisher._thread._made
+    monkeypatch.setattr(producer, "publish", refuse)
+    assert await publish_two(publisher) == [None, None]
+    assert publisher._thread._made is not producer, "a new connection took it"
+
+
+class Hanging:
+    """A broker whose next calls do not return until they are let go."""
+
+    def __init__(self, app, monkeypatch):
+        self.let_go, self.calls = threading.Event(), 0
+        self._connect = app.connection_for_write
+        monkeypatch.setattr(app, "connection_for_write", self)
+
+    def __call__(self, **options):
+        self.calls += 1
+        if self.calls == 1:
+            self.let_go.wait(20)
+        return self._connect(**options)
+
+
+def messages(app, queue):
+    with app.connection_for_read() as connection:
+        found = connection.SimpleQueue(app.amqp.queues[queue])
+        return [found.get(block=False).payload[0][0] for _ in range(found.qsize())]
 
 
 async def test_a_broker_that_hangs_is_given_up_and_nobody_waits_for_it_twice(
     app, publisher, monkeypatch
 ):
-    hanging = threading.Event()
+    hanging = Hanging(app, monkeypatch)
     monkeypatch.setattr("tasks.broker.publisher.PUBLISH_SECONDS", 0.1)
-    monkeypatch.setattr(app, "producer_or_acquire", lambda *_: hanging.wait(20))
     first = asyncio.create_task(publisher.publish("gpu", "batch", parcel(BULK, 1).refs))
     await asyncio.sleep(0)  # it is in flight when the second one asks
     second = asyncio.create_task(publisher.publish("gpu", "batch", parcel(BULK, 1).refs))
     done, waiting = await asyncio.wait({first, second}, timeout=5)
-    hanging.set()
+    hanging.let_go.set()
     assert not waiting
     assert {str(task.exception()) for task in done} == {
         "the broker did not take the job within 0.1 s"
     }
+
+
+async def test_a_thread_that_is_stuck_is_replaced_and_what_it_publishes_late_comes_once(
+    app, publisher, monkeypatch
+):
+    messages(app, "interactive")  # of tests before
+    hanging = Hanging(app, monkeypatch)
+    monkeypatch.setattr("tasks.broker.publisher.PUBLISH_SECONDS", 0.2)
+    with pytest.raises(PublishError):
+        await publisher.publish("gpu", "interactive", [Ref("job_late", 0)])
+    # While the first call still hangs, others are served.
+    await publisher.publish("gpu", "interactive", [Ref("job_next", 0)])
+    assert messages(app, "interactive") == [[["job_next", 0]]]
+    old = next(t for t in threading.enumerate() if t.name == "publisher")
+    hanging.let_go.set()
+    await asyncio.to_thread(old.join, 5)
+    assert not old.is_alive(), "it ends when its call returns"
+    assert messages(app, "interactive") == [[["job_late", 0]]], "stale: the worker drops it"
+
+
+async def test_a_stuck_call_whose_asker_left_is_noticed_by_the_next_one(
+    app, publisher, monkeypatch
+):
+    hanging = Hanging(app, monkeypatch)
+    monkeypatch.setattr("tasks.broker.publisher.PUBLISH_SECONDS", 0.5)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(publisher.check(), 0.1)  # as /health/ready does
+    waiting = asyncio.create_task(publisher.check())  # behind it, and not begun
+    await eventually(lambda: publisher._thread.stuck(0.5))
+    await publisher.check()
+    await waiting
+    hanging.let_go.set()
