@@ -37,9 +37,10 @@ def create_app(settings: Settings) -> Celery:
     app = Celery("fallthrough", broker=settings.effective_broker_url, set_as_current=True)
     amqp = settings.effective_broker_url.startswith("amqp")
     arguments = {"x-queue-type": "quorum"} if amqp else None
+    new_queue = broker.LimitedQueue if amqp else BrokerQueue
     app.conf.update(
         task_queues=[
-            BrokerQueue(q.value, routing_key=q.value, queue_arguments=arguments)  # type: ignore[no-untyped-call]
+            new_queue(q.value, routing_key=q.value, queue_arguments=arguments)  # type: ignore[no-untyped-call]
             for q in Queue
         ],
         task_default_queue=Queue.INTERACTIVE.value,
@@ -56,7 +57,11 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=2,
-        broker_transport_options={} if amqp else dict(_REDIS_TRANSPORT),
+        broker_transport_options=dict(_AMQP_TRANSPORT if amqp else _REDIS_TRANSPORT),
+        # A consumer whose route is lost without a word knows after twice as long.
+        broker_heartbeat=HEARTBEAT_SECONDS,
+        # A queue that cannot be declared is waited for, and told, as a broker that is away.
+        broker_channel_error_retry=True,
         # Flower's view: arguments are ids.
         worker_send_task_events=True,
         task_send_sent_event=True,
@@ -70,12 +75,20 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
+HEARTBEAT_SECONDS = 3  # of RabbitMQ's consumers; the publisher's thread has its own
+
 # kombu's defaults wait for ever on a broker that hangs.
+_AMQP_TRANSPORT = {
+    "confirm_publish": True,  # a message is sent when a quorum has it, not when it is written
+    "read_timeout": 3,
+    "write_timeout": 3,
+}
 _REDIS_TRANSPORT = {
-    "socket_timeout": 5,
+    "socket_timeout": 3,
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
-    "health_check_interval": 10,
+    "health_check_interval": 3,
+    "polling_interval": 2,  # a BRPOP without an answer after this and the socket's time is lost
 }
 
 

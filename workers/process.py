@@ -32,6 +32,7 @@ from tasks.store import open_store
 from tasks.store.retrying import Retrying
 from tasks.tiers.answerer import Answerer
 from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_configs
+from workers.consumer import Consumer
 from workers.health import health_app, serve
 from workers.loop import LoopThread
 from workers.metrics import WorkerMetrics
@@ -89,11 +90,15 @@ class WorkerProcess:
         return int(worker.exitcode or 0)
 
     def _celery_worker(self) -> Any:
+        # How fresh work leaves threads for begun work: the first on Redis, the second on RabbitMQ.
         self._app.conf.broker_transport_options["spare"] = SPARE_THREADS
+        for queue, prefetch in self._prefetch().items():
+            self._app.amqp.queues[queue.value].prefetch = prefetch
         self._app.steps["consumer"].add(pulse_step(self._pulse))
         self._app.steps["consumer"].add(pause_step(self._pause))
         self._app.steps["consumer"].add(release_step(self._pulse))
         return self._app.Worker(
+            consumer_cls=Consumer,
             pool="threads",
             concurrency=self._threads() + SPARE_THREADS,
             queues=self._queues(),
@@ -115,11 +120,21 @@ class WorkerProcess:
         lone = Queue.INTERACTIVE.value in self._settings.worker_queues
         return self._settings.worker_threads or self._units() + lone * INTERACTIVE_THREADS
 
+    def _prefetch(self) -> dict[Queue, int]:
+        """Return how many messages of each queue are held: of fresh work, one less than threads."""
+        units, threads = self._units(), self._threads()
+        lone = max(threads - units, 1) if self._mixed() else threads
+        fresh = {Queue.INTERACTIVE: lone, Queue.BATCH: units, Queue.PHASES: 1}
+        return fresh | {kind.begun: threads for kind in fresh}
+
+    def _mixed(self) -> bool:
+        return len(self._settings.worker_queues.split(",")) > 1
+
     def _units(self) -> int:
         """Return how many slices of batches are at work at once: lone jobs have threads left."""
         settings = self._settings
         if settings.worker_threads:
-            mixed = len(settings.worker_queues.split(",")) > 1
+            mixed = self._mixed()
             return max(settings.worker_threads // 2, 1) if mixed else settings.worker_threads
         # About 1.5 times the lines that may be called at once: more would only keep them from
         # other workers; fewer, and slices end in lockstep.

@@ -10,6 +10,7 @@ import contextlib
 from queue import Empty
 from typing import Any
 
+from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils.scheduling import round_robin_cycle
 
@@ -28,6 +29,23 @@ class BegunFirst(round_robin_cycle):
         queues: list[str] = super().consume(n)  # type: ignore[no-untyped-call]
         begun = [queue for queue in queues if queue.endswith(BEGUN)]
         return begun if self.begun_only else begun + [q for q in queues if q not in begun]
+
+
+class LimitedQueue(Queue):
+    """A queue of RabbitMQ, of which a worker holds so many messages at most; 0: no limit.
+
+    RabbitMQ gives a worker messages of every queue at once: without limits of their own, fresh work
+    would take all its threads, and begun work wait behind it.
+    """
+
+    attrs = (*Queue.attrs, ("prefetch", None))  # type: ignore[assignment]
+    prefetch = 0
+
+    def consume(self, *arguments: Any, **options: Any) -> Any:
+        """Begin to consume; what the channel was told before, it holds for the next consumer."""
+        if self.prefetch:
+            self.channel.basic_qos(0, self.prefetch, False)  # type: ignore[no-untyped-call]  # noqa: FBT003 - AMQP's signature
+        return super().consume(*arguments, **options)  # type: ignore[no-untyped-call]
 
 
 class Channel(redis.Channel):

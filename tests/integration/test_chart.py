@@ -416,6 +416,13 @@ def test_keda_scales_each_queues_workers_on_what_is_queued_and_runs(workers, que
     assert authentication["spec"]["secretTargetRef"] == [key]
 
 
+def test_keda_scales_on_rabbitmq_as_on_valkey():
+    on_rabbitmq = {**EVERYTHING, "settings": {"BROKER_URL": "amqp://rabbit"}}
+    scaled = of_kind(render(on_rabbitmq), "ScaledObject")
+    # It asks the API, which counts in the store: no queue of a broker is looked at.
+    assert scaled == of_kind(render(EVERYTHING), "ScaledObject")
+
+
 def test_keda_asks_without_a_key_where_there_is_none():
     manifests = render(VALUES["open"])
     assert not of_kind(manifests, "TriggerAuthentication")

@@ -58,6 +58,10 @@ def test_no_broker_is_waited_for_for_ever_and_rabbitmq_keeps_its_queues(url, arg
     conf = create_app(Settings(broker_url=url)).conf
     assert [queue.queue_arguments for queue in conf.task_queues] == [arguments] * len(Queue)
     assert ("socket_timeout" in conf.broker_transport_options) is limited
+    assert ("confirm_publish" in conf.broker_transport_options) is not limited
+    assert ("read_timeout" in conf.broker_transport_options) is not limited
+    # A consumer on a dead link knows after two of them.
+    assert conf.broker_heartbeat == 3
     assert conf.broker_connection_timeout == 2
 
 

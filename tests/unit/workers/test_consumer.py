@@ -1,0 +1,70 @@
+"""What the worker's consumer does otherwise than Celery's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from tasks.app import create_app
+from tasks.settings import Settings
+from workers.consumer import RETRY_SECONDS, UNUSED, Consumer
+
+
+@pytest.fixture
+def consumer():
+    """A consumer of RabbitMQ that was not started."""
+    consumer = Consumer.__new__(Consumer)
+    consumer.app = create_app(Settings(broker_url="amqp://127.0.0.1"))
+    consumer.first_connection_attempt = True
+    return consumer
+
+
+class FakeConnection:
+    """Notes how it is to be established."""
+
+    def ensure_connection(self, errback, max_retries, **options):
+        assert max_retries is None, "it is waited for, for ever"
+        self.options = options
+        return self
+
+
+def test_a_broker_is_looked_for_as_often_after_an_hour_as_at_first(consumer):
+    connection = FakeConnection()
+    assert consumer.ensure_connected(connection) is connection
+    options = connection.options
+    assert (options["interval_start"], options["interval_step"]) == (RETRY_SECONDS, 0)
+
+
+def test_no_queues_are_made_for_tasks_that_wait(consumer):
+    assert UNUSED in CeleryConsumer.Blueprint.default_steps
+    steps = set(CeleryConsumer.Blueprint.default_steps) - set(Consumer.Blueprint.default_steps)
+    assert steps == {UNUSED}
+
+
+def test_events_are_not_confirmed_and_messages_are(consumer, monkeypatch):
+    monkeypatch.setattr(consumer, "ensure_connected", lambda connection: connection)
+    assert consumer.connection_for_write().transport_options["confirm_publish"] is False
+    with consumer.app.connection_for_write() as connection:
+        assert connection.transport_options["confirm_publish"] is True
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"), [(ConnectionResetError(), False), (LookupError("406"), True)]
+)
+def test_what_the_broker_refuses_is_not_asked_for_at_once_again(
+    consumer, monkeypatch, error, waits
+):
+    collected, waited = [], []
+
+    def collect(*, socket_timeout):
+        collected.append(socket_timeout)
+
+    consumer.event_dispatcher = SimpleNamespace(connection=SimpleNamespace(collect=collect))
+    consumer.channel_errors = (LookupError,)
+    monkeypatch.setattr(CeleryConsumer, "on_connection_error_after_connected", lambda _, exc: None)
+    monkeypatch.setattr("workers.consumer._wait", lambda: waited.append(True))
+    consumer.on_connection_error_after_connected(error)
+    assert bool(waited) is waits
+    assert collected, "no goodbye is said over a connection that may be dead"

@@ -1,0 +1,63 @@
+"""Celery's consumer, back soon after its broker is, and without what this product does not use."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import partial
+from typing import Any
+
+from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.state import maybe_shutdown
+
+RETRY_SECONDS = 1.0  # between two tries to connect; Celery itself would wait for up to 30 s
+# On RabbitMQ it makes 28 exchanges and 28 quorum queues for tasks with an ETA, at every connect.
+UNUSED = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
+
+
+class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery ships no types
+    """The consumer of a worker."""
+
+    class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[misc]
+        """Its steps."""
+
+        default_steps = tuple(
+            step for step in CeleryConsumer.Blueprint.default_steps if step != UNUSED
+        )
+
+    def connection_for_write(self, url: str | None = None, heartbeat: int | None = None) -> Any:
+        """Return the connection of events, on which nobody waits: their loss is none."""
+        unconfirmed = {"confirm_publish": False}
+        connection = self.app.connection_for_write(
+            url=url, heartbeat=heartbeat, transport_options=unconfirmed
+        )
+        return self.ensure_connected(connection)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Return the connection once the broker takes it."""
+        conn.ensure_connection = partial(
+            conn.ensure_connection, interval_start=RETRY_SECONDS, interval_step=0
+        )
+        return super().ensure_connected(conn)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Tell what the broker answered, such as that it has no such virtual host, and wait."""
+        super().on_connection_error_before_connected(exc)
+        _wait()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Tell it; wait where the broker refused something, such as a queue declared otherwise."""
+        super().on_connection_error_after_connected(exc)
+        if self.event_dispatcher and self.event_dispatcher.connection:
+            # Celery would say goodbye on it, and wait for an answer of what is as dead.
+            with contextlib.suppress(Exception):
+                self.event_dispatcher.connection.collect(socket_timeout=1)
+        if isinstance(exc, self.channel_errors):
+            _wait()
+
+
+def _wait() -> None:
+    deadline = time.monotonic() + RETRY_SECONDS
+    while time.monotonic() < deadline:
+        maybe_shutdown()
+        time.sleep(0.1)
