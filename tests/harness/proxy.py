@@ -100,7 +100,10 @@ class Proxy:
         if end is self._listener:
             with contextlib.suppress(OSError):
                 client, _ = end.accept()
-                self._join(client, socket.create_connection(self._server))
+                try:
+                    self._join(client, socket.create_connection(self._server))
+                except OSError:  # it is away, and so the client sees
+                    client.close()
         elif end in self._pairs:
             if not self._frozen:
                 self._pass_on(end)

