@@ -87,7 +87,9 @@ class Settings:
     lease_seconds: float = _setting(8.0, "lease of a running job; renewed four times within", low=1)
     sweep_seconds: float = _setting(2.0, "time between two sweeps", low=0.1)
     dispatch_grace_seconds: float = _setting(
-        10.0, "how long a message may stay unbegun before it is looked for; doubles", low=1
+        10.0,
+        "how long a message may stay unbegun before it is looked for; doubles, to 30 s at most",
+        low=1,
     )
     files_url: str = _setting(
         "", "where files lie: a folder, or any URL that fsspec knows (s3://bucket/path)"
