@@ -87,8 +87,7 @@ _REDIS_TRANSPORT = {
     "socket_timeout": 3,
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
-    "health_check_interval": 3,
-    "polling_interval": 2,  # a BRPOP without an answer after this and the socket's time is lost
+    "health_check_interval": 3,  # a BRPOP without an answer for a second longer is a dead link
 }
 
 
