@@ -108,9 +108,11 @@ def broker(request, tmp_path_factory):
         server.kill()
     else:
         server = RabbitServer(folder)
-        server.start()
-        yield server
-        server.close()
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close()
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,11 @@ IMPATIENT = "-rabbit consumer_timeout 2000 -rabbit channel_tick_interval 500"
 @pytest.fixture(scope="module")
 def rabbit(tmp_path_factory):
     server = RabbitServer(tmp_path_factory.mktemp("rabbit"), IMPATIENT)
-    server.start()
-    yield server
-    server.close()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture
