@@ -106,7 +106,10 @@ async def test_each_queue_has_its_worker_and_each_tier_its_task(celery_setup, su
     queues = [
         sorted(q["name"] for q in found) for found in answered(inspect.active_queues).values()
     ]
-    assert sorted(queues) == [["batch", "phases"], ["interactive"]]
+    assert sorted(queues) == [
+        ["batch", "batch.begun", "phases", "phases.begun"],
+        ["interactive", "interactive.begun"],
+    ]
     for queue in (Queue.INTERACTIVE, Queue.BATCH):
         record = await ask(submitter, f"for {queue}", queue)
         assert (record.status, record.tier_used) == (Status.SUCCEEDED, "gpu")
