@@ -3,7 +3,7 @@
 FallthroughError
 ├── SettingsError        a setting makes no sense; the message names it
 ├── StoreUnavailable     the job store did not answer in time
-├── StoreFull            the store is too full to take new jobs
+│   └── StoreFull        it is too full to take new jobs
 ├── StoreUnfit           the store answers, but is not set up to keep jobs
 ├── PublishError         the broker did not take a message in time
 └── KeyReused            an Idempotency-Key came with something else than the first time
@@ -22,7 +22,7 @@ class StoreUnavailable(FallthroughError):  # noqa: N818 - reads as the state tha
     """The job store (Redis or Valkey) did not answer in time."""
 
 
-class StoreFull(FallthroughError):  # noqa: N818 - as above
+class StoreFull(StoreUnavailable):
     """The store is too full to take new jobs; the accepted ones go on."""
 
 

@@ -1,7 +1,8 @@
-"""kombu's Redis transport, with three faults mended, and begun work first.
+"""kombu's Redis transport, with five faults mended, and begun work first.
 
-The faults are closed connections, a new client for every command, and messages that a worker which
-stops has asked for and never looks at.
+The faults are closed connections, a new client for every command, messages that a worker which
+stops has asked for and never looks at, commands that a full server refuses, and error replies that
+end the worker.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from queue import Empty
 from typing import Any
 
 from kombu.entity import Queue
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.scheduling import round_robin_cycle
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError  # noqa: A004
 
 from tasks.records.jobs import BEGUN
+from tasks.store.short_memory import ALLOWED, allowed
 
 LOOK_SECONDS = 0.1  # how often a busy worker looks whether it may take fresh work again
 
@@ -48,6 +53,57 @@ class LimitedQueue(Queue):
         return super().consume(*arguments, **options)  # type: ignore[no-untyped-call]
 
 
+class _Willing:
+    """A client of a server that refuses what it is asked, as long as it does.
+
+    What kombu writes serves work that was accepted: it runs on a server at its memory limit too.
+    Celery takes an error reply (READONLY, MISCONF, NOREPLICAS, ...) for a defect and ends the
+    worker, but waits for a connection that is lost. So that is what any such reply is here.
+    """
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return super().execute_command(*allowed(args), **options)  # type: ignore[misc]
+
+    def parse_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().parse_response(*args, **options)  # type: ignore[misc]
+        except NoScriptError:  # whoever sent the digest sends the script now
+            raise
+        except ResponseError as error:
+            message = f"the server refused: {type(error).__name__}: {error}"
+            raise ConnectionError(message) from error
+
+
+class _Pipeline(_Willing, Pipeline):
+    """Several commands of a client's."""
+
+
+class _Client(_Willing, Redis):
+    """The client of a channel."""
+
+    def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> _Pipeline:  # noqa: FBT002 - redis-py's
+        pool, callbacks = self.connection_pool, self.response_callbacks
+        return _Pipeline(pool, callbacks, transaction, shard_hint)
+
+    def register_script(self, script: Any) -> Any:
+        return super().register_script(ALLOWED + script)
+
+
+class QoS(redis.QoS):
+    """What a consumer has in hand."""
+
+    def ack(self, delivery_tag: Any) -> None:
+        """Acknowledge a message; what the broker is not told of is in hand no more all the same.
+
+        Else it would keep a place of the consumer's, which would take one message fewer for ever.
+        """
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except BaseException:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
 class Channel(redis.Channel):
     """A channel that says so when its connection is gone, and keeps its client.
 
@@ -57,6 +113,7 @@ class Channel(redis.Channel):
     spare = 0
     queue_order_strategy = "tasks.broker.transport:BegunFirst"
     from_transport_options = (*redis.Channel.from_transport_options, "spare")  # type: ignore[assignment]
+    QoS = QoS
     _kept: tuple[Any, Any] | None = None  # the pool, and the client over it
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
@@ -69,6 +126,9 @@ class Channel(redis.Channel):
         if self._kept is None or self._kept[0] is not pool:
             self._kept = pool, self.Client(connection_pool=pool)
         return self._kept[1]
+
+    def _get_client(self) -> type[_Client]:
+        return _Client
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
         # A slice that ends after the broker went away acknowledges over the connection it came by.

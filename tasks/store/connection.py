@@ -14,12 +14,19 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError, ResponseError  # noqa: A004
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
 from redis.maint_notifications import MaintNotificationsConfig
 
-from tasks.errors import KeyReused, StoreUnavailable, StoreUnfit
+from tasks.errors import KeyReused, StoreFull, StoreUnavailable, StoreUnfit
 from tasks.store.autopipeline import AutoPipeline, Script
-from tasks.store.keyspace import PREFIX
+from tasks.store.keyspace import PREFIX, PROBE
+from tasks.store.short_memory import ALLOWED, allowed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -50,8 +57,8 @@ def load_scripts() -> dict[str, Script]:
         name, _, kind = file_name.partition(".")
         if kind == "lua" and not name.startswith("_"):
             # A store at its memory limit still lets every accepted job come to its end.
-            flags = "" if ADMITS in text.splitlines() else " flags=allow-oom"
-            scripts[name] = Script.of(f"#!lua{flags}\n{prelude}\n{text}")
+            head = "#!lua\n" if ADMITS in text.splitlines() else ALLOWED
+            scripts[name] = Script.of(f"{head}{prelude}\n{text}")
     return scripts
 
 
@@ -133,6 +140,9 @@ async def translated() -> AsyncIterator[None]:
         if str(error).startswith("REUSED"):
             message = "Idempotency-Key: it was used before, with another body"
             raise KeyReused(message) from error
+        if isinstance(error, OutOfMemoryError):
+            message = "the job store is full; try again when running work is done"
+            raise StoreFull(message) from error
         message = f"the job store did not answer: {type(error).__name__}"
         raise StoreUnavailable(message) from error
     except (RedisError, OSError, TimeoutError) as error:
@@ -189,7 +199,7 @@ class Connection:
     async def command(self, name: str, key: str, *args: Any) -> Any:
         """Run a command on one key; travels together with what is in flight, as scripts do."""
         async with translated():
-            return await self.pipeline.command(name, self._prefix + key, *args)
+            return await self.pipeline.command(*allowed((name, self._prefix + key, *args)))
 
     async def commands(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Run commands, each (name, key, …), and return their answers."""
@@ -205,7 +215,7 @@ class Connection:
             await transaction.execute()
 
     def _named(self, commands: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        return [(name, self._prefix + key, *rest) for name, key, *rest in commands]
+        return [allowed((name, self._prefix + key, *rest)) for name, key, *rest in commands]
 
     async def page(
         self,
@@ -318,9 +328,12 @@ class Connection:
         return not ceiling or int(memory["used_memory"]) < ceiling
 
     async def ping(self) -> None:
-        """Raise StoreUnavailable unless the store answers."""
+        """Raise StoreUnavailable unless the store answers, and takes what is written to it.
+
+        A replica, and a server that cannot write to its disk, would answer a PING.
+        """
         async with translated():
-            await self.client.ping()
+            await self.client.delete(self._prefix + PROBE)
 
     async def close(self) -> None:
         """Close the connections."""

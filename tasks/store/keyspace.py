@@ -18,6 +18,7 @@ PREFIX = "{ft}:"
 DEADLINES, LEASES, PARKED, BEGUN, STATS = "deadlines", "leases", "parked", "begun", "stats"
 EVENTS, WORKERS, FILE_EXPIRY, SWEEPER = "events", "workers", "file_expiry", "sweeper"
 LAYOUT, MIGRATION, OWNERS, WRITTEN = "layout", "migration", "owners", "written"
+PROBE = "probe"  # never there: to delete it shows that the store takes writes
 DISPATCHED = tuple(f"dispatched:{queue.value}" for queue in Queue)
 # What a transition of a job or of a unit may touch besides its record.
 INDEXES = (DEADLINES, LEASES, PARKED, BEGUN, STATS, *DISPATCHED)

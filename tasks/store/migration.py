@@ -27,6 +27,7 @@ from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.records.jobs import KINDS, new_token
 from tasks.store import keyspace
 from tasks.store.connection import translated
+from tasks.store.short_memory import allowed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -85,8 +86,7 @@ async def _translated() -> AsyncIterator[None]:
 
 async def _set(client: Any, key: str, *args: Any) -> Any:
     """Set a key, in a store that is full too: accepted jobs come to their end."""
-    script = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], unpack(ARGV))"
-    return await client.eval(script, 1, key, *args)
+    return await client.execute_command(*allowed(("SET", key, *args)))
 
 
 async def _is_current(connection: Connection) -> bool:

@@ -9,6 +9,8 @@ import struct
 import threading
 from urllib.parse import urlsplit, urlunsplit
 
+import hiredis
+
 
 class Proxy:
     """Forwards to a server; reset(), forget(), freeze(), refuse(): the network at its worst."""
@@ -19,6 +21,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._frozen = False
+        self._refusal = b""
+        self._asked: dict[socket.socket, hiredis.Reader] = {}  # by client: what it asks of Redis
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._forgotten: list[socket.socket] = []
@@ -81,6 +85,11 @@ class Proxy:
         self._frozen = False
         self._wake.send(b"x")
 
+    def answer_with(self, error: str) -> None:
+        """Answer every command for Redis with an error; "": forward again."""
+        with self._lock:
+            self._refusal = f"-{error}\r\n".encode() if error else b""
+
     def close(self) -> None:
         self._stopping = True
         self.refuse()
@@ -102,6 +111,7 @@ class Proxy:
                 client, _ = end.accept()
                 try:
                     self._join(client, socket.create_connection(self._server))
+                    self._asked[client] = hiredis.Reader()
                 except OSError:  # it is away, and so the client sees
                     client.close()
         elif end in self._pairs:
@@ -120,6 +130,9 @@ class Proxy:
     def _pass_on(self, end: socket.socket) -> None:
         try:
             data = end.recv(65536)
+            if data and self._refusal and end in self._asked:
+                self._refuse(end, data)
+                return
             if data:
                 self._pairs[end].sendall(data)
                 return
@@ -127,12 +140,19 @@ class Proxy:
             pass
         self._drop(end, reset=False)
 
+    def _refuse(self, client: socket.socket, data: bytes) -> None:
+        reader = self._asked[client]
+        reader.feed(data)
+        while reader.gets() is not False:
+            client.sendall(self._refusal)
+
     def _drop(self, end: socket.socket, *, reset: bool) -> None:
         other = self._pairs.pop(end, None)
         if other is None:
             return
         self._pairs.pop(other, None)
         for each in (end, other):
+            self._asked.pop(each, None)
             self._selector.unregister(each)
             if reset:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
