@@ -176,6 +176,7 @@ class Access:
             seconds = math.ceil(admission.reset_seconds) if by_rate else 1
             headers = {**limit_headers, "Retry-After": str(seconds)}
             refusal = ApiError(429, message, code="rate_limit_exceeded", headers=headers)
+            scope["app"].state.metrics.turned_away("rate_limit_exceeded")
             await _refuse(refusal, scope, receive, send)
             return
         raw_headers = [(name.encode(), value.encode()) for name, value in limit_headers.items()]

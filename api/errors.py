@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from tasks.errors import KeyReused, PublishError, StoreFull, StoreUnavailable
+from tasks.errors import KeyReused, PublishError, StoreFull, StoreUnavailable, TooManyQueued
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,13 +89,26 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return ApiError(error.status_code, message, headers=error.headers).response()
 
 
-async def on_outage(_: Request, error: Exception) -> Response:
-    """Answer that the store or the broker is away, or full."""
-    full = isinstance(error, StoreFull)
+async def on_outage(request: Request, error: Exception) -> Response:
+    """Answer that the store or the broker is away."""
+    return _turn_away(request, error, 503, "unavailable")
+
+
+async def on_full(request: Request, error: Exception) -> Response:
+    """Answer that the store is full; what was accepted goes on, and makes room."""
+    return _turn_away(request, error, 429, "store_full")
+
+
+async def on_too_many(request: Request, error: Exception) -> Response:
+    """Answer that as much as may be is unfinished."""
+    return _turn_away(request, error, 429, "too_many_queued")
+
+
+def _turn_away(request: Request, error: Exception, status: int, code: str) -> Response:
     log.warning("request refused: %s", error)
-    code = "store_full" if full else "unavailable"
+    request.app.state.metrics.turned_away(code)
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return ApiError(429 if full else 503, str(error), code=code, headers=retry).response()
+    return ApiError(status, str(error), code=code, headers=retry).response()
 
 
 async def on_key_reused(_: Request, error: Exception) -> Response:
@@ -123,7 +136,8 @@ HANDLERS: dict[Any, Any] = {
     ClientDisconnect: on_client_gone,
     StoreUnavailable: on_outage,
     PublishError: on_outage,
-    StoreFull: on_outage,
+    StoreFull: on_full,
+    TooManyQueued: on_too_many,
     KeyReused: on_key_reused,
     Exception: on_crash,
 }

@@ -68,6 +68,8 @@ def show_file(record: FileRecord) -> dict[str, object]:
 async def create(request: Request) -> Response:
     """POST /v1/files: streamed to disk, then to the storage; never held in memory."""
     services, owner = services_of(request), owner_of(request)
+    # Before a byte is taken. The rest of the body is read past: its sender reads no answer before.
+    await services.submitter.check_room()
     async with upload_form(request) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
@@ -77,7 +79,6 @@ async def create(request: Request) -> Response:
         content = upload.file
         name, purpose = upload.filename or "", str(form["purpose"])
         keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
-        await services.submitter.check_room()
         file_id, record = await _begin(services.store.files, owner, keys)
         if record is None:
             new_file = NewFile(file_id, owner, name, purpose, seconds)

@@ -45,6 +45,12 @@ class ApiMetrics(Observer):
             buckets=SECONDS,
             registry=registry,
         )
+        self._turned_away = Counter(
+            "fallthrough_requests_turned_away",
+            "Requests that were told to come again, by the code of the error.",
+            ["code"],
+            registry=registry,
+        )
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def published(self, jobs: int) -> None:
@@ -64,6 +70,10 @@ class ApiMetrics(Observer):
             children = self._children[key] = counter, self._seconds.labels(key[0], route)
         children[0].inc()
         children[1].observe(seconds)
+
+    def turned_away(self, code: str) -> None:
+        """Count a request that was told to come again."""
+        self._turned_away.labels(code).inc()
 
     def refused(self, method: str, status: int) -> None:
         """Count a request that is answered before its route is found."""

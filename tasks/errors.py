@@ -4,6 +4,7 @@ FallthroughError
 ├── SettingsError        a setting makes no sense; the message names it
 ├── StoreUnavailable     the job store did not answer in time
 │   └── StoreFull        it is too full to take new jobs
+├── TooManyQueued        as much as may be is unfinished already
 ├── StoreUnfit           the store answers, but is not set up to keep jobs
 ├── PublishError         the broker did not take a message in time
 └── KeyReused            an Idempotency-Key came with something else than the first time
@@ -24,6 +25,10 @@ class StoreUnavailable(FallthroughError):  # noqa: N818 - reads as the state tha
 
 class StoreFull(StoreUnavailable):
     """The store is too full to take new jobs; the accepted ones go on."""
+
+
+class TooManyQueued(FallthroughError):  # noqa: N818 - as above
+    """As many jobs, or batches, as may be are unfinished already; the message says whose."""
 
 
 class StoreUnfit(FallthroughError):  # noqa: N818 - as above

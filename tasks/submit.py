@@ -42,7 +42,8 @@ class Submitter:
         """Accept jobs of one owner and queue; return their creation time (epoch seconds).
 
         If an earlier request with one of the keys was accepted, nothing is, and its ids come
-        second. Raises StoreFull, StoreUnavailable or PublishError; then none was accepted.
+        second. Raises StoreFull, TooManyQueued, StoreUnavailable or PublishError; then none was
+        accepted.
         """
         await self.check_room()
         tier = self._publisher.first_tier
@@ -63,7 +64,7 @@ class Submitter:
     async def submit_batch(self, batch: NewBatch, keys: Sequence[IdempotencyKey]) -> str:
         """Accept a batch; return its id, or that of one which an earlier request made.
 
-        Raises StoreFull or StoreUnavailable; then it was not accepted.
+        Raises StoreFull, TooManyQueued or StoreUnavailable; then it was not accepted.
         """
         await self.check_room()
         batch_id = await self._store.batches.create(batch, keys)

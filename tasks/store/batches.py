@@ -34,6 +34,7 @@ from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.records.jobs import Dispatch, Queue
 from tasks.store import keyspace
 from tasks.store.fields import Fields
+from tasks.store.limits import QueueLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -84,32 +85,38 @@ class BatchStore:
         self._lease_ms = int(settings.lease_seconds * 1000)
         self._grace_ms = int(settings.dispatch_grace_seconds * 1000)
         self._window = settings.batch_window
+        self._limits = QueueLimits("batches", settings.max_batches, settings.key_batches)
 
     # Batches
 
     async def create(self, new: NewBatch, keys: Sequence[IdempotencyKey]) -> str:
         """Record a batch and its validation, dispatched; return its id.
 
-        If an earlier create with one of the keys made a batch, returns that one's.
+        If an earlier create with one of the keys made a batch, returns that one's. Raises
+        TooManyQueued if more would be unfinished than may be.
         """
         seconds = window_seconds(new.completion_window)
         assert seconds is not None  # noqa: S101 - the API has checked it
         ttl = ("output_ttl_ms", new.output_seconds * 1000) if new.output_seconds else ()
-        known = await self._connection.run(
+        known, limit = await self._connection.run(
             "create_batch",
             [
                 *(keyspace.batch(new.id), keyspace.units(new.id), keyspace.batches_of(new.owner)),
                 *(keyspace.file(new.input_file_id), keyspace.readers(new.input_file_id)),
                 *keyspace.claims(new.owner, keys),
                 *(keyspace.job(phase_unit_id(new.id, "validate")), keyspace.OWNERS),
+                keyspace.open_batches(new.owner),
                 *keyspace.INDEXES,
             ],
             *(new.id, new.owner, self._grace_ms, seconds * 1000, CLAIM_SECONDS * 1000),
+            *(self._limits.most, self._limits.of_owner),
             *(new.input_file_id, len(keys), *keyspace.encoded(keys)),
             *("endpoint", new.endpoint.value, "input_file_id", new.input_file_id),
             *("completion_window", new.completion_window, "metadata", _encode(new.metadata)),
             *("options", _encode(new.options), *ttl),
         )
+        if limit:
+            raise self._limits.exceeded(limit)
         return str(known.decode())
 
     async def get(self, batch_id: str, owner: str) -> BatchRecord | None:

@@ -50,7 +50,7 @@ def load_scripts() -> dict[str, Script]:
     folder = files("tasks.store") / "lua"
     texts = {entry.name: entry.read_text() for entry in folder.iterdir()}
     # What the scripts share; keys come first, as the others build on them.
-    shared = ("_keys", "_semaphores", "_idempotency", "_jobs", "_batches")
+    shared = ("_keys", "_semaphores", "_idempotency", "_unfinished", "_jobs", "_batches")
     prelude = "\n".join(texts[f"{name}.lua"] for name in shared)
     scripts = {}
     for file_name, text in texts.items():

@@ -28,6 +28,7 @@ from tasks.records.jobs import (
 from tasks.records.losses import ALONE, SUSPICIOUS, lost
 from tasks.store import keyspace
 from tasks.store.fields import Fields
+from tasks.store.limits import QueueLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,6 +75,7 @@ class JobStore:
         self._grace_ms = int(settings.dispatch_grace_seconds * 1000)
         self._ttl_ms = settings.result_ttl_seconds * 1000
         self._sweep_ms = int(settings.sweep_seconds * 1000)
+        self._limits = QueueLimits("jobs", settings.max_queued_jobs, settings.key_queued_jobs)
 
     # Transitions
 
@@ -83,35 +85,40 @@ class JobStore:
         """Record new jobs as dispatched to first_tier, attempt 0.
 
         Returns the time (epoch s), and the ids that an earlier create with one of the keys made:
-        then nothing was recorded now. Raises KeyReused if that one made them from something else.
+        then nothing was recorded now. Raises KeyReused if that one made them from something else,
+        TooManyQueued if more would be unfinished than may be: nothing was recorded then either.
         """
         creates = [_Create(job, first_tier) for job in jobs]
         if not keys and len(creates) == 1:
             return await self._creates.submit(creates[0]), None
-        now, earlier = await self._create(creates, keys)
+        now, earlier, [limit] = await self._create(creates, keys, together=True)
+        if limit:
+            raise self._limits.exceeded(limit)
         return now, earlier.decode().split() if earlier else None
 
-    async def _create_together(self, creates: list[_Create]) -> list[float]:
-        now, _ = await self._create(creates, ())
-        return [now] * len(creates)
+    async def _create_together(self, creates: list[_Create]) -> list[float | Exception]:
+        now, _, limits = await self._create(creates, (), together=False)
+        return [self._limits.exceeded(limit) if limit else now for limit in limits]
 
     async def _create(
-        self, creates: Sequence[_Create], keys: Sequence[IdempotencyKey]
-    ) -> tuple[float, bytes]:
+        self, creates: Sequence[_Create], keys: Sequence[IdempotencyKey], *, together: bool
+    ) -> tuple[float, bytes, list[bytes]]:
         owners = {job.owner for job, _ in creates}
-        now, earlier = await self._connection.run(
+        now, earlier, limits = await self._connection.run(
             "create_jobs",
             [
                 *keyspace.jobs(job.id for job, _ in creates),
                 *(keyspace.jobs_of(owner) for owner in owners),
+                *(keyspace.queued(owner) for owner in owners),
                 *keyspace.claims(creates[0].job.owner, keys),
                 *(keyspace.OWNERS, *keyspace.INDEXES),
             ],
             *(self._grace_ms, self._ttl_ms, CLAIM_SECONDS * 1000),
+            *(self._limits.most, self._limits.of_owner, int(together)),
             *(len(keys), *keyspace.encoded(keys)),
             *(item for create in creates for item in create.fields),
         )
-        return int(now) / 1000, earlier
+        return int(now) / 1000, earlier, limits
 
     async def discard(
         self, owner: str, ids: Sequence[str], keys: Sequence[IdempotencyKey] = ()
@@ -121,7 +128,7 @@ class JobStore:
             "discard_jobs",
             [
                 *keyspace.jobs(ids),
-                keyspace.jobs_of(owner),
+                *(keyspace.jobs_of(owner), keyspace.queued(owner)),
                 *keyspace.claims(owner, keys),
                 *keyspace.INDEXES,
             ],

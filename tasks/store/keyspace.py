@@ -17,11 +17,12 @@ PREFIX = "{ft}:"
 
 DEADLINES, LEASES, PARKED, BEGUN, STATS = "deadlines", "leases", "parked", "begun", "stats"
 EVENTS, WORKERS, FILE_EXPIRY, SWEEPER = "events", "workers", "file_expiry", "sweeper"
+OPEN_BATCHES = "open_batches"
 LAYOUT, MIGRATION, OWNERS, WRITTEN = "layout", "migration", "owners", "written"
 PROBE = "probe"  # never there: to delete it shows that the store takes writes
 DISPATCHED = tuple(f"dispatched:{queue.value}" for queue in Queue)
 # What a transition of a job or of a unit may touch besides its record.
-INDEXES = (DEADLINES, LEASES, PARKED, BEGUN, STATS, *DISPATCHED)
+INDEXES = (DEADLINES, OPEN_BATCHES, LEASES, PARKED, BEGUN, STATS, *DISPATCHED)
 
 
 def job(name: str) -> str:
@@ -37,6 +38,16 @@ def jobs(names: Iterable[str]) -> list[str]:
 def jobs_of(owner: str) -> str:
     """Return the key of the list of an owner's jobs."""
     return f"owner:{owner}"
+
+
+def queued(owner: str) -> str:
+    """Return the key of the index of an owner's unfinished jobs."""
+    return f"queued:{owner}"
+
+
+def open_batches(owner: str) -> str:
+    """Return the key of the index of an owner's batches that have lines to answer."""
+    return f"open_batches:{owner}"
 
 
 def batch(name: str) -> str:

@@ -1,11 +1,14 @@
-"""How many at once, in the whole fleet: leased semaphores, so that a crash frees what it held."""
+"""How many at once, in the whole fleet: leased semaphores, so that a crash frees what it held.
+
+And how many may be unfinished; the scripts that record them count what their indexes hold.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.errors import StoreUnavailable
+from tasks.errors import StoreUnavailable, TooManyQueued
 from tasks.records.jobs import new_token
 from tasks.store import keyspace
 
@@ -14,6 +17,22 @@ if TYPE_CHECKING:
 
     from tasks.settings import Settings
     from tasks.store.connection import Connection
+
+
+class QueueLimits(NamedTuple):
+    """How many jobs, or batches, may be unfinished: of all owners, and of one; 0: any number."""
+
+    what: str
+    most: int
+    of_owner: int
+
+    def exceeded(self, limit: bytes) -> TooManyQueued:
+        """Return the error for the limit that a script names: b"all" or b"owner"."""
+        if limit == b"owner":
+            message = f"this key's owner may have {self.of_owner} unfinished {self.what}"
+        else:
+            message = f"the service takes {self.most} unfinished {self.what} at once"
+        return TooManyQueued(f"{message}; try again when some have ended")
 
 
 class Admission(NamedTuple):

@@ -39,7 +39,7 @@ local function end_batch(batch_id, ending, grace)
   local key = batch(batch_id)
   local status = redis.call('HGET', key, 'status')
   if status ~= 'validating' and status ~= 'in_progress' then return false end
-  redis.call('ZREM', P .. 'deadlines', batch_id)
+  close_batch(batch_id)
   local shown = 'finalizing'
   if ending == 'cancelled' then
     shown = 'cancelling'

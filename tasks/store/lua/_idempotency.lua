@@ -4,9 +4,9 @@
 local function claim_name(owner, key) return P .. 'once:' .. owner .. ':' .. key:sub(34) end
 local function claim_value(key, id) return key:sub(2, 33) .. id end
 
--- Answers what an earlier create with one of these keys made, if it is there() still; or claims
--- them for id. The error REUSED: it was made with the same key, from something else.
-local function claim(owner, id, keys, ttl, there)
+-- Answers what an earlier create with one of these keys made, if it is there() still, or false. The
+-- error REUSED: it was made with the same key, from something else.
+local function made_before(owner, keys, there)
   for _, key in ipairs(keys) do
     local known = key:sub(1, 1) ~= '!' and redis.call('GET', claim_name(owner, key))
     if known and there(known:sub(33)) then
@@ -15,10 +15,13 @@ local function claim(owner, id, keys, ttl, there)
       return known:sub(33)
     end
   end
+  return false
+end
+
+local function claim(owner, id, keys, ttl)
   for _, key in ipairs(keys) do
     if key:sub(1, 1) ~= '<' then
       redis.call('SET', claim_name(owner, key), claim_value(key, id), 'PX', ttl)
     end
   end
-  return false
 end

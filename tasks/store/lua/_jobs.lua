@@ -15,13 +15,14 @@ end
 -- fields: field, value, ... that come with the result.
 local function finish(id, status, tier, fields)
   local key = record(id)
-  local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms')
+  local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms', 'owner')
   redis.call('HSET', key, 'status', status, 'finished_ms', now)
   if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
   redis.call('HDEL', key, 'body', 'lease_owner')
   redis.call('PEXPIRE', key, known[3])
   unlist(id, known[1])
   redis.call('ZREM', P .. 'deadlines', id)
+  redis.call('ZREM', P .. 'queued:' .. known[4], id)
   redis.call('HINCRBY', P .. 'stats', tier .. ':' .. status, 1)
   if status == 'succeeded' then
     -- buckets grow by 10 %: bucket b holds latencies up to 1.1 ^ b ms

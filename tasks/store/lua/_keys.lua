@@ -10,6 +10,9 @@
 --   {prefix}leases               zset    id -> when the lease of a running job ends
 --   {prefix}parked               zset    id -> when a waiting job is due
 --   {prefix}deadlines            zset    id -> deadline of an unfinished job
+--   {prefix}queued:{owner}       zset    id -> deadline of an owner's unfinished job
+--   {prefix}open_batches         zset    id -> end of the window of a batch with lines to answer
+--   {prefix}open_batches:{owner} zset    the same, of one owner
 --   {prefix}begun                hash    queue -> latest dispatched_ms of a job that has begun
 --   {prefix}stats                hash    counts of finished jobs, "{tier}:{status}"
 --   {prefix}events               hash    counts of what happened to workers: "drains"

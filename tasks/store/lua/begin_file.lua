@@ -5,8 +5,9 @@
 local id, owner, copy_ms, claim_ms, keys = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], list(7)
 local expiry = P .. 'file_expiry'
 local function there(earlier) return tonumber(redis.call('ZSCORE', expiry, earlier) or 0) > now end
-local earlier = claim(owner, id, keys, claim_ms, there)
+local earlier = made_before(owner, keys, there)
 if earlier then return earlier end
+claim(owner, id, keys, claim_ms)
 -- Who dies while he copies leaves nothing behind for ever.
 redis.call('ZADD', expiry, now + copy_ms, id)
 return id

@@ -4,6 +4,7 @@
 -- {body, owner, queue, ms to the deadline, options, attempts, failures, first_tier,
 --  ms since its dispatch, ms since its creation}.
 -- Asked again by the same lease owner (its answer was lost), it answers the same.
+-- finds queued:* the record names its owner
 local me, lease_ms, tier, jobs = ARGV[3], tonumber(ARGV[4]), ARGV[5], rows(6, 2)
 local answers = {}
 for _, job in ipairs(jobs) do

@@ -2,6 +2,7 @@
 -- output bytes, error bytes. Answers what is to be published: the next slice, or the joining;
 -- nothing if this came too late.
 -- finds job:* the batch's record says which slice is next
+-- finds open_batches:* the batch's record names its owner
 local unit, me, id, slice, grace = ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local output_bytes, error_bytes, key = ARGV[8], ARGV[9], batch(id)
 if not leased_by(unit, me) or redis.call('HGET', record(unit), 'tier') ~= 'part' then return {} end
@@ -14,5 +15,5 @@ redis.call('RPUSH', key .. ':parts', slice .. ':' .. output_bytes .. ':' .. erro
 local done = redis.call('HINCRBY', key, 'done', 1)
 if done < tonumber(redis.call('HGET', key, 'slices')) then return feed(id, 1, grace) end
 redis.call('HSET', key, 'status', 'finalizing', 'ending', 'completed')
-redis.call('ZREM', P .. 'deadlines', id)
+close_batch(id)
 return { join(id, grace) }

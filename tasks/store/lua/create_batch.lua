@@ -1,13 +1,21 @@
 -- Records a batch, and its validation as dispatched. ARGV from 3: id, owner, grace_ms, window_ms,
--- claim_ms, input file, number of idempotency keys, those keys, then the batch's field, value, ...
--- Answers the id: this one, or the one that an earlier create with one of the keys made.
+-- claim_ms, how many batches may be unfinished, and how many of one owner (0: any number), input
+-- file, number of idempotency keys, those keys, then the batch's field, value, ...
+-- Answers {id, ''}, the id being this one, or the one that an earlier create with one of the keys
+-- made; or {'', the limit that it would exceed, "all" or "owner"}.
+-- admits
 -- finds batch:* one that an earlier create made is named by its key
 local id, owner, grace, window = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local claim_ms, file, number = ARGV[7], P .. 'file:' .. ARGV[8], tonumber(ARGV[9])
-local keys, fields = list(10, number), list(10 + number)
+local claim_ms, most, most_of_owner = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local file, number = P .. 'file:' .. ARGV[10], tonumber(ARGV[11])
+local keys, fields = list(12, number), list(12 + number)
 local function there(earlier) return redis.call('EXISTS', batch(earlier)) == 1 end
-local earlier = claim(owner, id, keys, claim_ms, there)
-if earlier then return earlier end
+local earlier = made_before(owner, keys, there)
+if earlier then return { earlier, '' } end
+local limit = full(holders(P .. 'open_batches'), 1, most, P .. 'open_batches:' .. owner,
+  most_of_owner)
+if limit ~= '' then return { '', limit } end
+claim(owner, id, keys, claim_ms)
 local expires = now + window
 redis.call('HSET', batch(id), 'id', id, 'owner', owner, 'status', 'validating', 'created_ms', now,
   'expires_ms', expires, 'total', 0, 'completed', 0, 'failed', 0, unpack(fields))
@@ -15,6 +23,6 @@ redis.call('HSET', batch(id), 'id', id, 'owner', owner, 'status', 'validating', 
 if redis.call('EXISTS', file) == 1 then redis.call('SADD', file .. ':batches', id) end
 redis.call('ZADD', P .. 'batches:' .. owner, now, id)
 redis.call('ZADD', P .. 'owners', 'NX', now, owner)
-redis.call('ZADD', P .. 'deadlines', expires, id)
+open_batch(id, owner, expires)
 new_unit('unit_' .. id .. '_validate', 'phases', id, -1, 'validate', 'validate', grace, '')
-return id
+return { id, '' }

@@ -1,21 +1,23 @@
--- Records new jobs as dispatched to their tier. ARGV from 3: grace_ms, ttl_ms, claim_ms, number of
--- idempotency keys, those keys, then per job: id, owner, queue, tier, deadline_in_ms, body,
--- options, model, metadata.
--- Answers {now, ''}; or {now, the ids that an earlier create with one of the keys made}.
+-- Records new jobs as dispatched to their tier. ARGV from 3: grace_ms, ttl_ms, claim_ms, how many
+-- jobs may be unfinished, and how many of one owner (0: any number), 1 if the jobs are one request's
+-- or 0 if each is one of its own, number of idempotency keys (of the one request), those keys, then
+-- per job: id, owner, queue, tier, deadline_in_ms, body, options, model, metadata.
+-- Answers {now, ids, limits}. ids: what an earlier create with one of the keys made, or ''. limits:
+-- per request '', or the limit that it would exceed, "all" or "owner"; then nothing of it is recorded.
 -- admits
 -- finds job:* those that an earlier create made are named by its key
-local grace, ttl, claim_ms, number = tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
-local keys, jobs = list(7, number), rows(7 + number, 9)
+local grace, ttl, claim_ms = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local most, most_of_owner, together = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
+local number = tonumber(ARGV[9])
+local keys, jobs = list(10, number), rows(10 + number, 9)
 if number > 0 then
-  local ids = {}
-  for _, job in ipairs(jobs) do ids[#ids + 1] = job[1] end
   local function there(earlier)
     for id in earlier:gmatch('%S+') do
       if redis.call('EXISTS', record(id)) == 1 then return true end
     end
     return false
   end
-  local earlier = claim(jobs[1][2], table.concat(ids, ' '), keys, claim_ms, there)
+  local earlier = made_before(jobs[1][2], keys, there)
   if earlier then
     -- Somebody is told of them now: they stay, even if their own message cannot be published.
     for id in earlier:gmatch('%S+') do
@@ -23,10 +25,11 @@ if number > 0 then
         redis.call('HINCRBY', record(id), 'told', 1)
       end
     end
-    return { now, earlier }
+    return { now, earlier, { '' } }
   end
 end
-for _, job in ipairs(jobs) do
+
+local function create(job)
   local id, owner, queue, tier, deadline_in, body, options, model, metadata = unpack(job)
   local deadline = now + tonumber(deadline_in)
   redis.call('HSET', record(id), 'id', id, 'owner', owner, 'created_ms', now,
@@ -35,6 +38,21 @@ for _, job in ipairs(jobs) do
   start(id, queue, tier, 0, grace)
   redis.call('ZADD', P .. 'owner:' .. owner, now, id)
   redis.call('ZADD', P .. 'owners', 'NX', now, owner)
+  redis.call('ZADD', P .. 'queued:' .. owner, deadline, id)
   redis.call('ZADD', P .. 'deadlines', deadline, id)
 end
-return { now, '' }
+
+local limits, size = {}, together and #jobs or 1
+for first = 1, #jobs, size do
+  local owner, ids = jobs[first][2], {}
+  local limit = full(open_jobs(), size, most, P .. 'queued:' .. owner, most_of_owner)
+  limits[#limits + 1] = limit
+  if limit == '' then
+    for i = first, first + size - 1 do
+      create(jobs[i])
+      ids[#ids + 1] = jobs[i][1]
+    end
+    claim(owner, table.concat(ids, ' '), keys, claim_ms)
+  end
+end
+return { now, '', limits }

@@ -11,6 +11,7 @@ for _, id in ipairs(ids) do
     unlist(id, queue)
     redis.call('ZREM', P .. 'deadlines', id)
     redis.call('ZREM', P .. 'owner:' .. its_owner, id)
+    redis.call('ZREM', P .. 'queued:' .. its_owner, id)
     redis.call('DEL', record(id))
   elseif status then
     stayed = stayed + 1

@@ -1,6 +1,7 @@
 -- Ends a job. ARGV from 3: id, tier, attempt, status, tier_used, then field, value, ...
 -- Answers 1 if this was the finish, 0 if it came too late: first finish wins.
 -- finds latency:* the server's minute names it
+-- finds queued:* the record names its owner
 local id, tier, attempt, status, tier_used = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local fields = list(8)
 local h = redis.call('HMGET', record(id), 'status', 'tier', 'attempt')

@@ -2,6 +2,7 @@
 -- '' = none), model, first_tier, window, ttl_ms of a failed batch, then
 -- "offset:length:lines:first line" of each slice.
 -- Answers the units to publish; nothing if this came too late.
+-- finds open_batches:* the batch's record names its owner
 local unit, me, id, grace, total = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local errors, model, first_tier, window = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local ttl = ARGV[12]
@@ -14,7 +15,7 @@ if status ~= 'validating' and not ending then return {} end
 redis.call('HSET', key, 'total', total, 'model', model)
 if errors ~= '' then
   redis.call('HSET', key, 'status', 'failed', 'failed_ms', now, 'errors', errors)
-  redis.call('ZREM', P .. 'deadlines', id)
+  close_batch(id)
   redis.call('PEXPIRE', key, ttl)
   return {}
 end

@@ -5,7 +5,7 @@
 -- broker holds no message of it.
 -- Answers false if it is too early, else a list of {id, attempt, tier, queue, reason}:
 -- what the sweeper must publish now (a crash before that is found by a later sweep).
--- finds job:* batch:* the indexes name them
+-- finds job:* batch:* queued:* open_batches:* the indexes name them, and their owners
 local interval, grace, longest = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local lease_ms, limit, suspicious = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local lost, lost_alone, queues = ARGV[9], ARGV[10], rows(11, 2)
@@ -54,7 +54,7 @@ for _, id in ipairs(due(P .. 'deadlines')) do
   if id:sub(1, 6) == 'batch_' then
     local unit = end_batch(id, 'expired', grace)
     if unit then found[#found + 1] = { unit[1], unit[2], unit[3], unit[4], 'expired' } end
-    redis.call('ZREM', P .. 'deadlines', id)
+    close_batch(id)
   elseif unfinished(redis.call('HGET', record(id), 'status')) then
     finish(id, 'expired', '-', {})
     redis.call('PUBLISH', P .. 'cancelled', id)

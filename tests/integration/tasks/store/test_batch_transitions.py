@@ -120,6 +120,7 @@ class Batches(RuleBasedStateMachine):
         if isinstance(result, list):
             self.publish(result)
         after, units_after = self.snapshot()
+        self.check_is_counted(after)
         if batch != after:
             assert (batch, after, script) in ROWS, f"{script}: {batch} -> {after}"
             self.seen.add((batch, after, script))
@@ -130,6 +131,13 @@ class Batches(RuleBasedStateMachine):
             if row in UNIT_ROWS and (row[0] != now or result):
                 self.seen.add(row)
         return result
+
+    def check_is_counted(self, status):
+        """A batch counts as unfinished, and has a deadline, as long as lines are to be answered."""
+        counts = status in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}
+        for index in (keyspace.DEADLINES, keyspace.OPEN_BATCHES, keyspace.open_batches("ann")):
+            found = self.wait(self.store.connection.command("ZSCORE", index, self.id))
+            assert (found is not None) == counts, (index, status)
 
     def publish(self, dispatches):
         for name, attempt, tier, _ in dispatches:

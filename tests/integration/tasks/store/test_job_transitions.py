@@ -86,7 +86,11 @@ class Jobs(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.store = store_on(
-            self.url, self.clock, lease_seconds=LEASE, dispatch_grace_seconds=GRACE
+            self.url,
+            self.clock,
+            lease_seconds=LEASE,
+            dispatch_grace_seconds=GRACE,
+            max_queued_jobs=MOST,  # what has ended must not keep a place
         )
         self.wait(self.store.connection.client.flushall())
         self.model: dict[str, Job] = {}
@@ -310,6 +314,7 @@ class Jobs(RuleBasedStateMachine):
     def every_job_is_where_its_status_puts_it(self):
         for name, belongs in {
             keyspace.DEADLINES: lambda job: job.open,
+            keyspace.queued("ann"): lambda job: job.open,
             keyspace.LEASES: lambda job: job.status is Status.RUNNING,
             keyspace.PARKED: lambda job: job.due is not None,
             "dispatched:interactive": lambda job: job.look is not None and not job.queue.is_begun,

@@ -1,9 +1,17 @@
-"""Semaphores whose holds lapse, on a real Valkey whose clock the test turns."""
+"""Semaphores whose holds lapse, and what may be unfinished, on a real Valkey with a test's clock."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from harness.stores import store_on
+
+from tasks.errors import TooManyQueued
+from tasks.records.batches import BatchOptions, Endpoint, NewBatch, new_batch_id
+from tasks.records.idempotency import IdempotencyKey
+from tasks.records.jobs import Options, Queue, Submission, new_job_id, new_token
+from tasks.store import keyspace
 
 
 @pytest.fixture
@@ -69,3 +77,98 @@ async def test_a_server_that_crashed_holds_nothing_for_long(limits, clock):
     await limits.admit("ann", 0, 1, 15)
     clock.advance(15)
     assert (await limits.admit("ann", 0, 1, 15)).full == ""
+
+
+def submission(owner="ann", deadline=60.0):
+    return Submission(new_job_id(), owner, Queue.INTERACTIVE, {}, Options(), deadline)
+
+
+def new_batch(owner="ann"):
+    return NewBatch(new_batch_id(), owner, Endpoint.CHAT, "file-1", "1h", {}, BatchOptions())
+
+
+def key():
+    return IdempotencyKey(new_token(), "d" * 32, lookup=True)
+
+
+@pytest.fixture
+async def limited(store_url, clock):
+    """A store that keeps five unfinished jobs and two batches, three and one of them an owner's."""
+    limits = {"max_queued_jobs": 5, "key_queued_jobs": 3, "max_batches": 2, "key_batches": 1}
+    store = store_on(store_url, clock, **limits)
+    yield store
+    await store.close()
+
+
+async def test_so_many_jobs_may_be_unfinished_and_each_that_ends_makes_room(limited):
+    jobs = limited.jobs
+    anns = [submission() for _ in range(3)]
+    await jobs.create(anns, "gpu")
+    with pytest.raises(TooManyQueued, match="owner may have 3 unfinished jobs"):
+        await jobs.create([submission()], "gpu")
+    await jobs.create([submission("bob")], "gpu")
+    with pytest.raises(TooManyQueued, match="takes 5 unfinished jobs"):
+        await jobs.create([submission("bob"), submission("bob")], "gpu")
+    await jobs.create([submission("bob")], "gpu")
+    assert await jobs.cancel(anns[0].id, "ann")
+    await jobs.discard("ann", [anns[1].id])
+    await jobs.create([submission(), submission()], "gpu")
+    with pytest.raises(TooManyQueued):
+        await jobs.create([submission("eve")], "gpu", [key()])
+    assert await limited.connection.command("ZCARD", keyspace.DEADLINES) == 5
+
+
+async def test_however_many_are_created_at_once_no_more_are_taken(limited, store_url, clock):
+    other = store_on(store_url, clock, max_queued_jobs=5)
+    creates = [
+        store.jobs.create([submission(f"owner-{n}")], "gpu", keys)
+        for n in range(20)
+        for store, keys in ((limited, ()), (other, [key()]))
+    ]
+    answers = await asyncio.gather(*creates, return_exceptions=True)
+    assert sum(not isinstance(answer, TooManyQueued) for answer in answers) == 5
+    await other.close()
+
+
+async def test_who_was_taken_is_told_so_again_when_nobody_else_is(limited):
+    keys, first = [key()], [submission() for _ in range(3)]
+    await limited.jobs.create(first, "gpu", keys)
+    _, earlier = await limited.jobs.create([submission() for _ in range(3)], "gpu", keys)
+    assert earlier == [job.id for job in first]
+
+
+async def test_who_was_refused_has_not_used_its_key(limited):
+    keys, first = [key()], submission()
+    await limited.jobs.create([first, submission(), submission()], "gpu")
+    with pytest.raises(TooManyQueued):
+        await limited.jobs.create([submission()], "gpu", keys)
+    await limited.jobs.cancel(first.id, "ann")
+    second = submission()
+    assert (await limited.jobs.create([second], "gpu", keys))[1] is None
+    assert (await limited.jobs.create([submission()], "gpu", keys))[1] == [second.id]
+
+
+async def test_a_job_past_its_deadline_counts_no_more_for_its_owner(limited, clock):
+    """As one that ended in a process of a release that knows nothing of limits."""
+    for _ in range(3):
+        await limited.jobs.create([submission(deadline=1.0)], "gpu")
+    clock.advance(1)
+    await limited.jobs.create([submission()], "gpu")
+
+
+async def test_so_many_batches_may_be_unfinished_and_do_not_count_as_jobs(limited, clock):
+    batches, first, keys = limited.batches, new_batch(), [key()]
+    assert await batches.create(first, keys) == first.id
+    with pytest.raises(TooManyQueued, match="owner may have 1 unfinished batches"):
+        await batches.create(new_batch(), [])
+    assert await batches.create(new_batch(), keys) == first.id
+    await batches.create(new_batch("bob"), [])
+    with pytest.raises(TooManyQueued, match="takes 2 unfinished batches"):
+        await batches.create(new_batch("eve"), [])
+    await limited.jobs.create([submission() for _ in range(3)], "gpu")
+    await limited.jobs.create([submission("bob") for _ in range(2)], "gpu")
+    await batches.cancel(first.id, "ann")
+    await batches.create(new_batch("eve"), [])
+    clock.advance(3600)
+    await limited.jobs.sweep("s", {})
+    await batches.create(new_batch("eve"), [])

@@ -8,6 +8,7 @@ import pytest
 from harness.waiting import turns
 
 from fallback_chain import Attempt, Verdict
+from tasks.errors import TooManyQueued
 from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Options, Queue, Status, Submission
 from tasks.records.outcomes import Finish
@@ -84,15 +85,19 @@ def test_the_model_that_answered_is_told_before_the_one_that_was_asked_for():
 
 
 class FakeConnection:
-    """Notes which keys a script was given; answers a create."""
+    """Notes which keys a script was given; answers a create. full: who gets no more."""
 
     def __init__(self) -> None:
         self.scripts: list[tuple[str, list[str]]] = []
+        self.full: dict[str, bytes] = {}
 
     async def run(self, script, keys, *args):
-        self.scripts.append((script, [key for key in keys if key.startswith("job:")]))
+        named = [key for key in keys if key.startswith("job:")]
+        self.scripts.append((script, named))
         await asyncio.sleep(0)
-        return 1_500, b"job_8 job_9" if args[3] else b""
+        together, number_of_keys = args[5:7]
+        limits = [self.full.get(key, b"") for key in (named[:1] if together else named)]
+        return 1_500, b"job_8 job_9" if number_of_keys else b"", limits
 
 
 @pytest.fixture
@@ -102,7 +107,7 @@ def connection():
 
 @pytest.fixture
 async def jobs(connection):
-    return JobStore(connection, Settings())
+    return JobStore(connection, Settings(max_queued_jobs=7, key_queued_jobs=5))
 
 
 def job(number):
@@ -114,6 +119,22 @@ async def test_lone_creates_at_once_share_a_script(jobs, connection):
     await turns()
     assert await asyncio.gather(*creates) == [(1.5, None)] * 3
     assert connection.scripts == [("create_jobs", ["job:job_0", "job:job_1", "job:job_2"])]
+
+
+async def test_of_lone_creates_at_once_only_those_over_a_limit_are_refused(jobs, connection):
+    connection.full = {"job:job_1": b"owner", "job:job_2": b"all"}
+    creates = [asyncio.create_task(jobs.create([job(n)], "gpu")) for n in range(3)]
+    created, *refused = await asyncio.gather(*creates, return_exceptions=True)
+    assert created == (1.5, None)
+    assert [type(error) for error in refused] == [TooManyQueued, TooManyQueued]
+    assert "this key's owner may have 5 unfinished jobs" in str(refused[0])
+    assert "the service takes 7 unfinished jobs" in str(refused[1])
+
+
+async def test_creates_that_belong_together_are_refused_together(jobs, connection):
+    connection.full = {"job:job_1": b"owner"}
+    with pytest.raises(TooManyQueued):
+        await jobs.create([job(1), job(2)], "gpu")
 
 
 @pytest.mark.parametrize(

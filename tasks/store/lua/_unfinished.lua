@@ -1,0 +1,26 @@
+-- What is unfinished is counted by the indexes that name it, so that the count is right whatever
+-- died: jobs until they end, batches until all of their lines are answered, cancelled or expired.
+-- Of one owner, what has outlived its deadline counts no more.
+local function open_jobs()
+  return redis.call('ZCARD', P .. 'deadlines') - redis.call('ZCARD', P .. 'open_batches')
+end
+
+-- Answers which limit keeps so many more from being taken: 'all', 'owner' or ''. A limit of 0: none.
+local function full(open, more, most, own, most_of_owner)
+  if most > 0 and open + more > most then return 'all' end
+  if most_of_owner > 0 and holders(own) + more > most_of_owner then return 'owner' end
+  return ''
+end
+
+local function open_batch(id, owner, expires)
+  redis.call('ZADD', P .. 'deadlines', expires, id)
+  redis.call('ZADD', P .. 'open_batches', expires, id)
+  redis.call('ZADD', P .. 'open_batches:' .. owner, expires, id)
+end
+
+local function close_batch(id)
+  redis.call('ZREM', P .. 'deadlines', id)
+  redis.call('ZREM', P .. 'open_batches', id)
+  local owner = redis.call('HGET', batch(id), 'owner')
+  if owner then redis.call('ZREM', P .. 'open_batches:' .. owner, id) end
+end
