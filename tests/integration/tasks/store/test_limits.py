@@ -1,4 +1,4 @@
-"""Semaphores whose holds lapse, and what may be unfinished, on a real Valkey with a test's clock."""
+"""Semaphores whose holds lapse, and what may be unfinished, by the clock of the test."""
 
 from __future__ import annotations
 
