@@ -42,6 +42,8 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if hasattr(self._app.state, "services"):
             services: Services = self._app.state.services
+            if not services.draining:
+                process.end_after(services.settings.drain_seconds)
             services.draining = True
             # Before the framework cuts off who still waits for a job, each gets an answer.
             drain = services.settings.drain_seconds

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.body import read_body
 from api.callers import Caller
-from api.errors import CLIENT_CLOSED, RETRY_AFTER_SECONDS, ApiError, envelope, json_response
+from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response, stopping
 from api.idempotency import chat_keys
 from api.routing import Description, Route
 from api.schemas import Handling, Sampling, chat_of, parse_json
@@ -54,8 +54,7 @@ async def complete(request: Request) -> Response:
         with contextlib.suppress(StoreUnavailable):  # then he has the id
             await services.store.jobs.leave(job_id, owner, caller.unchosen)
         message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "x-fallthrough-job-id": record.id}
-        raise ApiError(503, message, code="stopping", headers=headers)
+        raise stopping(message, {"x-fallthrough-job-id": record.id})
     return _answer(record)
 
 

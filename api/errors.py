@@ -73,6 +73,12 @@ def not_found(what: str, name: str) -> ApiError:
     return ApiError(404, f"no {what} {name!r}", code=code)
 
 
+def stopping(message: str, headers: Mapping[str, str] | None = None) -> ApiError:
+    """Return the 503 of a server that stops before it has an answer."""
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS), **(headers or {})}
+    return ApiError(503, message, code="stopping", headers=retry)
+
+
 async def on_api_error(_: Request, error: Exception) -> Response:
     """Answer an ApiError."""
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class

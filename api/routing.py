@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette import routing
 from starlette.requests import Request
 
-from api.errors import answer_to
+from api.errors import answer_to, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -66,6 +67,8 @@ class Route(routing.Route):
             request = Request(scope, receive, send)
             try:
                 response = await endpoint(request)
+            except asyncio.CancelledError:  # the server stops: its time for what runs is over
+                response = stopping("the server is stopping; ask again").response()
             except Exception as error:  # noqa: BLE001 - each has its handler
                 response = await answer_to(request, error)
             await response(scope, receive, send)

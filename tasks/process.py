@@ -6,10 +6,14 @@ import gc
 import logging
 import os
 import socket
+import threading
 from typing import NoReturn
 
+HAND_OVER_SECONDS = 4.0  # what a process that stops gets after its drain, and no more
 DIED = 70  # exit status (EX_SOFTWARE): without its loops a process only pretends to work
 GARBAGE_THRESHOLDS = (20_000, 20, 20)
+
+log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,3 +42,18 @@ def end() -> NoReturn:
     """End this process at once, whatever its threads do."""
     logging.shutdown()
     os._exit(DIED)
+
+
+def end_after(drain_seconds: float) -> None:
+    """End this process if it is still there when its drain and what comes after it are over.
+
+    Then something that must answer does not: a store or a broker that hangs. Leases do the rest.
+    """
+
+    def give_up() -> None:
+        log.error("not stopped in time: this process ends now")
+        end()
+
+    watchdog = threading.Timer(drain_seconds + HAND_OVER_SECONDS, give_up)
+    watchdog.daemon = True
+    watchdog.start()

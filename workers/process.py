@@ -8,7 +8,6 @@ import logging
 import math
 import secrets
 import socket
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
 SPARE_THREADS = 2  # which fresh work never takes: what has begun once does not wait for it
-HAND_OVER_SECONDS = 4.0  # what cut-off calls get to be handed over, after the drain
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ class WorkerProcess:
         process.freeze_garbage()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that it began is done
-        self._loop.call(self._close(), timeout=HAND_OVER_SECONDS)
+        self._loop.call(self._close(), timeout=process.HAND_OVER_SECONDS)
         self._publisher.stop()
         self._loop.stop()
         log.info("worker %s: stopped", self._name)
@@ -196,17 +194,8 @@ class WorkerProcess:
         # the current tasks end; they end sooner since the drain hands back what waits.
         if not self._pulse.draining:
             self._pulse.draining = True
-            watchdog = threading.Timer(
-                self._settings.drain_seconds + HAND_OVER_SECONDS, self._give_up
-            )
-            watchdog.daemon = True
-            watchdog.start()
+            process.end_after(self._settings.drain_seconds)
             asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
-
-    def _give_up(self) -> None:
-        # Something that must answer does not: a store or a broker that hangs. Leases do the rest.
-        log.error("worker %s: not stopped in time, it ends now", self._name)
-        process.end()
 
     async def _stop_calls(self) -> None:
         counting = asyncio.create_task(self._store.fleet.count("drains"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -93,3 +94,32 @@ def test_a_process_that_is_told_to_stop_while_the_store_hangs_ends_in_time(linke
         link.thaw()
         api.stop()
         assert polling.exception() or polling.result()
+
+
+def open_files(process):
+    return len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
+
+
+def test_an_api_that_is_told_to_stop_while_store_and_broker_hang_tells_everybody_and_ends_in_time(
+    fleet, link
+):
+    fleet.settings["FALLTHROUGH_REDIS_URL"] = link.url
+    api = fleet.api(drain_seconds=1).start()
+    with httpx.Client(base_url=api.url, timeout=60) as http, ThreadPoolExecutor(16) as pool:
+        job = http.post("/v1/jobs", json={"prompt": "x"}).json()["id"]
+        link.freeze()
+        before = open_files(api)
+        asked = [
+            *(pool.submit(http.post, "/v1/jobs", json={"prompt": "y"}) for _ in range(4)),
+            *(pool.submit(chat, http, "z") for _ in range(4)),
+            *(pool.submit(http.get, f"/v1/jobs/{job}?wait=30") for _ in range(3)),
+            *(pool.submit(http.get, path) for path in ("/v1/jobs", "/health/ready", "/metrics")),
+        ]
+        wait_until(lambda: open_files(api) >= before + len(asked) - 1, 10, "all of them are there")
+        began = time.monotonic()
+        api.signal(signal.SIGTERM)
+        api.wait(60)
+        took = time.monotonic() - began
+        # Whose request had not come yet when it closed may send it again, to another.
+        assert {each.result().status_code for each in asked if not each.exception()} == {503}
+    assert took < 1 + 4 + 1, "the drain, four seconds, and a busy machine"

@@ -52,3 +52,17 @@ def test_a_process_ends_at_once_whatever_its_threads_do():
     )
     ended = subprocess.run([sys.executable, "-c", program], timeout=20, check=False)
     assert ended.returncode == process.DIED
+
+
+def test_a_process_that_is_not_stopped_in_time_ends_itself_and_says_so():
+    program = (
+        "import threading; from tasks import process; process.HAND_OVER_SECONDS = 0.1; "
+        "process.end_after(0.1); threading.Event().wait()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], timeout=20, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (
+        process.DIED,
+        "not stopped in time: this process ends now\n",
+    )
