@@ -5,10 +5,15 @@ local function open_jobs()
   return redis.call('ZCARD', P .. 'deadlines') - redis.call('ZCARD', P .. 'open_batches')
 end
 
+local function counted(key)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  return redis.call('ZCARD', key)
+end
+
 -- Answers which limit keeps so many more from being taken: 'all', 'owner' or ''. A limit of 0: none.
 local function full(open, more, most, own, most_of_owner)
   if most > 0 and open + more > most then return 'all' end
-  if most_of_owner > 0 and holders(own) + more > most_of_owner then return 'owner' end
+  if most_of_owner > 0 and counted(own) + more > most_of_owner then return 'owner' end
   return ''
 end
 

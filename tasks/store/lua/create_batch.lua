@@ -12,7 +12,7 @@ local keys, fields = list(12, number), list(12 + number)
 local function there(earlier) return redis.call('EXISTS', batch(earlier)) == 1 end
 local earlier = made_before(owner, keys, there)
 if earlier then return { earlier, '' } end
-local limit = full(holders(P .. 'open_batches'), 1, most, P .. 'open_batches:' .. owner,
+local limit = full(counted(P .. 'open_batches'), 1, most, P .. 'open_batches:' .. owner,
   most_of_owner)
 if limit ~= '' then return { '', limit } end
 claim(owner, id, keys, claim_ms)

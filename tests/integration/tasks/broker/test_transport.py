@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from kombu import Connection, Queue
 from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
 from kombu.transport.redis import Channel as PlainChannel
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tasks.broker import transport
 from tasks.broker.transport import Channel, Transport
@@ -13,11 +16,15 @@ from tasks.broker.transport import Channel, Transport
 QUEUE = Queue("interactive", routing_key="interactive")
 
 
-@pytest.fixture
-def connection(valkey, monkeypatch):
+@pytest.fixture(autouse=True)
+def _ours(monkeypatch):
     for scheme in ("redis", "rediss"):
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
     transport.use()
+
+
+@pytest.fixture
+def connection(valkey):
     with Connection(valkey.url) as connection:
         yield connection
 
@@ -104,3 +111,81 @@ def test_a_connection_that_is_lost_as_it_lets_go_is_no_error(
     publish(valkey, "a job")
     channel.let_go()
     assert waiting(channel) == 1
+
+
+@pytest.fixture
+def full(valkey):
+    """A function that has the server be at its memory limit, to the test's end."""
+    with valkey.client() as client:
+        yield lambda: client.config_set("maxmemory", 1)
+        client.config_set("maxmemory", 0)
+
+
+def received(connection, consumer):
+    """Return the messages that a worker's connection gets."""
+    messages = []
+    consumer.on_message = messages.append
+    consumer.consume()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            connection.drain_events(timeout=0.5)
+    return messages
+
+
+def test_on_a_full_server_messages_come_and_go(valkey, connection, channel, full):
+    full()
+    publish(valkey, "one")
+    producer = connection.Producer()
+    with producer.batch():
+        producer.publish("two", routing_key=QUEUE.name, declare=[QUEUE])
+    consumer = connection.Consumer([QUEUE], channel=channel)
+    one, two = received(connection, consumer)
+    one.ack()
+    two.requeue()
+    [again] = received(connection, consumer)
+    assert again.payload == "two"
+    again.ack()
+    channel.qos.restore_visible(interval=1)
+    with valkey.client() as client:
+        assert not client.exists("unacked", "unacked_index", QUEUE.name)
+
+
+def test_a_worker_that_stops_gives_back_what_it_has_to_a_full_server(
+    valkey, connection, channel, full
+):
+    publish(valkey, "a job")
+    full()
+    received(connection, connection.Consumer([QUEUE], channel=channel))
+    channel.close()
+    with connection.channel() as other:
+        assert waiting(other) == 1
+
+
+def test_a_server_that_refuses_is_a_connection_that_is_lost(own_valkey):
+    with Connection(own_valkey.url) as connection, own_valkey.client() as client:
+        channel = connection.channel()
+        channel._create_client().set("mine", "x")
+        client.execute_command("REPLICAOF", "127.0.0.1", "9")
+        with pytest.raises(RedisConnectionError, match="ReadOnlyError"):
+            channel._create_client().delete("mine")
+        with (
+            pytest.raises(RedisConnectionError, match="ReadOnlyError"),
+            channel._create_client().pipeline() as pipeline,
+        ):
+            pipeline.delete("mine").execute()
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        assert channel._create_client().delete("mine") == 1
+
+
+def test_what_cannot_be_acknowledged_keeps_no_place_of_the_consumers(own_valkey):
+    with Connection(own_valkey.url) as connection, own_valkey.client() as client:
+        publish(own_valkey, "a job")
+        channel = connection.channel()
+        channel.basic_qos(prefetch_count=1)
+        [message] = received(connection, connection.Consumer([QUEUE], channel=channel))
+        assert not channel.qos.can_consume()
+        client.execute_command("REPLICAOF", "127.0.0.1", "9")
+        with pytest.raises(RedisConnectionError):
+            message.ack()
+        assert channel.qos.can_consume()
+        client.execute_command("REPLICAOF", "NO", "ONE")

@@ -10,7 +10,7 @@ import redis
 from harness.stores import store_on
 
 from fallback_chain import Attempt, Verdict
-from tasks.errors import StoreUnavailable, StoreUnfit
+from tasks.errors import StoreFull, StoreUnavailable, StoreUnfit
 from tasks.records.jobs import Dispatch, Options, Queue, Ref, Status, Submission, Swept, new_job_id
 from tasks.records.losses import ALONE, lost
 from tasks.records.outcomes import Finish, HandOn, Park
@@ -416,9 +416,11 @@ async def test_a_full_store_takes_no_new_job_and_finishes_the_accepted_ones(stor
     await store.connection.client.config_set("maxmemory", 1)
     try:
         assert not await store.connection.has_room()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreFull):
             await created(jobs)
         assert await jobs.finish(mine, succeeded())
+        await store.fleet.heartbeat("worker", 1)
+        assert (await store.fleet.gauges()).workers == 1
     finally:
         await store.connection.client.config_set("maxmemory", 0)
     assert await store.connection.has_room()
@@ -463,6 +465,20 @@ async def test_a_store_that_is_away_is_said_to_be(own_valkey):
         await created(store.jobs)
     own_valkey.start()
     await created(store.jobs)
+    await store.close()
+
+
+async def test_a_store_that_takes_no_writes_is_away(own_valkey):
+    store = store_on(own_valkey.url)
+    with own_valkey.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+        with pytest.raises(StoreUnavailable):
+            await store.connection.ping()
+        client.config_set("min-replicas-to-write", 0)
+        await store.connection.ping()
+        client.execute_command("REPLICAOF", "127.0.0.1", "9")
+        with pytest.raises(StoreUnavailable):
+            await store.connection.ping()
     await store.close()
 
 

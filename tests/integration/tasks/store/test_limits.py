@@ -170,5 +170,5 @@ async def test_so_many_batches_may_be_unfinished_and_do_not_count_as_jobs(limite
     await batches.cancel(first.id, "ann")
     await batches.create(new_batch("eve"), [])
     clock.advance(3600)
-    await limited.jobs.sweep("s", {})
+    await limited.jobs.sweep({})
     await batches.create(new_batch("eve"), [])
