@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from circuit_breaker import Refusal
+from fallback_chain.errors import CacheFullError
 from fallback_chain.trial import Attempt, Trial, Verdict, outcome_of
 
 if TYPE_CHECKING:
@@ -112,14 +113,20 @@ class RedisCache:
         return CachedAnswer(answer, (model or b"").decode(), float(stored_at))
 
     async def put(self, key: str, answer: bytes, model: str) -> None:
-        """Keep an answer."""
+        """Keep an answer; raise CacheFullError if the server is at its memory limit."""
+        from redis.exceptions import OutOfMemoryError  # noqa: PLC0415 - optional package
+
         name, now = self._prefix + key, f"{time.time():.3f}"
-        await self._send(
-            [
-                ("HSET", name, "answer", answer, "model", model, "stored_at", now),
-                ("PEXPIRE", name, self._ttl_ms),
-            ]
-        )
+        try:
+            await self._send(
+                [
+                    ("HSET", name, "answer", answer, "model", model, "stored_at", now),
+                    ("PEXPIRE", name, self._ttl_ms),
+                ]
+            )
+        except OutOfMemoryError as error:
+            message = "the server is at its memory limit"
+            raise CacheFullError(message) from error
 
 
 class CacheTier:
@@ -156,6 +163,8 @@ class CacheTier:
         try:
             await self._cache.put(key, answer, model)
             verdict = Verdict.ANSWERED
+        except CacheFullError:  # it is well, and gives what it has
+            verdict = Verdict.MISS
         except Exception:  # noqa: BLE001 - whatever the storage raises
             verdict = Verdict.FAILURE
         finally:

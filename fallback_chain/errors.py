@@ -2,6 +2,7 @@
 
 FallbackError
 ├── UpstreamError         a server could not be reached, hung, or broke off
+├── CacheFullError        the cache's storage takes nothing new; what it has it gives
 └── RequestRefusedError   the request itself is at fault; no tier can mend that
 """
 
@@ -22,6 +23,10 @@ class UpstreamError(FallbackError):
     def __init__(self, message: str, kind: Kind) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class CacheFullError(FallbackError):
+    """The cache's storage is at its memory limit: it takes nothing new, and gives what it has."""
 
 
 class RequestRefusedError(FallbackError):

@@ -247,6 +247,15 @@ def test_the_two_queues_have_workers_of_their_own():
     }
 
 
+def test_valkey_refuses_before_its_container_is_out_of_memory():
+    [container] = next(s["containers"] for n, s in pods(render({})) if n == "ai-platform-valkey")
+    limit = container["resources"]["limits"]["memory"]
+    maxmemory = container["command"][container["command"].index("--maxmemory") + 1]
+    assert limit.endswith("Gi")
+    assert maxmemory.endswith("mb")
+    assert int(maxmemory.removesuffix("mb")) <= 0.75 * 1024 * int(limit.removesuffix("Gi"))
+
+
 def test_pods_are_restricted():
     # As the Pod Security Standard "restricted" has it, and no file of the image can be written.
     seen = set()

@@ -122,3 +122,21 @@ async def test_the_quick_starts_chain():
     # Should fall back to degraded message
     assert result["tier_used"] == "degraded"
     assert result["text"] == "Test degraded"
+
+
+async def test_a_full_redis_keeps_no_new_answer_and_gives_those_that_it_has(valkey, gpu):
+    client = redis.asyncio.Redis(port=valkey.port)
+    chain = FallbackChain(gpu.url, None, client, options=QUICK)
+    try:
+        await chain.generate("kept")
+        await client.config_set("maxmemory", 1)
+        for n in range(4):
+            assert (await chain.generate(f"{n}"))["tier_used"] == "gpu"
+        assert (await chain.breakers["redis_cache"].view()).consecutive_failures == 0
+        gpu.vanish()
+        assert (await chain.generate("kept"))["tier_used"] == "cache"
+        assert (await chain.generate("0"))["degraded"]
+    finally:
+        await client.config_set("maxmemory", 0)
+        await chain.aclose()
+        await client.aclose()

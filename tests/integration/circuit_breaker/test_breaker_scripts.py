@@ -349,3 +349,18 @@ def test_a_clock_that_is_set_back_keeps_nobody_out_for_longer(valkey, state, see
             store.view(name)
         now[0] += int(left * 1000)
         assert isinstance(store.acquire(name, RULES)[0], Permit)
+
+
+async def test_a_store_at_its_memory_limit_is_asked_as_ever(valkey):
+    client = redis.asyncio.Redis(port=valkey.port)
+    breaker = CircuitBreaker("fleet", CircuitBreakerConfig(), AsyncRedisStore(OneByOne(client)))
+    await client.config_set("maxmemory", 1)
+    try:
+        for _ in range(3):
+            await breaker.record(await breaker.acquire(), Outcome.FAILURE)
+        assert (await breaker.view()).state is CircuitState.OPEN
+        assert (await breaker.areset()).state is CircuitState.CLOSED
+        assert breaker.store_errors == 0
+    finally:
+        await client.config_set("maxmemory", 0)
+        await client.aclose()
