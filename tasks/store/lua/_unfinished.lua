@@ -1,13 +1,14 @@
 -- What is unfinished is counted by the indexes that name it, so that the count is right whatever
 -- died: jobs until they end, batches until all of their lines are answered, cancelled or expired.
--- Of one owner, what has outlived its deadline counts no more.
-local function open_jobs()
-  return redis.call('ZCARD', P .. 'deadlines') - redis.call('ZCARD', P .. 'open_batches')
-end
-
+-- What has outlived its deadline leaves the indexes that only count: a process of an older release,
+-- which does not know of them, may have ended it.
 local function counted(key)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   return redis.call('ZCARD', key)
+end
+
+local function open_jobs()
+  return redis.call('ZCARD', P .. 'deadlines') - counted(P .. 'open_batches')
 end
 
 -- Answers which limit keeps so many more from being taken: 'all', 'owner' or ''. A limit of 0: none.
