@@ -111,3 +111,64 @@ def test_an_error_reply_is_an_outage(running, links, http, error, part):
     assert set(seen.values()) <= {200, 429, 503}, seen
     await_all(http, jobs)
     assert_sound(running)
+
+
+# How a real server is brought to refuse, and back.
+REPLICA, PRIMARY = ("REPLICAOF", "127.0.0.1", "9"), ("REPLICAOF", "NO", "ONE")
+KILL = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+STATES = {
+    "replica": ([REPLICA], [PRIMARY]),
+    "stale replica": (
+        [("CONFIG", "SET", "replica-serve-stale-data", "no"), REPLICA],
+        [PRIMARY, ("CONFIG", "SET", "replica-serve-stale-data", "yes")],
+    ),
+    "without replicas": (
+        [("CONFIG", "SET", "min-replicas-to-write", "1")],
+        [("CONFIG", "SET", "min-replicas-to-write", "0")],
+    ),
+    "password": (
+        [("CONFIG", "SET", "requirepass", "other"), KILL],
+        [("CONFIG", "SET", "requirepass", "")],
+    ),
+    "clients": (
+        [("CONFIG", "SET", "maxclients", "1"), KILL],
+        [("CONFIG", "SET", "maxclients", "10000")],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def on_its_own(module_valkey, running, module_fleet):
+    """An API and a worker that reach store and broker, one server, without a link."""
+    module_fleet.settings |= {
+        "FALLTHROUGH_REDIS_URL": module_valkey.url,
+        "FALLTHROUGH_BROKER_URL": module_valkey.url,
+    }
+    for process in running:
+        process.stop()
+    return module_fleet.start(module_fleet.api(), module_fleet.worker())
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_server_that_refuses_for_a_while_costs_that_while(
+    on_its_own, module_valkey, module_gpu, state
+):
+    module_gpu.delay = 0.3
+    refuse, relent = STATES[state]
+    with (
+        httpx.Client(base_url=on_its_own[0].url, timeout=30) as http,
+        module_valkey.client() as server,
+    ):
+        wait_until(lambda: http.get("/health/ready").is_success, 20)
+        jobs = submit(http)
+        for command in refuse:
+            server.execute_command(*command)
+        until, seen = time.monotonic() + REFUSED_SECONDS, {}
+        while time.monotonic() < until:
+            seen |= ask_everything(http, jobs[0])
+            assert http.get("/health/ready").status_code == 503
+        for command in relent:
+            server.execute_command(*command)
+        assert set(seen.values()) <= {200, 429, 503}, seen
+        await_all(http, jobs)
+    assert_sound(on_its_own)
