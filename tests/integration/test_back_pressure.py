@@ -55,14 +55,15 @@ def test_no_more_is_taken_than_may_be_unfinished_however_many_ask(fleet):
     assert httpx.post(f"{apis[0].url}/v1/jobs", json={"prompt": "a"}).status_code == 429
 
 
-def test_a_client_that_comes_while_it_is_full_is_answered_by_its_own_retries(fleet, gpu):
-    gpu.delay = 0.8
-    api, _ = fleet.start(fleet.api(max_queued_jobs=2), fleet.worker())
-    for n in range(2):
-        httpx.post(f"{api.url}/v1/jobs", json={"prompt": f"{n}"}).raise_for_status()
-    with sdk_of(api) as sdk:
-        answer = sdk.chat.completions.create(model="gpu-model", **CHAT)
-    assert answer.choices[0].message.content == "gpu-model: x"
+def test_a_client_that_comes_while_it_is_full_is_answered_by_its_own_retries(fleet):
+    api = fleet.api(max_queued_jobs=2).start()
+    jobs = [httpx.post(f"{api.url}/v1/jobs", json={"prompt": f"{n}"}).json() for n in range(2)]
+    with sdk_of(api) as sdk, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(sdk.chat.completions.create, model="gpu-model", **CHAT)
+        wait_until(lambda: turned_away(api) == {'{code="too_many_queued"}': 1})
+        httpx.post(f"{api.url}/v1/jobs/{jobs[0]['id']}/cancel").raise_for_status()
+        fleet.worker().start()
+        assert asked.result().choices[0].message.content == "gpu-model: x"
     assert turned_away(api) == {'{code="too_many_queued"}': 1}
 
 
