@@ -139,3 +139,11 @@ async def test_a_store_without_the_command_is_refused(server):
 async def test_one_that_syncs_each_second_is_told_to_be_slow(server, caplog):
     await prepare_store(Settings(redis_url=server("everysec").url, durable="always"))
     assert "each create waits for up to a second" in caplog.text
+
+
+async def test_a_full_store_is_asked_as_ever(opened, server):
+    """What is near its limit fits there; a process that starts meanwhile has work to finish."""
+    valkey = server()
+    with valkey.client() as client:
+        client.config_set("maxmemory", 1)
+    await opened(valkey, durable="always").check()
