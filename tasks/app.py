@@ -56,8 +56,6 @@ def create_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # An error of a channel's alone (a quorum queue's 406) is no reason to end either.
-        broker_channel_error_retry=True,
         broker_connection_timeout=2,
         broker_transport_options=dict(_AMQP_TRANSPORT if amqp else _REDIS_TRANSPORT),
         # A consumer whose route is lost without a word knows after twice as long.

@@ -71,9 +71,7 @@ class Submitter:
         try:
             await self._store.durability.wait()
         except StoreUnavailable:
-            with contextlib.suppress(
-                StoreUnavailable
-            ):  # else it runs, though nobody was told of it
+            with contextlib.suppress(StoreUnavailable):  # else it runs, and nobody was told of it
                 await self._store.batches.cancel(batch_id, batch.owner)
             raise
         if batch_id == batch.id:

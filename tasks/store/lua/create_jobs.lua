@@ -45,7 +45,10 @@ end
 local limits, size = {}, together and #jobs or 1
 for first = 1, #jobs, size do
   local owner, ids = jobs[first][2], {}
-  local limit = full(open_jobs(), size, most, P .. 'queued:' .. owner, most_of_owner)
+  -- A tenth is kept for lone requests, which somebody waits for.
+  local bulk = jobs[first][3] ~= 'interactive'
+  local room = bulk and math.ceil(most * 0.9) or most
+  local limit = full(open_jobs(), size, room, P .. 'queued:' .. owner, most_of_owner)
   limits[#limits + 1] = limit
   if limit == '' then
     for i = first, first + size - 1 do

@@ -79,8 +79,8 @@ async def test_a_server_that_crashed_holds_nothing_for_long(limits, clock):
     assert (await limits.admit("ann", 0, 1, 15)).full == ""
 
 
-def submission(owner="ann", deadline=60.0):
-    return Submission(new_job_id(), owner, Queue.INTERACTIVE, {}, Options(), deadline)
+def submission(owner="ann", deadline=60.0, queue=Queue.INTERACTIVE):
+    return Submission(new_job_id(), owner, queue, {}, Options(), deadline)
 
 
 def new_batch(owner="ann"):
@@ -116,6 +116,20 @@ async def test_so_many_jobs_may_be_unfinished_and_each_that_ends_makes_room(limi
     with pytest.raises(TooManyQueued):
         await jobs.create([submission("eve")], "gpu", [key()])
     assert await limited.connection.command("ZCARD", keyspace.DEADLINES) == 5
+
+
+async def test_a_tenth_is_kept_for_lone_requests(store_url, clock):
+    store = store_on(store_url, clock, max_queued_jobs=10)
+    bulk = [submission(queue=Queue.BATCH) for _ in range(10)]
+    with pytest.raises(TooManyQueued):
+        await store.jobs.create(bulk, "gpu")
+    await store.jobs.create(bulk[:9], "gpu")
+    with pytest.raises(TooManyQueued):
+        await store.jobs.create(bulk[9:], "gpu")
+    await store.jobs.create([submission()], "gpu")
+    with pytest.raises(TooManyQueued):
+        await store.jobs.create([submission()], "gpu")
+    await store.close()
 
 
 async def test_however_many_are_created_at_once_no_more_are_taken(limited, store_url, clock):
