@@ -67,8 +67,8 @@ class Queue(StrEnum):
     INTERACTIVE = "interactive"
     BATCH = "batch"
     PHASES = "phases"  # of batches; batch workers consume it, in an outage too
-    # What has begun once, and lost its worker, was handed back, or goes to its next tier: it is
-    # consumed first, as a queue has no head where every broker could put it.
+    # What has begun once, and lost its worker, was handed back, or goes to its next tier; and what
+    # lost its message. It is consumed first: a queue has no head where every broker could put it.
     INTERACTIVE_BEGUN = "interactive.begun"
     BATCH_BEGUN = "batch.begun"
     PHASES_BEGUN = "phases.begun"

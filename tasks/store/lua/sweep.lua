@@ -94,7 +94,8 @@ for _, row in ipairs(queues) do
     local h = redis.call('HMGET', record(id), 'dispatched_ms', 'grace_ms')
     local waited = tonumber(h[2] or grace)
     if empty or tonumber(h[1] or '0') < latest then
-      again(id, key, 'unbegun', math.max(math.min(waited * 2, longest), grace))
+      -- It had its turn already, so it does not stand behind all that came after it.
+      again(id, key, 'unbegun', math.max(math.min(waited * 2, longest), grace), begun)
     else
       redis.call('ZADD', key, now + waited, id)
     end

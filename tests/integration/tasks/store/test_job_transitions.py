@@ -291,6 +291,7 @@ class Jobs(RuleBasedStateMachine):
         elif job.look is not None and job.look <= now:
             if none_left or job.dispatched < self.latest_begun[queue]:
                 reason, grace = "unbegun", min(job.grace * 2, 30_000)
+                queue = Queue.INTERACTIVE_BEGUN
             else:  # a backlog is no loss
                 job.look = now + job.grace
         if reason:

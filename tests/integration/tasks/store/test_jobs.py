@@ -333,7 +333,7 @@ async def test_what_a_later_job_overtook_is_taken_for_lost(store, jobs, clock):
     await begun(jobs)
     assert await sweep(store) == []
     clock.advance(0.5)
-    assert await sweep(store) == [swept(lost, 1, "unbegun")]
+    assert await sweep(store) == [swept(lost, 1, "unbegun", BEGUN)]
 
 
 async def test_what_has_no_message_left_is_taken_for_lost_and_given_twice_the_time(
@@ -341,11 +341,11 @@ async def test_what_has_no_message_left_is_taken_for_lost_and_given_twice_the_ti
 ):
     lost = await created(jobs, queue=Queue.BATCH)
     clock.advance(1)
-    assert await sweep(store, NONE_LEFT) == [swept(lost, 1, "unbegun", "batch")]
+    assert await sweep(store, NONE_LEFT) == [swept(lost, 1, "unbegun", "batch.begun")]
     clock.advance(1.999)
     assert await sweep(store, NONE_LEFT) == []
     clock.advance(0.001)
-    assert await sweep(store, NONE_LEFT) == [swept(lost, 2, "unbegun", "batch")]
+    assert await sweep(store, NONE_LEFT) == [swept(lost, 2, "unbegun", "batch.begun")]
 
 
 async def test_a_parked_job_is_due_at_its_time_at_its_first_tier(store, jobs, clock):
