@@ -1,0 +1,215 @@
+"""The broker and Celery: messages, and who takes them; lost, doubled, late, out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from simulation.loop import current
+from tasks.broker.publisher import PUBLISH_SECONDS, Publisher, Route, chain_from
+from tasks.errors import PublishError
+from tasks.records.batches import PHASES
+from tasks.records.jobs import TIERS, Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from simulation.loop import Node
+    from simulation.world import World
+
+NETWORK_SECONDS = 0.003
+
+
+@dataclass(eq=False)
+class Message:
+    """A task of a chain: the rest of it travels along."""
+
+    tiers: list[str]
+    queue: str
+    pairs: list[tuple[str, int]]
+
+
+@dataclass(eq=False)
+class Consumer:
+    """A worker that takes messages: so many at once, of these queues."""
+
+    node: Node
+    queues: Sequence[str]
+    free: int
+    take: Any  # starts a message's work
+    unacknowledged: list[Message] = field(default_factory=list)
+
+
+class Broker:
+    """Queues. What a message is lost by, or doubled, the faults say."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = world.rng("broker")
+        self.queues: dict[str, list[Message]] = {queue.value: [] for queue in Queue}
+        self.consumers: list[Consumer] = []
+        self.sent = 0
+
+    def publish(self, message: Message) -> None:
+        """Take a message, if nothing happens to it."""
+        rng, faults = self._rng, self._world.faults
+        self.sent += 1
+        copies = 0 if faults.loses_message(rng) else 2 if faults.doubles_message(rng) else 1
+        for _ in range(copies):
+            delay = rng.random() * NETWORK_SECONDS
+            if faults.delays_message(rng):
+                delay = rng.uniform(0.5, 40)
+            self._world.loop.outside_later(delay, self._enqueue, message)
+
+    def _enqueue(self, message: Message) -> None:
+        queue = self.queues[message.queue]
+        at = self._rng.randint(0, len(queue)) if self._rng.random() < 0.1 else len(queue)
+        queue.insert(at, message)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Give what waits to who is free."""
+        for name, queue in self.queues.items():
+            while queue and not self._world.faults.broker_is_away():
+                able = [
+                    each
+                    for each in self.consumers
+                    if each.free and name in each.queues and not each.node.stopped
+                ]
+                if not able:
+                    break
+                consumer, message = self._rng.choice(able), queue.pop(0)
+                consumer.free -= 1
+                consumer.unacknowledged.append(message)
+                delay = self._rng.random() * NETWORK_SECONDS
+                self._world.loop.outside_later(delay, consumer.take, message)
+
+    def acknowledge(self, consumer: Consumer, message: Message) -> None:
+        """Forget a message whose work is done."""
+        consumer.free += 1
+        if message in consumer.unacknowledged:
+            consumer.unacknowledged.remove(message)
+        self.deliver()
+
+    def cancel(self, consumer: Consumer) -> None:
+        """Give a worker nothing more."""
+        if consumer in self.consumers:
+            self.consumers.remove(consumer)
+
+    def lost(self, consumer: Consumer) -> None:
+        """Deliver again what a worker had that died; or find it an hour later, which is never."""
+        self.cancel(consumer)
+        if self._world.redelivers:
+            self.redeliver(consumer)
+
+    def redeliver(self, consumer: Consumer) -> None:
+        """Deliver again what a worker has, whatever it does with it: its connection was cut."""
+        for message in consumer.unacknowledged:
+            self._world.loop.outside_later(self._rng.random() * 5, self._enqueue, message)
+        consumer.unacknowledged.clear()
+
+
+class _Signature:
+    """A task of a chain, as Celery has it: what was published by it waits for the batch's end."""
+
+    def __init__(self, tier: str, queue: str) -> None:
+        self.tier, self.queue = tier, queue
+
+    def apply_async(
+        self,
+        args: tuple[list[tuple[str, int]]],
+        *,
+        chain: list[_Signature],
+        producer: Any,
+        **_: Any,
+    ) -> None:
+        tiers = [self.tier, *(each.tier for each in reversed(chain))]
+        producer.append(Message(tiers, self.queue, args[0]))
+
+
+class CeleryApp:
+    """As much of Celery's application as the publisher uses."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self._world, self._node = world, node
+        self.tasks = {f"tasks.{tier}": SimpleNamespace(name=tier) for tier in TIERS + PHASES}
+        self.amqp = SimpleNamespace(
+            queues={name: lambda _, name=name: _Depth(world, name) for name in world.broker.queues}
+        )
+
+    @contextlib.contextmanager
+    def producer_or_acquire(self) -> Iterator[Any]:
+        messages = _Producer()
+        yield messages
+        faults = self._world.faults
+        if faults.broker_is_away():
+            raise ConnectionRefusedError
+        for message in messages:
+            self._world.broker.publish(message)
+        if messages and faults.loses_confirm(self._world.broker._rng):
+            raise ConnectionResetError
+
+    @contextlib.contextmanager
+    def connection_for_write(self) -> Iterator[Any]:
+        if self._world.faults.broker_is_away():
+            raise ConnectionRefusedError
+        yield SimpleNamespace(default_channel=None)
+
+
+class _Producer(list):
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        yield
+
+
+class _Depth:
+    def __init__(self, world: World, name: str) -> None:
+        self._queue = world.broker.queues[name]
+
+    def queue_declare(self, *, passive: bool) -> Any:
+        return SimpleNamespace(message_count=len(self._queue))
+
+
+class SimulatedPublisher(Publisher):
+    """The product's publisher: its thread is a step of its process, its Celery is ours."""
+
+    world: World  # set for each run
+
+    def __init__(self, app: Any, configured: Any, observer: Any = None) -> None:
+        self._node = current.get()
+        super().__init__(CeleryApp(self.world, self._node), configured, observer)
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def _chain(self, route: Route) -> Any:
+        names = chain_from(self._app, route.tier, self._configured)
+        return SimpleNamespace(tasks=[_Signature(name, route.queue) for name in names])
+
+    async def _on_thread(self, work: Any) -> Any:
+        world, done = self.world, self.world.loop.create_future()
+        rng = world.broker._rng
+
+        def settle() -> None:
+            try:
+                result = work()
+            except Exception as error:
+                if not done.done():
+                    done.set_exception(PublishError(f"the broker did not answer: {error!r}"))
+            else:
+                if not done.done():
+                    done.set_result(result)
+
+        if not world.faults.broker_hangs():
+            delay = rng.random() * NETWORK_SECONDS
+            world.loop.call_later(delay, settle, context=self._node.context)
+        try:
+            return await asyncio.wait_for(done, PUBLISH_SECONDS)
+        except TimeoutError:
+            raise PublishError("the broker did not take the job in time") from None

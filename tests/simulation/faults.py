@@ -1,0 +1,181 @@
+"""What breaks, and when: a plan that a seed gives, and that shrinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simulation.upstream import MODES
+
+if TYPE_CHECKING:
+    import random
+
+    from simulation.loop import Node
+    from simulation.world import World
+
+FAULT_SECONDS = 30.0  # after which nothing breaks any more
+EVERYBODY = -1
+
+STORE_MODES = ("refused", "reset", "lost", "late", "unanswered", "cut")
+BROKER_MODES = ("loses", "doubles", "delays", "unconfirmed", "away", "hangs")
+# Kind -> how often it is in a plan.
+KINDS = {
+    "crash": 5,
+    "pause": 2,
+    "term": 2,
+    "store": 4,
+    "restart": 1,
+    "forget": 1,
+    "clock": 1,
+    "broker": 4,
+    "redeliver": 2,
+    "storage": 1,
+    "model": 4,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that breaks. Which fields say something depends on its kind.
+
+    at, seconds: since the beginning, and for how long. target: a place of a process, or EVERYBODY.
+    steps: after how many more steps of it. share: how often it shows while it lasts.
+    """
+
+    kind: str
+    at: float
+    seconds: float
+    target: int
+    steps: int
+    share: float
+    mode: str
+
+    def __str__(self) -> str:
+        where = "everybody" if self.target == EVERYBODY else f"place {self.target}"
+        return (
+            f"{self.at:6.2f} s {self.kind} {self.mode} {where}, {self.seconds:.1f} s, "
+            f"{self.steps} steps, {self.share:.0%}"
+        )
+
+
+def plan_of(rng: random.Random) -> list[Fault]:
+    """Return what breaks in a run: from nothing to a dozen things."""
+    kinds = rng.choices(list(KINDS), KINDS.values(), k=rng.choice((0, 1, 1, 2, 2, 3, 4, 6, 9, 12)))
+    faults = []
+    for kind in kinds:
+        at = rng.random() * FAULT_SECONDS * 0.8
+        modes = {"store": STORE_MODES, "broker": BROKER_MODES, "model": MODES}.get(kind, ("",))
+        faults.append(
+            Fault(
+                kind=kind,
+                at=at,
+                seconds=min(rng.choice((0.1, 1.0, 5.0, 12.0, 30.0)), FAULT_SECONDS - at),
+                target=EVERYBODY if rng.random() < 0.4 else rng.randrange(6),
+                steps=int(2 ** (rng.random() * 9)) - 1,
+                share=rng.choice((0.02, 0.2, 0.5, 1.0)),
+                mode=rng.choice(modes),
+            )
+        )
+    return sorted(faults, key=lambda fault: fault.at)
+
+
+class Faults:
+    """The plan as it is carried out, and what those that it meets ask."""
+
+    def __init__(self, world: World, plan: list[Fault]) -> None:
+        self._world = world
+        self.plan = plan
+        self._lasting: dict[str, list[Fault]] = {
+            kind: [] for kind in ("store", "broker", "storage", "model")
+        }
+        self._rng = world.rng("faults")
+        for fault in plan:
+            world.loop.outside_later(fault.at, self._begin, fault)
+
+    def _begin(self, fault: Fault) -> None:
+        self._world.note(f"fault: {fault}")
+        if fault.kind in self._lasting:
+            self._lasting[fault.kind].append(fault)
+            self._world.loop.outside_later(fault.seconds, self._end, fault)
+        else:
+            getattr(self, f"_{fault.kind}")(fault)
+
+    def _end(self, fault: Fault) -> None:
+        self._lasting[fault.kind].remove(fault)
+        self._world.note(f"over: {fault.kind} {fault.mode}")
+        self._world.broker.deliver()
+
+    # What is done to processes
+
+    def _crash(self, fault: Fault) -> None:
+        for process in self._world.processes_at(fault.target):
+            process.node.dies_after = process.node.steps + 1 + fault.steps
+
+    def _pause(self, fault: Fault) -> None:
+        for process in self._world.processes_at(fault.target):
+            process.node.stopped = True
+            self._world.loop.outside_later(fault.seconds, self._world.loop.wake, process.node)
+
+    def _term(self, fault: Fault) -> None:
+        for process in self._world.processes_at(fault.target):
+            process.terminate()
+
+    def _redeliver(self, fault: Fault) -> None:
+        for process in self._world.processes_at(fault.target):
+            if hasattr(process, "consumer"):
+                self._world.broker.redeliver(process.consumer)
+
+    # What is done to the store
+
+    def _restart(self, fault: Fault) -> None:
+        self._world.restart_store(fault.seconds, forgets=False)
+
+    def _forget(self, fault: Fault) -> None:
+        self._world.restart_store(fault.seconds, forgets=True)
+
+    def _clock(self, fault: Fault) -> None:
+        jump = self._rng.uniform(1, 30)
+        self._world.clock_offset -= jump
+
+    def on_store(self, node: Node, rng: random.Random) -> str:
+        """Return what becomes of a request to the store; "" for nothing."""
+        for fault in self._lasting["store"]:
+            if self._world.is_at(node, fault.target) and rng.random() < fault.share:
+                return fault.mode
+        return ""
+
+    # What is done to the broker, the storage and the model servers
+
+    def _message(self, mode: str, rng: random.Random) -> bool:
+        return any(
+            fault.mode == mode and rng.random() < fault.share for fault in self._lasting["broker"]
+        )
+
+    def loses_message(self, rng: random.Random) -> bool:
+        return self._message("loses", rng)
+
+    def doubles_message(self, rng: random.Random) -> bool:
+        return self._message("doubles", rng)
+
+    def delays_message(self, rng: random.Random) -> bool:
+        return self._message("delays", rng)
+
+    def loses_confirm(self, rng: random.Random) -> bool:
+        return self._message("unconfirmed", rng)
+
+    def broker_is_away(self) -> bool:
+        return any(fault.mode == "away" for fault in self._lasting["broker"])
+
+    def broker_hangs(self) -> bool:
+        return any(fault.mode == "hangs" for fault in self._lasting["broker"])
+
+    def storage_fails(self) -> bool:
+        return any(self._rng.random() < fault.share for fault in self._lasting["storage"])
+
+    def mode_of(self, tier: str, rng: random.Random) -> str:
+        """Return how a model server behaves for one request."""
+        for fault in self._lasting["model"]:
+            mine = fault.target == EVERYBODY or ("gpu", "cpu")[fault.target % 2] == tier
+            if mine and rng.random() < fault.share:
+                return fault.mode
+        return "ok"

@@ -1,0 +1,229 @@
+"""The ledger: what must be so when all has ended, whatever broke."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from fsspec.implementations.memory import MemoryFileSystem
+
+from simulation.broker import SimulatedPublisher
+from simulation.callers import BATCH_FINAL, JOB_FINAL
+from simulation.loop import Node
+from tasks.records.batches import is_unit
+from tasks.recovery.sweeper import Sweeper
+from tasks.storage import Storage
+from tasks.store import open_store
+from tasks.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+# What says what happens next: empty when nothing is to happen any more.
+WORK = (
+    *("leases", "parked", "deadlines", "dispatched:interactive"),
+    *("dispatched:batch", "dispatched:phases", "permits:gpu", "permits:cpu"),
+)
+INDEXES = WORK[:6]
+# What is there for ever: counters of the whole fleet, one each.
+FOR_EVER = {"stats", "events", "begun", "layout"}
+LONGEST_SECONDS = 31 * 86_400  # that anything is kept
+
+
+class Ledger:
+    """One world's."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._server = world, world.server
+        self._looked = 0.0
+        self._known: dict[str, tuple[str | None, int]] = {}  # status and attempt, as last seen
+
+    def _fields(self, key: str) -> dict[str, str]:
+        flat = [each.decode() for each in self._server.one("HGETALL", "{ft}:" + key)]
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def _keys(self, pattern: str) -> list[str]:
+        found = self._server.one("KEYS", "{ft}:" + pattern)
+        return sorted(key.decode().removeprefix("{ft}:") for key in found)
+
+    def work_left(self) -> dict[str, Any]:
+        """Return what the indexes say is still to be done."""
+        left = {}
+        for name in WORK:
+            members = self._server.one("ZRANGE", "{ft}:" + name, 0, -1)
+            if members:
+                left[name] = [member.decode() for member in members]
+        return left
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is to be done any more; looks once a second."""
+        now = self._world.loop.time()
+        if now < self._looked + 1:
+            return False
+        self._looked = now
+        return not self.work_left()
+
+    def look(self) -> None:
+        """Check that the indexes say what the records say, now in the middle of it."""
+        if self._world.over:
+            return
+        listed: dict[str, set[str]] = {}
+        for index in INDEXES:
+            for member in self._server.one("ZRANGE", "{ft}:" + index, 0, -1):
+                listed.setdefault(member.decode(), set()).add(index)
+        units: dict[str, set[str]] = {}
+        for key in self._keys("job:*"):
+            name, record = key.removeprefix("job:"), self._fields(key)
+            if is_unit(name):
+                units.setdefault(record["batch"], set()).add(name)
+            self._look_at_job(name, record, listed.pop(name, set()))
+        for key in self._keys("batch:batch_*"):
+            if key.count(":") == 1:
+                name, record = key.removeprefix("batch:"), self._fields(key)
+                self._look_at_batch(name, record, listed.pop(name, set()), units.pop(name, set()))
+        for name, at in (listed | units).items():
+            self._world.violated(f"{name} is not there, and stands in {sorted(at)}")
+
+    def _look_at_job(self, name: str, record: dict[str, str], at: set[str]) -> None:
+        violated, status = self._world.violated, record.get("status")
+        expected = set()
+        if status == "queued":
+            expected.add("parked" if "parked" in at else f"dispatched:{record.get('queue')}")
+        elif status == "running":
+            expected.add("leases")
+        if expected and not is_unit(name):
+            expected.add("deadlines")
+        if at != expected:
+            violated(f"{name} is {status}, and stands in {sorted(at)}")
+        if ("lease_owner" in record) != (status == "running"):
+            violated(f"{name} is {status}, and leased by {record.get('lease_owner')}")
+        self._only_forward(name, status, int(record["attempt"]))
+
+    def _look_at_batch(
+        self, name: str, record: dict[str, str], at: set[str], units: set[str]
+    ) -> None:
+        violated, status = self._world.violated, record.get("status")
+        if at != ({"deadlines"} if status in {"validating", "in_progress"} else set()):
+            violated(f"{name} is {status}, and stands in {sorted(at)}")
+        known = self._server.one("SMEMBERS", "{ft}:batch:" + name + ":units")
+        if {each.decode() for each in known} != units:
+            violated(f"{name} has the units {sorted(units)}, and lists {sorted(known)}")
+        if status not in BATCH_FINAL and not units:
+            violated(f"{name} is {status}, and nobody works on it")
+        self._only_forward(name, status, 0)
+
+    def _only_forward(self, name: str, status: str | None, attempt: int) -> None:
+        was = self._known.get(name)
+        self._known[name] = status, attempt
+        if was is None or self._world.forgotten:
+            return
+        if attempt < was[1] or (was[0] in JOB_FINAL | BATCH_FINAL and was[0] != status):
+            self._world.violated(f"{name} was {was}, and is {(status, attempt)}")
+
+    def check(self) -> None:
+        """Check what the callers saw, and what is counted, against the records."""
+        world = self._world
+        self._check_records()
+        for path, seen_all in (("jobs", world.callers.jobs), ("batches", world.callers.batches)):
+            for seen in list(seen_all.values()):
+                if seen.final is not None:
+                    self._check_same(path, seen)
+        self._check_calls()
+
+    def _check_records(self) -> None:
+        violated, counted = self._world.violated, 0
+        for key in self._keys("job:*"):
+            record = self._fields(key)
+            if key.startswith("job:unit_"):
+                violated(f"{key} is left")
+            elif record.get("status") not in JOB_FINAL:
+                violated(f"{key} is {record.get('status')}")
+            else:
+                counted += 1
+        for key in self._keys("batch:batch_*"):
+            if key.count(":") > 1:
+                continue
+            record = self._fields(key)
+            if record.get("status") not in BATCH_FINAL:
+                violated(f"{key} is {record.get('status')}")
+            counted += sum(int(n) for name, n in record.items() if name.startswith("by:"))
+            self._check_batch(key, record)
+        stats = sum(int(number) for number in self._fields("stats").values())
+        if stats != counted:
+            violated(f"{stats} ends are counted, and {counted} jobs and lines have ended")
+        for pattern in ("part:*", "batch:*:units", "batch:*:slices", "batch:*:written"):
+            for key in self._keys(pattern):
+                violated(f"{key} is left")
+
+    def _check_batch(self, key: str, record: dict[str, str]) -> None:
+        total, done, failed = (int(record[name]) for name in ("total", "completed", "failed"))
+        if record["status"] != "failed" and total != done + failed:
+            self._world.violated(f"{key}: {done} + {failed} of {total} lines")
+
+    def _check_same(self, path: str, seen: Any) -> None:
+        """Check that what was final is as it was."""
+        world, was = self._world, seen.final
+        if world.forgotten and world.may_be_forgotten(seen.accepted_at):
+            return
+        callers = world.callers
+        follow = callers.follow_job if path == "jobs" else callers.follow_batch
+        seen.final = None
+        task = world.loop.start(world.loop.outside, follow(seen.name))
+        files = dict(seen.files)
+        world.loop.run_until(task.done, 200)
+        if (seen.final != was or seen.files != files) and not world.forgotten:
+            world.violated(f"{seen.name} was {was}, and is {seen.final}")
+
+    def _check_calls(self) -> None:
+        """Where no process and no link broke, no call ran twice."""
+        world = self._world
+        harmless = {"broker", "redeliver", "model"}
+        if any(fault.kind not in harmless for fault in world.plan.faults):
+            return
+        calls = Counter((call.tier, call.prompt) for call in world.models.calls)
+        if not any(fault.kind == "model" for fault in world.plan.faults):
+            for (tier, prompt), number in calls.items():
+                if number > 1:
+                    world.violated(f"{prompt!r} was asked {number} times at tier {tier}")
+        running: dict[tuple[str, str], float] = {}
+        for call in world.models.calls:
+            if running.get((call.tier, call.prompt), 0.0) > call.began:
+                world.violated(f"{call.prompt!r} ran twice at once at tier {call.tier}")
+            running[call.tier, call.prompt] = call.ended or float("inf")
+
+    # When all is past its time
+
+    def check_nothing_is_left(self) -> None:
+        """Let all that is kept come to its time; then only counters may be there."""
+        world = self._world
+        node = Node("janitor")
+        task = world.loop.start(node, self._clean())
+        if not world.loop.run_until(task.done, 40 * LONGEST_SECONDS) or task.exception():
+            world.violated(f"the cleaning did not end: {task}")
+            return
+        self._server.run(world.server_ms() + LONGEST_SECONDS * 1000, [])
+        left = [key for key in self._keys("*") if key not in FOR_EVER]
+        others = [
+            key.decode()
+            for key in self._server.one("KEYS", "*")
+            if not key.startswith((b"{ft}:", b"{sim}:"))
+        ]
+        if left or others:
+            world.violated(f"keys are left: {left + others}")
+        files = [name for name in MemoryFileSystem.store if "/simulated" in name]
+        if files and not world.forgotten:
+            world.violated(f"files are left: {files}")
+
+    async def _clean(self) -> None:
+        world = self._world
+        storage = Storage(world.settings.files_url)
+        store = await open_store(world.settings, storage)
+        publisher = SimulatedPublisher(None, (), Observer())
+        sweeper = Sweeper(store, publisher, Observer(), "janitor")
+        for _ in range(3):
+            await asyncio.sleep(LONGEST_SECONDS)
+            for _ in range(3):
+                await sweeper.sweep()
+                await store.fleet.gauges()
+                await asyncio.sleep(61)

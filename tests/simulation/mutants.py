@@ -1,0 +1,103 @@
+"""Mutants of the store's scripts: each guard turned, each condition dropped, each write left out.
+
+A mutant that no simulation and no test of the store kills is either a hole in them, or changes
+nothing that anybody could see: `EQUIVALENT` says why.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from tasks.store.connection import load_scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IF = re.compile(r"^(\s*)(if|elseif) (.+) then\b")
+RETURN = re.compile(r"^(\s*return )(.+ (?:and|or) .+)$")
+LOCAL = re.compile(r"^(\s*local \w+ = )(.+ and .+)$")
+STATEMENT = re.compile(
+    r"^\s*(?:redis\.p?call|drop_unit|unlist|dispatch|finish|start|hold|lease)\(.*$"
+)
+ENDING = re.compile(r"^(.* then )(redis\.call\(.*\)|finish\(.*\))( end)$")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A line of a script's file that is another one. number: from 1."""
+
+    file: str
+    number: int
+    was: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}:{self.number}: {self.text.strip() or '(nothing)'}"
+
+    def scripts(self) -> dict[str, str]:
+        """Return the scripts that are other ones, by name: the whole text of each."""
+        original = texts()[self.file]
+        lines = original.split("\n")
+        lines[self.number - 1] = self.text
+        mutated = "\n".join(lines)
+        changed = {}
+        for name, script in load_scripts().items():
+            shared = self.file.startswith("_")
+            if shared or self.file == f"{name}.lua":
+                changed[name] = script.source.replace(original, mutated)
+        return changed
+
+
+def texts() -> dict[str, str]:
+    """Return the scripts' files by name."""
+    folder = files("tasks.store") / "lua"
+    return {entry.name: entry.read_text() for entry in folder.iterdir()}
+
+
+def mutants() -> list[Mutant]:
+    """Return all of them, in the files' order."""
+    found: dict[tuple[str, int, str], Mutant] = {}
+    for file, text in sorted(texts().items()):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.lstrip().startswith("--"):
+                continue
+            for other in _others(line):
+                if other != line:
+                    found[file, number, other] = Mutant(file, number, line, other)
+    return list(found.values())
+
+
+def _others(line: str) -> Iterator[str]:
+    guard = IF.match(line)
+    if guard:
+        rest = line[guard.end() :]
+        for condition in ("true", "false", *_dropped(guard[3])):
+            yield f"{guard[1]}{guard[2]} {condition} then{rest}"
+    ended = ENDING.match(line)
+    if ended:
+        yield f"{ended[1]}{ended[3]}"
+    for pattern in (RETURN, LOCAL):
+        clause = pattern.match(line)
+        if clause:
+            for value in _dropped(clause[2]):
+                yield f"{clause[1]}{value}"
+    if STATEMENT.match(line) and line.count("(") == line.count(")"):
+        yield ""
+
+
+def _dropped(condition: str) -> list[str]:
+    """Return a condition without one of its parts, each in turn."""
+    if "(" in condition.replace("(key", "").replace("redis.call(", "") and " or (" in condition:
+        return []
+    for word in (" or ", " and "):
+        parts = condition.split(word)
+        if len(parts) > 1 and all(part.count("(") == part.count(")") for part in parts):
+            return [word.join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
+    return []
+
+
+EQUIVALENT: dict[str, str] = {}

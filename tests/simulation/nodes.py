@@ -1,0 +1,296 @@
+"""The processes: workers and APIs, put together as their own entry modules do it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from api.app import create_app
+from api.services import open_services
+from simulation.broker import Consumer, Message, SimulatedPublisher
+from simulation.loop import Node
+from tasks.background import Background
+from tasks.drain import Drain
+from tasks.errors import StoreUnavailable, StoreUnfit
+from tasks.execution.context import Context
+from tasks.execution.jobs import JobRunner
+from tasks.execution.phases import PhaseRunner
+from tasks.execution.units import UnitRunner
+from tasks.records.batches import PHASES, is_unit
+from tasks.records.jobs import Queue, Ref, new_token
+from tasks.recovery.leases import Leases
+from tasks.recovery.sweeper import Sweeper
+from tasks.storage import Storage
+from tasks.store import open_store
+from tasks.store.retrying import Retrying
+from tasks.telemetry.observer import Observer
+from tasks.tiers.answerer import Answerer
+from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_configs
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+HAND_OVER_SECONDS = 4.0  # as in workers/process.py
+STARTING_SECONDS = 1.0  # until a supervisor starts again what could not start
+
+
+class Worker:
+    """What workers/process.py is, without Celery: its chain is followed here."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self.node = world, Node(name)
+        self.node.on_death = self._died
+        self.consumer = Consumer(
+            node=self.node,
+            queues=[queue.value for queue in Queue],
+            free=world.threads,
+            take=self._take,
+        )
+        self._working = 0
+        self._draining = False
+        world.loop.start(self.node, self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._open()
+        except (StoreUnavailable, StoreUnfit):  # exit status 2: its supervisor starts it again
+            await asyncio.sleep(STARTING_SECONDS)
+            self.node.die()
+
+    async def _open(self) -> None:
+        world, settings = self._world, self._world.settings
+        self._background = Background(end=self.node.die)
+        self._publisher = SimulatedPublisher(None, tier_configs(settings), Observer())
+        storage = await asyncio.to_thread(Storage, settings.files_url)
+        self._store = store = await open_store(settings, storage)
+        tiers = build_tiers(settings, store, build_breakers(settings, store.connection, log_event))
+        self._drain = drain = Drain()
+        # Not in the order of a set of what lies anywhere in memory.
+        slots = [slots for _, slots in sorted(tiers.slots.items())]
+        leases = Leases(store, settings.lease_seconds, slots)
+        observer = Observer()
+        context = Context(
+            store=store,
+            publisher=self._publisher,
+            answerer=Answerer(settings, tiers, drain, observer),
+            leases=leases,
+            drain=drain,
+            retrying=Retrying(drain),
+            observer=observer,
+        )
+        self._jobs = JobRunner(context)
+        self._phases = PhaseRunner(context, settings.slice_lines)
+        self._units = UnitRunner(context, self._phases, world.units)
+        sweeper = Sweeper(store, self._publisher, observer, self.node.name)
+        start = self._background.start
+        start("leases", leases.keep)
+        start("cancellations", leases.listen)
+        start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
+        world.broker.consumers.append(self.consumer)
+        world.broker.deliver()
+
+    def _take(self, message: Message) -> None:
+        if self.node.alive:
+            self._world.loop.start(self.node, self._work(message))
+
+    async def _work(self, message: Message) -> None:
+        """Do what TierTask.run does, then what Celery does after it."""
+        self._working += 1
+        try:
+            tier, *rest = message.tiers
+            refs = [Ref(*pair) for pair in message.pairs]
+            owner = f"{self.node.name}:{new_token()}"
+            try:
+                left = await self._run_slice(tier, refs, message.queue, owner)
+            except StoreUnavailable:  # after the drain: Celery logs it, and acknowledges
+                left = []
+            if left and rest and not self._world.faults.broker_is_away():
+                pairs = [tuple(ref) for ref in left]
+                self._world.broker.publish(Message(rest, message.queue, pairs))
+            self._world.broker.acknowledge(self.consumer, message)
+        finally:
+            self._working -= 1
+
+    async def _run_slice(
+        self, tier: str, refs: list[Ref], queue: str, lease_owner: str
+    ) -> list[Ref]:
+        if tier in PHASES:
+            await self._phases.run_phase(tier, refs[0], lease_owner)
+            return []
+        if is_unit(refs[0].id):
+            return await self._units.run_unit(tier, refs[0], lease_owner)
+        return await self._jobs.run_slice(tier, refs, queue, lease_owner)
+
+    def terminate(self) -> None:
+        """Take a SIGTERM."""
+        if not self._draining:
+            self._draining = True
+            self._world.loop.start(self.node, self._stop())
+
+    async def _stop(self) -> None:
+        self._world.broker.cancel(self.consumer)
+        if not hasattr(self, "_units"):
+            self.node.die()
+            return
+        watchdog = self._world.settings.drain_seconds + HAND_OVER_SECONDS
+        asyncio.get_running_loop().call_later(watchdog, self.node.die)
+        counting = asyncio.create_task(self._store.fleet.count("drains"))
+        await self._drain.run(self._world.settings.drain_seconds)
+        await counting
+        while self._working:
+            await asyncio.sleep(0.05)
+        await self._background.stop()
+        await self._store.close()
+        self.node.die()
+
+    def _died(self) -> None:
+        self._world.broker.lost(self.consumer)
+        self._world.died(self)
+
+
+class Gone(Exception):  # noqa: N818 - reads as what happened
+    """The connection ended before the reply did."""
+
+
+class Reply:
+    """What a request came to."""
+
+    def __init__(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.status, self.headers, self.content = status, headers, content
+
+
+class Api:
+    """What api/__main__.py is, without uvicorn: requests come in as ASGI."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self.node = world, Node(name)
+        self.node.on_death = self._died
+        self.open = False
+        self._requests: set[asyncio.Future[Reply]] = set()
+        self._services: Any = None
+        self._app = create_app(world.settings)
+        self._draining = False
+        world.loop.start(self.node, self._run())
+
+    async def _run(self) -> None:
+        self._stopped = asyncio.Event()
+        try:
+            async with open_services(self._world.settings, self._app.state.metrics) as services:
+                self._services = self._app.state.services = services
+                self.open = True
+                await self._stopped.wait()
+        except (StoreUnavailable, StoreUnfit):
+            await asyncio.sleep(STARTING_SECONDS)
+        self.node.die()
+
+    def terminate(self) -> None:
+        """Take a SIGTERM."""
+        if not self._draining:
+            self._draining = True
+            self._world.loop.start(self.node, self._stop())
+
+    async def _stop(self) -> None:
+        self.open = False
+        if self._services is None:
+            self.node.die()
+            return
+        drain = self._world.settings.drain_seconds
+        self._services.draining = True
+        self._services.waiters.close_in(max(drain - 1, drain / 2))
+        until = self._world.loop.time() + drain
+        while self._requests and self._world.loop.time() < until:
+            await asyncio.sleep(0.1)
+        self._stopped.set()
+
+    def _died(self) -> None:
+        self.open = False
+        for reply in sorted(self._requests, key=hash):
+            self._world.loop.outside_later(0.001, _fail, reply, Gone())
+        self._requests.clear()
+        self._world.died(self)
+
+    async def request(
+        self, method: str, path: str, content: bytes, headers: dict[str, str], leave: float | None
+    ) -> Reply:
+        """Send a request; leave: after so many seconds its caller goes away. Raises Gone."""
+        loop = self._world.loop
+        reply: asyncio.Future[Reply] = loop.create_future()
+        left: asyncio.Future[None] = loop.create_future()
+        self._requests.add(reply)
+        scope = _scope(method, path, headers)
+        loop.start(self.node, self._serve(scope, content, reply, left))
+        try:
+            async with asyncio.timeout(leave):
+                return await reply
+        except TimeoutError:
+            if not left.done():
+                left.set_result(None)
+            raise Gone from None
+        finally:
+            self._requests.discard(reply)
+
+    async def _serve(
+        self,
+        scope: dict[str, Any],
+        content: bytes,
+        reply: asyncio.Future[Reply],
+        left: asyncio.Future[None],
+    ) -> None:
+        body = [{"type": "http.request", "body": content, "more_body": False}]
+        started: dict[str, Any] = {}
+        chunks: list[bytes] = []
+
+        async def receive() -> dict[str, Any]:
+            if body:
+                return body.pop()
+            await asyncio.wait({left})
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                started.update(message)
+                return
+            chunks.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                found = {name.decode(): value.decode() for name, value in started["headers"]}
+                whole = Reply(started["status"], found, b"".join(chunks))
+                self._world.loop.outside_later(0.001, _settle, reply, whole)
+
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            self._world.violated(f"{scope['method']} {scope['path']} raised {error!r}")
+        finally:
+            with contextlib.suppress(asyncio.InvalidStateError):
+                self._world.loop.outside_later(0.01, _fail, reply, Gone())
+
+
+def _scope(method: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    path, _, query = path.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+    }
+
+
+def _settle(reply: asyncio.Future[Reply], value: Reply) -> None:
+    if not reply.done():
+        reply.set_result(value)
+
+
+def _fail(reply: asyncio.Future[Reply], error: Exception) -> None:
+    if not reply.done():
+        reply.set_exception(error)

@@ -1,0 +1,344 @@
+"""One simulation: a seed's fleet, its callers, what breaks, and the ledger at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from fsspec.implementations.memory import MemoryFileSystem
+
+from simulation.broker import Broker, SimulatedPublisher
+from simulation.callers import Ask, Callers, asks_of
+from simulation.faults import EVERYBODY, FAULT_SECONDS, Fault, Faults, plan_of
+from simulation.ledger import Ledger
+from simulation.loop import BEGIN, EPOCH, VirtualLoop, virtual
+from simulation.nodes import Api, Worker
+from simulation.store import Server, StoreLink, client_of
+from simulation.upstream import Http, ModelServers
+from tasks.settings import Settings
+from tasks.store.connection import load_scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from simulation.loop import Node
+
+END_SECONDS = 400.0  # after the last fault, until all that was accepted must have ended
+SCRIPTS = load_scripts()  # read once, not by each process anew
+LOOK_SECONDS = 1.7  # between two looks at the store in the middle of it
+START_AGAIN_SECONDS = 3.0  # until a process that died is there again, at most
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens in a run, as far as it is decided before it begins."""
+
+    seed: str
+    workers: int
+    apis: int
+    threads: int
+    units: int
+    redelivers: bool
+    settings: Settings
+    faults: tuple[Fault, ...]
+    asks: tuple[Ask, ...]
+
+    @classmethod
+    def of(cls, seed: str) -> Plan:
+        """Return a seed's."""
+        rng = random.Random(f"{seed} plan")
+        named = rng.random() < 0.5
+        settings = Settings(
+            redis_url="unix:///simulated",
+            files_url="memory://simulated",
+            gpu_url="http://gpu",
+            gpu_model="gpu-model" if named else "",
+            gpu_timeout_seconds=rng.choice((5.0, 30.0)),
+            gpu_concurrency=rng.choice((1, 2, 4)),
+            cpu_url=rng.choice(("http://cpu", "http://cpu", "")),
+            cpu_model="cpu-model" if named else "",
+            cpu_timeout_seconds=30.0,
+            cpu_concurrency=rng.choice((1, 2)),
+            breaker_recovery_seconds=rng.choice((3.0, 15.0)),
+            dispatch_grace_seconds=rng.choice((2.0, 10.0)),
+            batch_window=rng.choice((1, 2)),
+            slice_lines=rng.choice((1, 2, 3, 8)),
+            drain_seconds=rng.choice((2.0, 20.0)),
+        )
+        return cls(
+            seed=seed,
+            workers=rng.choice((1, 2, 2, 3)),
+            apis=rng.choice((1, 1, 2)),
+            threads=rng.choice((2, 4, 16)),
+            units=rng.choice((1, 2, 3)),
+            redelivers=rng.random() < 0.5,
+            settings=settings,
+            faults=tuple(plan_of(rng)),
+            asks=tuple(asks_of(rng)),
+        )
+
+
+@dataclass
+class Result:
+    """What a run came to. trace: a number that two runs of one plan share."""
+
+    violations: list[str]
+    steps: int
+    trips: int
+    seconds: float  # virtual
+    trace: int
+    jobs: int
+    batches: int
+    schedule: list[str] = field(default_factory=list)
+    scripts: set[str] = field(default_factory=set)
+
+
+class World:
+    """All that one simulation is made of."""
+
+    def __init__(self, plan: Plan, server: Server) -> None:
+        self.plan, self.settings = plan, plan.settings
+        self.threads, self.units, self.redelivers = plan.threads, plan.units, plan.redelivers
+        self.loop = VirtualLoop(self.rng("loop"))
+        self.server = server
+        self.clock_offset = 0.0  # of the server's clock, seconds
+        self.forgotten: list[tuple[float, float]] = []  # from when to when all is lost
+        self.violations: list[str] = []
+        self.schedule: list[str] = []
+        self.names: list[str] = []
+        self.over = False  # all has ended: nobody starts again, or asks
+        self.closed = False  # what is still open is closed now
+
+    def rng(self, name: str) -> random.Random:
+        """Return a part's own chance: what one of them asks for moves no other."""
+        return random.Random(f"{self.plan.seed} {name}")
+
+    # What happens
+
+    def note(self, text: str) -> None:
+        """Write a line of the schedule."""
+        self.schedule.append(f"{self.loop.time() - BEGIN:9.4f} {text}")
+
+    def violated(self, text: str) -> None:
+        """Say that a promise is broken."""
+        if self.closed:
+            return
+        self.note(f"VIOLATED: {text}")
+        self.violations.append(text)
+
+    def server_ms(self) -> int:
+        """Return the server's clock."""
+        return int((self.loop.time() - BEGIN + EPOCH + self.clock_offset) * 1000)
+
+    # The processes
+
+    def begin(self) -> None:
+        """Start the fleet and its callers."""
+        self.server.empty()
+        MemoryFileSystem.store.clear()
+        self.broker = Broker(self)
+        self.models = ModelServers(self)
+        self.store_link = StoreLink(self, self.server)
+        self.faults = Faults(self, list(self.plan.faults))
+        self.places: list[Worker | Api] = []
+        for kind in ("worker",) * self.plan.workers + ("api",) * self.plan.apis:
+            self.places.append(self._process(kind))
+        self._apis = self.rng("apis")
+        self._starts = self.rng("starts")
+        self.callers = Callers(self, list(self.plan.asks))
+        self.ledger = Ledger(self)
+        self._look()
+
+    def _look(self) -> None:
+        self.ledger.look()
+        if self.loop.time() < BEGIN + 3 * FAULT_SECONDS:
+            self.loop.outside_later(LOOK_SECONDS, self._look)
+
+    def _process(self, kind: str) -> Worker | Api:
+        name = f"{kind}-{len(self.names)}"
+        self.names.append(name)
+        self.note(f"{name} starts")
+        return Worker(self, name) if kind == "worker" else Api(self, name)
+
+    def died(self, process: Worker | Api) -> None:
+        """Start another one in its place."""
+        self.note(f"{process.node.name} is dead")
+        if not self.over:
+            delay = self._starts.random() * START_AGAIN_SECONDS
+            self.loop.outside_later(delay, self._replace, process)
+
+    def _replace(self, process: Worker | Api) -> None:
+        kind = "worker" if isinstance(process, Worker) else "api"
+        if not self.over:
+            self.places[self.places.index(process)] = self._process(kind)
+
+    def processes_at(self, target: int) -> list[Worker | Api]:
+        """Return the processes that a fault is about."""
+        if target == EVERYBODY:
+            return list(self.places)
+        return [self.places[target % len(self.places)]]
+
+    def is_at(self, node: Node, target: int) -> bool:
+        """Whether a process is one that a fault is about."""
+        return target == EVERYBODY or self.places[target % len(self.places)].node is node
+
+    def an_api(self) -> Api | None:
+        """Return an API that takes requests."""
+        apis = [each for each in self.places if isinstance(each, Api) and each.open]
+        return self._apis.choice(apis) if apis else None
+
+    # The store
+
+    def restart_store(self, seconds: float, *, forgets: bool) -> None:
+        """Stop the store for so long. forgets: its last second is gone when it is back."""
+        if self.store_link.down:
+            return
+        if not forgets:
+            self._stop_store(seconds, None)
+            return
+        snapshot, began = self.server.snapshot(), self.loop.time()
+        lost = self.rng("forget").random()
+        self.loop.outside_later(lost, self._stop_store, seconds, (snapshot, began))
+
+    def _stop_store(self, seconds: float, kept: tuple[Any, float] | None) -> None:
+        if self.store_link.down:
+            return
+        self.note("the store is down")
+        self.store_link.down = True
+        if kept:
+            snapshot, began = kept
+            self.forgotten.append((began, self.loop.time()))
+            self.server.restore(snapshot)
+        else:
+            self.server.forget_scripts()
+        self.store_link.restart()
+        self.loop.outside_later(min(seconds, FAULT_SECONDS), self._start_store)
+
+    def _start_store(self) -> None:
+        self.note("the store is up")
+        self.store_link.down = False
+
+    def may_be_forgotten(self, accepted: float) -> bool:
+        """Whether the store lost what it had told of then."""
+        # An answer takes its time: what it tells was written a little before.
+        return any(
+            began <= accepted + 0.001 and accepted <= end + 30 for began, end in self.forgotten
+        )
+
+    # The whole
+
+    def run(self) -> None:
+        """Run until all has ended, and check the ledger."""
+        self.begin()
+        callers, loop, ledger = self.callers, self.loop, self.ledger
+        loop.run_until(lambda: loop.time() > BEGIN + FAULT_SECONDS + 2, FAULT_SECONDS + 3)
+        if not loop.run_until(lambda: callers.open == 0, END_SECONDS):
+            self.violated(f"{callers.open} callers still wait: {self._unfinished()}")
+        if not loop.run_until(ledger.is_quiet, END_SECONDS):
+            self.violated(f"work is left: {ledger.work_left()}")
+        ledger.check()
+        self.over = True
+        for process in self.places:
+            process.node.alive = False
+        ledger.check_nothing_is_left()
+        self.violations += loop.defects
+        self.closed = True
+
+    def _unfinished(self) -> list[str]:
+        every = [*self.callers.jobs.values(), *self.callers.batches.values()]
+        return [seen.name for seen in every if seen.final is None]
+
+
+def simulate(plan: Plan, server: Server) -> Result:
+    """Run a plan."""
+    world = World(plan, server)
+    seeded = random.Random(f"{plan.seed} names")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with virtual(world.loop, seeded), _replaced(world):
+            try:
+                with _heard(world):
+                    world.run()
+            finally:
+                logging.disable()  # what is closed tells what nobody asks
+                world.loop.close()
+                logging.disable(logging.NOTSET)
+    return Result(
+        violations=world.violations,
+        steps=world.loop.steps,
+        trips=world.store_link.trips,
+        seconds=world.loop.time() - BEGIN,
+        trace=hash((world.loop.steps, world.loop.time(), tuple(world.schedule))),
+        jobs=len(world.callers.jobs),
+        batches=len(world.callers.batches),
+        schedule=world.schedule,
+    )
+
+
+@contextlib.contextmanager
+def _replaced(world: World) -> Iterator[None]:
+    """Put the stand-ins where the product opens its sockets."""
+    SimulatedPublisher.world = Http.world = world
+    patches: Sequence[tuple[str, Callable[..., Any]]] = (
+        ("tasks.store.connection.load_scripts", lambda: SCRIPTS),
+        ("tasks.store.connection.connect", lambda _: client_of(world)),
+        ("tasks.tiers.build.PyreqwestHttp", Http),
+        ("api.services.Publisher", SimulatedPublisher),
+        ("api.services.create_app", lambda _: None),
+    )
+    with contextlib.ExitStack() as stack:
+        for name, value in patches:
+            stack.enter_context(mock.patch(name, value))
+        for name in ("_open", "cat_file", "rm"):
+            value = _failing(world, getattr(MemoryFileSystem, name))
+            stack.enter_context(mock.patch.object(MemoryFileSystem, name, value))
+        yield
+
+
+def _failing(world: World, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of the storage's that fails when the faults say so, before it or after."""
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if world.faults.storage_fails():
+            raise OSError("the storage is away")
+        result = method(*args, **options)
+        if world.faults.storage_fails():
+            raise OSError("the storage is away")
+        return result
+
+    return failing
+
+
+class _Listener(logging.Handler):
+    """What the product logs as an error is a defect; the rest is a line of the schedule."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.DEBUG)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname} {record.name}: {record.getMessage()}"
+        if record.exc_info:
+            text += f": {record.exc_info[1]!r}"
+        if record.levelno >= logging.ERROR and "misconfigured" not in text:
+            self._world.violated(text)
+        else:
+            self._world.note(text)
+
+
+@contextlib.contextmanager
+def _heard(world: World) -> Iterator[None]:
+    root, listener = logging.getLogger(), _Listener(world)
+    kept, level = root.handlers[:], root.level
+    root.handlers[:] = [listener]
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
