@@ -67,7 +67,12 @@ async def _wait_or_leave(
     try:
         await asyncio.wait({finish, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if finish.done():
-            return finish.result()
+            record = finish.result()
+            if record is None:  # the store lost its last second, and the job with it
+                message = "the job is not known any more: send the request again"
+                headers = {"Retry-After": "0"}
+                raise ApiError(503, message, code="job_lost", headers=headers)
+            return record
         services.callers.leave(caller)
         return None
     finally:

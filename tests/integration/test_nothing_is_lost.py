@@ -170,6 +170,21 @@ def test_a_restarted_broker_and_store_costs_nothing(own_fleet, own_valkey, gpu):
         wait_until(worker.ready, 20, "the worker consumes again")
 
 
+def test_who_waits_for_a_job_that_the_store_has_lost_is_told_to_send_it_again(
+    own_fleet, own_valkey, gpu
+):
+    gpu.mode = "hang"
+    api, _ = own_fleet.start(own_fleet.api(), own_fleet.worker(gpu_timeout_seconds=60))
+    chat = {"messages": [{"role": "user", "content": "lost"}]}
+    with ThreadPoolExecutor() as pool, httpx.Client(base_url=api.url, timeout=60) as client:
+        reply = pool.submit(client.post, "/v1/chat/completions", json=chat)
+        wait_until(lambda: gpu.running == 1)
+        with own_valkey.client() as redis:
+            assert redis.delete(*redis.keys("{ft}:job:*")) == 1
+        error = reply.result().json()["error"]
+        assert (reply.result().status_code, error["code"]) == (503, "job_lost")
+
+
 def test_a_message_that_the_broker_lost_is_found(own_fleet, own_valkey, gpu):
     own_fleet.settings["FALLTHROUGH_DISPATCH_GRACE_SECONDS"] = "1"
     api = own_fleet.api().start()
