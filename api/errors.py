@@ -117,6 +117,14 @@ def _turn_away(request: Request, error: Exception, status: int, code: str) -> Re
     return ApiError(status, str(error), code=code, headers=retry).response()
 
 
+async def on_storage_outage(request: Request, error: Exception) -> Response:
+    """Answer that the storage of files is away; its own words may name what is not the caller's."""
+    log.warning("%s refused: %s", request.url.path, type(error).__name__)
+    message = "the storage of files did not answer"
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return ApiError(503, message, code="unavailable", headers=retry).response()
+
+
 async def on_key_reused(_: Request, error: Exception) -> Response:
     """Answer that a key stands for something else."""
     return ApiError(422, str(error), code="idempotency_key_reused").response()
@@ -145,6 +153,7 @@ HANDLERS: dict[Any, Any] = {
     StoreFull: on_full,
     TooManyQueued: on_too_many,
     KeyReused: on_key_reused,
+    OSError: on_storage_outage,
     Exception: on_crash,
 }
 

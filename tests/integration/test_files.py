@@ -243,6 +243,22 @@ def test_a_page_of_large_results_is_cut_at_8_mb(http, sdk, gpu):
     assert sorted(seen) == sorted(f"c{n}" for n in range(12))
 
 
+def test_a_storage_that_is_away_is_an_outage_for_who_reads_too(stack, http, sdk, tmp_path):
+    file_id = upload(sdk, CONTENT)
+    batch_id = ended(sdk, start(sdk, [line("a", "x")]).id).id
+    folder, away = stack[2], tmp_path / "away"
+    shutil.move(folder, away)
+    folder.write_text("in the way")
+    try:
+        for path in (f"/files/{file_id}/content", f"/batches/{batch_id}/results"):
+            reply = http.get(path)
+            assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+            assert str(folder) not in reply.text
+    finally:
+        folder.unlink()
+        shutil.move(away, folder)
+
+
 def test_a_storage_that_takes_nothing_is_an_outage_and_frees_the_key(stack, http, tmp_path):
     folder, away = stack[2], tmp_path / "away"
     shutil.move(folder, away)
