@@ -73,14 +73,19 @@ class UnitRunner:
             )
 
     async def _finish(self, run: UnitRun) -> list[Ref]:
+        tier = run.unit.tier
         run.turn.set()
         try:
             return await run.work
         except asyncio.CancelledError:
             return []  # dropped: its batch has ended, or it is another worker's now
+        except OSError as error:
+            # The lease ends and the unit runs again: storage that is away comes back.
+            log.warning("%s at tier %s broke off: %s", run.unit.id, tier, type(error).__name__)
+            return []
         except Exception:
             # Ours. Its lease ends, and it runs again elsewhere; what waits here must go on.
-            log.exception("%s at tier %s broke off", run.unit.id, run.unit.tier)
+            log.exception("%s at tier %s broke off", run.unit.id, tier)
             return []
         finally:
             self._context.leases.release(run.unit.id, run.unit.lease_owner)

@@ -169,6 +169,17 @@ async def test_a_defect_in_one_unit_does_not_keep_the_next_from_its_turn(worker,
     assert len(worker.leases) == 0
 
 
+async def test_a_storage_that_is_away_is_told_as_an_outage(worker, units, caplog, monkeypatch):
+    def away(*_):
+        raise OSError("away")
+
+    monkeypatch.setattr(worker.storage, "read", away)
+    assert await units.run(units.there_is(0)) == []
+    told = [record for record in caplog.records if "broke off" in record.message]
+    assert [(record.levelname, record.exc_info) for record in told] == [("WARNING", None)]
+    assert len(worker.leases) == 0
+
+
 async def test_what_waits_for_its_turn_when_the_worker_stops_is_handed_back(worker, units):
     first = units.run(units.there_is(0))
     await eventually(lambda: worker.answerer.asked)
