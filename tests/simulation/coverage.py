@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -24,7 +24,7 @@ class Coverage:
         self._seen: dict[str, set[int]] = defaultdict(set)
         self._files = {str(path) for room in ROOMS for path in _modules(ROOT / room)}
 
-    def __enter__(self) -> Coverage:
+    def __enter__(self) -> Self:
         sys.settrace(self._enter)
         return self
 
