@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from tasks.errors import PublishError
+from tasks.errors import PublishError, StoreUnavailable
 from tasks.execution.calls import Calls
 from tasks.records.jobs import BegunJob, Queue, Ref, Status, new_token
 from tasks.records.losses import is_suspect
@@ -69,6 +69,9 @@ class _SliceRun:
             if not self._context.drain.cut_off:
                 return  # dropped: its result is there, or it is another worker's now
             await self._hand_back(job)
+        except StoreUnavailable as error:
+            # At the end of the drain: the lease ends, and the job runs again elsewhere.
+            log.warning("job %s at tier %s broke off: %s", job.id, job.tier, error)
         except Exception:
             # What became of it could not be said. The lease ends and the job runs again elsewhere.
             log.exception("job %s at tier %s was left", job.id, job.tier)

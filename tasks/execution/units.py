@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from tasks.errors import StoreUnavailable
 from tasks.execution.phases import drop_late
 from tasks.execution.unit_run import UnitRun
 from tasks.records.batches import SliceUnit
@@ -79,8 +80,8 @@ class UnitRunner:
             return await run.work
         except asyncio.CancelledError:
             return []  # dropped: its batch has ended, or it is another worker's now
-        except OSError as error:
-            # The lease ends and the unit runs again: storage that is away comes back.
+        except (OSError, StoreUnavailable) as error:
+            # The lease ends and the unit runs again: what is away comes back.
             log.warning("%s at tier %s broke off: %s", run.unit.id, tier, type(error).__name__)
             return []
         except Exception:

@@ -188,6 +188,19 @@ async def test_of_a_job_that_is_dropped_nothing_more_is_said(worker, slice_):
     assert moves(worker, "finish", "hand_back") == [("finish", "b", "succeeded")]
 
 
+async def test_a_store_that_is_away_when_the_drain_is_over_is_told_as_an_outage(
+    worker, slice_, caplog
+):
+    running = slice_.run("a")
+    await eventually(lambda: worker.answerer.asked)
+    worker.drain.started = worker.drain.cut_off = True
+    worker.jobs.away = 1
+    assert await slice_.ends(running, a=ANSWER) == []
+    told = [record for record in caplog.records if "broke off" in record.message]
+    assert [(record.levelname, record.exc_info) for record in told] == [("WARNING", None)]
+    assert len(worker.leases) == 0
+
+
 async def test_a_defect_of_ours_sends_a_job_on_as_one_that_failed(worker, slice_, caplog):
     left = await slice_.ends(slice_.run("ab"), a=ValueError("a defect"), b=ANSWER)
     assert left == [Ref("a", 1)]

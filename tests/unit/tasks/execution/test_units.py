@@ -10,6 +10,7 @@ from harness.records import slice_unit
 from harness.waiting import eventually, turns
 
 from fallback_chain import Attempt, Verdict
+from tasks.errors import StoreUnavailable
 from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
 from tasks.records.batches import PhaseUnit, SliceRange
@@ -169,9 +170,10 @@ async def test_a_defect_in_one_unit_does_not_keep_the_next_from_its_turn(worker,
     assert len(worker.leases) == 0
 
 
-async def test_a_storage_that_is_away_is_told_as_an_outage(worker, units, caplog, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("away"), StoreUnavailable("away")])
+async def test_what_is_away_is_told_as_an_outage(worker, units, caplog, monkeypatch, error):
     def away(*_):
-        raise OSError("away")
+        raise error
 
     monkeypatch.setattr(worker.storage, "read", away)
     assert await units.run(units.there_is(0)) == []
