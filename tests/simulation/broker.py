@@ -74,10 +74,13 @@ class Broker:
         """Give what waits to who is free."""
         for name, queue in self.queues.items():
             while queue and not self._world.faults.broker_is_away():
+                # Who is stopped may have asked for one before.
                 able = [
                     each
                     for each in self.consumers
-                    if each.free and name in each.queues and not each.node.stopped
+                    if each.free
+                    and name in each.queues
+                    and not (each.node.stopped and self._rng.random() < 0.7)
                 ]
                 if not able:
                     break

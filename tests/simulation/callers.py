@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from simulation.loop import BEGIN, EPOCH
 from simulation.nodes import Gone, Reply
 
 if TYPE_CHECKING:
@@ -17,29 +18,42 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 ASK_SECONDS = 20.0  # in which they come
+WOKEN_SECONDS = 1.0  # until who waits for a job is told of its end, when no link breaks
 JOB_FINAL = {"succeeded", "failed", "cancelled", "expired"}
 BATCH_FINAL = {"completed", "failed", "expired", "cancelled"}
+# The times that a batch shows at its end.
+TIMES = {
+    "completed": {"in_progress", "finalizing", "completed"},
+    "expired": {"finalizing", "expired"},
+    "cancelled": {"cancelling", "finalizing", "cancelled"},
+    "failed": {"failed"},
+}
 BUSY = {429, 503}
-KINDS = {"job": 6, "jobs": 3, "chat": 3, "leaver": 1, "batch": 3}
+KINDS = {"job": 6, "jobs": 3, "chat": 3, "leaver": 1, "batch": 4}
+OWNERS = ("ann", "bob")
 
 
 @dataclass(frozen=True)
 class Ask:
     """What one caller wants. lines: jobs of one request, or lines of a batch.
 
-    keyed: it sends an Idempotency-Key, and again until it is told something. cancels: after so many
-    seconds. waits: what is done when no tier can answer. seconds: until it is of no use any more.
+    keyed: it sends an Idempotency-Key, and again until it is told something; repeats: and once more
+    when it was told. cancels: after so many seconds. waits: what is done when no tier can answer.
+    seconds: until it is of no use any more. tidies: it deletes its files.
     """
 
     number: int
     kind: str
+    owner: str
     at: float
     lines: int
     keyed: bool
+    repeats: bool
     cancels: float | None
     cache: str
     waits: str
     seconds: float
+    tidies: bool
 
     def prompt(self, line: int) -> str:
         return f"ask {self.number} line {line}"
@@ -52,13 +66,16 @@ def asks_of(rng: random.Random) -> list[Ask]:
         Ask(
             number=number,
             kind=kind,
+            owner=rng.choice(OWNERS),
             at=rng.random() * ASK_SECONDS,
             lines=rng.randint(1, 7),
             keyed=rng.random() < 0.6,
-            cancels=rng.random() * 15 if rng.random() < 0.15 else None,
+            repeats=rng.random() < 0.4,
+            cancels=rng.random() * rng.choice((0.1, 1, 4, 15)) if rng.random() < 0.25 else None,
             cache=rng.choice(("fallback", "first", "off")),
             waits=rng.choice(("degraded", "fail", "wait")),
-            seconds=rng.choice((5.0, 20.0, 3600.0, 3600.0, 3600.0)),
+            seconds=rng.choice((1.0, 5.0, 20.0, 3600.0, 3600.0, 3600.0, 3600.0)),
+            tidies=rng.random() < 0.3,
         )
         for number, kind in enumerate(kinds)
     ]
@@ -74,6 +91,8 @@ class Seen:
     accepted_at: float
     final: dict[str, Any] | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    deleted: bool = False  # its files are
+    cancelled_at: float | None = None
 
 
 class Callers:
@@ -94,26 +113,32 @@ class Callers:
             await getattr(self, f"_{ask.kind}")(ask)
         self.open -= 1
 
-    async def request(self, method: str, path: str, value: Any = None, **options: Any) -> Reply:
+    async def request(
+        self, owner: str, method: str, path: str, value: Any = None, **options: Any
+    ) -> Reply:
         """Send a request to one of the APIs; raises Gone."""
         content = value if isinstance(value, bytes) else b"" if value is None else _json(value)
         headers = {"content-length": str(len(content)), **options.get("headers", {})}
-        leave = options.get("leave", 60.0)
+        if self._world.secrets:
+            headers["authorization"] = f"Bearer {self._world.secrets[owner]}"
         api = self._world.an_api()
         if api is None:
             await asyncio.sleep(0.5)
             raise Gone
-        reply = await api.request(method, path, content, headers, leave)
+        reply = await api.request(method, path, content, headers, options.get("leave", 60.0))
         if reply.status == 500:
             self._world.violated(f"{method} {path} was answered with 500: {reply.content!r}")
         return reply
 
-    async def _insist(self, method: str, path: str, value: Any = None, **options: Any) -> Reply:
-        """Send a request until something else is said than "try again"."""
+    async def insist(
+        self, owner: str, method: str, path: str, value: Any = None, **options: Any
+    ) -> Reply:
+        """Send a request until something else is said than "try again"; raises Gone at the end."""
         while not self._world.over:
             try:
-                reply = await self.request(method, path, value, **options)
-                if reply.status not in BUSY and reply.status != 409:
+                reply = await self.request(owner, method, path, value, **options)
+                under_way = reply.status == 409 and b"upload_under_way" in reply.content
+                if reply.status not in BUSY and not under_way:
                     return reply
             except Gone:
                 pass
@@ -124,13 +149,26 @@ class Callers:
         self, ask: Ask, path: str, value: Any, headers: dict[str, str]
     ) -> Reply | None:
         """Create something: again and again with a key, once without."""
-        if ask.keyed:
-            headers = {**headers, "idempotency-key": f"key {ask.number} {path}"}
-            return await self._insist("POST", path, value, headers=headers)
-        try:
-            return await self.request("POST", path, value, headers=headers)
-        except Gone:
-            return None
+        if not ask.keyed:
+            try:
+                return await self.request(ask.owner, "POST", path, value, headers=headers)
+            except Gone:
+                return None
+        headers = {**headers, "idempotency-key": f"key {ask.number}"}
+        return await self.insist(ask.owner, "POST", path, value, headers=headers)
+
+    async def _repeat(self, ask: Ask, path: str, value: Any, names: list[str]) -> None:
+        """Create it once more with its key: it must be the same; and something else with it."""
+        began = self._world.loop.time()
+        again = await self._create(ask, path, value, {})
+        told = json.loads(again.content) if again else {}
+        same = [each.get("id") for each in told.get("data", [told])]
+        if same != names and not self._world.may_be_forgotten(began):
+            self._world.violated(f"{ask}: {names} were made, and then {same} with the same key")
+        other = await self._create(ask, path, {**value, "metadata": {"another": "one"}}, {})
+        allowed = {422, 400} if "requests" in value else {422}
+        if other and other.status not in allowed and not self._world.may_be_forgotten(began):
+            self._world.violated(f"{ask}: a key used for something else: {other.status}")
 
     # Jobs
 
@@ -138,9 +176,8 @@ class Callers:
         await self._submit(ask, self._body(ask, 0), 1)
 
     async def _jobs(self, ask: Ask) -> None:
-        await self._submit(
-            ask, {"requests": [self._body(ask, i) for i in range(ask.lines)]}, ask.lines
-        )
+        bodies = [self._body(ask, i) for i in range(ask.lines)]
+        await self._submit(ask, {"requests": bodies}, ask.lines)
 
     def _body(self, ask: Ask, line: int) -> dict[str, Any]:
         return {
@@ -158,40 +195,43 @@ class Callers:
             self._world.violated(f"{ask}: POST /v1/jobs was answered with {reply.status}")
             return
         told = json.loads(reply.content)
-        names = [job["id"] for job in (told.get("data", [told]))]
+        names = [job["id"] for job in told.get("data", [told])]
         if len(names) != number:
             self._world.violated(f"{ask}: {len(names)} of {number} jobs were accepted")
         now = self._world.loop.time()
         for line, name in enumerate(names):
             self.jobs[name] = Seen(name, ask, line, now)
+        work = [self.follow_job(name) for name in names]
         if ask.cancels is not None:
-            self._world.loop.start(
-                self._world.loop.outside, self._cancel(f"/v1/jobs/{names[0]}", ask)
-            )
-        await asyncio.gather(*(self.follow_job(name) for name in names))
+            work.append(self._cancel(f"/v1/jobs/{names[0]}", self.jobs[names[0]]))
+        if ask.keyed and ask.repeats:
+            work.append(self._repeat(ask, "/v1/jobs", value, names))
+        await asyncio.gather(*work)
 
-    async def _cancel(self, path: str, ask: Ask) -> None:
-        await asyncio.sleep(ask.cancels or 0)
-        with contextlib.suppress(Gone):
-            await self._insist("POST", f"{path}/cancel")
+    async def _cancel(self, path: str, seen: Seen) -> None:
+        await asyncio.sleep(seen.ask.cancels or 0)
+        reply = await self.insist(seen.ask.owner, "POST", f"{path}/cancel")
+        if reply.status == 200:
+            seen.cancelled_at = self._world.loop.time()
 
     async def follow_job(self, name: str) -> None:
         """Poll a job until it is final."""
+        seen = self.jobs[name]
         while True:
-            reply = await self._insist("GET", f"/v1/jobs/{name}?wait=20")
+            reply = await self.insist(seen.ask.owner, "GET", f"/v1/jobs/{name}?wait=20")
             if reply.status == 404:
-                if not self._world.may_be_forgotten(self.jobs[name].accepted_at):
+                if not self._world.may_be_forgotten(seen.accepted_at):
                     self._world.violated(f"{name} was accepted, and is not known")
-                del self.jobs[name]
+                self.jobs.pop(name, None)
                 return
             job = json.loads(reply.content)
             if job["status"] in JOB_FINAL:
-                self._saw(self.jobs[name], job)
+                self._saw(seen, job)
                 return
             await asyncio.sleep(0.2)
 
     def _saw(self, seen: Seen, job: dict[str, Any]) -> None:
-        seen.final = job
+        first, seen.final = seen.final is None and not self._world.checking, job
         answer = job.get("text") or ""
         model = job.get("tier_used") in {"gpu", "cpu", "cache"} and job["status"] == "succeeded"
         if model and not answer.endswith(seen.ask.prompt(seen.line)):
@@ -203,6 +243,12 @@ class Callers:
         early = job["finished_at"] < job["deadline_at"]
         if job["status"] == "expired" and early and not self._world.clock_offset:
             self._world.violated(f"{seen.name}: expired before its deadline")
+        settings = self._world.settings
+        limited = settings.key_concurrency or settings.key_requests_per_minute
+        if first and not limited and self._world.only_breaks("model", "broker", "redeliver"):
+            began = max(job["finished_at"] - EPOCH + BEGIN, seen.accepted_at)
+            if self._world.loop.time() - began > WOKEN_SECONDS:
+                self._world.violated(f"{seen.name}: who waited was told too late")
 
     # Chats
 
@@ -215,15 +261,26 @@ class Callers:
                 "deadline_seconds": min(ask.seconds, 100.0),
             },
         }
-        try:
-            reply = await self.request("POST", "/v1/chat/completions", value, leave=leave)
-        except Gone:
-            return
+        retries = ask.keyed and ask.kind == "chat"
+        for count in range(3 if retries else 1):  # as the SDK retries
+            headers = {"x-stainless-retry-count": str(count)} if retries else {}
+            try:
+                reply = await self.request(
+                    ask.owner, "POST", "/v1/chat/completions", value, headers=headers, leave=leave
+                )
+                if reply.status not in BUSY:
+                    self._check_chat(ask, reply)
+                    return
+            except Gone:
+                pass
+            await asyncio.sleep(1.0)
+
+    def _check_chat(self, ask: Ask, reply: Reply) -> None:
         if reply.status == 200 and "x-fallthrough-degraded" not in reply.headers:
             text = json.loads(reply.content)["choices"][0]["message"]["content"]
             if not text.endswith(ask.prompt(0)):
                 self._world.violated(f"{ask}: the answer is another's: {text!r}")
-        elif reply.status not in {200, 400, 404, 429, 503, 504}:
+        elif reply.status not in {200, 400, 404, 504}:
             self._world.violated(f"{ask}: a chat was answered with {reply.status}")
 
     async def _leaver(self, ask: Ask) -> None:
@@ -260,12 +317,17 @@ class Callers:
                 self._world.violated(f"{ask}: POST /v1/batches was answered with {reply.status}")
             return
         name = json.loads(reply.content)["id"]
-        self.batches[name] = Seen(name, ask, 0, self._world.loop.time())
+        seen = self.batches[name] = Seen(name, ask, 0, self._world.loop.time())
+        work = [self.follow_batch(name)]
         if ask.cancels is not None:
-            self._world.loop.start(
-                self._world.loop.outside, self._cancel(f"/v1/batches/{name}", ask)
-            )
-        await self.follow_batch(name)
+            work.append(self._cancel(f"/v1/batches/{name}", seen))
+        if ask.keyed and ask.repeats:
+            work.append(self._repeat(ask, "/v1/batches", value, [name]))
+        if ask.tidies:
+            work.append(self._tidy_too_soon(seen, file_id))
+        await asyncio.gather(*work)
+        if ask.tidies:
+            await self._tidy(seen, file_id)
 
     async def _upload(self, ask: Ask, content: bytes) -> str | None:
         part = (
@@ -283,51 +345,92 @@ class Callers:
             return None
         return str(json.loads(reply.content)["id"])
 
+    async def _tidy_too_soon(self, seen: Seen, file_id: str) -> None:
+        reply = await self.insist(seen.ask.owner, "DELETE", f"/v1/files/{file_id}")
+        if reply.status == 200:
+            batch = await self.insist(seen.ask.owner, "GET", f"/v1/batches/{seen.name}")
+            status = json.loads(batch.content).get("status")
+            if status not in BATCH_FINAL and not self._world.forgotten:
+                self._world.violated(f"{seen.name} is {status}, and its input could be deleted")
+
+    async def _tidy(self, seen: Seen, file_id: str) -> None:
+        """Delete the batch's files."""
+        seen.deleted = True
+        final = seen.final or {}
+        for name in (file_id, final.get("output_file_id"), final.get("error_file_id")):
+            if name is None:
+                continue
+            reply = await self.insist(seen.ask.owner, "DELETE", f"/v1/files/{name}")
+            if reply.status not in {200, 404} and not self._world.forgotten:
+                self._world.violated(f"{seen.name}: {name} is not deleted: {reply.content!r}")
+
     async def follow_batch(self, name: str) -> None:
         """Poll a batch until it is final, and read its files."""
         seen = self.batches[name]
         while True:
-            reply = await self._insist("GET", f"/v1/batches/{name}")
+            reply = await self.insist(seen.ask.owner, "GET", f"/v1/batches/{name}")
             if reply.status == 404:
                 if not self._world.may_be_forgotten(seen.accepted_at):
                     self._world.violated(f"{name} was accepted, and is not known")
-                del self.batches[name]
+                self.batches.pop(name, None)
                 return
             batch = json.loads(reply.content)
             if batch["status"] in BATCH_FINAL:
                 break
             await asyncio.sleep(1.0)
         seen.final = batch
-        seen.files = await self.files_of(batch)
-        self._check_lines(seen)
+        if not seen.deleted:
+            seen.files = await self._files_of(seen)
+            self._check_batch(seen)
 
-    async def files_of(self, batch: dict[str, Any]) -> dict[str, bytes]:
-        """Return the content of a batch's files."""
-        files = {}
+    async def _files_of(self, seen: Seen) -> dict[str, bytes]:
+        """Return the content of a batch's files; what its pages hold must be the same lines."""
+        files, batch, owner = {}, seen.final or {}, seen.ask.owner
         for kind in ("output", "error"):
             file_id = batch[f"{kind}_file_id"]
             if file_id:
-                reply = await self._insist("GET", f"/v1/files/{file_id}/content")
+                reply = await self.insist(owner, "GET", f"/v1/files/{file_id}/content")
                 if reply.status != 200:
-                    self._world.violated(f"{batch['id']}: its {kind} file: {reply.status}")
+                    self._world.violated(f"{seen.name}: its {kind} file: {reply.status}")
                 files[kind] = reply.content
+        lines, after = [], "0.0"
+        while True:
+            path = f"/v1/batches/{seen.name}/results?limit=3&after={after}"
+            page = json.loads((await self.insist(owner, "GET", path)).content)
+            if "data" not in page:
+                self._world.violated(f"{seen.name}: no page {after}: {page}")
+                break
+            lines += [line["custom_id"] for line in page["data"]]
+            after = page["next"]
+            if page["done"]:
+                break
+        whole = [
+            json.loads(text)["custom_id"] for each in files.values() for text in each.splitlines()
+        ]
+        if sorted(lines) != sorted(whole):
+            self._world.violated(f"{seen.name}: {whole} are in its files, {lines} on its pages")
         return files
 
-    def _check_lines(self, seen: Seen) -> None:
+    def _check_batch(self, seen: Seen) -> None:
         batch, ask, world = seen.final or {}, seen.ask, self._world
+        shown = {name for name in TIMES[batch["status"]] if batch[f"{name}_at"] is None}
+        if shown:
+            world.violated(f"{seen.name} is {batch['status']}, without a time for {sorted(shown)}")
         if batch["status"] == "failed":
-            codes = [error["code"] for error in (batch["errors"] or {}).get("data", [])]
-            world.violated(f"{seen.name}: a good batch failed: {codes}")
+            if not world.vanished:
+                world.violated(f"{seen.name}: a good batch failed: {batch['errors']}")
             return
+        if batch["status"] == "cancelled" and ask.cancels is None:
+            world.violated(f"{seen.name}: cancelled by nobody")
         output, errors = (
             [json.loads(text) for text in seen.files.get(kind, b"").splitlines()]
             for kind in ("output", "error")
         )
         ids = Counter(line["custom_id"] for line in output + errors)
         if ids != Counter(f"line {i}" for i in range(ask.lines)):
-            world.violated(
-                f"{seen.name}: {ask.lines} lines went in, {sorted(ids.items())} came out"
-            )
+            came = sorted(ids.items(), key=str)
+            world.violated(f"{seen.name}: {ask.lines} lines went in, {came} came out")
+            return
         counts = batch["request_counts"]
         told = (counts["total"], counts["completed"], counts["failed"])
         if told != (ask.lines, len(output), len(errors)):
@@ -337,8 +440,6 @@ class Callers:
             prompt = ask.prompt(int(line["custom_id"].split()[1]))
             if not text.endswith(prompt) and ask.waits != "degraded":
                 world.violated(f"{seen.name}: the answer is another's: {text!r}")
-        if batch["status"] == "cancelled" and ask.cancels is None:
-            world.violated(f"{seen.name}: cancelled by nobody")
 
 
 def _json(value: Any) -> bytes:

@@ -30,6 +30,7 @@ KINDS = {
     "broker": 4,
     "redeliver": 2,
     "storage": 1,
+    "vanish": 0.3,
     "model": 4,
 }
 
@@ -114,7 +115,11 @@ class Faults:
     def _pause(self, fault: Fault) -> None:
         for process in self._world.processes_at(fault.target):
             process.node.stopped = True
-            self._world.loop.outside_later(fault.seconds, self._world.loop.wake, process.node)
+            self._world.loop.outside_later(fault.seconds, self._wake, process.node)
+
+    def _wake(self, node: Node) -> None:
+        self._world.loop.wake(node)
+        self._world.broker.deliver()
 
     def _term(self, fault: Fault) -> None:
         for process in self._world.processes_at(fault.target):
@@ -134,8 +139,11 @@ class Faults:
         self._world.restart_store(fault.seconds, forgets=True)
 
     def _clock(self, fault: Fault) -> None:
-        jump = self._rng.uniform(1, 30)
+        jump = self._rng.uniform(1, 120)
         self._world.clock_offset -= jump
+
+    def _vanish(self, fault: Fault) -> None:
+        self._world.lose_inputs()
 
     def on_store(self, node: Node, rng: random.Random) -> str:
         """Return what becomes of a request to the store; "" for nothing."""

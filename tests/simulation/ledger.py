@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from simulation.broker import SimulatedPublisher
 from simulation.callers import BATCH_FINAL, JOB_FINAL
-from simulation.loop import Node
+from simulation.loop import BEGIN, Node
 from tasks.records.batches import is_unit
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
@@ -124,11 +125,14 @@ class Ledger:
     def check(self) -> None:
         """Check what the callers saw, and what is counted, against the records."""
         world = self._world
+        world.checking = True
         self._check_records()
+        self._check_latencies()
         for path, seen_all in (("jobs", world.callers.jobs), ("batches", world.callers.batches)):
             for seen in list(seen_all.values()):
                 if seen.final is not None:
                     self._check_same(path, seen)
+        self._check_lists()
         self._check_calls()
 
     def _check_records(self) -> None:
@@ -156,6 +160,16 @@ class Ledger:
             for key in self._keys(pattern):
                 violated(f"{key} is left")
 
+    def _check_latencies(self) -> None:
+        succeeded = sum(
+            self._fields(key).get("status") == "succeeded" for key in self._keys("job:job_*")
+        )
+        timed = sum(
+            int(number) for key in self._keys("latency:*") for number in self._fields(key).values()
+        )
+        if timed != succeeded and self._world.loop.time() < BEGIN + 1000:
+            self._world.violated(f"{succeeded} jobs succeeded, and {timed} are in the latencies")
+
     def _check_batch(self, key: str, record: dict[str, str]) -> None:
         total, done, failed = (int(record[name]) for name in ("total", "completed", "failed"))
         if record["status"] != "failed" and total != done + failed:
@@ -163,26 +177,59 @@ class Ledger:
 
     def _check_same(self, path: str, seen: Any) -> None:
         """Check that what was final is as it was."""
-        world, was = self._world, seen.final
-        if world.forgotten and world.may_be_forgotten(seen.accepted_at):
+        world, was, files = self._world, seen.final, dict(seen.files)
+        if world.forgotten:
             return
         callers = world.callers
         follow = callers.follow_job if path == "jobs" else callers.follow_batch
-        seen.final = None
-        task = world.loop.start(world.loop.outside, follow(seen.name))
-        files = dict(seen.files)
-        world.loop.run_until(task.done, 200)
-        if (seen.final != was or seen.files != files) and not world.forgotten:
+        self._now(follow(seen.name))
+        if seen.final != was or seen.files != files:
             world.violated(f"{seen.name} was {was}, and is {seen.final}")
+        for owner in world.secrets:
+            if owner != seen.ask.owner:
+                reply = self._now(callers.insist(owner, "GET", f"/v1/{path}/{seen.name}"))
+                if reply.status != 404:
+                    world.violated(f"{owner} sees {seen.name} of {seen.ask.owner}")
+
+    def _now(self, work: Any) -> Any:
+        """Do a caller's work, and return what it comes to."""
+        task = self._world.loop.start(self._world.loop.outside, work)
+        self._world.loop.run_until(task.done, 200)
+        return task.result()
+
+    def _check_lists(self) -> None:
+        """Check that each owner's lists name what the records say."""
+        world = self._world
+        for path, prefix in (("jobs", "job:job_"), ("batches", "batch:batch_")):
+            owned: dict[str, set[str]] = {}
+            for key in self._keys(prefix + "*"):
+                if key.count(":") == 1:
+                    record = self._fields(key)
+                    owned.setdefault(record["owner"], set()).add(record["id"])
+            for owner, names in owned.items():
+                listed, after = [], ""
+                while True:
+                    page = self._now(
+                        world.callers.insist(owner, "GET", f"/v1/{path}?limit=3{after}")
+                    )
+                    told = json.loads(page.content)
+                    listed += [each["id"] for each in told["data"]]
+                    if not told["has_more"]:
+                        break
+                    after = f"&after={listed[-1]}"
+                if sorted(listed) != sorted(names):
+                    world.violated(f"{owner}'s list of {path} is {listed}, not {sorted(names)}")
 
     def _check_calls(self) -> None:
         """Where no process and no link broke, no call ran twice."""
         world = self._world
-        harmless = {"broker", "redeliver", "model"}
-        if any(fault.kind not in harmless for fault in world.plan.faults):
+        if not world.only_breaks("broker", "redeliver", "model"):
             return
+        for seen in (*world.callers.jobs.values(), *world.callers.batches.values()):
+            if seen.cancelled_at is not None:
+                self._check_stopped(seen, seen.cancelled_at)
         calls = Counter((call.tier, call.prompt) for call in world.models.calls)
-        if not any(fault.kind == "model" for fault in world.plan.faults):
+        if world.only_breaks("broker", "redeliver"):
             for (tier, prompt), number in calls.items():
                 if number > 1:
                     world.violated(f"{prompt!r} was asked {number} times at tier {tier}")
@@ -191,6 +238,14 @@ class Ledger:
             if running.get((call.tier, call.prompt), 0.0) > call.began:
                 world.violated(f"{call.prompt!r} ran twice at once at tier {call.tier}")
             running[call.tier, call.prompt] = call.ended or float("inf")
+
+    def _check_stopped(self, seen: Any, cancelled: float) -> None:
+        """Check that nobody goes on with what was cancelled."""
+        number = seen.ask.lines if seen.name.startswith("batch_") else 1
+        prompts = {seen.ask.prompt(line) for line in range(number)}
+        for call in self._world.models.calls:
+            if call.prompt in prompts and (call.ended or float("inf")) > cancelled + 1:
+                self._world.violated(f"{call.prompt!r} ran on after {seen.name} was cancelled")
 
     # When all is past its time
 

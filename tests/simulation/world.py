@@ -13,7 +13,7 @@ from unittest import mock
 from fsspec.implementations.memory import MemoryFileSystem
 
 from simulation.broker import Broker, SimulatedPublisher
-from simulation.callers import Ask, Callers, asks_of
+from simulation.callers import OWNERS, Ask, Callers, asks_of
 from simulation.faults import EVERYBODY, FAULT_SECONDS, Fault, Faults, plan_of
 from simulation.ledger import Ledger
 from simulation.loop import BEGIN, EPOCH, VirtualLoop, virtual
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 END_SECONDS = 400.0  # after the last fault, until all that was accepted must have ended
 SCRIPTS = load_scripts()  # read once, not by each process anew
+SECRETS = {owner: f"the-secret-of-{owner}" for owner in OWNERS}
 LOOK_SECONDS = 1.7  # between two looks at the store in the middle of it
 START_AGAIN_SECONDS = 3.0  # until a process that died is there again, at most
 
@@ -52,7 +53,7 @@ class Plan:
     def of(cls, seed: str) -> Plan:
         """Return a seed's."""
         rng = random.Random(f"{seed} plan")
-        named = rng.random() < 0.5
+        named, keyed = rng.random() < 0.5, rng.random() < 0.4
         settings = Settings(
             redis_url="unix:///simulated",
             files_url="memory://simulated",
@@ -69,6 +70,9 @@ class Plan:
             batch_window=rng.choice((1, 2)),
             slice_lines=rng.choice((1, 2, 3, 8)),
             drain_seconds=rng.choice((2.0, 20.0)),
+            api_keys=",".join(f"{owner}!={key}" for owner, key in SECRETS.items() if keyed),
+            key_concurrency=rng.choice((0, 3)) if keyed else 0,
+            key_requests_per_minute=rng.choice((0, 60)) if keyed else 0,
         )
         return cls(
             seed=seed,
@@ -111,6 +115,9 @@ class World:
         self.violations: list[str] = []
         self.schedule: list[str] = []
         self.names: list[str] = []
+        self.secrets = SECRETS if plan.settings.api_keys else {}
+        self.vanished = False  # inputs of batches are gone from the storage
+        self.checking = False  # what was seen before is looked at again
         self.over = False  # all has ended: nobody starts again, or asks
         self.closed = False  # what is still open is closed now
 
@@ -192,7 +199,18 @@ class World:
         apis = [each for each in self.places if isinstance(each, Api) and each.open]
         return self._apis.choice(apis) if apis else None
 
-    # The store
+    def only_breaks(self, *kinds: str) -> bool:
+        """Whether nothing breaks in this run but things of these kinds."""
+        return all(fault.kind in kinds for fault in self.plan.faults)
+
+    # The storage and the store
+
+    def lose_inputs(self) -> None:
+        """Have somebody delete the files that batches read behind everybody's back."""
+        self.vanished = True
+        for name in [name for name in MemoryFileSystem.store if "/content/" in name]:
+            if not name.endswith(("-output", "-error")):
+                del MemoryFileSystem.store[name]
 
     def restart_store(self, seconds: float, *, forgets: bool) -> None:
         """Stop the store for so long. forgets: its last second is gone when it is back."""
