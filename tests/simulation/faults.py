@@ -17,22 +17,31 @@ FAULT_SECONDS = 30.0  # after which nothing breaks any more
 EVERYBODY = -1
 
 STORE_MODES = ("refused", "reset", "lost", "late", "unanswered", "cut")
-BROKER_MODES = ("loses", "doubles", "delays", "unconfirmed", "away", "hangs")
-# Kind -> how often it is in a plan.
-KINDS = {
-    "crash": 5,
-    "pause": 2,
-    "term": 2,
-    "store": 4,
-    "restart": 1,
-    "forget": 1,
-    "clock": 1,
-    "broker": 4,
-    "redeliver": 2,
-    "storage": 1,
-    "vanish": 0.3,
-    "model": 4,
+BROKER_MODES = ("loses", "doubles", "delays", "delays", "delays", "unconfirmed", "away", "hangs")
+# Kind -> how often it is in a plan of its theme. Where few kinds break, the ledger knows more.
+THEMES = {
+    "everything": {
+        "crash": 5,
+        "pause": 2,
+        "term": 2,
+        "store": 4,
+        "restart": 1,
+        "forget": 1,
+        "clock": 1,
+        "broker": 4,
+        "redeliver": 2,
+        "storage": 1,
+        "vanish": 0.3,
+        "model": 4,
+    },
+    "processes": {"crash": 3, "pause": 2, "term": 1},
+    "pauses": {"pause": 1},
+    "messages": {"broker": 3, "redeliver": 1},
+    "models": {"model": 1},
+    "store": {"store": 5, "restart": 1, "clock": 1},
 }
+WEIGHTS = (8, 3, 4, 4, 2, 3)  # of the themes
+LONG_PAUSES = (5.0, 10.0, 15.0, 20.0)  # longer than a lease, most of them
 
 
 @dataclass(frozen=True)
@@ -59,25 +68,36 @@ class Fault:
         )
 
 
-def plan_of(rng: random.Random) -> list[Fault]:
+def plan_of(rng: random.Random, workers: int) -> list[Fault]:
     """Return what breaks in a run: from nothing to a dozen things."""
-    kinds = rng.choices(list(KINDS), KINDS.values(), k=rng.choice((0, 1, 1, 2, 2, 3, 4, 6, 9, 12)))
+    [theme] = rng.choices(list(THEMES), WEIGHTS)
+    weights = THEMES[theme]
+    number = rng.choice((0, 1, 1, 2, 2, 3, 4, 6, 9, 12) if theme == "everything" else (1, 2, 3, 5))
+    kinds = rng.choices(list(weights), weights.values(), k=number)
     faults = []
     for kind in kinds:
-        at = rng.random() * FAULT_SECONDS * 0.8
+        at = rng.random() * FAULT_SECONDS * 0.7
+        lengths = LONG_PAUSES if theme == "pauses" else (0.1, 1.0, 5.0, 12.0, 30.0)
         modes = {"store": STORE_MODES, "broker": BROKER_MODES, "model": MODES}.get(kind, ("",))
         faults.append(
             Fault(
                 kind=kind,
                 at=at,
-                seconds=min(rng.choice((0.1, 1.0, 5.0, 12.0, 30.0)), FAULT_SECONDS - at),
-                target=EVERYBODY if rng.random() < 0.4 else rng.randrange(6),
+                seconds=min(rng.choice(lengths), FAULT_SECONDS - at),
+                target=_target(rng, workers if theme == "pauses" else 0),
                 steps=int(2 ** (rng.random() * 9)) - 1,
                 share=rng.choice((0.02, 0.2, 0.5, 1.0)),
                 mode=rng.choice(modes),
             )
         )
     return sorted(faults, key=lambda fault: fault.at)
+
+
+def _target(rng: random.Random, workers: int) -> int:
+    """Return whom a fault is about. workers: one of these alone, so that others take over."""
+    if workers:
+        return rng.randrange(workers)
+    return EVERYBODY if rng.random() < 0.4 else rng.randrange(6)
 
 
 class Faults:
@@ -115,6 +135,8 @@ class Faults:
     def _pause(self, fault: Fault) -> None:
         for process in self._world.processes_at(fault.target):
             process.node.stopped = True
+            now = self._world.loop.time()
+            process.node.pauses.append((now, now + fault.seconds))
             self._world.loop.outside_later(fault.seconds, self._wake, process.node)
 
     def _wake(self, node: Node) -> None:

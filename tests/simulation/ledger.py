@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tasks.store import open_store
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
+    from simulation.upstream import Call
     from simulation.world import World
 
 # What says what happens next: empty when nothing is to happen any more.
@@ -27,6 +29,8 @@ WORK = (
     *("dispatched:batch", "dispatched:phases", "permits:gpu", "permits:cpu"),
 )
 INDEXES = WORK[:6]
+# Until who works on what is not his any more stops: a quarter of a lease, and what comes between.
+STOPPED_SECONDS = 3.0
 # What is there for ever: counters of the whole fleet, one each.
 FOR_EVER = {"stats", "events", "begun", "layout"}
 LONGEST_SECONDS = 31 * 86_400  # that anything is kept
@@ -223,21 +227,29 @@ class Ledger:
     def _check_calls(self) -> None:
         """Where no process and no link broke, no call ran twice."""
         world = self._world
-        if not world.only_breaks("broker", "redeliver", "model"):
-            return
-        for seen in (*world.callers.jobs.values(), *world.callers.batches.values()):
-            if seen.cancelled_at is not None:
-                self._check_stopped(seen, seen.cancelled_at)
-        calls = Counter((call.tier, call.prompt) for call in world.models.calls)
+        if world.only_breaks("broker", "redeliver", "model"):
+            for seen in (*world.callers.jobs.values(), *world.callers.batches.values()):
+                if seen.cancelled_at is not None:
+                    self._check_stopped(seen, seen.cancelled_at)
         if world.only_breaks("broker", "redeliver"):
-            for (tier, prompt), number in calls.items():
+            answers = Counter(call.prompt for call in world.models.calls if call.answered)
+            for prompt, number in answers.items():
                 if number > 1:
-                    world.violated(f"{prompt!r} was asked {number} times at tier {tier}")
-        running: dict[tuple[str, str], float] = {}
-        for call in world.models.calls:
-            if running.get((call.tier, call.prompt), 0.0) > call.began:
-                world.violated(f"{call.prompt!r} ran twice at once at tier {call.tier}")
-            running[call.tier, call.prompt] = call.ended or float("inf")
+                    world.violated(f"{prompt!r} was answered {number} times")
+        if world.only_breaks("broker", "redeliver", "model", "pause", "crash", "term"):
+            self._check_alone()
+
+    def _check_alone(self) -> None:
+        """Check that nobody goes on with what is another's for longer than a lease is renewed."""
+        calls: dict[str, list[Call]] = {}
+        for call in self._world.models.calls:
+            calls.setdefault(call.prompt, []).append(call)
+        for prompt, same in calls.items():
+            for first, second in itertools.combinations(same, 2):
+                if _seconds_together(first, second) > STOPPED_SECONDS:
+                    self._world.violated(
+                        f"{prompt!r} ran in {first.node.name} and {second.node.name} at once"
+                    )
 
     def _check_stopped(self, seen: Any, cancelled: float) -> None:
         """Check that nobody goes on with what was cancelled."""
@@ -282,3 +294,17 @@ class Ledger:
                 await sweeper.sweep()
                 await store.fleet.gauges()
                 await asyncio.sleep(61)
+
+
+def _seconds_together(first: Call, second: Call) -> float:
+    """Return how long two calls ran at once, while both processes went on."""
+    began = max(first.began, second.began)
+    ended = min(first.gone(), second.gone())
+    if ended <= began:
+        return 0.0
+    stopped = sum(
+        max(min(ended, end) - max(began, start), 0.0)
+        for node in {first.node, second.node}
+        for start, end in node.pauses
+    )
+    return ended - began - stopped

@@ -33,6 +33,8 @@ class Node:
         self.alive, self.stopped = True, False
         self.steps = 0
         self.dies_after: int | None = None  # steps
+        self.died_at = float("inf")
+        self.pauses: list[tuple[float, float]] = []
         self.on_death: Callable[[], None] = lambda: None
         self.context = contextvars.copy_context()
         self.context.run(current.set, self)
@@ -41,6 +43,7 @@ class Node:
         """End at once: no `finally` runs any more."""
         if self.alive:
             self.alive = False
+            self.died_at = time.monotonic()
             self.ready.clear()
             self.on_death()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IF = re.compile(r"^(\s*)(if|elseif) (.+) then\b")
 RETURN = re.compile(r"^(\s*return )(.+ (?:and|or) .+)$")
-LOCAL = re.compile(r"^(\s*local \w+ = )(.+ and .+)$")
+LOCAL = re.compile(r"^(\s*local \w+ = )(.+ (?:and|or) .+)$")
 STATEMENT = re.compile(
     r"^\s*(?:redis\.p?call|drop_unit|unlist|dispatch|finish|start|hold|lease)\(.*$"
 )
@@ -91,13 +91,22 @@ def _others(line: str) -> Iterator[str]:
 
 def _dropped(condition: str) -> list[str]:
     """Return a condition without one of its parts, each in turn."""
-    if "(" in condition.replace("(key", "").replace("redis.call(", "") and " or (" in condition:
-        return []
     for word in (" or ", " and "):
-        parts = condition.split(word)
-        if len(parts) > 1 and all(part.count("(") == part.count(")") for part in parts):
+        parts = _split(condition, word)
+        if len(parts) > 1:
             return [word.join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
     return []
+
+
+def _split(condition: str, word: str) -> list[str]:
+    """Split a condition where a word stands outside of all brackets."""
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(condition):
+        depth += (character in "({[") - (character in ")}]")
+        if not depth and condition.startswith(word, i):
+            parts.append(condition[start:i])
+            start = i + len(word)
+    return [*parts, condition[start:]]
 
 
 EQUIVALENT: dict[str, str] = {}

@@ -29,6 +29,12 @@ class Call:
     node: Node
     began: float
     ended: float | None = None
+    answered: bool = False
+
+    def gone(self) -> float:
+        """Return when it ended, or its process did; for ever otherwise."""
+        ended = float("inf") if self.ended is None else self.ended
+        return min(ended, self.node.died_at)
 
 
 class ModelServers:
@@ -53,7 +59,9 @@ class ModelServers:
         call = Call(tier, prompt, current.get(), self._world.loop.time())
         self.calls.append(call)
         try:
-            return await self._complete(tier, mode, prompt)
+            reply = await self._complete(tier, mode, prompt)
+            call.answered = mode in {"ok", "slow"}
+            return reply
         finally:
             call.ended = self._world.loop.time()
 
@@ -61,7 +69,11 @@ class ModelServers:
         rng = self._rng
         if mode == "hang":
             await asyncio.sleep(100_000)
-        await asyncio.sleep(rng.expovariate(2) if mode != "slow" else rng.uniform(2, 40))
+        await asyncio.sleep(
+            rng.expovariate(1 / self._world.plan.answer_seconds)
+            if mode != "slow"
+            else rng.uniform(2, 40)
+        )
         if mode == "reset":
             raise UpstreamError("ReadError", "reset")
         if mode == "half":

@@ -45,6 +45,7 @@ class Plan:
     threads: int
     units: int
     redelivers: bool
+    answer_seconds: float  # of the model servers, on average
     settings: Settings
     faults: tuple[Fault, ...]
     asks: tuple[Ask, ...]
@@ -53,6 +54,7 @@ class Plan:
     def of(cls, seed: str) -> Plan:
         """Return a seed's."""
         rng = random.Random(f"{seed} plan")
+        workers = rng.choice((1, 2, 2, 3))
         named, keyed = rng.random() < 0.5, rng.random() < 0.4
         settings = Settings(
             redis_url="unix:///simulated",
@@ -76,13 +78,14 @@ class Plan:
         )
         return cls(
             seed=seed,
-            workers=rng.choice((1, 2, 2, 3)),
+            workers=workers,
             apis=rng.choice((1, 1, 2)),
             threads=rng.choice((2, 4, 16)),
             units=rng.choice((1, 2, 3)),
             redelivers=rng.random() < 0.5,
+            answer_seconds=rng.choice((0.1, 0.5, 2.0, 6.0, 15.0)),
             settings=settings,
-            faults=tuple(plan_of(rng)),
+            faults=tuple(plan_of(rng, workers)),
             asks=tuple(asks_of(rng)),
         )
 
