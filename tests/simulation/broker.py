@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.loop import current
-from tasks.broker.publisher import PUBLISH_SECONDS, Publisher, Route, chain_from
+from tasks.broker.publisher import PUBLISH_SECONDS, Publisher
 from tasks.errors import PublishError
 from tasks.records.batches import PHASES
 from tasks.records.jobs import TIERS, Queue
+from workers.process import SPARE_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,24 +24,41 @@ if TYPE_CHECKING:
 NETWORK_SECONDS = 0.003
 
 
+class Step(NamedTuple):
+    """A task of a chain, and the queue where it lies."""
+
+    tier: str
+    queue: str
+
+
 @dataclass(eq=False)
 class Message:
     """A task of a chain: the rest of it travels along."""
 
-    tiers: list[str]
-    queue: str
+    steps: list[Step]
     pairs: list[tuple[str, int]]
+
+    @property
+    def queue(self) -> str:
+        return self.steps[0].queue
 
 
 @dataclass(eq=False)
 class Consumer:
-    """A worker that takes messages: so many at once, of these queues."""
+    """A worker that takes messages: so many at once, of these queues, the first ones first.
+
+    free: threads; the last SPARE_THREADS are for what has begun once.
+    """
 
     node: Node
     queues: Sequence[str]
     free: int
     take: Any  # starts a message's work
     unacknowledged: list[Message] = field(default_factory=list)
+
+    def takes(self, name: str) -> bool:
+        spare = 0 if Queue(name).is_begun else SPARE_THREADS
+        return self.free > spare and name in self.queues
 
 
 class Broker:
@@ -49,7 +67,8 @@ class Broker:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng("broker")
-        self.queues: dict[str, list[Message]] = {queue.value: [] for queue in Queue}
+        names = sorted((queue.value for queue in Queue), key=lambda name: not Queue(name).is_begun)
+        self.queues: dict[str, list[Message]] = {name: [] for name in names}
         self.consumers: list[Consumer] = []
         self.sent = 0
 
@@ -78,9 +97,7 @@ class Broker:
                 able = [
                     each
                     for each in self.consumers
-                    if each.free
-                    and name in each.queues
-                    and not (each.node.stopped and self._rng.random() < 0.7)
+                    if each.takes(name) and not (each.node.stopped and self._rng.random() < 0.7)
                 ]
                 if not able:
                     break
@@ -116,10 +133,25 @@ class Broker:
 
 
 class _Signature:
-    """A task of a chain, as Celery has it: what was published by it waits for the batch's end."""
+    """A task of a chain, as Celery has it: what is published by it waits for the batch's end."""
 
-    def __init__(self, tier: str, queue: str) -> None:
-        self.tier, self.queue = tier, queue
+    def __init__(self, tier: str) -> None:
+        self._tier, self._queue = tier, ""
+
+    def s(self) -> _Signature:
+        return _Signature(self._tier)
+
+    def set(self, *, queue: str) -> _Signature:
+        self._queue = queue
+        return self
+
+    @property
+    def name(self) -> str:
+        return f"tasks.{self._tier}"
+
+    @property
+    def step(self) -> Step:
+        return Step(self._tier, self._queue)
 
     def apply_async(
         self,
@@ -129,8 +161,13 @@ class _Signature:
         producer: Any,
         **_: Any,
     ) -> None:
-        tiers = [self.tier, *(each.tier for each in reversed(chain))]
-        producer.append(Message(tiers, self.queue, args[0]))
+        steps = [self.step, *(each.step for each in reversed(chain))]
+        producer.append(Message(steps, args[0]))
+
+
+def chain(*signatures: _Signature, app: CeleryApp) -> Any:
+    """Return what Celery's chain is to the publisher."""
+    return SimpleNamespace(tasks=list(signatures))
 
 
 class CeleryApp:
@@ -138,7 +175,7 @@ class CeleryApp:
 
     def __init__(self, world: World, node: Node) -> None:
         self._world, self._node = world, node
-        self.tasks = {f"tasks.{tier}": SimpleNamespace(name=tier) for tier in TIERS + PHASES}
+        self.tasks = {f"tasks.{tier}": _Signature(tier) for tier in TIERS + PHASES}
         self.amqp = SimpleNamespace(
             queues={name: lambda _, name=name: _Depth(world, name) for name in world.broker.queues}
         )
@@ -190,10 +227,6 @@ class SimulatedPublisher(Publisher):
 
     def stop(self) -> None:
         pass
-
-    def _chain(self, route: Route) -> Any:
-        names = chain_from(self._app, route.tier, self._configured)
-        return SimpleNamespace(tasks=[_Signature(name, route.queue) for name in names])
 
     async def _on_thread(self, work: Any) -> Any:
         world, done = self.world, self.world.loop.create_future()

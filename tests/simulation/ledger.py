@@ -17,6 +17,17 @@ from tasks.records.batches import is_unit
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
 from tasks.store import open_store
+from tasks.store.keyspace import (
+    BEGUN,
+    DEADLINES,
+    DISPATCHED,
+    EVENTS,
+    LAYOUT,
+    LEASES,
+    PARKED,
+    STATS,
+    SWEEPER,
+)
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -24,15 +35,12 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 # What says what happens next: empty when nothing is to happen any more.
-WORK = (
-    *("leases", "parked", "deadlines", "dispatched:interactive"),
-    *("dispatched:batch", "dispatched:phases", "permits:gpu", "permits:cpu"),
-)
-INDEXES = WORK[:6]
+INDEXES = (LEASES, PARKED, DEADLINES, *DISPATCHED)
+WORK = (*INDEXES, "permits:gpu", "permits:cpu")
 # Until who works on what is not his any more stops: a quarter of a lease, and what comes between.
 STOPPED_SECONDS = 3.0
 # What is there for ever: counters of the whole fleet, one each.
-FOR_EVER = {"stats", "events", "begun", "layout"}
+FOR_EVER = {STATS, EVENTS, BEGUN, LAYOUT, SWEEPER}
 LONGEST_SECONDS = 31 * 86_400  # that anything is kept
 
 

@@ -28,11 +28,11 @@ from tasks.store.retrying import Retrying
 from tasks.telemetry.observer import Observer
 from tasks.tiers.answerer import Answerer
 from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_configs
+from workers.process import HAND_OVER_SECONDS, SPARE_THREADS
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-HAND_OVER_SECONDS = 4.0  # as in workers/process.py
 STARTING_SECONDS = 1.0  # until a supervisor starts again what could not start
 
 
@@ -45,7 +45,7 @@ class Worker:
         self.consumer = Consumer(
             node=self.node,
             queues=[queue.value for queue in Queue],
-            free=world.threads,
+            free=world.threads + SPARE_THREADS,
             take=self._take,
         )
         self._working = 0
@@ -99,16 +99,16 @@ class Worker:
         """Do what TierTask.run does, then what Celery does after it."""
         self._working += 1
         try:
-            tier, *rest = message.tiers
+            (tier, queue), *rest = message.steps
             refs = [Ref(*pair) for pair in message.pairs]
             owner = f"{self.node.name}:{new_token()}"
             try:
-                left = await self._run_slice(tier, refs, message.queue, owner)
+                left = await self._run_slice(tier, refs, queue, owner)
             except StoreUnavailable:  # after the drain: Celery logs it, and acknowledges
                 left = []
             if left and rest and not self._world.faults.broker_is_away():
                 pairs = [tuple(ref) for ref in left]
-                self._world.broker.publish(Message(rest, message.queue, pairs))
+                self._world.broker.publish(Message(rest, pairs))
             self._world.broker.acknowledge(self.consumer, message)
         finally:
             self._working -= 1
@@ -120,7 +120,7 @@ class Worker:
             await self._phases.run_phase(tier, refs[0], lease_owner)
             return []
         if is_unit(refs[0].id):
-            return await self._units.run_unit(tier, refs[0], lease_owner)
+            return await self._units.run_unit(tier, refs[0], queue, lease_owner)
         return await self._jobs.run_slice(tier, refs, queue, lease_owner)
 
     def terminate(self) -> None:

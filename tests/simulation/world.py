@@ -12,7 +12,7 @@ from unittest import mock
 
 from fsspec.implementations.memory import MemoryFileSystem
 
-from simulation.broker import Broker, SimulatedPublisher
+from simulation.broker import Broker, SimulatedPublisher, chain
 from simulation.callers import OWNERS, Ask, Callers, asks_of
 from simulation.faults import EVERYBODY, FAULT_SECONDS, Fault, Faults, plan_of
 from simulation.ledger import Ledger
@@ -309,6 +309,7 @@ def _replaced(world: World) -> Iterator[None]:
         ("tasks.store.connection.load_scripts", lambda: SCRIPTS),
         ("tasks.store.connection.connect", lambda _: client_of(world)),
         ("tasks.tiers.build.PyreqwestHttp", Http),
+        ("tasks.broker.publisher.chain", chain),
         ("api.services.Publisher", SimulatedPublisher),
         ("api.services.create_app", lambda _: None),
     )
