@@ -1,7 +1,7 @@
 """Mutants of the store's scripts: each guard turned, each condition dropped, each write left out.
 
 A mutant that no simulation and no test of the store kills is either a hole in them, or changes
-nothing that anybody could see: `EQUIVALENT` says why.
+nothing that anybody could see: `equivalents` says why.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class Mutant:
     @property
     def name(self) -> str:
         return f"{self.file}:{self.number}: {self.text.strip() or '(nothing)'}"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names it, wherever its line lies now."""
+        return self.file, self.was.strip(), self.text.strip()
 
     def scripts(self) -> dict[str, str]:
         """Return the scripts that are other ones, by name: the whole text of each."""
@@ -107,6 +112,3 @@ def _split(condition: str, word: str) -> list[str]:
             parts.append(condition[start:i])
             start = i + len(word)
     return [*parts, condition[start:]]
-
-
-EQUIVALENT: dict[str, str] = {}
