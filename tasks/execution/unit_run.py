@@ -154,7 +154,8 @@ class UnitRun:
             case WritePart():
                 await self._write_part()
             case Drop():
-                await retrying(batches.drop, unit)
+                if await retrying(batches.drop, unit):
+                    await self._hand_back()  # the store has forgotten what it had told us
             case HandBackUnit(histories):
                 await self._split(histories)
                 await self._hand_back()

@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,9 @@ from fallback_chain import Attempt, Tokens
 from tasks.records.jobs import Status
 from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 from tasks.records.transitions import Transition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PHASES = ("validate", "part", "join")  # of a batch
 SLICE_BYTES = 1024 * 1024  # a slice holds no more, unless one line does
@@ -95,7 +98,9 @@ UNIT_TRANSITIONS = (
     Transition(Status.QUEUED, Status.QUEUED, "sweep", "parked and due, or its message was lost"),
     Transition(Status.RUNNING, None, "start_batch", _LEASED),
     Transition(Status.RUNNING, None, "complete_slice", f"at the tier part; {_LEASED}"),
-    Transition(Status.RUNNING, None, "drop_unit", _LEASED),
+    Transition(
+        Status.RUNNING, None, "drop_unit", f"no line of its own is without a result; {_LEASED}"
+    ),
     Transition(Status.QUEUED, None, "begin_unit", "the part of its slice is written"),
     Transition(Status.QUEUED, None, "cancel_batch", "its batch is cancelled"),
     Transition(Status.RUNNING, None, "cancel_batch", "its batch is cancelled"),
@@ -251,9 +256,14 @@ class SliceUnit(Unit):
     losses: int = 0  # of workers that had it; no more are counted than make it suspicious
 
     @property
+    def own_lines(self) -> Sequence[int]:
+        """The lines that this unit has, or had: of a whole slice, all of them."""
+        return range(self.range.lines) if self.lines is None else self.lines
+
+    @property
     def open_lines(self) -> list[int]:
         """The lines that this unit is to answer."""
-        lines = range(self.range.lines) if self.lines is None else self.lines
+        lines = self.own_lines
         home = None if self.lines is None else self.id
         return [i for i in lines if i not in self.results and self.moved_to.get(i) == home]
 

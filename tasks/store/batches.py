@@ -321,13 +321,21 @@ class BatchStore:
         )
         return bool(ended)
 
-    async def drop(self, unit: Unit) -> None:
-        """Say that a unit has nothing left to do."""
-        await self._connection.run(
+    async def drop(self, unit: Unit) -> bool:
+        """Say that a unit has nothing left to do; True if it has, as the store knows: it stays."""
+        lines = list(unit.own_lines) if isinstance(unit, SliceUnit) else []
+        number = unit.slice if isinstance(unit, SliceUnit) else -1
+        whole = isinstance(unit, SliceUnit) and unit.lines is None
+        dropped = await self._connection.run(
             "drop_unit",
-            [keyspace.job(unit.id), keyspace.units(unit.batch), *keyspace.INDEXES],
-            *(unit.id, unit.lease_owner, unit.batch),
+            [
+                *(keyspace.job(unit.id), keyspace.units(unit.batch), keyspace.batch(unit.batch)),
+                *(keyspace.written(unit.batch), keyspace.results(unit.batch, number)),
+                *keyspace.INDEXES,
+            ],
+            *(unit.id, unit.lease_owner, unit.batch, number, "" if whole else unit.id, *lines),
         )
+        return int(dropped) < 0
 
     @staticmethod
     def _ending(batch_id: str) -> list[str]:

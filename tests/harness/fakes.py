@@ -148,6 +148,7 @@ class FakeBatches:
         self.moves: list[tuple[Any, ...]] = []
         self.known: dict[int, bytes] = {}  # the slice's results, whoever recorded them
         self.ended = False  # the batch takes no results
+        self.forgot = False  # the store has lost what it had told
         self.ours = True
         self.done_parts: list[Part] = []
         self.slice_ranges: list[Any] = []
@@ -200,8 +201,9 @@ class FakeBatches:
     ) -> None:
         self._moved("park", dict(histories), due_seconds)
 
-    async def drop(self, unit: Unit) -> None:
+    async def drop(self, unit: Unit) -> bool:
         self._moved("drop", unit.id)
+        return self.forgot
 
     async def start(self, unit: Unit, findings: Any, first_tier: str) -> list[Dispatch]:
         self._moved("start", findings, first_tier)

@@ -602,6 +602,30 @@ def test_a_step_by_one_who_has_lost_the_lease_changes_nothing(machine, step, tak
     batches.teardown()
 
 
+@pytest.mark.parametrize("lost", ["a result", "a unit that some lines left for"])
+def test_a_unit_that_the_store_has_forgotten_something_of_is_not_dropped(machine, lost):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    unit = told.unit
+    before = batches.everything()
+    if lost == "a result":
+        batches.record(unit, [0, 1])
+    else:
+        batches.record(unit, [0])
+        batches.wait(batches.batches.split(unit, "cpu", "token", {1: LineHistory(())}))
+    client = batches.store.connection.client
+    batches.wait(client.flushall())
+    for key, value in before.items():
+        batches.wait(client.restore(key, 0, value))
+    batches.results.clear()
+    assert batches.wait(batches.batches.drop(unit))
+    assert batches.is_held(unit)
+    unit.results.clear()
+    unit.moved_to.clear()
+    batches.teardown()
+
+
 def test_what_a_batch_leaves_in_the_store_goes_with_its_end_and_its_end_is_once(machine):
     batches = machine()
     told = Told(batches)

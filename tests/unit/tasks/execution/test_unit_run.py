@@ -307,6 +307,21 @@ async def test_a_part_is_left_to_who_has_its_lease_now(worker, run):
     assert moves(worker, "complete_slice", "drop") == [("drop", run.unit.id)]
 
 
+async def test_a_unit_whose_results_the_store_has_forgotten_goes_to_its_tier_again(worker, run):
+    worker.batches.ours = False  # the slice is not complete, whatever we were told
+    worker.batches.forgot = True
+    hand_back = worker.batches.hand_back
+
+    async def handed_back(*args):
+        worker.batches.ours = True
+        return await hand_back(*args)
+
+    worker.batches.hand_back = handed_back
+    assert await run.end(ANSWER, ANSWER, ANSWER) == []
+    assert moves(worker, "drop", "hand_back") == [("drop", run.unit.id), ("hand_back", "gpu")]
+    assert worker.publisher.dispatched[-1].id == run.unit.id
+
+
 async def test_a_part_that_cannot_be_written_is_left_to_who_comes_next(
     worker, run, monkeypatch, caplog
 ):
