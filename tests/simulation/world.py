@@ -285,6 +285,10 @@ def simulate(plan: Plan, server: Server) -> Result:
             try:
                 with _heard(world):
                     world.run()
+            except Exception as error:  # what must not be may break the ledger, too
+                world.closed = False
+                world.violated(f"the run broke off: {error!r}")
+                world.closed = True
             finally:
                 logging.disable()  # what is closed tells what nobody asks
                 world.loop.close()
