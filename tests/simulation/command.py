@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
 import re
 import subprocess
 import tempfile
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +22,11 @@ from simulation.store import Server
 from simulation.world import Plan, Result, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-RESULTS = Path("docs/results/simulation.jsonl")
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs/results/simulation.jsonl"
+SHOWN_AFTER = 30  # lines of a schedule after the first violation
 
 
 @contextlib.contextmanager
@@ -73,8 +77,9 @@ def show(plan: Plan, result: Result) -> None:
         print(f"  {ask}")
     for fault in plan.faults:
         print(f"  {fault}")
-    for line in result.schedule:
-        print(line)
+    first = next((i for i, line in enumerate(result.schedule) if "VIOLATED" in line), None)
+    shown = result.schedule if first is None else result.schedule[: first + SHOWN_AFTER]
+    print("\n".join(shown))
 
 
 def main() -> int:
@@ -87,32 +92,72 @@ def main() -> int:
         "--shrink", action="store_true", help="make the plan of a failing seed small"
     )
     parser.add_argument("--twice", action="store_true", help="check that a seed is one schedule")
-    parser.add_argument("--record", action="store_true", help=f"append to {RESULTS}")
+    parser.add_argument("--no-record", action="store_true", help=f"append nothing to {RESULTS}")
     parser.add_argument("--coverage", action="store_true", help="print what was never reached")
     options = parser.parse_args()
     first, _, last = (options.seed or options.seeds).partition("-")
     seeds = range(int(first), int(last or first) + 1)
-    failed: dict[int, list[str]] = {}
-    began = time.perf_counter()
-    gc.freeze()
+    commit, began = commit_here(), time.perf_counter()
     coverage = Coverage()
-    with valkey() as path, coverage if options.coverage else contextlib.nullcontext():
-        server = Server(path)
+    with coverage if options.coverage else contextlib.nullcontext():
+        failed = run(seeds, options)
+    seconds = time.perf_counter() - began
+    print(f"{len(seeds)} seeds, {len(failed)} failed, {seconds:.1f} s")
+    if options.coverage:
+        print(coverage.report())
+    if not options.seed and not options.no_record and not options.coverage:
+        record(commit, seeds, seconds, failed)
+    return 1 if failed else 0
+
+
+def run(seeds: range, options: argparse.Namespace) -> dict[int, str]:
+    """Run seeds; return what the first violation of each that failed was."""
+    failed: dict[int, str] = {}
+    gc.freeze()
+    with valkey() as path, contextlib.closing(Server(path)) as server:
         for seed in seeds:
             plan = Plan.of(str(seed))
             result = simulate(plan, server)
             if options.twice and simulate(plan, server).trace != result.trace:
                 result.violations.append("two runs of it are not the same")
             if result.violations:
-                failed[seed] = result.violations
-                print(f"seed {seed}: {result.violations[0]}", flush=True)
+                failed[seed] = result.violations[0]
+                print(f"seed {seed}: {failed[seed]}", flush=True)
                 if options.shrink:
-                    plan = shrunk(plan, server, result.violations[0])
+                    plan = shrunk(plan, server, failed[seed])
                     result = simulate(plan, server)
             if options.v or (result.violations and options.shrink):
                 show(plan, result)
-    seconds = time.perf_counter() - began
-    print(f"{len(seeds)} seeds, {len(failed)} failed, {seconds:.1f} s")
-    if options.coverage:
-        print(coverage.report())
-    return 1 if failed else 0
+    return failed
+
+
+def record(commit: str, seeds: range, seconds: float, failed: Mapping[int, str]) -> None:
+    """Append what a run came to to the results."""
+    row = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "seeds": f"{seeds[0]}-{seeds[-1]}",
+        "seconds": round(seconds, 1),
+        "failed": failed,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def commit_here() -> str:
+    """Return the commit that is checked out, with a "+" if something else than results is new."""
+    head = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", f":(exclude){RESULTS.relative_to(ROOT)}")
+    return head + "+" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607 - whichever git there is
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()

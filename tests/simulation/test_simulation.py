@@ -5,22 +5,40 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from circuit_breaker.stores import scripts as breaker_scripts
+from simulation.callers import Ask
+from simulation.command import kind_of, shrunk, valkey
+from simulation.coverage import Coverage
+from simulation.equivalents import EQUIVALENT
+from simulation.faults import Fault
+from simulation.mutants import mutants
+from simulation.store import PUBLISHED, TTL, Server
+from simulation.world import Plan, simulate
+from tasks.store.connection import load_scripts
+
 ROOT = Path(__file__).parents[2]
-# The guards that hold up the promises: what a seed must find when one is gone.
-NAMED = {
-    "lease check": ("_jobs.lua", "return h[1] == 'running'"),
-    "attempt check": ("begin_jobs.lua", "if mine and h[2] == tier then"),
-    "first finish wins": ("finish_job.lua", "if false then return 0 end"),
-    "written slice": (
-        "record_lines.lua",
-        "if false then return { -1, 0 } end",
-    ),
-}
+TRIES = 30
 
 
-def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def store():
+    with valkey() as path:
+        yield path
+
+
+@pytest.fixture
+def server(store):
+    server = Server(store)
+    yield server
+    server.close()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": f"{ROOT}/tests:{ROOT}"}
     return subprocess.run(
         [sys.executable, "-m", "simulation", *arguments],
@@ -33,11 +51,213 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_hundred_seeds_break_no_promise():
-    done = simulate("--seeds", "1-200")
+    done = run("--seeds", "1-200", "--no-record")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "200 seeds, 0 failed" in done.stdout
 
 
 def test_a_seed_is_one_schedule():
-    done = simulate("--seeds", "1-15", "--twice")
+    done = run("--seeds", "1-15", "--twice", "--no-record")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# It finds what is broken: plans in which a guard is needed, and what happens without it.
+
+
+def ask(number, kind, at=0.5, lines=1):
+    return Ask(
+        number=number,
+        kind=kind,
+        owner="ann",
+        at=at,
+        lines=lines,
+        keyed=False,
+        repeats=False,
+        cancels=None,
+        cache="off",
+        waits="wait",
+        seconds=3600.0,
+        tidies=False,
+    )
+
+
+def plan(name, answer_seconds, fault, asks):
+    first = Plan.of("1")
+    settings = replace(
+        first.settings,
+        gpu_model="gpu-model",
+        gpu_timeout_seconds=30.0,
+        gpu_concurrency=4,
+        cpu_url="",
+        slice_lines=2,
+        batch_window=1,
+        dispatch_grace_seconds=2.0,
+        api_keys="",
+        key_concurrency=0,
+        key_requests_per_minute=0,
+    )
+    return Plan(
+        seed=name,
+        workers=2,
+        apis=1,
+        threads=16,
+        units=2,
+        redelivers=False,
+        answer_seconds=answer_seconds,
+        settings=settings,
+        faults=(fault,),
+        asks=tuple(asks),
+    )
+
+
+def paused(at, seconds):
+    return Fault("pause", at, seconds, target=0, steps=0, share=1.0, mode="")
+
+
+JOBS = [ask(number, "job") for number in range(6)]
+SPREAD_JOBS = [ask(number, "job", at=number) for number in range(6)]
+BATCHES = [ask(number, "batch", lines=7) for number in range(3)]
+DELAYS = Fault("broker", 0.0, 20.0, target=0, steps=0, share=0.6, mode="delays")
+# Where a guard stands, how it is without it, and a try at a run that needs it.
+GUARDS = {
+    "the lease is the asker's": (
+        *("_jobs.lua", "return h[1] == 'running' and h[2] == me", "return h[1] == 'running'"),
+        lambda n: plan(f"lease {n}", 15.0, paused(1.5 + n % 5, 12.0), JOBS),
+    ),
+    "the attempt is the message's": (
+        *(
+            "begin_jobs.lua",
+            "if mine and h[2] == tier and h[3] == attempt then",
+        ),
+        "if mine and h[2] == tier then",
+        lambda n: plan(f"attempt {n}", 1.0, DELAYS, SPREAD_JOBS),
+    ),
+    "the first finish wins": (
+        "finish_job.lua",
+        "if h[1] ~= 'running' or h[2] ~= tier or h[3] ~= attempt then return 0 end",
+        "if false then return 0 end",
+        lambda n: plan(f"first {n}", 4.0, paused(1.0 + n % 4, 12.0), JOBS),
+    ),
+    "a slice that is written stays as it is": (
+        "record_lines.lua",
+        "if redis.call('GETBIT', written(id), slice) == 1 then return { -1, 0 } end",
+        "if false then return { -1, 0 } end",
+        lambda n: plan(f"written {n}", 3.0, paused(1.0 + n % 3, 11.0 + n % 7), BATCHES),
+    ),
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_a_guard_a_promise_is_broken(store, server, guard):
+    *key, try_of = GUARDS[guard]
+    [mutant] = [each for each in mutants() if each.key == tuple(key)]
+    unguarded = Server(store, mutant.scripts())
+    for n in range(TRIES):
+        found = simulate(try_of(n), unguarded).violations
+        if found:
+            break
+    else:
+        pytest.fail("no run needed it")
+    unguarded.close()
+    assert simulate(try_of(n), server).violations == []
+
+
+def test_a_plan_that_fails_is_made_small(store):
+    *key, try_of = GUARDS["the first finish wins"]
+    [mutant] = [each for each in mutants() if each.key == tuple(key)]
+    server = Server(store, mutant.scripts())
+    failing = next(p for p in map(try_of, range(TRIES)) if simulate(p, server).violations)
+    harmless = Fault("redeliver", 29.0, 0.0, target=1, steps=0, share=1.0, mode="")
+    large = replace(failing, faults=(*failing.faults, harmless))
+    [first, *_] = simulate(large, server).violations
+    small = shrunk(large, server, first)
+    assert harmless not in small.faults
+    assert len(small.asks) < len(large.asks)
+    assert kind_of(first) in map(kind_of, simulate(small, server).violations)
+    server.close()
+
+
+def test_what_is_named_an_equivalent_is_a_mutant_and_says_why():
+    keys = {mutant.key for mutant in mutants()}
+    assert set(EQUIVALENT) <= keys
+    assert all(len(reason) > 20 for reason in EQUIVALENT.values())
+
+
+# Its store is a real one: only time is another.
+
+
+class Twice(Server):
+    """Runs what it is asked on a plain database, too, with the product's own scripts."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.plain = Server(path)
+        self.plain.one("SELECT", 1)
+        self.compared = 0
+        sources = [script.source for script in load_scripts().values()]
+        sources += [script.source for script in breaker_scripts().values()]
+        for source in sources:
+            self.plain.one("SCRIPT", "LOAD", source)
+
+    def empty(self):
+        super().empty()
+        self.plain.empty()
+
+    def run(self, now_ms, commands):
+        due = self.one("ZRANGEBYSCORE", TTL, "-inf", now_ms)
+        if due:
+            self.plain.one("DEL", *due)
+        sent, plain = [], []
+        for command in commands:
+            if command[0] == "EVALSHA" and command[1] not in self._known:
+                continue
+            sent.append(command)
+            translated = self._translated(now_ms, command)
+            if command[0] == "EVALSHA":
+                translated = ("EVALSHA", command[1], *translated[2:])
+            plain.append(command if command[0] == "PEXPIRE" else translated)
+        answers, published = super().run(now_ms, commands)
+        if sent:
+            ours = super().run(now_ms, [])[0]
+            assert ours == []
+            theirs = self.plain.raw(*plain)
+            for command, answer in zip(sent, theirs, strict=True):
+                mine = answers[[id(each) for each in commands].index(id(command))]
+                read = self._callbacks.get(command[0], lambda value: value)
+                if command[0] != "PEXPIRE":
+                    assert repr(mine) == repr(read(answer)), command
+                self.compared += 1
+        return answers, published
+
+    def differences(self):
+        """Keys that are not the same in both databases, and whose time is limited in one alone."""
+        dumps = []
+        for each in (self, self.plain):
+            keys = each.one("KEYS", "*")
+            values = each.raw(*(("DUMP", key) for key in keys))
+            dumps.append(dict(zip(keys, values, strict=True)))
+        mine, theirs = dumps
+        for key in (TTL, PUBLISHED):
+            mine.pop(key.encode(), None)
+        different = {key for key in mine | theirs if mine.get(key) != theirs.get(key)}
+        limited = {key for key in theirs if self.plain.one("PTTL", key) >= 0}
+        return different, limited ^ set(self.one("ZRANGE", TTL, 0, -1))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
+def test_every_script_answers_as_on_a_plain_server(store, seed):
+    server = Twice(store)
+    result = simulate(Plan.of(str(seed)), server)
+    assert result.violations == []
+    assert server.compared > 100
+    assert server.differences() == (set(), set())
+    server.plain.close()
+    server.close()
+
+
+def test_the_coverage_names_what_was_never_reached(server):
+    with Coverage() as coverage:
+        simulate(Plan.of("1"), server)
+    rows = {row.split()[1]: row for row in coverage.report().splitlines()}
+    assert rows["api/routing.py"].startswith("100.0%")
+    assert rows["api/__main__.py"].startswith("  0.0%")
