@@ -31,16 +31,18 @@ THEMES = {
         "broker": 4,
         "redeliver": 2,
         "storage": 1,
-        "vanish": 0.3,
+        "vanish": 1,
+        "poison": 1,
         "model": 4,
     },
-    "processes": {"crash": 3, "pause": 2, "term": 1},
+    "processes": {"crash": 3, "pause": 2, "term": 1, "poison": 1},
     "pauses": {"pause": 1},
+    "drains": {"term": 3, "broker": 1},
     "messages": {"broker": 3, "redeliver": 1},
     "models": {"model": 1},
     "store": {"store": 5, "restart": 1, "clock": 1},
 }
-WEIGHTS = (8, 3, 4, 4, 2, 3)  # of the themes
+WEIGHTS = (8, 3, 4, 3, 4, 2, 3)  # of the themes
 LONG_PAUSES = (5.0, 10.0, 15.0, 20.0)  # longer than a lease, most of them
 
 
@@ -110,6 +112,8 @@ class Faults:
             kind: [] for kind in ("store", "broker", "storage", "model")
         }
         self._rng = world.rng("faults")
+        # A prompt -> the steps after which a worker dies that has asked it.
+        self.poison: dict[str, int] = {}
         for fault in plan:
             world.loop.outside_later(fault.at, self._begin, fault)
 
@@ -146,6 +150,11 @@ class Faults:
     def _term(self, fault: Fault) -> None:
         for process in self._world.processes_at(fault.target):
             process.terminate()
+
+    def _poison(self, fault: Fault) -> None:
+        asks = self._world.plan.asks
+        if asks:
+            self.poison[asks[fault.target % len(asks)].prompt(0)] = fault.steps
 
     def _redeliver(self, fault: Fault) -> None:
         for process in self._world.processes_at(fault.target):

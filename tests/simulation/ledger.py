@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 # What says what happens next: empty when nothing is to happen any more.
+KINDS = {"jobs": "job:job_", "batches": "batch:batch_", "files": "file:file-"}
 INDEXES = (LEASES, PARKED, DEADLINES, *DISPATCHED)
 WORK = (*INDEXES, "permits:gpu", "permits:cpu")
 # Until who works on what is not his any more stops: a quarter of a lease, and what comes between.
@@ -212,7 +213,7 @@ class Ledger:
     def _check_lists(self) -> None:
         """Check that each owner's lists name what the records say."""
         world = self._world
-        for path, prefix in (("jobs", "job:job_"), ("batches", "batch:batch_")):
+        for path, prefix in KINDS.items():
             owned: dict[str, set[str]] = {}
             for key in self._keys(prefix + "*"):
                 if key.count(":") == 1:
@@ -239,12 +240,12 @@ class Ledger:
             for seen in (*world.callers.jobs.values(), *world.callers.batches.values()):
                 if seen.cancelled_at is not None:
                     self._check_stopped(seen, seen.cancelled_at)
-        if world.only_breaks("broker", "redeliver"):
+        if world.only_breaks("broker", "redeliver", "term"):
             answers = Counter(call.prompt for call in world.models.calls if call.answered)
             for prompt, number in answers.items():
                 if number > 1:
                     world.violated(f"{prompt!r} was answered {number} times")
-        if world.only_breaks("broker", "redeliver", "model", "pause", "crash", "term"):
+        if world.only_breaks("broker", "redeliver", "model", "pause", "crash", "term", "poison"):
             self._check_alone()
 
     def _check_alone(self) -> None:

@@ -58,6 +58,8 @@ class ModelServers:
         prompt = str(body["messages"][-1]["content"])
         call = Call(tier, prompt, current.get(), self._world.loop.time())
         self.calls.append(call)
+        if prompt in self._world.faults.poison:
+            call.node.dies_after = call.node.steps + self._world.faults.poison[prompt]
         try:
             reply = await self._complete(tier, mode, prompt)
             call.answered = mode in {"ok", "slow"}
