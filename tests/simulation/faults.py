@@ -40,9 +40,10 @@ THEMES = {
     "drains": {"term": 3, "broker": 1},
     "messages": {"broker": 3, "redeliver": 1},
     "models": {"model": 1},
-    "store": {"store": 5, "restart": 1, "clock": 1},
+    "forgetting": {"forget": 3, "crash": 1, "disk": 1},
+    "store": {"store": 5, "restart": 1, "clock": 1, "disk": 1},
 }
-WEIGHTS = (8, 3, 4, 3, 4, 2, 3)  # of the themes
+WEIGHTS = (8, 3, 4, 3, 4, 2, 3, 3)  # of the themes
 LONG_PAUSES = (5.0, 10.0, 15.0, 20.0)  # longer than a lease, most of them
 
 
@@ -109,7 +110,7 @@ class Faults:
         self._world = world
         self.plan = plan
         self._lasting: dict[str, list[Fault]] = {
-            kind: [] for kind in ("store", "broker", "storage", "model")
+            kind: [] for kind in ("store", "disk", "broker", "storage", "model")
         }
         self._rng = world.rng("faults")
         # A prompt -> the steps after which a worker dies that has asked it.
@@ -182,6 +183,9 @@ class Faults:
             if self._world.is_at(node, fault.target) and rng.random() < fault.share:
                 return fault.mode
         return ""
+
+    def disk_is_slow(self) -> bool:
+        return any(self._rng.random() < fault.share for fault in self._lasting["disk"])
 
     # What is done to the broker, the storage and the model servers
 

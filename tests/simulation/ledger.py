@@ -27,6 +27,7 @@ from tasks.store.keyspace import (
     PARKED,
     STATS,
     SWEEPER,
+    WRITTEN,
 )
 from tasks.telemetry.observer import Observer
 
@@ -41,7 +42,7 @@ WORK = (*INDEXES, "permits:gpu", "permits:cpu")
 # Until who works on what is not his any more stops: a quarter of a lease, and what comes between.
 STOPPED_SECONDS = 3.0
 # What is there for ever: counters of the whole fleet, one each.
-FOR_EVER = {STATS, EVENTS, BEGUN, LAYOUT, SWEEPER}
+FOR_EVER = {STATS, EVENTS, BEGUN, LAYOUT, SWEEPER, WRITTEN}
 LONGEST_SECONDS = 31 * 86_400  # that anything is kept
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TTL = "{sim}:ttl"  # zset: key -> when it is gone
 PUBLISHED = "{sim}:published"  # list: channel, message, ...
+ELSEWHERE = {"SCRIPT LOAD", "WAITAOF"}  # commands that the server never sees
 ANSWER_SECONDS = 5.0  # what the product's client waits for an answer
 NETWORK_SECONDS = 0.002  # what a message takes, most of the time
 
@@ -243,7 +244,11 @@ class Client:
 
     async def info(self, section: str = "") -> dict[str, Any]:
         await self.execute_command("PING")
-        return {"valkey_version": "9.0.0", "maxmemory": 0, "used_memory": 1}
+        return {"valkey_version": "9.0.0", "maxmemory": 0, "used_memory": 1, "aof_enabled": 1}
+
+    async def config_get(self, name: str) -> dict[str, str]:
+        await self.execute_command("PING")
+        return {name: "always"}
 
     async def ping(self) -> bool:
         await self.execute_command("PING")
@@ -365,9 +370,16 @@ class StoreLink:
         for command in commands:
             if command[0] == "SCRIPT LOAD":
                 self._server.load(command[1])
-        kept = [("PING",) if command[0] == "SCRIPT LOAD" else command for command in commands]
+        kept = [("PING",) if command[0] in ELSEWHERE else command for command in commands]
         self.trips += 1
         answers, published = self._server.run(self._world.server_ms(), kept)
+        for i, command in enumerate(commands):
+            if command[0] == "WAITAOF":
+                synced = self._world.disk_syncs()
+                answers[i] = [int(synced), 0]
+                if not synced:  # the server answers when it has waited as long as it was asked to
+                    self._world.loop.outside_later(command[3] / 1000, _settle, reply, answers)
+                    return
         for channel, message in published:
             self._publish(channel, message)
         if fault == "unanswered":

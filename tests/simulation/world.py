@@ -20,7 +20,7 @@ from simulation.loop import BEGIN, EPOCH, VirtualLoop, virtual
 from simulation.nodes import Api, Worker
 from simulation.store import Server, StoreLink, client_of
 from simulation.upstream import Http, ModelServers
-from tasks.settings import Settings
+from tasks.settings import ALWAYS, EVERY_SECOND, Settings
 from tasks.store.connection import load_scripts
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Plan:
             batch_window=rng.choice((1, 2)),
             slice_lines=rng.choice((1, 2, 3, 8)),
             drain_seconds=rng.choice((2.0, 20.0)),
+            durable=rng.choice((EVERY_SECOND, EVERY_SECOND, ALWAYS)),
             api_keys=",".join(f"{owner}!={key}" for owner, key in SECRETS.items() if keyed),
             key_concurrency=rng.choice((0, 3)) if keyed else 0,
             key_requests_per_minute=rng.choice((0, 60)) if keyed else 0,
@@ -119,6 +120,7 @@ class World:
         self.schedule: list[str] = []
         self.names: list[str] = []
         self.secrets = SECRETS if plan.settings.api_keys else {}
+        self.unsynced = False  # what is written now will be lost
         self.vanished = False  # inputs of batches are gone from the storage
         self.checking = False  # what was seen before is looked at again
         self.over = False  # all has ended: nobody starts again, or asks
@@ -224,9 +226,12 @@ class World:
             return
         snapshot, began = self.server.snapshot(), self.loop.time()
         lost = self.rng("forget").random()
+        self.unsynced = True
         self.loop.outside_later(lost, self._stop_store, seconds, (snapshot, began))
 
     def _stop_store(self, seconds: float, kept: tuple[Any, float] | None) -> None:
+        if kept:
+            self.unsynced = False
         if self.store_link.down:
             return
         self.note("the store is down")
@@ -244,8 +249,14 @@ class World:
         self.note("the store is up")
         self.store_link.down = False
 
+    def disk_syncs(self) -> bool:
+        """Whether what the store has taken until now is on its disk in time."""
+        return not self.unsynced and not self.faults.disk_is_slow()
+
     def may_be_forgotten(self, accepted: float) -> bool:
         """Whether the store lost what it had told of then."""
+        if self.settings.durable == ALWAYS:
+            return False
         # An answer takes its time: what it tells was written a little before.
         return any(
             began <= accepted + 0.001 and accepted <= end + 30 for began, end in self.forgotten
