@@ -2,5 +2,24 @@
 
 from __future__ import annotations
 
+_LEASED = "a record has a lease owner only while it runs, which the simulation checks as it goes"
+_MADE = "every record is made with its attempts, so there is always a list"
+
 # (file, the line as it is, as it is in the mutant) -> why nobody sees it.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "_jobs.lua",
+        "return h[1] == 'running' and h[2] == me",
+        "return h[2] == me",
+    ): _LEASED,
+    (
+        "_jobs.lua",
+        "if h[1] == 'running' and h[2] == from and at == attempt and h[4] == me then",
+        "if h[2] == from and at == attempt and h[4] == me then",
+    ): _LEASED,
+    (
+        "_jobs.lua",
+        "local attempts = redis.call('HGET', record(id), 'attempts') or '[]'",
+        "local attempts = redis.call('HGET', record(id), 'attempts')",
+    ): _MADE,
+}

@@ -266,7 +266,7 @@ class Ledger:
         number = seen.ask.lines if seen.name.startswith("batch_") else 1
         prompts = {seen.ask.prompt(line) for line in range(number)}
         for call in self._world.models.calls:
-            if call.prompt in prompts and (call.ended or float("inf")) > cancelled + 1:
+            if call.prompt in prompts and call.gone() > cancelled + STOPPED_SECONDS:
                 self._world.violated(f"{call.prompt!r} ran on after {seen.name} was cancelled")
 
     # When all is past its time

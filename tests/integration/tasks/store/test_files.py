@@ -161,6 +161,13 @@ async def test_an_upload_that_is_sent_again_finds_the_first_one(files):
     assert await files.begin("ann", KEYS) == (record.id, False)
 
 
+async def test_an_upload_that_was_deleted_is_made_again(files):
+    record = await begin_and_create(files, io.BytesIO(b"{}"))
+    await files.delete(record)
+    again = await begin_and_create(files, io.BytesIO(b"{}"))
+    assert await files.get(again.id, "ann") == again
+
+
 async def test_an_upload_that_the_storage_did_not_take_frees_its_key(files, monkeypatch):
     def full(_):
         raise OSError("no space left")

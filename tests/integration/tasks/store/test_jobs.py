@@ -11,6 +11,7 @@ from harness.stores import store_on
 
 from fallback_chain import Attempt, Verdict
 from tasks.errors import StoreFull, StoreUnavailable, StoreUnfit
+from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Dispatch, Options, Queue, Ref, Status, Submission, Swept, new_job_id
 from tasks.records.losses import ALONE, lost
 from tasks.records.outcomes import Finish, HandOn, Park
@@ -336,6 +337,17 @@ async def test_what_a_later_job_overtook_is_taken_for_lost(store, jobs, clock):
     assert await sweep(store) == [swept(lost, 1, "unbegun", BEGUN)]
 
 
+async def test_what_begins_late_hides_nothing_that_was_overtaken(store, jobs, clock):
+    late = await created(jobs)
+    clock.advance(0.25)
+    lost = await created(jobs)
+    clock.advance(0.25)
+    await begun(jobs)
+    await jobs.begin(ME, "gpu", [Ref(late, 0)])
+    clock.advance(0.75)
+    assert await sweep(store) == [swept(lost, 1, "unbegun")]
+
+
 async def test_what_has_no_message_left_is_taken_for_lost_and_given_twice_the_time(
     store, jobs, clock
 ):
@@ -367,6 +379,15 @@ async def test_what_was_never_published_is_taken_back_unless_it_began(jobs):
     assert await jobs.discard("ann", [waiting, running]) == 1
     assert await jobs.get(waiting, "ann") is None
     assert await status(jobs, running) is Status.RUNNING
+
+
+async def test_a_key_that_is_only_noted_finds_nothing_and_is_found_later(jobs):
+    noted = IdempotencyKey("name", "d" * 32, lookup=False)
+    first, second, third = job(), job(), job()
+    assert (await jobs.create([first], "gpu", [noted]))[1] is None
+    assert (await jobs.create([second], "gpu", [noted]))[1] is None, "it is another caller's"
+    asking = noted._replace(lookup=True)
+    assert (await jobs.create([third], "gpu", [asking]))[1] == [second.id]
 
 
 async def test_jobs_are_listed_newest_first_by_owner_and_page(jobs, clock):
