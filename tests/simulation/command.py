@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs/results/simulation.jsonl"
+MOST_FAILURES = 10
 SHOWN_AFTER = 30  # lines of a schedule after the first violation
 
 
@@ -111,7 +112,7 @@ def main() -> int:
 
 
 def run(seeds: range, options: argparse.Namespace) -> dict[int, str]:
-    """Run seeds; return what the first violation of each that failed was."""
+    """Run seeds; return what the first violation of each that failed was: of so many at most."""
     failed: dict[int, str] = {}
     gc.freeze()
     with valkey() as path, contextlib.closing(Server(path)) as server:
@@ -123,6 +124,9 @@ def run(seeds: range, options: argparse.Namespace) -> dict[int, str]:
             if result.violations:
                 failed[seed] = result.violations[0]
                 print(f"seed {seed}: {failed[seed]}", flush=True)
+                if len(failed) == MOST_FAILURES:
+                    print(f"{MOST_FAILURES} seeds have failed: it ends here")
+                    break
                 if options.shrink:
                     plan = shrunk(plan, server, failed[seed])
                     result = simulate(plan, server)

@@ -58,10 +58,15 @@ class Worker:
         except (StoreUnavailable, StoreUnfit):  # exit status 2: its supervisor starts it again
             await asyncio.sleep(STARTING_SECONDS)
             self.node.die()
+        except Exception as error:
+            self._world.violated(f"{self.node.name} does not start: {error!r}")
+
+    def _loop_died(self, name: str) -> None:
+        self._world.violated(f"the loop {name} of {self.node.name} died")
 
     async def _open(self) -> None:
         world, settings = self._world, self._world.settings
-        self._background = Background(end=self.node.die)
+        self._background = Background(self._loop_died, end=self.node.die)
         self._publisher = SimulatedPublisher(None, tier_configs(settings), Observer())
         storage = await asyncio.to_thread(Storage, settings.files_url)
         self._store = store = await open_store(settings, storage)
@@ -106,6 +111,9 @@ class Worker:
                 left = await self._run_slice(tier, refs, queue, owner)
             except StoreUnavailable:  # after the drain: Celery logs it, and acknowledges
                 left = []
+            except Exception as error:
+                left = []
+                self._world.violated(f"a task of {self.node.name} failed: {error!r}")
             if left and rest and not self._world.faults.broker_is_away():
                 pairs = [tuple(ref) for ref in left]
                 self._world.broker.publish(Message(rest, pairs))
