@@ -71,8 +71,10 @@ class Submitter:
         try:
             await self._store.durability.wait()
         except StoreUnavailable:
-            with contextlib.suppress(StoreUnavailable):  # else it runs, and nobody was told of it
-                await self._store.batches.cancel(batch_id, batch.owner)
+            # With a key its caller sends it again, and finds it; one that was there is not ours.
+            if batch_id == batch.id and not keys:
+                with contextlib.suppress(StoreUnavailable):  # else it runs, and nobody knows
+                    await self._store.batches.cancel(batch_id, batch.owner)
             raise
         if batch_id == batch.id:
             unit = phase_unit_id(batch_id, "validate")

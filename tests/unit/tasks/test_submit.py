@@ -193,9 +193,17 @@ async def test_jobs_that_the_store_did_not_make_safe_are_taken_back(submitter, s
 async def test_a_batch_that_the_store_did_not_make_safe_is_cancelled(submitter, store, publisher):
     store.safe = False
     with pytest.raises(StoreUnavailable):
-        await submitter.submit_batch(BATCH, KEYS)
+        await submitter.submit_batch(BATCH, [])
     assert store.moves[-1] == ("cancel", "batch_1", "ann")
     assert publisher.dispatched == []
+
+
+@pytest.mark.parametrize("batch_id", ["batch_1", "batch_0"])
+async def test_a_batch_that_its_key_finds_again_is_not_cancelled(submitter, store, batch_id):
+    store.safe, store.batch_id = False, batch_id
+    with pytest.raises(StoreUnavailable):
+        await submitter.submit_batch(BATCH, KEYS)
+    assert store.moves == [("create_batch", "batch_1", KEYS), ("wait",)]
 
 
 async def test_of_a_batch_that_was_not_made_safe_a_repeated_create_is_not_told(submitter, store):
