@@ -22,4 +22,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "local attempts = redis.call('HGET', record(id), 'attempts') or '[]'",
         "local attempts = redis.call('HGET', record(id), 'attempts')",
     ): _MADE,
+    (
+        "cancel_job.lua",
+        "if status == 'running' then redis.call('PUBLISH', P .. 'cancelled', id) end",
+        "if true then redis.call('PUBLISH', P .. 'cancelled', id) end",
+    ): "who is told of a job that it does not hold does nothing",
 }

@@ -626,6 +626,25 @@ def test_a_unit_that_the_store_has_forgotten_something_of_is_not_dropped(machine
     batches.teardown()
 
 
+def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0 record:1 cancel begin:join")
+    parts = [Part(number, 1, 1) for number in range(SLICES)]
+
+    def complete():
+        work = batches.batches.complete(
+            told.unit, slices=SLICES, unanswered=5, parts=parts, files=[]
+        )
+        return batches.wait(work)
+
+    assert complete()
+    ended = batches.everything()
+    assert complete()
+    assert batches.everything() == ended
+    batches.teardown()
+
+
 def test_what_a_batch_leaves_in_the_store_goes_with_its_end_and_its_end_is_once(machine):
     batches = machine()
     told = Told(batches)

@@ -95,6 +95,15 @@ async def test_a_new_job_is_queued_with_all_that_it_needs(store, jobs, clock):
     assert (await store.fleet.gauges()).waiting["interactive"] == 1
 
 
+async def test_the_time_is_the_servers_and_a_job_says_when_it_began(store_url):
+    store = store_on(store_url)
+    before = time.time() - 1
+    mine = await begun(store.jobs)
+    record = await store.jobs.get(mine.id, "ann")
+    assert before < record.created_at <= record.started_at < time.time() + 1
+    await store.close()
+
+
 async def test_another_owner_has_no_such_job(jobs):
     job_id = await created(jobs)
     assert await jobs.get(job_id, "bob") is None

@@ -49,6 +49,24 @@ async def test_a_slot_that_is_renewed_is_held_however_long(limits, clock):
         assert not await limits.take_slot("cpu", 1, "b")
 
 
+async def test_a_clock_that_is_set_back_keeps_no_slot_for_longer_than_a_lease(limits, clock):
+    assert await limits.take_slot("cpu", 1, "a")
+    clock.advance(-3600)
+    assert not await limits.take_slot("cpu", 1, "b")
+    clock.advance(1)
+    assert await limits.take_slot("cpu", 1, "b")
+
+
+async def test_a_semaphore_that_nobody_asks_for_goes_by_itself(limits):
+    await limits.take_slot("cpu", 1, "a")
+    await limits.admit("ann", 0, 1, 15)
+    await limits.admit("bob", 0, 0, 15)
+    client = limits._connection.client
+    assert 0 < await client.pttl("{ft}:permits:cpu") <= 1000
+    assert 0 < await client.pttl("{ft}:running:ann") <= 15_000
+    assert not await client.exists("{ft}:running:bob"), "who has no limit is not counted"
+
+
 async def test_an_owners_requests_are_counted_by_the_minute_and_at_once(limits, clock):
     clock.ms = 600_000
     first = await limits.admit("ann", 3, 1, 15)
