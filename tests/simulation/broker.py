@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import time
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.loop import current
-from tasks.broker.publisher import PUBLISH_SECONDS, Publisher
 from tasks.errors import PublishError
 from tasks.records.batches import PHASES
 from tasks.records.jobs import TIERS, Queue
 from workers.process import SPARE_THREADS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from simulation.loop import Node
     from simulation.world import World
@@ -66,7 +67,7 @@ class Broker:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._rng = world.rng("broker")
+        self.rng = world.rng("broker")
         names = sorted((queue.value for queue in Queue), key=lambda name: not Queue(name).is_begun)
         self.queues: dict[str, list[Message]] = {name: [] for name in names}
         self.consumers: list[Consumer] = []
@@ -74,7 +75,7 @@ class Broker:
 
     def publish(self, message: Message) -> None:
         """Take a message, if nothing happens to it."""
-        rng, faults = self._rng, self._world.faults
+        rng, faults = self.rng, self._world.faults
         self.sent += 1
         copies = 0 if faults.loses_message(rng) else 2 if faults.doubles_message(rng) else 1
         for _ in range(copies):
@@ -85,7 +86,7 @@ class Broker:
 
     def _enqueue(self, message: Message) -> None:
         queue = self.queues[message.queue]
-        at = self._rng.randint(0, len(queue)) if self._rng.random() < 0.1 else len(queue)
+        at = self.rng.randint(0, len(queue)) if self.rng.random() < 0.1 else len(queue)
         queue.insert(at, message)
         self.deliver()
 
@@ -97,14 +98,14 @@ class Broker:
                 able = [
                     each
                     for each in self.consumers
-                    if each.takes(name) and not (each.node.stopped and self._rng.random() < 0.7)
+                    if each.takes(name) and not (each.node.stopped and self.rng.random() < 0.7)
                 ]
                 if not able:
                     break
-                consumer, message = self._rng.choice(able), queue.pop(0)
+                consumer, message = self.rng.choice(able), queue.pop(0)
                 consumer.free -= 1
                 consumer.unacknowledged.append(message)
-                delay = self._rng.random() * NETWORK_SECONDS
+                delay = self.rng.random() * NETWORK_SECONDS
                 self._world.loop.outside_later(delay, consumer.take, message)
 
     def acknowledge(self, consumer: Consumer, message: Message) -> None:
@@ -128,7 +129,7 @@ class Broker:
     def redeliver(self, consumer: Consumer) -> None:
         """Deliver again what a worker has, whatever it does with it: its connection was cut."""
         for message in consumer.unacknowledged:
-            self._world.loop.outside_later(self._rng.random() * 5, self._enqueue, message)
+            self._world.loop.outside_later(self.rng.random() * 5, self._enqueue, message)
         consumer.unacknowledged.clear()
 
 
@@ -180,26 +181,22 @@ class CeleryApp:
             queues={name: lambda _, name=name: _Depth(world, name) for name in world.broker.queues}
         )
 
-    @contextlib.contextmanager
-    def producer_or_acquire(self) -> Iterator[Any]:
-        messages = _Producer()
-        yield messages
-        faults = self._world.faults
+    def attempt(self, work: Callable[[Any], Any]) -> Any:
+        """Do a thread's work with the broker; raise what comes between."""
+        faults, producer = self._world.faults, _Producer()
         if faults.broker_is_away():
             raise ConnectionRefusedError
-        for message in messages:
+        result = work(producer)
+        for message in producer:
             self._world.broker.publish(message)
-        if messages and faults.loses_confirm(self._world.broker._rng):
+        if producer and faults.loses_confirm(self._world.broker.rng):
             raise ConnectionResetError
-
-    @contextlib.contextmanager
-    def connection_for_write(self) -> Iterator[Any]:
-        if self._world.faults.broker_is_away():
-            raise ConnectionRefusedError
-        yield SimpleNamespace(default_channel=None)
+        return result
 
 
 class _Producer(list):
+    channel = None
+
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
         yield
@@ -213,39 +210,59 @@ class _Depth:
         return SimpleNamespace(message_count=len(self._queue))
 
 
-class SimulatedPublisher(Publisher):
-    """The product's publisher: its thread is a step of its process, its Celery is ours."""
+class SimulatedThread:
+    """What the publisher takes for its thread: one call after the other, as steps of its process.
+
+    A call that hangs never returns.
+    """
 
     world: World  # set for each run
 
-    def __init__(self, app: Any, configured: Any, observer: Any = None) -> None:
-        self._node = current.get()
-        super().__init__(CeleryApp(self.world, self._node), configured, observer)
+    def __init__(self, app: CeleryApp) -> None:
+        self._app, self._node = app, current.get()
+        self._waiting: deque[tuple[Callable[[Any], Any], Future[Any]]] = deque()
+        self._began: float | None = None
 
-    def start(self) -> None:
+    def start(self) -> SimulatedThread:
+        return self
+
+    def stop(self, seconds: float) -> None:
         pass
 
-    def stop(self) -> None:
-        pass
+    def call(self, work: Callable[[Any], Any]) -> Future[Any]:
+        result: Future[Any] = Future()
+        self._waiting.append((work, result))
+        self._next()
+        return result
 
-    async def _on_thread(self, work: Any) -> Any:
-        world, done = self.world, self.world.loop.create_future()
-        rng = world.broker._rng
+    def stuck(self, seconds: float) -> bool:
+        return self._began is not None and time.monotonic() - self._began >= seconds
 
-        def settle() -> None:
-            try:
-                result = work()
-            except Exception as error:
-                if not done.done():
-                    done.set_exception(PublishError(f"the broker did not answer: {error!r}"))
-            else:
-                if not done.done():
-                    done.set_result(result)
+    def replace(self) -> SimulatedThread:
+        new = SimulatedThread(self._app)
+        new._waiting, self._waiting = self._waiting, deque()
+        new._next()
+        return new
 
-        if not world.faults.broker_hangs():
-            delay = rng.random() * NETWORK_SECONDS
-            world.loop.call_later(delay, settle, context=self._node.context)
+    def _next(self) -> None:
+        if self._began is not None or not self._waiting:
+            return
+        work, result = self._waiting.popleft()
+        if not result.set_running_or_notify_cancel():
+            self._next()
+            return
+        self._began = time.monotonic()
+        if not self.world.faults.broker_hangs():
+            delay = self.world.broker.rng.random() * NETWORK_SECONDS
+            context = self._node.context
+            self.world.loop.call_later(delay, self._do, work, result, context=context)
+
+    def _do(self, work: Callable[[Any], Any], result: Future[Any]) -> None:
         try:
-            return await asyncio.wait_for(done, PUBLISH_SECONDS)
-        except TimeoutError:
-            raise PublishError("the broker did not take the job in time") from None
+            value = self._app.attempt(work)
+        except Exception as error:
+            result.set_exception(PublishError(f"the broker did not answer: {error!r}"))
+        else:
+            result.set_result(value)
+        self._began = None
+        self._next()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
-from simulation.broker import SimulatedPublisher
+from simulation.broker import CeleryApp
 from simulation.callers import BATCH_FINAL, JOB_FINAL
-from simulation.loop import BEGIN, Node
+from simulation.loop import BEGIN, Node, current
+from tasks.broker.publisher import Publisher
 from tasks.records.batches import is_unit
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
@@ -97,8 +98,16 @@ class Ledger:
             if key.count(":") == 1:
                 name, record = key.removeprefix("batch:"), self._fields(key)
                 self._look_at_batch(name, record, listed.pop(name, set()), units.pop(name, set()))
+        self._look_at_results()
         for name, at in (listed | units).items():
             self._world.violated(f"{name} is not there, and stands in {sorted(at)}")
+
+    def _look_at_results(self) -> None:
+        """Check that what a part holds is not kept twice."""
+        for key in self._keys("part:*"):
+            _, batch, number = key.split(":")
+            if self._server.one("GETBIT", "{ft}:batch:" + batch + ":written", number):
+                self._world.violated(f"{key} is kept, and its part is written")
 
     def _look_at_job(self, name: str, record: dict[str, str], at: set[str]) -> None:
         violated, status = self._world.violated, record.get("status")
@@ -296,7 +305,7 @@ class Ledger:
         world = self._world
         storage = Storage(world.settings.files_url)
         store = await open_store(world.settings, storage)
-        publisher = SimulatedPublisher(None, (), Observer())
+        publisher = Publisher(CeleryApp(world, current.get()), (), Observer())
         sweeper = Sweeper(store, publisher, Observer(), "janitor")
         for _ in range(3):
             await asyncio.sleep(LONGEST_SECONDS)

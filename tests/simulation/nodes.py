@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from api.app import create_app
 from api.services import open_services
-from simulation.broker import Consumer, Message, SimulatedPublisher
+from simulation.broker import CeleryApp, Consumer, Message
 from simulation.loop import Node
 from tasks.background import Background
+from tasks.broker.publisher import Publisher
 from tasks.drain import Drain
 from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.execution.context import Context
@@ -67,7 +68,7 @@ class Worker:
     async def _open(self) -> None:
         world, settings = self._world, self._world.settings
         self._background = Background(self._loop_died, end=self.node.die)
-        self._publisher = SimulatedPublisher(None, tier_configs(settings), Observer())
+        self._publisher = Publisher(CeleryApp(world, self.node), tier_configs(settings), Observer())
         storage = await asyncio.to_thread(Storage, settings.files_url)
         self._store = store = await open_store(settings, storage)
         tiers = build_tiers(settings, store, build_breakers(settings, store.connection, log_event))

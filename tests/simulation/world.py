@@ -12,11 +12,11 @@ from unittest import mock
 
 from fsspec.implementations.memory import MemoryFileSystem
 
-from simulation.broker import Broker, SimulatedPublisher, chain
+from simulation.broker import Broker, CeleryApp, SimulatedThread, chain
 from simulation.callers import OWNERS, Ask, Callers, asks_of
 from simulation.faults import EVERYBODY, FAULT_SECONDS, Fault, Faults, plan_of
 from simulation.ledger import Ledger
-from simulation.loop import BEGIN, EPOCH, VirtualLoop, virtual
+from simulation.loop import BEGIN, EPOCH, VirtualLoop, current, virtual
 from simulation.nodes import Api, Worker
 from simulation.store import Server, StoreLink, client_of
 from simulation.upstream import Http, ModelServers
@@ -319,14 +319,14 @@ def simulate(plan: Plan, server: Server) -> Result:
 @contextlib.contextmanager
 def _replaced(world: World) -> Iterator[None]:
     """Put the stand-ins where the product opens its sockets."""
-    SimulatedPublisher.world = Http.world = world
+    SimulatedThread.world = Http.world = world
     patches: Sequence[tuple[str, Callable[..., Any]]] = (
         ("tasks.store.connection.load_scripts", lambda: SCRIPTS),
         ("tasks.store.connection.connect", lambda _: client_of(world)),
         ("tasks.tiers.build.PyreqwestHttp", Http),
         ("tasks.broker.publisher.chain", chain),
-        ("api.services.Publisher", SimulatedPublisher),
-        ("api.services.create_app", lambda _: None),
+        ("tasks.broker.publisher.BrokerThread", SimulatedThread),
+        ("api.services.create_app", lambda _: CeleryApp(world, current.get())),
     )
     with contextlib.ExitStack() as stack:
         for name, value in patches:
