@@ -27,4 +27,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if status == 'running' then redis.call('PUBLISH', P .. 'cancelled', id) end",
         "if true then redis.call('PUBLISH', P .. 'cancelled', id) end",
     ): "who is told of a job that it does not hold does nothing",
+    (
+        "cancel_job.lua",
+        "if not status or h[2] ~= owner then return 0 end",
+        "if h[2] ~= owner then return 0 end",
+    ): "a job that is not there has no owner, so it is not the asker's either",
+    (
+        "create_jobs.lua",
+        "if number > 0 then",
+        "if true then",
+    ): "without keys nothing is looked for, and nothing is claimed",
 }

@@ -8,6 +8,7 @@ import pytest
 from harness.stores import store_on
 
 from tasks.errors import StoreUnavailable
+from tasks.records.batches import BatchOptions, Endpoint, NewBatch
 from tasks.records.files import NewFile, new_file_id
 from tasks.records.idempotency import IdempotencyKey
 from tasks.store import keyspace
@@ -92,6 +93,12 @@ async def test_a_file_that_an_unfinished_batch_reads_outlives_its_time(store, fi
     assert await files.sweep() == 1
     with pytest.raises(FileNotFoundError):
         await files.open(record.id)
+
+
+async def test_a_file_that_is_gone_notes_no_reader(store):
+    batch = NewBatch("batch_1", "ann", Endpoint.CHAT, "file-gone", "24h", {}, BatchOptions())
+    await store.batches.create(batch, [])
+    assert not await store.connection.command("EXISTS", keyspace.readers("file-gone"))
 
 
 async def test_content_that_cannot_be_deleted_is_tried_again_later(

@@ -399,6 +399,15 @@ async def test_a_key_that_is_only_noted_finds_nothing_and_is_found_later(jobs):
     assert (await jobs.create([third], "gpu", [asking]))[1] == [second.id]
 
 
+async def test_what_a_key_made_and_is_past_its_time_is_made_again(store, jobs):
+    asking = IdempotencyKey("name", "d" * 32, lookup=True)
+    first, second = job(), job()
+    await jobs.create([first], "gpu", [asking])
+    await store.connection.command("DEL", keyspace.job(first.id))
+    assert (await jobs.create([second], "gpu", [asking]))[1] is None
+    assert await status(jobs, second.id) is Status.QUEUED
+
+
 async def test_jobs_are_listed_newest_first_by_owner_and_page(jobs, clock):
     ids = []
     for _ in range(5):
