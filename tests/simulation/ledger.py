@@ -251,17 +251,22 @@ class Ledger:
                 if seen.cancelled_at is not None:
                     self._check_stopped(seen, seen.cancelled_at)
         if world.only_breaks("broker", "redeliver", "term"):
-            answers = Counter(call.prompt for call in world.models.calls if call.answered)
+            answers = Counter(call.prompt for call in self._calls() if call.answered)
             for prompt, number in answers.items():
                 if number > 1:
                     world.violated(f"{prompt!r} was answered {number} times")
         if world.only_breaks("broker", "redeliver", "model", "pause", "crash", "term", "poison"):
             self._check_alone()
 
+    def _calls(self) -> list[Call]:
+        """Return the calls for jobs that only one request asked for: a chat is sent again."""
+        chats = {ask.prompt(0) for ask in self._world.plan.asks if ask.kind == "chat"}
+        return [call for call in self._world.models.calls if call.prompt not in chats]
+
     def _check_alone(self) -> None:
         """Check that nobody goes on with what is another's for longer than a lease is renewed."""
         calls: dict[str, list[Call]] = {}
-        for call in self._world.models.calls:
+        for call in self._calls():
             calls.setdefault(call.prompt, []).append(call)
         for prompt, same in calls.items():
             for first, second in itertools.combinations(same, 2):
