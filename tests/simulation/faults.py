@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simulation.loop import FAULT_SECONDS
 from simulation.upstream import MODES
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from simulation.loop import Node
     from simulation.world import World
 
-FAULT_SECONDS = 30.0  # after which nothing breaks any more
 EVERYBODY = -1
 
 STORE_MODES = ("refused", "reset", "lost", "late", "unanswered", "cut")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EPOCH = 1_800_000_000.0  # what time.time() says when a simulation begins
 BEGIN = 1_000.0  # what time.monotonic() says then
+FAULT_SECONDS = 30.0  # from then on, after which nothing breaks any more
 STEP_SECONDS = 1e-4  # what a step takes, at most
 THREAD_SECONDS = 0.01  # what a thread's work takes, at most
 

@@ -341,6 +341,7 @@ class StoreLink:
         self._rng = world.rng("store")
         self.subscriptions: set[Subscription] = set()
         self.trips = 0
+        self._pending: list[asyncio.Future] = []  # replies that wait for the disk
         self.down = False  # nobody listens: connections are refused
 
     def send(self, node: Node, commands: Sequence[Sequence[Any]], reply: asyncio.Future) -> None:
@@ -378,6 +379,7 @@ class StoreLink:
                 synced = self._world.disk_syncs()
                 answers[i] = [int(synced), 0]
                 if not synced:  # the server answers when it has waited as long as it was asked to
+                    self._pending.append(reply)
                     self._world.loop.outside_later(command[3] / 1000, _settle, reply, answers)
                     return
         for channel, message in published:
@@ -409,7 +411,10 @@ class StoreLink:
         """Cut every connection, as a restart does."""
         for each in sorted(self.subscriptions, key=lambda each: each.node.name):
             each.put(redis.ConnectionError("Connection closed by server."))
+        for reply in self._pending:
+            _fail(reply, redis.ConnectionError("Connection closed by server."))
         self.subscriptions.clear()
+        self._pending.clear()
 
 
 def _settle(reply: asyncio.Future, answers: list[Any]) -> None:
