@@ -11,7 +11,7 @@ from harness.upstream import PLANS
 
 from fallback_chain.errors import UpstreamError
 from fallback_chain.http import Reply
-from simulation.loop import current
+from simulation.loop import BEGIN, FAULT_SECONDS, current
 
 if TYPE_CHECKING:
     from simulation.loop import Node
@@ -71,11 +71,11 @@ class ModelServers:
         rng = self._rng
         if mode == "hang":
             await asyncio.sleep(100_000)
-        await asyncio.sleep(
-            rng.expovariate(1 / self._world.plan.answer_seconds)
-            if mode != "slow"
-            else rng.uniform(2, 40)
-        )
+        # Once nothing breaks any more they are as quick as their callers' time limits want it.
+        seconds = self._world.plan.answer_seconds
+        if self._world.loop.time() > BEGIN + FAULT_SECONDS:
+            seconds = min(seconds, 1.0)
+        await asyncio.sleep(rng.expovariate(1 / seconds) if mode != "slow" else rng.uniform(2, 40))
         if mode == "reset":
             raise UpstreamError("ReadError", "reset")
         if mode == "half":
