@@ -37,4 +37,29 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if number > 0 then",
         "if true then",
     ): "without keys nothing is looked for, and nothing is claimed",
+    (
+        "complete_slice.lua",
+        "if redis.call('HGET', key, 'status') ~= 'in_progress' then return {} end",
+        "if false then return {} end",
+    ): "a batch that ends drops its units, so none of them is leased any more",
+    (
+        "discard_jobs.lua",
+        "if stayed > 0 then return stayed end",
+        "if true then return stayed end",
+    ): "a key whose jobs are gone finds nothing, as one that is free",
+    (
+        "drop_unit.lua",
+        "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
+        "if true then",
+    ): "it is handed back, and dropped when it is begun: its slice is written",
+    (
+        "drop_unit.lua",
+        "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
+        "if not ended and redis.call('GETBIT', written(id), slice) == 0 then",
+    ): "a phase drops its unit only when its batch has ended",
+    (
+        "drop_unit.lua",
+        "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
+        "if #lines > 0 and redis.call('GETBIT', written(id), slice) == 0 then",
+    ): "a batch that ends drops its units, so none of them is leased any more",
 }

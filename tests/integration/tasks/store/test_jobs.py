@@ -399,6 +399,30 @@ async def test_a_key_that_is_only_noted_finds_nothing_and_is_found_later(jobs):
     assert (await jobs.create([third], "gpu", [asking]))[1] == [second.id]
 
 
+async def test_of_what_somebody_was_told_nothing_is_taken_back(store, jobs):
+    asking = IdempotencyKey("name", "d" * 32, lookup=True)
+    kept, gone = job(), job()
+    await jobs.create([kept, gone], "gpu", [asking])
+    await store.connection.command("DEL", keyspace.job(gone.id))
+    assert (await jobs.create([job(), job()], "gpu", [asking]))[1] == [kept.id, gone.id]
+    assert not await store.connection.command("EXISTS", keyspace.job(gone.id))
+    assert await jobs.discard("ann", [kept.id], [asking]) == 1
+    assert await status(jobs, kept.id) is Status.QUEUED
+    assert (await jobs.create([job()], "gpu", [asking]))[1] == [kept.id, gone.id]
+
+
+async def test_what_is_taken_back_leaves_nothing_and_frees_its_key(store, jobs):
+    asking = IdempotencyKey("name", "d" * 32, lookup=True)
+    before = set(await store.connection.client.keys("*"))
+    new = job()
+    await jobs.create([new], "gpu", [asking])
+    assert await jobs.discard("ann", [new.id, "job_unknown"], [asking]) == 0
+    left = set(await store.connection.client.keys("*")) - before
+    assert left <= {b"{ft}:owners"}
+    assert (await jobs.create([again := job()], "gpu", [asking]))[1] is None
+    assert await status(jobs, again.id) is Status.QUEUED
+
+
 async def test_what_a_key_made_and_is_past_its_time_is_made_again(store, jobs):
     asking = IdempotencyKey("name", "d" * 32, lookup=True)
     first, second = job(), job()
