@@ -19,6 +19,7 @@ from tasks.execution.context import Context
 from tasks.execution.jobs import JobRunner
 from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
+from tasks.process import HAND_OVER_SECONDS
 from tasks.records.batches import PHASES, is_unit
 from tasks.records.jobs import Queue, Ref, new_token
 from tasks.recovery.leases import Leases
@@ -29,7 +30,7 @@ from tasks.store.retrying import Retrying
 from tasks.telemetry.observer import Observer
 from tasks.tiers.answerer import Answerer
 from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_configs
-from workers.process import HAND_OVER_SECONDS, SPARE_THREADS
+from workers.process import SPARE_THREADS
 
 if TYPE_CHECKING:
     from simulation.world import World
