@@ -30,6 +30,8 @@ class Leases:
 
     def hold(self, job_id: str, lease_owner: str, task: asyncio.Task[object]) -> None:
         """Keep a job's lease until its task is done."""
+        if self._held.get(job_id, (lease_owner,))[0] != lease_owner:
+            self.drop(job_id)  # it was swept, and came back to us: its first run is nobody's
         self._held[job_id] = (lease_owner, task)
 
     def release(self, job_id: str, lease_owner: str) -> None:

@@ -95,6 +95,18 @@ async def test_what_is_dropped_is_worked_on_no_more(leases, hold):
     assert len(leases) == 1
 
 
+async def test_a_job_that_was_lost_and_came_back_is_worked_on_once(leases):
+    first, second = (asyncio.create_task(asyncio.Event().wait()) for _ in range(2))
+    leases.hold("job_1", "me:1", first)
+    leases.hold("job_1", "me:2", second)
+    await turns()
+    assert first.cancelled()
+    leases.release("job_1", "me:1")
+    assert len(leases) == 1
+    assert not second.done()
+    second.cancel()
+
+
 async def test_a_batch_is_dropped_with_all_its_units_and_with_no_other(leases, hold):
     mine = hold("unit_batch_1_0", "unit_batch_1_join", "unit_batch_12_0", "job_1")
     leases.drop_batch("batch_1")
@@ -116,7 +128,7 @@ async def test_a_release_of_another_owners_lease_does_nothing(leases, hold, jobs
     leases.release("job_1", "first try")
     assert len(leases) == 1
     leases.drop("job_1")
-    assert await cancelled(*old, *new) == [False, True]
+    assert await cancelled(*old, *new) == [True, True]
 
 
 async def test_a_renewal_is_one_call_for_all_and_drops_what_is_lost(leases, hold, jobs, slots):
