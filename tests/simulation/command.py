@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import re
+import socket
 import subprocess
 import tempfile
 import time
@@ -44,12 +45,17 @@ def valkey() -> Iterator[str]:
         )
         try:
             until = time.monotonic() + 10
-            while not Path(path).exists() and time.monotonic() < until:
+            while not _listens(path) and time.monotonic() < until:
                 time.sleep(0.01)
             yield path
         finally:
             process.kill()
             process.wait(10)
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 def shrunk(plan: Plan, server: Server, violation: str) -> Plan:

@@ -298,7 +298,7 @@ def simulate(plan: Plan, server: Server) -> Result:
                     world.run()
             except Exception as error:  # what must not be may break the ledger, too
                 world.closed = False
-                world.violated(f"the run broke off: {error!r}")
+                world.violated(f"the run broke off: {error!r} {world.loop.defects[:1]}")
                 world.closed = True
             finally:
                 logging.disable()  # what is closed tells what nobody asks
