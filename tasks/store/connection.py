@@ -39,7 +39,7 @@ SILENCE_SECONDS = 3.0  # after which a subscription is asked whether it still he
 STATELESS = frozenset(
     {
         *("renew_leases", "take_slot", "renew_holds", "admit_request"),
-        *("begin_file", "extend_claim", "measure_queues", "prune_lists"),
+        *("begin_file", "keep_file", "extend_claim", "measure_queues", "prune_lists"),
         *("note_alone", "note_line", "leave_job"),
     }
 )

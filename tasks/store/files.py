@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from tasks.store.durability import Durability
 
 COPY_SECONDS = 3600  # what copying a file may take
-UPLOAD_CLAIM_SECONDS = 60  # after which the key of an upload that died is free again
+# After which the key of an upload that died is free again: less than who sends it again waits.
+UPLOAD_CLAIM_SECONDS = 6
 AGAIN_SECONDS = 60  # until an expired file that is still read, or cannot be deleted, is due again
 PAGE = 500  # records that one look at a list reads
 
@@ -63,14 +64,13 @@ class FileStore:
         """
         try:
             size = await self._copied(new, content, keys)
-            record = await self._record_new(new, size)
+            record = await self._record_new(new, size, keys)
             await self._durability.wait()
         except BaseException:  # who sends it again begins anew; the sweeper clears the rest
             with contextlib.suppress(StoreUnavailable):
                 if await self.get(new.id, new.owner) is None:  # else only the answer was lost
                     await self._extend_claim(new, keys, 0)
             raise
-        await self._extend_claim(new, keys, CLAIM_SECONDS)
         return record
 
     async def _copied(self, new: NewFile, content: BinaryIO, keys: Sequence[IdempotencyKey]) -> int:
@@ -95,34 +95,38 @@ class FileStore:
                 *(new.owner, new.id, seconds * 1000, *keyspace.encoded(keys)),
             )
 
-    async def _record_new(self, new: NewFile, size: int) -> FileRecord:
-        now = self._connection.now()
+    async def _record_new(
+        self, new: NewFile, size: int, keys: Sequence[IdempotencyKey]
+    ) -> FileRecord:
+        now = int(self._connection.now())
         record = FileRecord(
             id=new.id,
             owner=new.owner,
             bytes=size,
-            created_at=int(now),
-            expires_at=int(now) + new.seconds,
+            created_at=now,
+            expires_at=now + new.seconds,
             filename=new.filename,
             purpose=new.purpose,
         )
         fields = {
-            "id": new.id,
-            "owner": new.owner,
             "bytes": size,
-            "created_ms": record.created_at * 1000,
+            "created_ms": now * 1000,
             "filename": new.filename,
             "purpose": new.purpose,
-            "expires_ms": record.expires_at * 1000,
         }
-        flat = (item for field in fields.items() for item in field)
-        await self._connection.transaction(
+        kept = await self._connection.run(
+            "keep_file",
             [
-                ("HSET", keyspace.file(new.id), *flat),
-                ("ZADD", keyspace.files_of(new.owner), now * 1000, new.id),
-                ("ZADD", keyspace.FILE_EXPIRY, record.expires_at * 1000, new.id),
-            ]
+                *(keyspace.file(new.id), keyspace.files_of(new.owner), keyspace.FILE_EXPIRY),
+                *keyspace.claims(new.owner, keys),
+            ],
+            *(new.id, new.owner, CLAIM_SECONDS * 1000, record.expires_at * 1000),
+            *(len(keys), *keyspace.encoded(keys)),
+            *(item for field in fields.items() for item in field),
         )
+        if not kept:
+            message = "this upload stood still, and one that was sent again has taken its place"
+            raise StoreUnavailable(message)
         return record
 
     def _copy(self, content: BinaryIO, file_id: str) -> int:

@@ -7,17 +7,21 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from urllib.parse import urlsplit, urlunsplit
 
 import hiredis
 
 
 class Proxy:
-    """Forwards to a server; reset(), forget(), freeze(), refuse(): the network at its worst."""
+    """Forwards to a server; reset(), forget(), freeze(), refuse(): the network at its worst.
+
+    lead_to(): as a balancer, to another server.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._server = (parts.hostname, parts.port)
+        self.lead_to(url)
         self._lock = threading.Lock()
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._frozen = False
@@ -37,6 +41,11 @@ class Proxy:
         self.url = urlunsplit(parts._replace(netloc=netloc))
         self._thread = threading.Thread(target=self._forward, daemon=True)
         self._thread.start()
+
+    def lead_to(self, url: str) -> None:
+        """Connect those who come from now on to this server."""
+        parts = urlsplit(url)
+        self._server = (parts.hostname, parts.port)
 
     def accept(self) -> None:
         """Take connections (again)."""
@@ -77,7 +86,7 @@ class Proxy:
         self._wake.send(b"x")
 
     def freeze(self) -> None:
-        """Forward nothing any more, and tell nobody; new connections are taken, and as silent."""
+        """Forward nothing any more, and tell nobody; new connections are kept waiting."""
         self._frozen = True
 
     def thaw(self) -> None:
@@ -101,12 +110,18 @@ class Proxy:
     def _forward(self) -> None:
         while not self._stopping:
             events = self._selector.select(0.05)
+            if self._frozen:  # what waits to be read does so all the time
+                time.sleep(0.02)
             with self._lock:
                 for key, _ in events:
                     self._serve(key.fileobj)
 
     def _serve(self, end: socket.socket) -> None:
-        if end is self._listener:
+        if end is self._woken:
+            end.recv(64)
+        elif self._frozen:
+            pass
+        elif end is self._listener:
             with contextlib.suppress(OSError):
                 client, _ = end.accept()
                 try:
@@ -115,11 +130,7 @@ class Proxy:
                 except OSError:  # it is away, and so the client sees
                     client.close()
         elif end in self._pairs:
-            if not self._frozen:
-                self._pass_on(end)
-        else:
-            with contextlib.suppress(OSError):
-                end.recv(64)
+            self._pass_on(end)
 
     def _join(self, client: socket.socket, server: socket.socket) -> None:
         for one, other in ((client, server), (server, client)):

@@ -9,8 +9,11 @@ import hashlib
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SMALLEST_PART = 5 * 1024 * 1024
 LIST = """<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{}</ListBucketResult>"""
@@ -21,13 +24,17 @@ ENTRY = (
 
 
 class S3Server:
-    """One bucket. objects: key -> content. asked: "METHOD what" of every request."""
+    """One bucket. objects: key -> content. asked: "METHOD what" of every request.
+
+    before: is called with "METHOD what" before the request is served, in a thread of its own.
+    """
 
     def __init__(self, bucket: str = "bucket") -> None:
         self.bucket = bucket
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.asked: list[str] = []
+        self.before: Callable[[str], None] = lambda _: None
         handler = type("Handler", (_Handler,), {"s3": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(
@@ -64,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if "aws-chunked" in self.headers.get("content-encoding", ""):
             body = _unchunked(body)
-        self.s3.asked.append(f"{self.command} {'key' if key else 'bucket'} {' '.join(query)}")
+        what = f"{self.command} {'key' if key else 'bucket'} {' '.join(query)}"
+        self.s3.asked.append(what)
+        self.s3.before(what)
         if bucket != self.s3.bucket:
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif key:

@@ -7,12 +7,13 @@ import io
 import pytest
 from harness.stores import store_on
 
+from api.files import UNDER_WAY_SECONDS
 from tasks.errors import StoreUnavailable
 from tasks.records.batches import BatchOptions, Endpoint, NewBatch
 from tasks.records.files import NewFile, new_file_id
-from tasks.records.idempotency import IdempotencyKey
+from tasks.records.idempotency import CLAIM_SECONDS, IdempotencyKey
 from tasks.store import keyspace
-from tasks.store.files import AGAIN_SECONDS, COPY_SECONDS, FileStore
+from tasks.store.files import AGAIN_SECONDS, COPY_SECONDS, UPLOAD_CLAIM_SECONDS, FileStore
 
 HOUR = 3600
 KEYS = [IdempotencyKey("name", "d" * 32, lookup=True)]
@@ -187,15 +188,57 @@ async def test_an_upload_that_the_storage_did_not_take_frees_its_key(files, monk
 
 
 async def test_an_upload_of_which_only_the_answer_was_lost_keeps_its_key(files, monkeypatch):
-    transaction = files._connection.transaction
+    run = files._connection.run
 
-    async def lose_the_answer(commands):
-        await transaction(commands)
-        raise StoreUnavailable("away")
+    async def lose_the_answer(script, *arguments):
+        answer = await run(script, *arguments)
+        if script == "keep_file":
+            raise StoreUnavailable("away")
+        return answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(files._connection, "transaction", lose_the_answer)
+        patch.setattr(files._connection, "run", lose_the_answer)
         with pytest.raises(StoreUnavailable):
             await begin_and_create(files, io.BytesIO(b"{}"))
     _, is_new = await files.begin("ann", KEYS)
     assert not is_new
+
+
+async def test_the_key_of_an_upload_that_died_is_free_before_a_repeated_one_gives_up(files):
+    await files.begin("ann", KEYS)
+    [claim] = keyspace.claims("ann", KEYS)
+    assert 0 < await files._connection.command("PTTL", claim) < UNDER_WAY_SECONDS * 1000
+
+
+async def test_a_file_is_recorded_with_its_key_in_one_step(files, monkeypatch):
+    """Who dies after that has left both: a repeated upload finds the file, however late."""
+
+    async def nothing(*_):
+        """As if the process were killed before its next word to the store."""
+
+    monkeypatch.setattr(files, "_extend_claim", nothing)
+    await begin_and_create(files, io.BytesIO(b"{}"))
+    [claim] = keyspace.claims("ann", KEYS)
+    left = await files._connection.command("PTTL", claim)
+    assert UPLOAD_CLAIM_SECONDS * 1000 < left <= CLAIM_SECONDS * 1000
+
+
+async def test_an_upload_that_stood_still_does_not_make_a_second_file(files):
+    slow, _ = await files.begin("ann", KEYS)
+    [claim] = keyspace.claims("ann", KEYS)
+    await files._connection.command("DEL", claim)  # it lapsed
+    record = await begin_and_create(files, io.BytesIO(b"{}"))
+    with pytest.raises(StoreUnavailable, match="stood still"):
+        await files.create(NewFile(slow, "ann", "a", "batch", HOUR), io.BytesIO(b"{}"), KEYS)
+    assert [each.id for each in (await files.list_files("ann", 10, None))[0]] == [record.id]
+    assert await files.begin("ann", KEYS) == (record.id, False)
+
+
+async def test_an_upload_that_only_notes_its_key_leaves_it_to_who_has_it(files):
+    noted = [KEYS[0].noted()]
+    first, _ = await files.begin("ann", noted)
+    second, new = await files.begin("ann", noted)
+    assert new
+    for file_id in (first, second):
+        await files.create(NewFile(file_id, "ann", "a", "batch", HOUR), io.BytesIO(b"{}"), noted)
+    assert await files.begin("ann", KEYS) == (second, False)

@@ -119,6 +119,8 @@ class Story:
     async def file(self):
         file_id, _ = await self.store.files.begin("ann", self.keys)
         new = NewFile(file_id, "ann", "a.jsonl", "batch", 3600)
+        # As if copying its content took longer.
+        await self.store.files._extend_claim(new, self.keys, 60)
         await self.store.files.create(new, io.BytesIO(b"{}"), self.keys)
         return file_id
 
