@@ -8,15 +8,16 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from urllib.parse import urlsplit, urlunsplit
 
 import hiredis
 
 
 class Proxy:
-    """Forwards to a server; reset(), forget(), freeze(), refuse(): the network at its worst.
+    """Forwards to a server; reset(), finish(), forget(), freeze(), refuse(): it at its worst.
 
-    lead_to(): as a balancer, to another server.
+    lead_to(): as a balancer, to another server. delay: seconds that every byte is on its way.
     """
 
     def __init__(self, url: str) -> None:
@@ -27,6 +28,8 @@ class Proxy:
         self._frozen = False
         self._refusal = b""
         self._asked: dict[socket.socket, hiredis.Reader] = {}  # by client: what it asks of Redis
+        self.delay = 0.0
+        self._late: deque[tuple[float, socket.socket, bytes]] = deque()  # due, from, what was read
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._forgotten: list[socket.socket] = []
@@ -70,10 +73,16 @@ class Proxy:
 
     def reset(self) -> None:
         """End every connection with a RST, to both sides."""
+        self._end_all(reset=True)
+
+    def finish(self) -> None:
+        """End every connection with a FIN, to both sides."""
+        self._end_all(reset=False)
+
+    def _end_all(self, *, reset: bool) -> None:
         with self._lock:
-            ends = list(self._pairs)
-            for end in ends:
-                self._drop(end, reset=True)
+            for end in list(self._pairs):
+                self._drop(end, reset=reset)
         self._wake.send(b"x")
 
     def forget(self) -> None:
@@ -109,12 +118,15 @@ class Proxy:
 
     def _forward(self) -> None:
         while not self._stopping:
-            events = self._selector.select(0.05)
+            events = self._selector.select(0.005 if self._late else 0.05)
             if self._frozen:  # what waits to be read does so all the time
                 time.sleep(0.02)
             with self._lock:
                 for key, _ in events:
                     self._serve(key.fileobj)
+                while self._late and self._late[0][0] <= time.monotonic() and not self._frozen:
+                    _, end, data = self._late.popleft()
+                    self._send(end, data)
 
     def _serve(self, end: socket.socket) -> None:
         if end is self._woken:
@@ -135,6 +147,7 @@ class Proxy:
     def _join(self, client: socket.socket, server: socket.socket) -> None:
         for one, other in ((client, server), (server, client)):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one.settimeout(10)  # who reads nothing any more holds up no other
             self._pairs[one] = other
             self._selector.register(one, selectors.EVENT_READ)
 
@@ -144,8 +157,20 @@ class Proxy:
             if data and self._refusal and end in self._asked:
                 self._refuse(end, data)
                 return
+        except OSError:
+            data = b""
+        if self.delay or self._late:  # an end does not overtake what came before it
+            self._late.append((time.monotonic() + self.delay, end, data))
+        else:
+            self._send(end, data)
+
+    def _send(self, end: socket.socket, data: bytes) -> None:
+        other = self._pairs.get(end)
+        if other is None:
+            return
+        try:
             if data:
-                self._pairs[end].sendall(data)
+                other.sendall(data)
                 return
         except OSError:
             pass

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import redis
@@ -28,6 +29,7 @@ class ValkeyServer:
     port: int
     appendfsync: str = "everysec"
     clustered: bool = False  # one node that owns all slots
+    environ: dict[str, str] = field(default_factory=dict)  # besides this process's own
     bus_port: int = 0  # where the nodes of a cluster speak to one another
     process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +50,9 @@ class ValkeyServer:
             # The bus' port is the other one's plus 10000, which must be a port too.
             self.bus_port = free_port()
             command += ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, env={**os.environ, **self.environ}, stdout=subprocess.DEVNULL
+        )
         wait_until(self._answers, what="valkey answers")
         if self.clustered:
             with self.client() as client:

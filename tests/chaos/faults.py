@@ -1,0 +1,218 @@
+"""Every fault: what it does to the stage, for how long, and how it is mended.
+
+A fault is a function of the stage and the dice. It returns when the outage is over: what was killed
+has been started again, what was cut off is joined. From then on the time to recover counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from chaos.stage import Stage, start_again, wait_for_store
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from harness.processes import Process
+    from harness.proxy import Proxy
+
+LONGEST = 3.0  # seconds of an outage: longer than a lease
+NOWHERE = 9  # a port where no store is
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault. once: nothing may run twice because of it."""
+
+    name: str
+    inflict: Callable[[Stage, random.Random], None]
+    once: bool = False
+
+
+def hold(dice: random.Random, shortest: float = 0.3, longest: float = LONGEST) -> None:
+    """Let the outage last."""
+    time.sleep(dice.uniform(shortest, longest))
+
+
+def kill(kind: str, number: signal.Signals, stage: Stage, dice: random.Random) -> None:
+    """End one process, and start it again as a supervisor does."""
+    process = dice.choice(getattr(stage, kind))
+    stage.end(process, number)
+    start_again([process])
+
+
+def stop(kind: str, stage: Stage, dice: random.Random) -> None:
+    """Stop one process (SIGSTOP), and let it go on."""
+    process = dice.choice(getattr(stage, kind)).process
+    pause(process.pid, dice)
+
+
+def pause(pid: int, dice: random.Random) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    hold(dice)
+    os.kill(pid, signal.SIGCONT)
+
+
+def kill_node(stage: Stage, dice: random.Random, *, with_store: bool) -> None:
+    """End all that lies on one machine at once; with the store, or without."""
+    node: list[Process] = dice.choice(stage.nodes)
+    if with_store and stage.store.process:
+        stage.store.process.kill()
+    for process in node:
+        stage.end(process, signal.SIGKILL)
+    if with_store:
+        restart_store(stage)
+    start_again(node)
+
+
+def roll(stage: Stage, dice: random.Random) -> None:
+    """Restart every process, one after the other, as a deployment does."""
+    for process in dice.sample(stage.processes, len(stage.processes)):
+        stage.end(process, signal.SIGTERM)
+        start_again([process])
+        process.wait_until_ready()
+
+
+def restart_store(stage: Stage) -> None:
+    stage.store.kill()
+    stage.store.start()
+    wait_for_store(stage.store)
+
+
+def kill_store(stage: Stage, dice: random.Random) -> None:
+    """End the store (and the broker on it) with kill -9; it comes back with its append-only file."""
+    stage.store.kill()
+    hold(dice, 0.0, 1.5)
+    restart_store(stage)
+
+
+def stop_store(stage: Stage, dice: random.Random) -> None:
+    """Stop the store (SIGSTOP), and let it go on."""
+    assert stage.store.process
+    pause(stage.store.process.pid, dice)
+
+
+def kill_clients(stage: Stage, dice: random.Random) -> None:
+    """Have the store end every connection: commands' and subscriptions'."""
+    with stage.store.client() as client:
+        for kind in dice.sample(["normal", "pubsub"], 2):
+            client.execute_command("CLIENT", "KILL", "TYPE", kind)
+
+
+def fill_memory(stage: Stage, dice: random.Random) -> None:
+    """Have the store refuse what takes memory (OOM), and then have room again."""
+    with stage.store.client() as client:
+        client.config_set("maxmemory", "1mb")
+        hold(dice)
+        client.config_set("maxmemory", "0")
+
+
+def fail_over(stage: Stage, dice: random.Random) -> None:
+    """Have the store be a replica that takes no writes (READONLY), and then the primary again."""
+    with stage.store.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", NOWHERE)
+        hold(dice)
+        client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def fill_disk(which: str, stage: Stage, dice: random.Random) -> None:
+    """Have a disk be full, and then have room again."""
+    disk = getattr(stage, which)
+    disk.fill()
+    hold(dice)
+    disk.heal()
+
+
+def slow_disk(stage: Stage, dice: random.Random) -> None:
+    """Have every fsync of the store take up to a second."""
+    assert stage.store_disk
+    stage.store_disk.slow_down(dice.uniform(0.2, 1.0))
+    hold(dice)
+    stage.store_disk.heal()
+
+
+def lose(link: Proxy, dice: random.Random) -> None:
+    """Lose the routes that are, for good, and every new one for a while, without a word."""
+    link.forget()
+    link.freeze()
+    hold(dice)
+    link.thaw()
+
+
+def freeze(link: Proxy, dice: random.Random) -> None:
+    """Hold every byte back, as a cable that is pulled and put in again."""
+    link.freeze()
+    hold(dice)
+    link.thaw()
+
+
+def refuse(link: Proxy, dice: random.Random) -> None:
+    """Reset what is, and take no connection for a while."""
+    link.refuse()
+    hold(dice)
+    link.accept()
+
+
+def delay(link: Proxy, dice: random.Random) -> None:
+    """Let every byte be up to half a second on its way."""
+    link.delay = dice.uniform(0.05, 0.5)
+    hold(dice)
+    link.delay = 0.0
+
+
+def reset(link: Proxy, dice: random.Random) -> None:
+    """End every connection with a RST; perhaps a few times."""
+    for _ in range(dice.choice([1, 1, 3])):
+        link.reset()
+        hold(dice, 0.0, 0.1)
+
+
+def finish(link: Proxy, dice: random.Random) -> None:
+    """End every connection with a FIN."""
+    link.finish()
+
+
+def on_link(name: str, act: Callable[[Proxy, random.Random], None]) -> Callable[..., None]:
+    return lambda stage, dice: act(stage.links[name], dice)
+
+
+def all_faults(stage: Stage) -> list[Fault]:
+    """Return the faults that this stage can have."""
+    faults = [
+        Fault("node killed", partial(kill_node, with_store=False)),
+        Fault("node killed, with the store", partial(kill_node, with_store=True)),
+        Fault("rolling restart", roll, once=True),
+        Fault("kill -9 store", kill_store),
+        Fault("SIGSTOP store", stop_store),
+        Fault("CLIENT KILL store", kill_clients, once=True),
+        Fault("OOM store", fill_memory),
+        Fault("READONLY store", fail_over),
+    ]
+    for kind in ("api", "worker"):
+        faults += [
+            Fault(f"kill -9 {kind}", partial(kill, f"{kind}s", signal.SIGKILL)),
+            Fault(f"SIGTERM {kind}", partial(kill, f"{kind}s", signal.SIGTERM), once=True),
+            Fault(f"SIGSTOP {kind}", partial(stop, f"{kind}s")),
+        ]
+    for name in stage.links:
+        faults += [
+            Fault(f"RST {name}", on_link(name, reset), once=True),
+            Fault(f"FIN {name}", on_link(name, finish), once=True),
+            Fault(f"silent loss {name}", on_link(name, lose)),
+            Fault(f"frozen {name}", on_link(name, freeze)),
+            Fault(f"refused {name}", on_link(name, refuse)),
+            Fault(f"delay {name}", on_link(name, delay)),
+        ]
+    if stage.store_disk:
+        faults += [
+            Fault("disk full store", partial(fill_disk, "store_disk")),
+            Fault("disk full files", partial(fill_disk, "files_disk")),
+            Fault("slow fsync store", slow_disk),
+        ]
+    return faults

@@ -1,0 +1,214 @@
+"""One run: faults one after the other, under load, and what became of all that was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from chaos.faults import Fault, all_faults
+from chaos.ledger import Accepted, Ledger, lines_of
+from chaos.load import Load
+from chaos.report import Result, Tally, commit, now
+from chaos.stage import READY_SECONDS, Stage, build, start_again
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOUND = 60.0  # seconds within which everything is final after a fault
+WAIT_BOUND = 10.0  # nobody waits so much longer than the outage
+
+
+@dataclass
+class Plan:
+    """What a run is to do. names, without: parts of faults' names; no names: all of them."""
+
+    seed: int
+    broker: str
+    seconds: float
+    names: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+    most: int | None = None  # faults
+
+    def has(self, fault: str) -> bool:
+        """Whether a fault is part of it."""
+        named = not self.names or any(name in fault for name in self.names)
+        return named and not any(name in fault for name in self.without)
+
+
+@dataclass
+class Cycle:
+    """One fault, and who was under way when it struck, or came before all was well again."""
+
+    fault: Fault
+    in_flight: list[Accepted]
+    began: float
+    recovered: float = 0.0
+
+
+@dataclass
+class Director:
+    """Inflicts the faults, and keeps account of them."""
+
+    stage: Stage
+    load: Load
+    ledger: Ledger
+    dice: random.Random
+    now: str = "before any fault"
+    cycles: list[Cycle] = field(default_factory=list)
+    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+
+    async def act(self, fault: Fault) -> None:
+        """Inflict a fault; return when everything is well again, or is not in time."""
+        self.now = fault.name
+        cycle = Cycle(fault, self.ledger.unfinished(), time.monotonic())
+        await asyncio.to_thread(fault.inflict, self.stage, self.dice)
+        healed = time.monotonic()
+        tally = self.tallies[fault.name]
+        answered = await self.load.probe(BOUND)
+        tally.probe_seconds.append(round(time.monotonic() - healed, 2))
+        if not answered:
+            self.ledger.problem(f"{fault.name}: no probe was answered within {BOUND:g} s")
+        owed = [*cycle.in_flight, *self.ledger.accepted_between(cycle.began, healed)]
+        await self._until_final(fault, owed, healed)
+        last = max((item.final_at or healed for item in owed), default=healed)
+        tally.final_seconds.append(round(max(last - healed, 0.0), 2))
+        for process in await asyncio.to_thread(self.stage.wait_until_ready):
+            self.ledger.problem(
+                f"{fault.name}: {process.log_file.stem} is not ready within {READY_SECONDS:g} s"
+            )
+        cycle.recovered = time.monotonic()
+        self.cycles.append(cycle)
+        tally.times += 1
+        seconds = f"{tally.probe_seconds[-1]:.1f} s, {tally.final_seconds[-1]:.1f} s"
+        say(f"{len(self.cycles)} {fault.name}: {len(owed)} owed; {seconds}")
+
+    async def supervise(self) -> None:
+        """Start again what ends by itself, as a supervisor does; note that it did."""
+        while True:
+            for process in self.stage.ended_by_themselves():
+                status = process.wait()
+                name = process.log_file.stem
+                self.ledger.problem(f"{self.now}: {name} ended by itself with status {status}")
+                await asyncio.to_thread(start_again, [process])
+            await asyncio.sleep(0.2)
+
+    async def _until_final(self, fault: Fault, owed: list[Accepted], healed: float) -> None:
+        while unfinished := [item for item in owed if item.final_at is None]:
+            if time.monotonic() > healed + BOUND:
+                for item in unfinished:
+                    self.ledger.problem(f"{fault.name}: {item.id} is not final within {BOUND:g} s")
+                return
+            await asyncio.sleep(0.02)
+
+    def account(self) -> None:
+        """Lay what was accepted, and what ran, to the fault that it met."""
+        for cycle in self.cycles:
+            tally = self.tallies[cycle.fault.name]
+            later = self.ledger.accepted_between(cycle.began, cycle.recovered)
+            items = [*cycle.in_flight, *later]
+            tally.in_flight += lines_of(cycle.in_flight)
+            tally.accepted += lines_of(later)
+            tally.lost += lines_of(each for each in items if each.result in (None, "not found"))
+            tally.seen_twice += sum(item.id in self.ledger.changed for item in items)
+            prompts = [prompt for item in items for prompt in item.prompts]
+            repeated, overlapping = self.ledger.repeats(prompts)
+            tally.ran_twice += repeated
+            tally.overlapping += overlapping
+            if cycle.fault.once and repeated:
+                self.ledger.problem(f"{cycle.fault.name}: {repeated} ran twice")
+
+
+def deck_of(faults: list[Fault], dice: random.Random) -> list[Fault]:
+    """Return every fault once, in an order that the seed decides."""
+    return dice.sample(faults, len(faults))
+
+
+async def perform(plan: Plan, folder: Path) -> Result:
+    """Run a plan; return what came of it."""
+    dice, ledger, began = random.Random(plan.seed), Ledger(), now()
+    stage = await asyncio.to_thread(build, folder, plan.broker, dice, ledger.runs)
+    try:
+        await asyncio.to_thread(stage.start)
+        load = Load([api.url for api in stage.apis], ledger, f"{plan.seed}", dice)
+        faults = [fault for fault in all_faults(stage) if plan.has(fault.name)]
+        director = Director(stage, load, ledger, dice)
+        load.begin()
+        supervisor = asyncio.create_task(director.supervise())
+        start = time.monotonic()
+        deck: list[Fault] = []
+        while time.monotonic() < start + plan.seconds and len(director.cycles) != plan.most:
+            deck = deck or deck_of(faults, dice)
+            await asyncio.sleep(dice.uniform(0.1, 0.5))
+            await director.act(deck.pop())
+        minutes = (time.monotonic() - start) / 60
+        await load.end(BOUND)
+        await check_the_end(stage, load, ledger)
+        supervisor.cancel()
+        director.account()
+        await load.http.aclose()
+    finally:
+        await asyncio.to_thread(stage.close)
+    kinds = {"job": 0, "batch": 0}
+    for item in ledger.accepted.values():
+        kinds[item.what] += len(item.prompts)
+    return Result(
+        seed=plan.seed,
+        broker=plan.broker,
+        commit=commit(),
+        began=began,
+        minutes=round(minutes, 2),
+        faults=dict(director.tallies),
+        problems=ledger.problems,
+        jobs=kinds["job"],
+        lines=kinds["batch"],
+        chats=ledger.chats,
+        left_out=[] if stage.store_disk else ["disk full, slow fsync: there is no C compiler"],
+    )
+
+
+async def check_the_end(stage: Stage, load: Load, ledger: Ledger) -> None:
+    """Look at everything once more, and at what the store still holds."""
+    for item in list(ledger.accepted.values()):
+        if item.final_at is not None:
+            await load.look(item)
+    left = await asyncio.to_thread(left_over, stage)
+    if left:
+        ledger.problem(f"all is final, and the store holds {left}")
+    counted, there = await asyncio.to_thread(counts, stage)
+    if counted != there:
+        ledger.problem(f"{there} results are in the store, and {counted} were counted")
+
+
+def left_over(stage: Stage) -> dict[str, int]:
+    """Return what is still listed as under way, with how many; waits for what ends by itself."""
+    until = time.monotonic() + 30
+    names = ["leases", "parked", "permits:cpu", "dispatched:interactive", "dispatched:batch"]
+    names += ["dispatched:phases", "deadlines"]
+    while True:
+        with stage.store.client() as client:
+            left = {name: client.zcard(f"{{ft}}:{name}") for name in names}
+        left = {name: number for name, number in left.items() if number}
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.2)
+
+
+def counts(stage: Stage) -> tuple[int, int]:
+    """Return how many results were counted; and how many jobs and lines are there."""
+    with stage.store.client() as client:
+        counted = sum(int(value) for value in client.hgetall("{ft}:stats").values())
+        jobs = sum(1 for _ in client.scan_iter("{ft}:job:job_*", count=1000))
+        lines = 0
+        for key in client.scan_iter("{ft}:batch:batch_*", count=1000):
+            if client.type(key) == b"hash":
+                lines += sum(int(n) for n in client.hmget(key, "completed", "failed"))
+    return counted, jobs + lines
+
+
+def say(sentence: str) -> None:
+    sys.stderr.write(f"chaos: {sentence}\n")

@@ -1,0 +1,197 @@
+"""What the faults happen to: two APIs and three workers on a store and a broker, over links."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.processes import Fleet, Process
+from harness.proxy import Proxy
+from harness.upstream import Call, Upstream
+from harness.valkey import ValkeyServer
+from harness.waiting import answers, free_port, wait_until
+
+from chaos.disk import Disk, compiled
+from chaos.ledger import Run
+
+if TYPE_CHECKING:
+    import signal
+    import subprocess
+    from collections.abc import Iterable
+    from pathlib import Path
+
+# Every outage is short, so that many fit into a minute. A lease is as long as two fetches.
+SETTINGS = {
+    "FALLTHROUGH_GPU_TIMEOUT_SECONDS": "5",
+    "FALLTHROUGH_CPU_TIMEOUT_SECONDS": "5",
+    "FALLTHROUGH_CPU_CONCURRENCY": "8",
+    "FALLTHROUGH_CONNECT_TIMEOUT_SECONDS": "1",
+    "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "1",
+    "FALLTHROUGH_LEASE_SECONDS": "2",
+    "FALLTHROUGH_SWEEP_SECONDS": "0.25",
+    "FALLTHROUGH_DISPATCH_GRACE_SECONDS": "2",
+    "FALLTHROUGH_DRAIN_SECONDS": "5",
+    "FALLTHROUGH_SLICE_LINES": "8",
+}
+READY_SECONDS = 40.0
+
+
+class Server(Protocol):
+    """A store or a broker: harness.valkey, harness.rabbitmq."""
+
+    process: subprocess.Popen[bytes] | None
+
+    @property
+    def url(self) -> str: ...
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class CountingUpstream(Upstream):
+    """A model server that takes 20 to 250 ms, and notes when each prompt ran."""
+
+    runs: list[Run]
+    random: random.Random
+
+    async def _answer(self, call: Call, writer: Any) -> bool:
+        run = Run(call.prompt, time.monotonic())
+        self.runs.append(run)
+        try:
+            await asyncio.sleep(self.random.uniform(0.02, 0.25))
+            return await super()._answer(call, writer)
+        finally:
+            run.end = time.monotonic()
+
+
+@dataclass
+class Stage:
+    """All processes of one run, in one folder."""
+
+    folder: Path
+    store: ValkeyServer
+    broker: Server  # the store itself, or a RabbitMQ
+    gpu: CountingUpstream
+    cpu: CountingUpstream
+    fleet: Fleet
+    links: dict[str, Proxy]  # "api-store", "api-broker", "worker-store", "worker-broker"
+    store_disk: Disk | None
+    files_disk: Disk | None
+    apis: list[Process] = field(default_factory=list)
+    workers: list[Process] = field(default_factory=list)
+    told: set[int] = field(default_factory=set)  # pids that a fault ended
+
+    @property
+    def processes(self) -> list[Process]:
+        return [*self.apis, *self.workers]
+
+    @property
+    def nodes(self) -> list[list[Process]]:
+        """What would lie on one machine: an API and the workers beside it."""
+        return [[self.apis[0], *self.workers[:2]], [self.apis[1], *self.workers[2:]]]
+
+    def start(self) -> None:
+        """Start everything; return when all are ready."""
+        for kind, number, made in (("api", 2, self.apis), ("worker", 3, self.workers)):
+            make = getattr(self.fleet, kind)
+            for _ in range(number):
+                process = make(
+                    redis_url=self.links[f"{kind}-store"].url,
+                    broker_url=self.links[f"{kind}-broker"].url,
+                )
+                made.append(process)
+        if self.files_disk:
+            for process in self.processes:
+                process.environ |= self.files_disk.environ
+        self.fleet.start(*self.processes)
+
+    def end(self, process: Process, number: signal.Signals) -> None:
+        """Send a signal that ends a process."""
+        if process.process is not None:
+            self.told.add(process.process.pid)
+            process.signal(number)
+
+    def ended_by_themselves(self) -> list[Process]:
+        """Return the processes that nobody told to end, and that have."""
+        return [
+            each
+            for each in self.processes
+            if each.process
+            and each.process.poll() is not None
+            and each.process.pid not in self.told
+        ]
+
+    def wait_until_ready(self) -> list[Process]:
+        """Wait until all serve again; return those that do not, in time."""
+        until = time.monotonic() + READY_SECONDS
+        late = self.processes
+        while late and time.monotonic() < until:
+            late = [each for each in late if not answers(f"{each.url}/health/ready")]
+            time.sleep(0.05)
+        return late
+
+    def close(self) -> None:
+        for link in self.links.values():
+            link.thaw()
+        self.fleet.stop()
+        for link in self.links.values():
+            link.close()
+        self.broker.kill()
+        self.store.kill()
+        self.gpu.close()
+        self.cpu.close()
+
+
+def build(folder: Path, broker: str, chance: random.Random, runs: list[Run]) -> Stage:
+    """Start the servers and the links; the fleet is made, and not started.
+
+    broker: valkey, which is the store too; or rabbitmq.
+    """
+    library = compiled(folder)
+    store_disk = Disk(library, folder / "store.disk") if library else None
+    files_disk = Disk(library, folder / "files.disk") if library else None
+    store = ValkeyServer(folder, free_port(), environ=store_disk.environ if store_disk else {})
+    store.start()
+    queues = store if broker == "valkey" else _rabbitmq(folder)
+    upstreams = [CountingUpstream(f"{name}-model") for name in ("gpu", "cpu")]
+    for upstream in upstreams:
+        upstream.runs, upstream.random = runs, random.Random(chance.random())
+    links = {
+        f"{kind}-{name}": Proxy(server.url)
+        for kind in ("api", "worker")
+        for name, server in (("store", store), ("broker", queues))
+    }
+    gpu, cpu = upstreams
+    settings = {
+        **SETTINGS,
+        "FALLTHROUGH_GPU_URL": gpu.url,
+        "FALLTHROUGH_CPU_URL": cpu.url,
+        "FALLTHROUGH_FILES_URL": str(folder / "files"),
+    }
+    fleet = Fleet(folder, settings)
+    return Stage(folder, store, queues, gpu, cpu, fleet, links, store_disk, files_disk)
+
+
+def _rabbitmq(folder: Path) -> Server:
+    from harness.rabbitmq import RabbitServer  # noqa: PLC0415 - needs Debian's rabbitmq-server
+
+    server = RabbitServer(folder / "rabbitmq")
+    server.start()
+    return server
+
+
+def wait_for_store(store: ValkeyServer) -> None:
+    """Wait until a store that was started again serves what it had."""
+    with store.client() as client:
+        wait_until(client.ping, READY_SECONDS, "the store answers")
+
+
+def start_again(processes: Iterable[Process]) -> None:
+    """Start processes that have ended, side by side; they are not ready yet."""
+    for process in processes:
+        process.wait(READY_SECONDS)
+        process.start(ready=False)
