@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from harness.processes import Process
     from harness.proxy import Proxy
 
-LONGEST = 3.0  # seconds of an outage: longer than a lease
+LONGEST = 3.0  # seconds of most outages
+LONGER = 6.0  # of one that is longer than a lease
 NOWHERE = 9  # a port where no store is
 
 
@@ -55,7 +56,7 @@ def stop(kind: str, stage: Stage, dice: random.Random) -> None:
 
 def pause(pid: int, dice: random.Random) -> None:
     os.kill(pid, signal.SIGSTOP)
-    hold(dice)
+    hold(dice, longest=dice.choice([LONGEST, LONGER]))
     os.kill(pid, signal.SIGCONT)
 
 
@@ -86,7 +87,7 @@ def restart_store(stage: Stage) -> None:
 
 
 def kill_store(stage: Stage, dice: random.Random) -> None:
-    """End the store (and the broker on it) with kill -9; it comes back with its append-only file."""
+    """End the store (and the broker on it) with kill -9; it comes back with what it wrote down."""
     stage.store.kill()
     hold(dice, 0.0, 1.5)
     restart_store(stage)

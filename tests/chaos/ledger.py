@@ -22,6 +22,7 @@ class Accepted:
     at: float = field(default_factory=time.monotonic)
     final_at: float | None = None
     result: Any = None  # what was seen when it was final
+    shown: Any = None  # all that was told of it then
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Run:
     prompt: str
     start: float
     end: float = float("inf")
+    tier: str = ""
 
 
 @dataclass
@@ -67,21 +69,23 @@ class Ledger:
     def accepted_between(self, begin: float, end: float) -> list[Accepted]:
         return [item for item in self.accepted.values() if begin <= item.at < end]
 
-    def repeats(self, prompts: Iterable[str]) -> tuple[int, int]:
-        """Return how many of these prompts ran more than once; and at two places at one time."""
+    def repeats(self, prompts: Iterable[str]) -> list[list[Run]]:
+        """Return the runs, in order, of each of these prompts that ran more than once."""
         wanted = set(prompts)
         runs_of: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs:
             if run.prompt in wanted:
                 runs_of[run.prompt].append(run)
-        repeated = [runs for runs in runs_of.values() if len(runs) > 1]
-        return len(repeated), sum(overlap(runs) for runs in repeated)
+        return [sorted(runs, key=_start) for runs in runs_of.values() if len(runs) > 1]
+
+
+def _start(run: Run) -> float:
+    return run.start
 
 
 def overlap(runs: list[Run]) -> bool:
-    """Whether two of these runs of a prompt took place at one time."""
-    in_order = sorted(runs, key=lambda run: run.start)
-    return any(later.start < earlier.end for earlier, later in itertools.pairwise(in_order))
+    """Whether two of these runs of a prompt, in order, took place at one time."""
+    return any(later.start < earlier.end for earlier, later in itertools.pairwise(runs))
 
 
 def lines_of(items: Iterable[Accepted]) -> int:

@@ -161,6 +161,7 @@ class Load:
         return reply
 
     def _see_job(self, item: Accepted, shown: dict[str, Any]) -> None:
+        item.shown = shown
         self.ledger.see(item, (shown["status"], shown["tier_used"], shown["text"]))
         text, prompt = shown["text"] or "", item.prompts[0]
         if shown["status"] == "succeeded" and shown["tier_used"] != "degraded":

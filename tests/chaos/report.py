@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RESULTS = Path("docs/results/chaos.jsonl")
 HEAD = (
     *("fault", "times", "in flight", "accepted", "lost", "seen twice", "ran twice", "overlapping"),
-    *("answers again", "all final"),
+    *("answers again", "all final", "machine stalled"),
 )
 
 
@@ -32,6 +32,7 @@ class Tally:
     seen_twice: int = 0
     ran_twice: int = 0
     overlapping: int = 0
+    stalled: int = 0  # times that the machine itself stood still meanwhile
     probe_seconds: list[float] = field(default_factory=list)
     final_seconds: list[float] = field(default_factory=list)
 
@@ -111,6 +112,7 @@ def _row(name: str, tally: Tally) -> tuple[str, ...]:
         *(name, f"{tally.times:,}", f"{tally.in_flight:,}", f"{tally.accepted:,}"),
         *(f"{tally.lost}{bound}", f"{tally.seen_twice}", f"{tally.ran_twice}"),
         *(f"{tally.overlapping}", _seconds(tally.probe_seconds), _seconds(tally.final_seconds)),
+        f"{tally.stalled}",
     )
 
 

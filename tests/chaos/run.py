@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chaos.faults import Fault, all_faults
-from chaos.ledger import Accepted, Ledger, lines_of
+from chaos.ledger import Accepted, Ledger, lines_of, overlap
 from chaos.load import Load
+from chaos.machine import Stalls
 from chaos.report import Result, Tally, commit, now
-from chaos.stage import READY_SECONDS, Stage, build, start_again
+from chaos.stage import LEASE_SECONDS, READY_SECONDS, Stage, build, start_again
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,7 @@ class Director:
     load: Load
     ledger: Ledger
     dice: random.Random
+    stalls: Stalls = field(default_factory=Stalls)
     now: str = "before any fault"
     cycles: list[Cycle] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
@@ -69,23 +71,40 @@ class Director:
         await asyncio.to_thread(fault.inflict, self.stage, self.dice)
         healed = time.monotonic()
         tally = self.tallies[fault.name]
-        answered = await self.load.probe(BOUND)
+        await self.load.probe(BOUND)
         tally.probe_seconds.append(round(time.monotonic() - healed, 2))
-        if not answered:
-            self.ledger.problem(f"{fault.name}: no probe was answered within {BOUND:g} s")
         owed = [*cycle.in_flight, *self.ledger.accepted_between(cycle.began, healed)]
         await self._until_final(fault, owed, healed)
         last = max((item.final_at or healed for item in owed), default=healed)
         tally.final_seconds.append(round(max(last - healed, 0.0), 2))
+        cycle.recovered = time.monotonic()
+        if not self._stalled(cycle.began, cycle.recovered):
+            self._check_waits(fault, owed, healed)
         for process in await asyncio.to_thread(self.stage.wait_until_ready):
             self.ledger.problem(
                 f"{fault.name}: {process.log_file.stem} is not ready within {READY_SECONDS:g} s"
             )
         cycle.recovered = time.monotonic()
+        tally.stalled += self._stalled(cycle.began, cycle.recovered)
         self.cycles.append(cycle)
         tally.times += 1
         seconds = f"{tally.probe_seconds[-1]:.1f} s, {tally.final_seconds[-1]:.1f} s"
         say(f"{len(self.cycles)} {fault.name}: {len(owed)} owed; {seconds}")
+
+    def _stalled(self, begin: float, end: float) -> bool:
+        # Then leases run out, and calls time out, for no fault of the product's.
+        return self.stalls.longest(begin, end) > LEASE_SECONDS / 4
+
+    def _check_waits(self, fault: Fault, owed: list[Accepted], healed: float) -> None:
+        late = [item for item in owed if (item.final_at or healed) > healed + WAIT_BOUND]
+        if late:
+            last = max(late, key=lambda item: item.final_at or 0.0)
+            self.ledger.problem(
+                f"{fault.name}: {len(late)} of {len(owed)} were final more than {WAIT_BOUND:g} s "
+                f"after the outage; the last of them: {last.shown or last.result}"
+            )
+        if self.tallies[fault.name].probe_seconds[-1] > WAIT_BOUND:
+            self.ledger.problem(f"{fault.name}: no probe was answered within {WAIT_BOUND:g} s")
 
     async def supervise(self) -> None:
         """Start again what ends by itself, as a supervisor does; note that it did."""
@@ -116,11 +135,18 @@ class Director:
             tally.lost += lines_of(each for each in items if each.result in (None, "not found"))
             tally.seen_twice += sum(item.id in self.ledger.changed for item in items)
             prompts = [prompt for item in items for prompt in item.prompts]
-            repeated, overlapping = self.ledger.repeats(prompts)
-            tally.ran_twice += repeated
-            tally.overlapping += overlapping
-            if cycle.fault.once and repeated:
-                self.ledger.problem(f"{cycle.fault.name}: {repeated} ran twice")
+            repeated = self.ledger.repeats(prompts)
+            tally.ran_twice += len(repeated)
+            tally.overlapping += sum(overlap(runs) for runs in repeated)
+            if cycle.fault.once and not self._stalled(cycle.began, cycle.recovered):
+                for runs in repeated:
+                    times = ", ".join(
+                        f"{run.tier} {run.start - cycle.began:.1f} to {run.end - cycle.began:.1f} s"
+                        for run in runs
+                    )
+                    self.ledger.problem(
+                        f"{cycle.fault.name}: {runs[0].prompt!r} ran twice: {times}"
+                    )
 
 
 def deck_of(faults: list[Fault], dice: random.Random) -> list[Fault]:
@@ -150,6 +176,7 @@ async def perform(plan: Plan, folder: Path) -> Result:
         await check_the_end(stage, load, ledger)
         supervisor.cancel()
         director.account()
+        director.stalls.stop()
         await load.http.aclose()
     finally:
         await asyncio.to_thread(stage.close)

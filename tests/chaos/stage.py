@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-# Every outage is short, so that many fit into a minute. A lease is as long as two fetches.
+LEASE_SECONDS = 4
+# Every outage is short, so that many fit into a minute.
 SETTINGS = {
     "FALLTHROUGH_GPU_TIMEOUT_SECONDS": "5",
     "FALLTHROUGH_CPU_TIMEOUT_SECONDS": "5",
     "FALLTHROUGH_CPU_CONCURRENCY": "8",
     "FALLTHROUGH_CONNECT_TIMEOUT_SECONDS": "1",
     "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "1",
-    "FALLTHROUGH_LEASE_SECONDS": "2",
+    "FALLTHROUGH_LEASE_SECONDS": str(LEASE_SECONDS),
     "FALLTHROUGH_SWEEP_SECONDS": "0.25",
     "FALLTHROUGH_DISPATCH_GRACE_SECONDS": "2",
     "FALLTHROUGH_DRAIN_SECONDS": "5",
@@ -59,7 +60,7 @@ class CountingUpstream(Upstream):
     random: random.Random
 
     async def _answer(self, call: Call, writer: Any) -> bool:
-        run = Run(call.prompt, time.monotonic())
+        run = Run(call.prompt, time.monotonic(), tier=self.name)
         self.runs.append(run)
         try:
             await asyncio.sleep(self.random.uniform(0.02, 0.25))
