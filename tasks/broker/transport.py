@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from queue import Empty
+from time import monotonic
 from typing import Any
 
 from kombu.entity import Queue
@@ -141,6 +142,7 @@ class Channel(redis.Channel):
         return parameters
 
     def _brpop_start(self, timeout: float | None = None) -> None:
+        self._forget_the_silent()
         qos = self.qos
         # The rest of the prefetch is for fresh work, one of it at least.
         most = max(qos.prefetch_count - self.spare, 1)
@@ -149,6 +151,15 @@ class Channel(redis.Channel):
         if self._queue_cycle.begun_only:
             timeout = LOOK_SECONDS
         super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+
+    def _forget_the_silent(self) -> None:
+        # kombu gave the last pop up: its route was lost without a word. So were those of the other
+        # connections, each of which would have the next command wait for an answer in turn.
+        sent, pop_was_dropped = self._brpop_sent_at, self._in_poll is False
+        if pop_was_dropped and sent is not None:
+            silent = monotonic() - sent
+            if silent > self.brpop_timeout + self.health_check_interval:
+                self.pool.disconnect(inuse_connections=False)
 
     def let_go(self) -> None:
         """Wait for the pop that is under way, a second at most; what it brings goes back."""

@@ -71,6 +71,20 @@ def test_routes_that_are_lost_without_a_word_are_noticed_and_waiters_are_answere
         wait_until(lambda: seconds_of(chat, http, "woken") < 3, 20)
 
 
+def test_a_worker_whose_route_to_the_broker_is_lost_without_a_word_works_again_soon(
+    fleet, valkey, gpu
+):
+    link = Proxy(valkey.url)
+    try:
+        api, _ = fleet.start(fleet.api(), fleet.worker(broker_url=link.url))
+        with httpx.Client(base_url=api.url, timeout=60) as http:
+            assert chat(http, "before").status_code == 200
+            link.forget()
+            assert seconds_of(chat, http, "after") < 12
+    finally:
+        link.close()
+
+
 def seconds_of(work, *arguments):
     began = time.monotonic()
     assert work(*arguments).status_code == 200
