@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import chain
@@ -18,7 +19,7 @@ from tasks.broker.thread import BrokerThread
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
 from tasks.records.batches import PHASES, is_unit
-from tasks.records.jobs import TIERS, Queue, Ref
+from tasks.records.jobs import TIERS, Dispatch, Queue, Ref
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.messaging import Producer
 
-    from tasks.records.jobs import Dispatch
-
 # Jobs in one message, at most.
 SLICE = {queue.value: 1 if queue.kind is Queue.PHASES else 32 for queue in Queue}
 LONGEST_SHOWN = 1024  # characters of a message's ids that Flower shows
+MOST_REFUSED = 10_000  # that are kept until the broker is back; the sweeper finds the others
 PUBLISH_SECONDS = 8.0  # how long a publish may take
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Publisher:
         self._observer = observer or Observer()
         self._configured = (*configured, "cache")
         self._chains: dict[Route, Any] = {}
+        self._refused: deque[Dispatch] = deque(maxlen=MOST_REFUSED)
         self._parcels: GroupCommit[Parcel, None] = GroupCommit(self._publish_all, sys.maxsize)
         self._thread = BrokerThread(app)
 
@@ -93,7 +94,9 @@ class Publisher:
     async def publish(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         """Publish jobs as chains that begin at tier; raise PublishError if the broker does not."""
         # Its asker may go away; the record says that it is dispatched, and so it is.
-        await asyncio.shield(self._parcels.put(Parcel(Route(tier, queue_name), refs)))
+        publishing = self._parcels.put(Parcel(Route(tier, queue_name), refs))
+        publishing.add_done_callback(_look_at)
+        await asyncio.shield(publishing)
 
     async def _publish_all(self, parcels: list[Parcel]) -> list[Any]:
         try:
@@ -125,7 +128,8 @@ class Publisher:
     async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
         """Publish what a transition gave out.
 
-        The records say "dispatched" already: what the broker does not take, the sweeper finds.
+        The records say "dispatched" already: what the broker does not take is kept for
+        dispatch_refused(), and would be found by the sweeper, after longer and longer.
         """
         routes: dict[Route, list[Ref]] = {}
         for each in dispatches:
@@ -134,7 +138,14 @@ class Publisher:
             try:
                 await self.publish(tier, queue_name, refs)
             except PublishError as error:
-                log.warning("%d records wait for the sweeper: %s", len(refs), error)
+                log.warning("%d records wait for the broker: %s", len(refs), error)
+                self._refused += [Dispatch(*ref, tier, queue_name) for ref in refs]
+
+    async def dispatch_refused(self) -> None:
+        """Publish again what the broker did not take; a message that comes twice is stale."""
+        refused = list(self._refused)
+        self._refused.clear()
+        await self.dispatch(refused)
 
     async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
         """Return for each queue whether the broker holds no message of it."""
@@ -197,6 +208,12 @@ class Publisher:
             name: queues[name](producer.channel).queue_declare(passive=False).message_count == 0
             for name in names
         }
+
+
+def _look_at(publishing: asyncio.Future[None]) -> None:
+    # Whoever asked may have gone away: then nobody else does, and asyncio complains.
+    if not publishing.cancelled():
+        publishing.exception()
 
 
 def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:

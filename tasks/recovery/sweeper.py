@@ -38,6 +38,7 @@ class Sweeper:
     async def sweep(self) -> int:
         """Sweep once; return how many jobs were dispatched again."""
         empty = await self._publisher.empty(q.value for q in Queue)
+        await self._publisher.dispatch_refused()
         swept = await self._store.jobs.sweep(empty)
         if swept is None:
             return 0

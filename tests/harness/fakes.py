@@ -49,6 +49,7 @@ class FakePublisher:
         self.refuses: PublishError | None = None
         self.published: list[tuple[str, str, list[Ref]]] = []
         self.dispatched: list[Dispatch] = []
+        self.dispatched_refused = 0
         self.is_empty = False
 
     @property
@@ -65,6 +66,9 @@ class FakePublisher:
 
     async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
         self.dispatched += dispatches
+
+    async def dispatch_refused(self) -> None:
+        self.dispatched_refused += 1
 
     async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
         if self.refuses:

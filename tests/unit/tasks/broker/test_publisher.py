@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
-from harness.waiting import eventually
+from harness.waiting import eventually, turns
 
 from tasks.app import create_app
 from tasks.broker.publisher import Parcel, Publisher, Route, _group, chain_from
 from tasks.errors import PublishError
-from tasks.records.jobs import Ref
+from tasks.records.jobs import Dispatch, Ref
 from tasks.settings import Settings
 
 
@@ -176,3 +177,41 @@ async def test_a_stuck_call_whose_asker_left_is_noticed_by_the_next_one(
     await publisher.check()
     await waiting
     hanging.let_go.set()
+
+
+async def test_what_the_broker_did_not_take_is_kept_and_sent_once_when_it_does(
+    app, publisher, monkeypatch
+):
+    given = [Dispatch("job_1", 2, "gpu", "batch"), Dispatch("unit_1", 0, "cpu", "batch.begun")]
+    for each in given:
+        messages(app, each.queue)  # of tests before
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "connection_for_write", refuse)
+        await publisher.dispatch(given)
+        await publisher.dispatch_refused()
+    assert [messages(app, each.queue) for each in given] == [[], []]
+    for _ in range(2):
+        await publisher.dispatch_refused()
+    sent = [[[[each.id, each.attempt]]] for each in given]
+    assert [messages(app, each.queue) for each in given] == sent
+
+
+async def test_a_publish_that_fails_once_its_asker_is_gone_is_no_error_in_the_log(
+    app, publisher, monkeypatch, caplog
+):
+    asked = threading.Event()
+
+    def refuse_late(*_, **__):
+        asked.wait(20)
+        raise ConnectionError
+
+    monkeypatch.setattr(app, "connection_for_write", refuse_late)
+    asking = asyncio.create_task(publisher.publish("gpu", "batch", parcel(BULK, 1).refs))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+    asked.set()
+    await eventually(lambda: "the broker did not take a message" in caplog.text)
+    await turns()
+    gc.collect()
+    assert "never retrieved" not in caplog.text

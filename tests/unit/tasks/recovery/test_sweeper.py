@@ -102,6 +102,18 @@ async def test_the_store_is_told_of_every_queue_whether_the_broker_has_messages(
     assert store.asked == [{queue.value: is_empty for queue in Queue}]
 
 
+async def test_what_the_broker_did_not_take_goes_out_by_the_next_sweep_of_this_process(
+    sweeper, store, publisher
+):
+    store.found = None
+    await sweeper.sweep()
+    assert publisher.dispatched_refused == 1, "whoever sweeps: only this process knows of it"
+    publisher.refuses = PublishError("away")
+    with pytest.raises(PublishError):
+        await sweeper.sweep()
+    assert publisher.dispatched_refused == 1, "a broker that does not answer takes nothing"
+
+
 async def test_while_another_process_sweeps_nothing_is_done(sweeper, store, observer):
     store.found = None
     assert await sweeper.sweep() == 0
