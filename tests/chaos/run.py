@@ -16,6 +16,9 @@ from chaos.load import Load
 from chaos.machine import Stalls
 from chaos.report import Result, Tally, commit, now
 from chaos.stage import LEASE_SECONDS, READY_SECONDS, Stage, build, start_again
+from tasks.records.jobs import TIERS
+from tasks.store import keyspace
+from tasks.store.keyspace import PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,11 +223,11 @@ async def check_the_end(stage: Stage, load: Load, ledger: Ledger) -> None:
 def left_over(stage: Stage) -> dict[str, int]:
     """Return what is still listed as under way, with how many; waits for what ends by itself."""
     until = time.monotonic() + 30
-    names = ["leases", "parked", "permits:cpu", "dispatched:interactive", "dispatched:batch"]
-    names += ["dispatched:phases", "deadlines"]
+    names = [keyspace.DEADLINES, keyspace.LEASES, keyspace.PARKED, *keyspace.DISPATCHED]
+    names += [keyspace.slots(tier) for tier in TIERS]
     while True:
         with stage.store.client() as client:
-            left = {name: client.zcard(f"{{ft}}:{name}") for name in names}
+            left = {name: client.zcard(PREFIX + name) for name in names}
         left = {name: number for name, number in left.items() if number}
         if not left or time.monotonic() > until:
             return left
@@ -234,10 +237,10 @@ def left_over(stage: Stage) -> dict[str, int]:
 def counts(stage: Stage) -> tuple[int, int]:
     """Return how many results were counted; and how many jobs and lines are there."""
     with stage.store.client() as client:
-        counted = sum(int(value) for value in client.hgetall("{ft}:stats").values())
-        jobs = sum(1 for _ in client.scan_iter("{ft}:job:job_*", count=1000))
+        counted = sum(int(value) for value in client.hgetall(PREFIX + keyspace.STATS).values())
+        jobs = sum(1 for _ in client.scan_iter(PREFIX + keyspace.job("job_*"), count=1000))
         lines = 0
-        for key in client.scan_iter("{ft}:batch:batch_*", count=1000):
+        for key in client.scan_iter(PREFIX + keyspace.batch("batch_*"), count=1000):
             if client.type(key) == b"hash":
                 lines += sum(int(n) for n in client.hmget(key, "completed", "failed"))
     return counted, jobs + lines
