@@ -1,0 +1,67 @@
+"""What was accepted and what ran is laid to the fault that it met."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from chaos.faults import Fault, all_faults
+from chaos.ledger import Ledger, Run
+from chaos.run import Cycle, Director, Plan
+
+
+@pytest.fixture
+def director():
+    director = Director(SimpleNamespace(), SimpleNamespace(), Ledger(), random.Random(1))
+    yield director
+    director.stalls.stop()
+
+
+def met_by(director, fault, *items):
+    began = max(item.at for item in items) + 0.001
+    director.cycles.append(Cycle(fault, list(items), began, began + 1))
+    director.account()
+    return director.tallies[fault.name]
+
+
+def nothing(*_):
+    """What no fault does."""
+
+
+def test_what_is_never_final_is_lost(director):
+    ledger = director.ledger
+    seen, lost = (ledger.accept("job", f"job_{n}", [f"{n}"]) for n in range(2))
+    gone = ledger.accept("batch", "batch_1", ["a", "b"])
+    ledger.see(seen, "answered")
+    ledger.see(gone, "not found")
+    tally = met_by(director, Fault("kill", nothing), seen, lost, gone)
+    assert (tally.lost, tally.in_flight) == (3, 4)
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_what_ran_twice_breaks_a_promise_only_where_nothing_may(director, once):
+    ledger = director.ledger
+    item = ledger.accept("job", "job_1", ["a"])
+    ledger.see(item, "answered")
+    ledger.runs += [Run("a", item.at, item.at + 2), Run("a", item.at + 1, item.at + 3)]
+    tally = met_by(director, Fault("fault", nothing, once=once), item)
+    assert (tally.lost, tally.ran_twice, tally.overlapping) == (0, 1, 1)
+    assert len(ledger.problems) == once
+
+
+def test_a_result_that_changed_was_seen_twice(director):
+    ledger = director.ledger
+    item = ledger.accept("job", "job_1", ["a"])
+    for result in ("one", "two"):
+        ledger.see(item, result)
+    assert met_by(director, Fault("fault", nothing), item).seen_twice == 1
+
+
+def test_a_plan_has_the_faults_that_it_names():
+    faults = all_faults(SimpleNamespace(links={"api-store": None}, store_disk=None))
+    names = [fault.name for fault in faults]
+    assert len(set(names)) == len(names)
+    plan = Plan(1, "valkey", 1, names=["kill -9", "RST"], without=["store"])
+    assert [name for name in names if plan.has(name)] == ["kill -9 api", "kill -9 worker"]
+    assert all(Plan(1, "valkey", 1).has(name) for name in names)
