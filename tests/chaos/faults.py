@@ -99,6 +99,27 @@ def stop_store(stage: Stage, dice: random.Random) -> None:
     pause(stage.store.process.pid, dice)
 
 
+def kill_rabbitmq(stage: Stage, dice: random.Random) -> None:
+    """End the broker with kill -9; it comes back with what it wrote down."""
+    assert stage.rabbitmq
+    stage.rabbitmq.kill()
+    hold(dice, 0.0, 1.5)
+    stage.rabbitmq.start()
+
+
+def stop_rabbitmq(stage: Stage, dice: random.Random) -> None:
+    """Stop the broker (SIGSTOP), and let it go on."""
+    assert stage.rabbitmq
+    with stage.rabbitmq.stopped():
+        hold(dice, longest=dice.choice([LONGEST, LONGER]))
+
+
+def close_rabbitmq(stage: Stage, dice: random.Random) -> None:
+    """Have the broker close every connection."""
+    assert stage.rabbitmq
+    stage.rabbitmq.close_connections()
+
+
 def kill_clients(stage: Stage, dice: random.Random) -> None:
     """Have the store end every connection: commands' and subscriptions'."""
     with stage.store.client() as client:
@@ -209,6 +230,12 @@ def all_faults(stage: Stage) -> list[Fault]:
             Fault(f"frozen {name}", on_link(name, freeze)),
             Fault(f"refused {name}", on_link(name, refuse)),
             Fault(f"delay {name}", on_link(name, delay)),
+        ]
+    if stage.rabbitmq:
+        faults += [
+            Fault("kill -9 rabbitmq", kill_rabbitmq),
+            Fault("SIGSTOP rabbitmq", stop_rabbitmq),
+            Fault("connections closed rabbitmq", close_rabbitmq, once=True),
         ]
     if stage.store_disk:
         faults += [

@@ -6,10 +6,11 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness.processes import Fleet, Process
 from harness.proxy import Proxy
+from harness.rabbitmq import RabbitServer
 from harness.upstream import Call, Upstream
 from harness.valkey import ValkeyServer
 from harness.waiting import answers, free_port, wait_until
@@ -19,7 +20,6 @@ from chaos.ledger import Run
 
 if TYPE_CHECKING:
     import signal
-    import subprocess
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -38,19 +38,6 @@ SETTINGS = {
     "FALLTHROUGH_SLICE_LINES": "8",
 }
 READY_SECONDS = 40.0
-
-
-class Server(Protocol):
-    """A store or a broker: harness.valkey, harness.rabbitmq."""
-
-    process: subprocess.Popen[bytes] | None
-
-    @property
-    def url(self) -> str: ...
-
-    def start(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 class CountingUpstream(Upstream):
@@ -75,7 +62,7 @@ class Stage:
 
     folder: Path
     store: ValkeyServer
-    broker: Server  # the store itself, or a RabbitMQ
+    rabbitmq: RabbitServer | None  # the broker; None: the store is
     gpu: CountingUpstream
     cpu: CountingUpstream
     fleet: Fleet
@@ -141,7 +128,8 @@ class Stage:
         self.fleet.stop()
         for link in self.links.values():
             link.close()
-        self.broker.kill()
+        if self.rabbitmq:
+            self.rabbitmq.close()
         self.store.kill()
         self.gpu.close()
         self.cpu.close()
@@ -150,21 +138,21 @@ class Stage:
 def build(folder: Path, broker: str, chance: random.Random, runs: list[Run]) -> Stage:
     """Start the servers and the links; the fleet is made, and not started.
 
-    broker: valkey, which is the store too; or rabbitmq.
+    broker: valkey (the store), or rabbitmq.
     """
     library = compiled(folder)
     store_disk = Disk(library, folder / "store.disk") if library else None
     files_disk = Disk(library, folder / "files.disk") if library else None
     store = ValkeyServer(folder, free_port(), environ=store_disk.environ if store_disk else {})
     store.start()
-    queues = store if broker == "valkey" else _rabbitmq(folder)
+    rabbitmq = _rabbitmq(folder / "rabbitmq") if broker == "rabbitmq" else None
     upstreams = [CountingUpstream(f"{name}-model") for name in ("gpu", "cpu")]
     for upstream in upstreams:
         upstream.runs, upstream.random = runs, random.Random(chance.random())
     links = {
         f"{kind}-{name}": Proxy(server.url)
         for kind in ("api", "worker")
-        for name, server in (("store", store), ("broker", queues))
+        for name, server in (("store", store), ("broker", rabbitmq or store))
     }
     gpu, cpu = upstreams
     settings = {
@@ -174,13 +162,12 @@ def build(folder: Path, broker: str, chance: random.Random, runs: list[Run]) -> 
         "FALLTHROUGH_FILES_URL": str(folder / "files"),
     }
     fleet = Fleet(folder, settings)
-    return Stage(folder, store, queues, gpu, cpu, fleet, links, store_disk, files_disk)
+    return Stage(folder, store, rabbitmq, gpu, cpu, fleet, links, store_disk, files_disk)
 
 
-def _rabbitmq(folder: Path) -> Server:
-    from harness.rabbitmq import RabbitServer  # noqa: PLC0415 - needs Debian's rabbitmq-server
-
-    server = RabbitServer(folder / "rabbitmq")
+def _rabbitmq(folder: Path) -> RabbitServer:
+    folder.mkdir()
+    server = RabbitServer(folder)
     server.start()
     return server
 

@@ -59,9 +59,9 @@ def test_a_result_that_changed_was_seen_twice(director):
 
 
 def test_a_plan_has_the_faults_that_it_names():
-    faults = all_faults(SimpleNamespace(links={"api-store": None}, store_disk=None))
+    faults = all_faults(SimpleNamespace(links={"api-store": None}, rabbitmq=True, store_disk=True))
     names = [fault.name for fault in faults]
     assert len(set(names)) == len(names)
-    plan = Plan(1, "valkey", 1, names=["kill -9", "RST"], without=["store"])
+    plan = Plan(1, "valkey", 1, names=["kill -9", "RST"], without=["store", "rabbitmq"])
     assert [name for name in names if plan.has(name)] == ["kill -9 api", "kill -9 worker"]
     assert all(Plan(1, "valkey", 1).has(name) for name in names)
