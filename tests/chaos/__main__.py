@@ -9,8 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chaos.plan import Plan
 from chaos.report import RESULTS, commits_since, read, table
-from chaos.run import Plan, perform, say
+from chaos.run import perform, say
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
         seconds=arguments.minutes * 60,
         names=arguments.fault,
         without=arguments.without,
+        durable=arguments.durable,
     )
     result = asyncio.run(perform(plan, folder))
     result.append_to(arguments.results)
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="decides the sequence of faults")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--broker", choices=("valkey", "rabbitmq"), default="valkey")
+    parser.add_argument("--durable", action="store_true", help="with FALLTHROUGH_DURABLE=always")
     parser.add_argument(
         "--fault",
         action="append",

@@ -159,6 +159,16 @@ def slow_disk(stage: Stage, dice: random.Random) -> None:
     stage.store_disk.heal()
 
 
+def kill_store_of_slow_disk(stage: Stage, dice: random.Random) -> None:
+    """End the store with kill -9 while its fsync takes a second: what is not on disk is lost."""
+    assert stage.store_disk
+    stage.store_disk.slow_down(dice.uniform(0.5, 1.0))
+    hold(dice, 1.0)
+    stage.store.kill()
+    stage.store_disk.heal()
+    restart_store(stage)
+
+
 def lose(link: Proxy, dice: random.Random) -> None:
     """Lose the routes that are, for good, and every new one for a while, without a word."""
     link.forget()
@@ -243,4 +253,6 @@ def all_faults(stage: Stage) -> list[Fault]:
             Fault("disk full files", partial(fill_disk, "files_disk")),
             Fault("slow fsync store", slow_disk),
         ]
+    if stage.store_disk and stage.durable:  # else what is lost then is the default's stated risk
+        faults.append(Fault("kill -9 store, slow fsync", kill_store_of_slow_disk))
     return faults

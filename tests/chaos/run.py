@@ -23,26 +23,11 @@ from tasks.store.keyspace import PREFIX
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chaos.plan import Plan
+
 BOUND = 60.0  # seconds within which everything is final after a fault
 # Nobody waits so many seconds longer than the outage; a batch's phases and slices may each meet it.
 WAIT_BOUNDS = {"job": 10.0, "batch": 20.0}
-
-
-@dataclass
-class Plan:
-    """What a run is to do. names, without: parts of faults' names; no names: all of them."""
-
-    seed: int
-    broker: str
-    seconds: float
-    names: list[str] = field(default_factory=list)
-    without: list[str] = field(default_factory=list)
-    most: int | None = None  # faults
-
-    def has(self, fault: str) -> bool:
-        """Whether a fault is part of it."""
-        named = not self.names or any(name in fault for name in self.names)
-        return named and not any(name in fault for name in self.without)
 
 
 @dataclass
@@ -166,7 +151,7 @@ def deck_of(faults: list[Fault], dice: random.Random) -> list[Fault]:
 async def perform(plan: Plan, folder: Path) -> Result:
     """Run a plan; return what came of it."""
     dice, ledger, began = random.Random(plan.seed), Ledger(), now()
-    stage = await asyncio.to_thread(build, folder, plan.broker, dice, ledger.runs)
+    stage = await asyncio.to_thread(build, folder, plan, dice, ledger.runs)
     try:
         await asyncio.to_thread(stage.start)
         load = Load([api.url for api in stage.apis], ledger, f"{plan.seed}", dice)
@@ -194,7 +179,7 @@ async def perform(plan: Plan, folder: Path) -> Result:
         kinds[item.what] += len(item.prompts)
     return Result(
         seed=plan.seed,
-        broker=plan.broker,
+        broker=f"{plan.broker}, durable" if plan.durable else plan.broker,
         commit=commit(),
         began=began,
         minutes=round(minutes, 2),

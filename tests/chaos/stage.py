@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from chaos.plan import Plan
+
 LEASE_SECONDS = 4
 # Every outage is short, so that many fit into a minute.
 SETTINGS = {
@@ -67,6 +69,7 @@ class Stage:
     cpu: CountingUpstream
     fleet: Fleet
     links: dict[str, Proxy]  # "api-store", "api-broker", "worker-store", "worker-broker"
+    durable: bool
     store_disk: Disk | None
     files_disk: Disk | None
     apis: list[Process] = field(default_factory=list)
@@ -135,17 +138,19 @@ class Stage:
         self.cpu.close()
 
 
-def build(folder: Path, broker: str, chance: random.Random, runs: list[Run]) -> Stage:
-    """Start the servers and the links; the fleet is made, and not started.
-
-    broker: valkey (the store), or rabbitmq.
-    """
+def build(folder: Path, plan: Plan, chance: random.Random, runs: list[Run]) -> Stage:
+    """Start the servers and the links; the fleet is made, and not started."""
     library = compiled(folder)
     store_disk = Disk(library, folder / "store.disk") if library else None
     files_disk = Disk(library, folder / "files.disk") if library else None
-    store = ValkeyServer(folder, free_port(), environ=store_disk.environ if store_disk else {})
+    store = ValkeyServer(
+        folder,
+        free_port(),
+        appendfsync="always" if plan.durable else "everysec",
+        environ=store_disk.environ if store_disk else {},
+    )
     store.start()
-    rabbitmq = _rabbitmq(folder / "rabbitmq") if broker == "rabbitmq" else None
+    rabbitmq = _rabbitmq(folder / "rabbitmq") if plan.broker == "rabbitmq" else None
     upstreams = [CountingUpstream(f"{name}-model") for name in ("gpu", "cpu")]
     for upstream in upstreams:
         upstream.runs, upstream.random = runs, random.Random(chance.random())
@@ -160,9 +165,12 @@ def build(folder: Path, broker: str, chance: random.Random, runs: list[Run]) -> 
         "FALLTHROUGH_GPU_URL": gpu.url,
         "FALLTHROUGH_CPU_URL": cpu.url,
         "FALLTHROUGH_FILES_URL": str(folder / "files"),
+        "FALLTHROUGH_DURABLE": "always" if plan.durable else "everysec",
     }
     fleet = Fleet(folder, settings)
-    return Stage(folder, store, rabbitmq, gpu, cpu, fleet, links, store_disk, files_disk)
+    return Stage(
+        folder, store, rabbitmq, gpu, cpu, fleet, links, plan.durable, store_disk, files_disk
+    )
 
 
 def _rabbitmq(folder: Path) -> RabbitServer:

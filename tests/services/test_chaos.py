@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from chaos.plan import Plan
 from chaos.report import table
-from chaos.run import Plan, perform
+from chaos.run import perform
 
 KINDS = [
     *("kill -9 worker", "SIGTERM worker", "SIGSTOP worker", "kill -9 api", "kill -9 store"),

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from chaos.faults import Fault, all_faults
 from chaos.ledger import Ledger, Run
-from chaos.run import Cycle, Director, Plan
+from chaos.plan import Plan
+from chaos.run import Cycle, Director
 
 
 @pytest.fixture
@@ -59,7 +60,9 @@ def test_a_result_that_changed_was_seen_twice(director):
 
 
 def test_a_plan_has_the_faults_that_it_names():
-    faults = all_faults(SimpleNamespace(links={"api-store": None}, rabbitmq=True, store_disk=True))
+    faults = all_faults(
+        SimpleNamespace(links={"api-store": None}, rabbitmq=True, durable=True, store_disk=True)
+    )
     names = [fault.name for fault in faults]
     assert len(set(names)) == len(names)
     plan = Plan(1, "valkey", 1, names=["kill -9", "RST"], without=["store", "rabbitmq"])
