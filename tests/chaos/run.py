@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from chaos.plan import Plan
 
+# A link that was lost without a word may be found so as late as this: by a call's limit (5 s).
+SETTLE_SECONDS = 6.0
 BOUND = 60.0  # seconds within which everything is final after a fault
 # Nobody waits so many seconds longer than the outage; a batch's phases and slices may each meet it.
 WAIT_BOUNDS = {"job": 10.0, "batch": 20.0}
@@ -120,7 +122,8 @@ class Director:
 
     def account(self) -> None:
         """Lay what was accepted, and what ran, to the fault that it met."""
-        for cycle in self.cycles:
+        ends = [cycle.began for cycle in self.cycles[1:]] + [float("inf")]
+        for cycle, end in zip(self.cycles, ends, strict=True):
             tally = self.tallies[cycle.fault.name]
             later = self.ledger.accepted_between(cycle.began, cycle.recovered)
             items = [*cycle.in_flight, *later]
@@ -129,7 +132,10 @@ class Director:
             tally.lost += lines_of(each for each in items if each.result in (None, "not found"))
             tally.seen_twice += sum(item.id in self.ledger.changed for item in items)
             prompts = [prompt for item in items for prompt in item.prompts]
-            repeated = self.ledger.repeats(prompts)
+            # What ran again once the next fault had struck is that one's.
+            repeated = [
+                runs for runs in self.ledger.repeats(prompts) if cycle.began <= runs[1].start < end
+            ]
             tally.ran_twice += len(repeated)
             tally.overlapping += sum(overlap(runs) for runs in repeated)
             if cycle.fault.once and not self._stalled(cycle.began, cycle.recovered):
@@ -144,8 +150,12 @@ class Director:
 
 
 def deck_of(faults: list[Fault], dice: random.Random) -> list[Fault]:
-    """Return every fault once, in an order that the seed decides."""
-    return dice.sample(faults, len(faults))
+    """Return every fault once, in an order that the seed decides; those to be taken first last.
+
+    Those by which nothing may run twice come after one another: what another fault left behind is
+    not theirs.
+    """
+    return sorted(dice.sample(faults, len(faults)), key=lambda fault: fault.once)
 
 
 async def perform(plan: Plan, folder: Path) -> Result:
@@ -163,8 +173,11 @@ async def perform(plan: Plan, folder: Path) -> Result:
         deck: list[Fault] = []
         while time.monotonic() < start + plan.seconds and len(director.cycles) != plan.most:
             deck = deck or deck_of(faults, dice)
+            fault = deck.pop()
+            if fault.once and director.cycles and not director.cycles[-1].fault.once:
+                await asyncio.sleep(SETTLE_SECONDS)
             await asyncio.sleep(dice.uniform(0.1, 0.5))
-            await director.act(deck.pop())
+            await director.act(fault)
         minutes = (time.monotonic() - start) / 60
         await load.end(BOUND)
         await check_the_end(stage, load, ledger)

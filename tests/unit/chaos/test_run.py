@@ -9,7 +9,7 @@ import pytest
 from chaos.faults import Fault, all_faults
 from chaos.ledger import Ledger, Run
 from chaos.plan import Plan
-from chaos.run import Cycle, Director
+from chaos.run import Cycle, Director, deck_of
 
 
 @pytest.fixture
@@ -45,10 +45,33 @@ def test_what_ran_twice_breaks_a_promise_only_where_nothing_may(director, once):
     ledger = director.ledger
     item = ledger.accept("job", "job_1", ["a"])
     ledger.see(item, "answered")
-    ledger.runs += [Run("a", item.at, item.at + 2), Run("a", item.at + 1, item.at + 3)]
+    ledger.runs += [Run("a", item.at, item.at + 2), Run("a", item.at + 0.5, item.at + 3)]
     tally = met_by(director, Fault("fault", nothing, once=once), item)
     assert (tally.lost, tally.ran_twice, tally.overlapping) == (0, 1, 1)
     assert len(ledger.problems) == once
+
+
+def test_what_runs_again_after_the_next_fault_is_that_ones(director):
+    ledger = director.ledger
+    item = ledger.accept("job", "job_1", ["a"])
+    ledger.see(item, "answered")
+    ledger.runs += [Run("a", item.at, item.at + 1), Run("a", item.at + 5, item.at + 6)]
+    first, second = (Fault(name, nothing, once=name == "first") for name in ("first", "second"))
+    director.cycles += [
+        Cycle(first, [item], item.at + 0.5, item.at + 2),
+        Cycle(second, [item], item.at + 3, item.at + 7),
+    ]
+    director.account()
+    assert (director.tallies["first"].ran_twice, director.tallies["second"].ran_twice) == (0, 1)
+    assert ledger.problems == []
+
+
+def test_faults_by_which_nothing_may_run_twice_are_taken_one_after_the_other():
+    faults = [Fault(f"{n}", nothing, once=n % 2 == 0) for n in range(10)]
+    deck = deck_of(faults, random.Random(1))
+    assert [fault.once for fault in reversed(deck)] == [True] * 5 + [False] * 5
+    assert deck == deck_of(faults, random.Random(1))
+    assert deck != deck_of(faults, random.Random(2))
 
 
 def test_a_result_that_changed_was_seen_twice(director):
