@@ -81,9 +81,8 @@ _AMQP_TRANSPORT = {
     "read_timeout": 3,
     "write_timeout": 3,
 }
-# A worker whose route is lost without a word
-# notices it after the second that its pop waits and up to two intervals of checks; and then waits
-# once for a command's end.
+# A worker whose route is lost without a word notices it after the second that its pop waits and up
+# to two intervals of checks.
 _REDIS_TRANSPORT = {
     "socket_timeout": 3,
     "socket_connect_timeout": 2,

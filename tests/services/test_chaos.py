@@ -11,7 +11,7 @@ KINDS = [
     *("kill -9 worker", "SIGTERM worker", "SIGSTOP worker", "kill -9 api", "kill -9 store"),
     *("RST worker-store", "FIN api-broker", "refused worker-broker", "delay worker-store"),
     *("frozen api-store", "silent loss worker-store", "CLIENT KILL store", "node killed"),
-    *("disk full files", "slow fsync store"),
+    *("disk full files", "disk full store", "slow fsync store", "OOM store", "READONLY store"),
 ]
 
 
