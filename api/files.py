@@ -83,6 +83,8 @@ async def create(request: Request) -> Response:
         if record is None:
             new_file = NewFile(file_id, owner, name, purpose, seconds)
             record = await services.store.files.create(new_file, content, keys)
+        else:
+            await services.store.durability.file(file_id)
     return json_response(show_file(record))
 
 

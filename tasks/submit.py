@@ -49,10 +49,10 @@ class Submitter:
         tier = self._publisher.first_tier
         created, earlier = await self._store.jobs.create(jobs, tier, keys)
         if earlier:
-            await self._store.durability.wait()
+            await self._store.durability.job(earlier[0])
             return created, earlier
         try:
-            await self._store.durability.wait()
+            await self._store.durability.job(jobs[0].id)
             refs = [Ref(job.id, 0) for job in jobs]
             await self._publisher.publish(tier, jobs[0].queue.value, refs)
         except (PublishError, StoreUnavailable):
@@ -69,7 +69,7 @@ class Submitter:
         await self.check_room()
         batch_id = await self._store.batches.create(batch, keys)
         try:
-            await self._store.durability.wait()
+            await self._store.durability.batch(batch_id)
         except StoreUnavailable:
             # With a key its caller sends it again, and finds it; one that was there is not ours.
             if batch_id == batch.id and not keys:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tasks.tiers.slots import Slots
 
 
+AGAIN_SECONDS = 0.25  # until leases that could not be renewed are renewed
+
+
 class Leases:
     """The jobs in hand. A job that stops being ours (cancelled, expired, swept) is dropped."""
 
@@ -53,9 +56,12 @@ class Leases:
     async def keep(self) -> None:
         """Renew all leases, four times within their length; run until cancelled."""
         while True:
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self.renew()
-            await asyncio.sleep(self._interval)
+                pause = self._interval
+            except StoreUnavailable:
+                pause = min(self._interval, AGAIN_SECONDS)
+            await asyncio.sleep(pause)
 
     async def renew(self) -> None:
         """Renew all leases once, and drop what is no longer ours."""

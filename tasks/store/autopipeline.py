@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, TimeoutError  # noqa: A004
 
 from tasks.group_commit import GroupCommit
 
@@ -89,4 +89,10 @@ class AutoPipeline:
                 pipeline.evalsha(call.script.sha1, len(call.keys), *call.keys, *call.args)
             else:
                 pipeline.execute_command(*call.args)
-        return list(await pipeline.execute(raise_on_error=False))
+        try:
+            return list(await pipeline.execute(raise_on_error=False))
+        except TimeoutError:
+            # The route may be lost without a word. So would those of the idle connections be, each
+            # of which would have the next ones wait as long.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise

@@ -69,7 +69,7 @@ def connect(url: str) -> Redis:
         url,
         timeout=5,
         socket_connect_timeout=2,
-        socket_timeout=5,
+        socket_timeout=4,  # twice that, and a lease would be over
         health_check_interval=0,
         retry=Retry(NoBackoff(), 0),
         max_connections=64,

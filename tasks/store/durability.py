@@ -18,6 +18,7 @@ from tasks.group_commit import GroupCommit
 from tasks.settings import ALWAYS
 from tasks.store import keyspace
 from tasks.store.connection import translated
+from tasks.store.keyspace import PREFIX
 from tasks.store.short_memory import allowed
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tasks.store.connection import Connection
 
 WAIT_MS = 4000  # for the disk, or for replicas
+FORGOTTEN = "the job store has lost it before it was safe"
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +40,27 @@ class Durability:
         self._connection = connection
         self._on_disk = settings.durable == ALWAYS
         self._replicas = settings.durable_replicas
-        self._waits: GroupCommit[None, None] = GroupCommit(self._wait, sys.maxsize)
+        self._waits: GroupCommit[str, None] = GroupCommit(self._wait, sys.maxsize)
 
-    async def wait(self) -> None:
-        """Return once all that was written before is as safe as the settings ask for.
+    async def job(self, job_id: str) -> None:
+        """Return once a job is as safe as the settings ask for.
 
-        Raises StoreUnavailable if it is not so in time.
+        Raises StoreUnavailable, as those below do, if it is not so in time, or if the store has
+        forgotten it.
         """
+        await self._safe(keyspace.job(job_id))
+
+    async def batch(self, batch_id: str) -> None:
+        """Return once a batch is safe."""
+        await self._safe(keyspace.batch(batch_id))
+
+    async def file(self, file_id: str) -> None:
+        """Return once a file's record is safe."""
+        await self._safe(keyspace.file(file_id))
+
+    async def _safe(self, key: str) -> None:
         if self._on_disk or self._replicas:
-            await self._waits.submit(None)
+            await self._waits.submit(key)
 
     async def check(self) -> None:
         """Raise StoreUnfit if the store can never do what is asked for."""
@@ -66,7 +80,7 @@ class Durability:
         if policy == "everysec":
             log.warning("the store's appendfsync is everysec: each create waits for up to a second")
         try:
-            await self.wait()
+            await self._safe(keyspace.WRITTEN)
         except StoreUnavailable as error:
             if isinstance(error.__cause__, ResponseError):
                 message = (
@@ -81,19 +95,22 @@ class Durability:
             return str(answer.get("appendfsync", ""))
         return ""
 
-    async def _wait(self, waiting: list[None]) -> Sequence[None]:
-        connection = self._connection
+    async def _wait(self, keys: list[str]) -> Sequence[StoreUnavailable | None]:
+        # The records are looked for as well: the server may be another by now, or the same one
+        # without its last second.
+        records = [("EXISTS", PREFIX + key) for key in keys]
+        # Both are asked of the connection that they are sent on, so it writes something.
+        written = allowed(("SET", PREFIX + keyspace.WRITTEN, 1))
         async with translated():
-            # Both are asked of the connection that they are sent on, so it writes something.
-            pipeline = connection.client.pipeline(transaction=False)
-            pipeline.execute_command(*allowed(("SET", keyspace.PREFIX + keyspace.WRITTEN, 1)))
-            pipeline.execute_command(*self._command())
-            _, answer = await pipeline.execute()
+            pipeline = self._connection.client.pipeline(transaction=False)
+            for command in (written, *records, self._command()):
+                pipeline.execute_command(*command)
+            _, *there, answer = await pipeline.execute()
         disk, replicas = answer if self._on_disk else (1, answer)
         if int(disk) < 1 or int(replicas) < self._replicas:
             message = f"the job store did not make it safe within {WAIT_MS / 1000:g} s"
             raise StoreUnavailable(message)
-        return [None] * len(waiting)
+        return [None if found else StoreUnavailable(FORGOTTEN) for found in there]
 
     def _command(self) -> tuple[Any, ...]:
         if self._on_disk:

@@ -65,7 +65,7 @@ class FileStore:
         try:
             size = await self._copied(new, content, keys)
             record = await self._record_new(new, size, keys)
-            await self._durability.wait()
+            await self._durability.file(new.id)
         except BaseException:  # who sends it again begins anew; the sweeper clears the rest
             with contextlib.suppress(StoreUnavailable):
                 if await self.get(new.id, new.owner) is None:  # else only the answer was lost

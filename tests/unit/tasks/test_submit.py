@@ -45,7 +45,7 @@ class FakeStore:
         self.jobs = SimpleNamespace(create=self._create, discard=self._discard)
         self.batches = SimpleNamespace(create=self._create_batch, cancel=self._cancel)
         self.connection = SimpleNamespace(has_room=self._has_room)
-        self.durability = SimpleNamespace(wait=self._wait)
+        self.durability = SimpleNamespace(job=self._safe, batch=self._safe)
         self.safe = True
 
     async def _create(self, jobs, tier, keys):
@@ -65,8 +65,8 @@ class FakeStore:
         self.moves.append(("cancel", batch_id, owner))
         return self.cancelled
 
-    async def _wait(self):
-        self.moves.append(("wait",))
+    async def _safe(self, name):
+        self.moves.append(("safe", name))
         if not self.safe:
             raise StoreUnavailable
 
@@ -95,7 +95,7 @@ async def submitter(store, publisher):
 
 async def test_jobs_are_recorded_and_published_at_the_first_tier(submitter, store, publisher):
     assert await submitter.submit(JOBS, KEYS) == (1234.5, None)
-    assert store.moves == [("create", ["job_1", "job_2"], "cpu", KEYS), ("wait",)]
+    assert store.moves == [("create", ["job_1", "job_2"], "cpu", KEYS), ("safe", "job_1")]
     assert publisher.published == [("cpu", "batch", [Ref("job_1", 0), Ref("job_2", 0)])]
 
 
@@ -170,7 +170,7 @@ async def test_a_store_that_is_away_refuses(submitter, store):
 async def test_only_a_new_batch_is_validated(submitter, store, publisher, batch_id):
     store.batch_id = batch_id
     assert await submitter.submit_batch(BATCH, KEYS) == batch_id
-    assert store.moves == [("create_batch", "batch_1", KEYS), ("wait",)]
+    assert store.moves == [("create_batch", "batch_1", KEYS), ("safe", batch_id)]
     validation = Dispatch("unit_batch_1_validate", 0, "validate", "phases")
     assert publisher.dispatched == ([validation] if batch_id == "batch_1" else [])
 
@@ -203,7 +203,7 @@ async def test_a_batch_that_its_key_finds_again_is_not_cancelled(submitter, stor
     store.safe, store.batch_id = False, batch_id
     with pytest.raises(StoreUnavailable):
         await submitter.submit_batch(BATCH, KEYS)
-    assert store.moves == [("create_batch", "batch_1", KEYS), ("wait",)]
+    assert store.moves == [("create_batch", "batch_1", KEYS), ("safe", batch_id)]
 
 
 async def test_of_a_batch_that_was_not_made_safe_a_repeated_create_is_not_told(submitter, store):

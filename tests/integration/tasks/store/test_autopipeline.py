@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from harness.proxy import Proxy
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tasks.store.autopipeline import LARGEST_PIPELINE, AutoPipeline, Script
 from tasks.store.connection import connect
@@ -95,3 +97,22 @@ async def test_a_server_that_is_away_is_told_to_every_caller():
         away.command("PING"), away.run(TELL, [], ["x"]), return_exceptions=True
     )
     assert [type(error) for error in errors] == [RedisConnectionError] * 2
+
+
+async def test_where_a_route_is_lost_without_a_word_only_the_first_waits(valkey):
+    """The others in the pool have lost theirs as well, and are not tried one after the other."""
+    link = Proxy(valkey.url)
+    client = connect(link.url)
+    client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
+    pipeline = AutoPipeline(client)
+    try:
+        await asyncio.gather(*(client.ping() for _ in range(8)))
+        link.forget()
+        with pytest.raises(RedisTimeoutError):
+            await pipeline.run(TELL, [], ["x"])
+        began = asyncio.get_running_loop().time()
+        assert await pipeline.run(TELL, [], ["y"]) == b"y"
+        assert asyncio.get_running_loop().time() - began < 0.4
+    finally:
+        await client.aclose()
+        link.close()

@@ -190,3 +190,23 @@ async def test_a_listener_that_lost_its_store_listens_again(leases, hold, events
     events.tell(None, StoreUnavailable(), None, "job_1")
     await eventually(lambda: len(leases) == 0)
     listening.cancel()
+
+
+async def test_leases_that_could_not_be_renewed_are_renewed_soon(monkeypatch):
+    """Not a whole interval later, when they would be over."""
+    monkeypatch.setattr("tasks.recovery.leases.AGAIN_SECONDS", 0.001)
+    asked = []
+
+    async def renew(_):
+        asked.append(1)
+        if len(asked) < 3:
+            raise StoreUnavailable
+        return []
+
+    leases = Leases(SimpleNamespace(jobs=SimpleNamespace(renew=renew)), 3600, [])
+    leases.hold("job_1", "me", None)
+    keeping = asyncio.create_task(leases.keep())
+    await eventually(lambda: len(asked) == 3)
+    await turns(20)
+    assert len(asked) == 3
+    keeping.cancel()
