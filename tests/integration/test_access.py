@@ -257,7 +257,7 @@ def test_a_request_holds_its_place_while_it_runs_and_not_after_a_crash(fleet, ke
 
 
 async def test_a_place_outlives_its_lease_only_while_its_request_runs(valkey):
-    store, background = store_on(valkey.url), Background()
+    store, background = store_on(valkey.url), Background(lambda _: None)
     here, crashed = (RequestLimits(store.limits, lease_seconds=0.3) for _ in range(2))
     background.start("request limits", here.keep)
     admitted = await here.admit("ann", 0, 1)
