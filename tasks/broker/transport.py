@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.scheduling import round_robin_cycle
 from redis import Redis
-from redis.client import Pipeline
+from redis.client import Pipeline, PubSub
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError  # noqa: A004
 
 from tasks.records.jobs import BEGUN
 from tasks.store.short_memory import ALLOWED, allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOOK_SECONDS = 0.1  # how often a busy worker looks whether it may take fresh work again
 
@@ -66,13 +69,27 @@ class _Willing:
         return super().execute_command(*allowed(args), **options)  # type: ignore[misc]
 
     def parse_response(self, *args: Any, **options: Any) -> Any:
-        try:
+        with _lost_where_refused():
             return super().parse_response(*args, **options)  # type: ignore[misc]
-        except NoScriptError:  # whoever sent the digest sends the script now
-            raise
-        except ResponseError as error:
-            message = f"the server refused: {type(error).__name__}: {error}"
-            raise ConnectionError(message) from error
+
+
+@contextlib.contextmanager
+def _lost_where_refused() -> Iterator[None]:
+    try:
+        yield
+    except NoScriptError:  # whoever sent the digest sends the script now
+        raise
+    except ResponseError as error:
+        message = f"the server refused: {type(error).__name__}: {error}"
+        raise ConnectionError(message) from error
+
+
+class _PubSub(PubSub):
+    """The subscription of a channel: what it is refused is the answer to its own pings."""
+
+    def parse_response(self, *args: Any, **options: Any) -> Any:
+        with _lost_where_refused():
+            return super().parse_response(*args, **options)  # type: ignore[no-untyped-call]
 
 
 class _Pipeline(_Willing, Pipeline):
@@ -85,6 +102,9 @@ class _Client(_Willing, Redis):
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> _Pipeline:  # noqa: FBT002 - redis-py's
         pool, callbacks = self.connection_pool, self.response_callbacks
         return _Pipeline(pool, callbacks, transaction, shard_hint)
+
+    def pubsub(self, **options: Any) -> _PubSub:
+        return _PubSub(self.connection_pool, **options)
 
     def register_script(self, script: Any) -> Any:
         return super().register_script(ALLOWED + script)

@@ -16,7 +16,7 @@ DAY = {"endpoint": CHAT, "completion_window": "24h"}
 @pytest.fixture
 def client(fleet):
     """A client of an API beside a worker that has room for every line that hangs."""
-    worker = fleet.worker(slice_lines=64, gpu_concurrency=256, gpu_timeout_seconds=20)
+    worker = fleet.worker(slice_lines=16, gpu_concurrency=64, gpu_timeout_seconds=20)
     api, _ = fleet.start(fleet.api(), worker)
     with client_of(api) as client:
         yield client
@@ -86,7 +86,8 @@ def answer_what_can_be(call):
     return {"refused": "400", "endless": "hang"}.get(call.prompt, "ok")
 
 
-HALVES = [line(f"c{n}", "endless" if n < 180 else "short") for n in range(200)]
+LINES, SHORT = 60, 6
+HALVES = [line(f"c{n}", "endless" if n < LINES - SHORT else "short") for n in range(LINES)]
 
 
 def complete_a_thousand_lines(client):
@@ -104,7 +105,7 @@ def complete_a_thousand_lines(client):
 
 def cancel_one(client):
     batch = submit(client, HALVES)
-    poll(client, batch, lambda now: now.request_counts.completed == 20)
+    poll(client, batch, lambda now: now.request_counts.completed == SHORT)
     assert client.batches.cancel(batch.id).status == "cancelling"
     return check_halves(client, batch, "cancelled")
 
@@ -118,7 +119,7 @@ def check_halves(client, batch, ending):
     batch = poll(client, batch)
     assert batch.status == ending
     output, errors = every_line(client, batch)
-    assert len(output) == 20
+    assert len(output) == SHORT
     assert {each["error"]["code"] for each in errors} == {f"batch_{ending}"}
     return batch
 

@@ -354,7 +354,7 @@ async def test_what_begins_late_hides_nothing_that_was_overtaken(store, jobs, cl
     await begun(jobs)
     await jobs.begin(ME, "gpu", [Ref(late, 0)])
     clock.advance(0.75)
-    assert await sweep(store) == [swept(lost, 1, "unbegun")]
+    assert await sweep(store) == [swept(lost, 1, "unbegun", BEGUN)]
 
 
 async def test_what_has_no_message_left_is_taken_for_lost_and_given_twice_the_time(
