@@ -60,6 +60,8 @@ def create_app(settings: Settings) -> Celery:
         broker_transport_options=dict(_AMQP_TRANSPORT if amqp else _REDIS_TRANSPORT),
         # A consumer whose route is lost without a word knows after twice as long.
         broker_heartbeat=HEARTBEAT_SECONDS,
+        # A queue that cannot be declared is waited for, and told, as a broker that is away.
+        broker_channel_error_retry=True,
         # Flower's view: arguments are ids.
         worker_send_task_events=True,
         task_send_sent_event=True,

@@ -63,6 +63,8 @@ def test_no_broker_is_waited_for_for_ever_and_rabbitmq_keeps_its_queues(url, arg
     # A consumer on a dead link knows after two of them.
     assert conf.broker_heartbeat == 3
     assert conf.broker_connection_timeout == 2
+    # Nor does an error of a channel's alone end a worker.
+    assert conf.broker_channel_error_retry
 
 
 def test_the_broker_is_the_store_unless_it_has_its_own():
