@@ -25,7 +25,8 @@ from tasks.store.short_memory import ALLOWED, allowed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOK_SECONDS = 0.1  # how often a busy worker looks whether it may take fresh work again
+LOOK_SECONDS = 0.2  # between two looks for begun work of a worker that takes no fresh work now
+AT_ONCE = 0.001  # the shortest time that a pop waits, in seconds
 
 
 class BegunFirst(round_robin_cycle):
@@ -132,6 +133,7 @@ class Channel(redis.Channel):
     """
 
     spare = 0
+    _next_look = 0.0
     queue_order_strategy = "tasks.broker.transport:BegunFirst"
     from_transport_options = (*redis.Channel.from_transport_options, "spare")  # type: ignore[assignment]
     QoS = QoS
@@ -169,7 +171,11 @@ class Channel(redis.Channel):
         taken = len(qos._delivered) - len(qos._dirty)  # noqa: SLF001 - as its can_consume() does
         self._queue_cycle.begun_only = bool(self.spare and qos.prefetch_count and taken >= most)
         if self._queue_cycle.begun_only:
-            timeout = LOOK_SECONDS
+            # A pop that waits for begun work would keep the worker from fresh work as long.
+            if monotonic() < self._next_look:
+                return
+            self._next_look = monotonic() + LOOK_SECONDS
+            timeout = AT_ONCE
         super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
 
     def _forget_the_silent(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from contextlib import suppress
 
 import pytest
 from kombu import Connection, Queue
@@ -189,3 +191,50 @@ def test_what_cannot_be_acknowledged_keeps_no_place_of_the_consumers(own_valkey)
             message.ack()
         assert channel.qos.can_consume()
         client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.fixture
+def busy(valkey, monkeypatch):
+    """A worker's connection that may hold three messages, one of which is kept for begun work."""
+    for scheme in ("redis", "rediss"):
+        monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
+    transport.use()
+    with Connection(valkey.url, transport_options={"spare": 1}) as connection:
+        channel = connection.channel()
+        channel.basic_qos(0, 3, apply_global=False)
+        yield connection, channel
+
+
+def test_fresh_work_leaves_a_place_for_begun_work_and_is_never_kept_waiting(valkey, busy):
+    connection, channel = busy
+    begun = Queue("interactive.begun", routing_key="interactive.begun")
+    got = []
+    consumer = connection.Consumer([QUEUE, begun], channel=channel)
+    consumer.register_callback(lambda body, message: got.append((body, message)))
+    consumer.consume()
+
+    def take(seconds=1.0):
+        """Return what comes within so long."""
+        until, before = time.monotonic() + seconds, len(got)
+        while time.monotonic() < until:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
+        return [body for body, _ in got[before:]]
+
+    with Connection(valkey.url) as other:
+        producer = other.Producer()
+        for n in range(4):
+            producer.publish(f"fresh {n}", routing_key=QUEUE.name, declare=[QUEUE])
+        assert take() == ["fresh 0", "fresh 1"]
+        producer.publish("begun", routing_key=begun.name, declare=[begun])
+        assert take() == ["begun"]
+        assert take() == []
+        got[0][1].ack()
+        got[2][1].ack()
+        began = time.monotonic()
+        while len(got) < 4:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
+            assert time.monotonic() - began < 5
+        assert got[3][0] == "fresh 2"
+        assert take() == []
