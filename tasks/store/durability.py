@@ -1,7 +1,7 @@
 """Whether what is accepted is on disk, or with replicas, before its client is told so.
 
-By default it is not: a store with `appendfsync everysec` that is killed keeps all that it has
-written, but a machine that dies takes the last second with it, or more where its disk is slow.
+By default it is not: a store with `appendfsync everysec` that dies may take its last second with
+it, or two where its disk is slow.
 """
 
 from __future__ import annotations

@@ -157,6 +157,10 @@ def slow_disk(stage: Stage, dice: random.Random) -> None:
     stage.store_disk.slow_down(dice.uniform(0.2, 1.0))
     hold(dice)
     stage.store_disk.heal()
+    # Until it has caught up, a kill of the store would lose what by default it may lose.
+    with stage.store.client() as client:
+        client.set("chaos", 1, px=1)
+        client.execute_command("WAITAOF", 1, 0, 4000)
 
 
 def kill_store_of_slow_disk(stage: Stage, dice: random.Random) -> None:
