@@ -11,6 +11,8 @@ import httpx
 from harness.waiting import wait_until
 
 from benchmarks.stack import empty_fleet, stub
+from tasks.store import keyspace
+from tasks.store.keyspace import PREFIX
 
 if TYPE_CHECKING:
     from harness.valkey import ValkeyServer
@@ -49,10 +51,10 @@ def measure() -> dict[str, float]:
 
 def _holders(valkey: ValkeyServer) -> Holders:
     with valkey.client() as client:
-        running = [name.decode() for name in client.zrange("{ft}:leases", 0, -1)]
+        running = [name.decode() for name in client.zrange(PREFIX + keyspace.LEASES, 0, -1)]
         pipeline = client.pipeline(transaction=False)
         for job in running:
-            pipeline.hget(f"{{ft}}:job:{job}", "lease_owner")
+            pipeline.hget(PREFIX + keyspace.job(job), "lease_owner")
         found = zip(running, pipeline.execute(), strict=True)
         return {job: holder.decode() for job, holder in found if holder}
 
@@ -62,7 +64,7 @@ def _elsewhere(valkey: ValkeyServer, name: str, jobs: set[str]) -> set[str]:
     with valkey.client() as client:
         pipeline = client.pipeline(transaction=False)
         for job in jobs:
-            pipeline.hmget(f"{{ft}}:job:{job}", "status", "lease_owner")
+            pipeline.hmget(PREFIX + keyspace.job(job), "status", "lease_owner")
         found = zip(jobs, pipeline.execute(), strict=True)
         return {
             job

