@@ -16,6 +16,7 @@ from api.results import Results, no_cursor
 from api.routing import Description, Route, list_of
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
+from tasks.errors import NoSuchInput
 from tasks.records.batches import (
     FINAL,
     BatchOptions,
@@ -143,21 +144,24 @@ async def create(request: Request) -> Response:
     metadata = batch_request.metadata or {}
     options = _options(metadata)
     file_id = batch_request.input_file_id
-    file = await services.store.files.get(file_id, owner) if is_id(file_id) else None
-    if file is None:
-        raise bad(f"input_file_id: no file {batch_request.input_file_id!r}", "input_file_id")
+    missing = bad(f"input_file_id: no file {file_id!r}", "input_file_id")
+    if not is_id(file_id):
+        raise missing
     expiry = batch_request.output_expires_after
     batch = NewBatch(
         id=new_batch_id(),
         owner=owner,
         endpoint=batch_request.endpoint,
-        input_file_id=file.id,
+        input_file_id=file_id,
         completion_window=batch_request.completion_window,
         metadata=metadata,
         options=options,
         output_seconds=expiry.seconds if expiry else None,
     )
-    batch_id = await services.submitter.submit_batch(batch, idempotency_keys(request, body))
+    try:
+        batch_id = await services.submitter.submit_batch(batch, idempotency_keys(request, body))
+    except NoSuchInput:
+        raise missing from None
     return json_response(show_batch(await _record(services, batch_id, owner)))
 
 

@@ -31,6 +31,10 @@ class TooManyQueued(FallthroughError):  # noqa: N818 - as above
     """As many jobs, or batches, as may be are unfinished already; the message says whose."""
 
 
+class NoSuchInput(FallthroughError):  # noqa: N818 - as above
+    """A batch is to read a file that its owner does not have, or has no more."""
+
+
 class StoreUnfit(FallthroughError):  # noqa: N818 - as above
     """The store answers, but is not fit to keep jobs: its version, policy, mode or layout."""
 

@@ -64,7 +64,7 @@ class Submitter:
     async def submit_batch(self, batch: NewBatch, keys: Sequence[IdempotencyKey]) -> str:
         """Accept a batch; return its id, or that of one which an earlier request made.
 
-        Raises StoreFull, TooManyQueued or StoreUnavailable; then it was not accepted.
+        Raises NoSuchInput, StoreFull, TooManyQueued or StoreUnavailable; then it was not accepted.
         """
         await self.check_room()
         batch_id = await self._store.batches.create(batch, keys)

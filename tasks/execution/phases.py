@@ -106,13 +106,12 @@ class PhaseRunner:
                 storage.writing(ids_name) as custom_ids,
             ):
                 findings = examine(file, unit.endpoint, self._slice_lines, custom_ids)
-            if findings.errors:
-                storage.remove(ids_name)
-            return findings  # noqa: TRY300 - a file that is not there has no custom_ids either
         except FileNotFoundError:
             findings = Findings(error_count=1)
             findings.errors.append(LineError("file_not_found", INPUT_GONE))
-            return findings
+        if findings.errors:  # then also what a worker left that was lost at it
+            storage.remove(ids_name)
+        return findings
 
     async def end_without_input(self, unit: Unit) -> None:
         """End the batch of a unit that cannot be read: what has no answer says so."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fallback_chain import Attempt, Tokens
+from tasks.errors import NoSuchInput
 from tasks.records.batches import (
     WINDOWS,
     BatchOptions,
@@ -93,7 +94,8 @@ class BatchStore:
         """Record a batch and its validation, dispatched; return its id.
 
         If an earlier create with one of the keys made a batch, returns that one's. Raises
-        TooManyQueued if more would be unfinished than may be.
+        NoSuchInput if the owner does not have the file, and TooManyQueued if more would be
+        unfinished than may be.
         """
         seconds = window_seconds(new.completion_window)
         assert seconds is not None  # noqa: S101 - the API has checked it
@@ -115,6 +117,8 @@ class BatchStore:
             *("completion_window", new.completion_window, "metadata", _encode(new.metadata)),
             *("options", _encode(new.options), *ttl),
         )
+        if limit == b"file":
+            raise NoSuchInput
         if limit:
             raise self._limits.exceeded(limit)
         return str(known.decode())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chaos.stage import Stage, start_again, wait_for_store
+from chaos.stage import LEASE_SECONDS, Stage, start_again, wait_for_store
 
 if TYPE_CHECKING:
     import random
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LONGEST = 3.0  # seconds of most outages
 LONGER = 6.0  # of one that is longer than a lease
+FURTHEST = 60  # seconds by which a clock is set at once
 NOWHERE = 9  # a port where no store is
 
 
@@ -145,31 +146,57 @@ def fail_over(stage: Stage, dice: random.Random) -> None:
 
 def fill_disk(which: str, stage: Stage, dice: random.Random) -> None:
     """Have a disk be full, and then have room again."""
-    disk = getattr(stage, which)
-    disk.fill()
+    host = getattr(stage, which)
+    host.fill()
     hold(dice)
-    disk.heal()
+    host.heal()
 
 
 def slow_disk(stage: Stage, dice: random.Random) -> None:
     """Have every fsync of the store take up to a second."""
-    assert stage.store_disk
-    stage.store_disk.slow_down(dice.uniform(0.2, 1.0))
+    assert stage.store_host
+    stage.store_host.slow_down(dice.uniform(0.2, 1.0))
     hold(dice)
-    stage.store_disk.heal()
+    stage.store_host.heal()
     # Until it has caught up, a kill of the store would lose what by default it may lose.
     with stage.store.client() as client:
         client.set("chaos", 1, px=1)
         client.execute_command("WAITAOF", 1, 0, 4000)
 
 
+def set_clock(stage: Stage, dice: random.Random, *, sign: int) -> None:
+    """Set the store's clock forward or back, by more than any lease; it stays so.
+
+    By less than the deadline of a chat, which is by that clock: what is past it has expired.
+    """
+    assert stage.store_host
+    jump = dice.randint(LEASE_SECONDS, FURTHEST)
+    stage.store_host.set_clock(stage.store_host.seconds_ahead + sign * jump)
+
+
+def slow_disk_of_rabbitmq(stage: Stage, dice: random.Random) -> None:
+    """Have every fsync of the broker take up to a second."""
+    assert stage.broker_host
+    stage.broker_host.slow_down(dice.uniform(0.2, 1.0))
+    hold(dice)
+    stage.broker_host.heal()
+
+
+def alarm_rabbitmq(stage: Stage, dice: random.Random) -> None:
+    """Have the broker find its disk too full: it takes no message, and says so to publishers."""
+    assert stage.rabbitmq
+    stage.rabbitmq.control("set_disk_free_limit", "1000000GB")
+    hold(dice)
+    stage.rabbitmq.control("set_disk_free_limit", "50MB")
+
+
 def kill_store_of_slow_disk(stage: Stage, dice: random.Random) -> None:
     """End the store with kill -9 while its fsync takes a second: what is not on disk is lost."""
-    assert stage.store_disk
-    stage.store_disk.slow_down(dice.uniform(0.5, 1.0))
+    assert stage.store_host
+    stage.store_host.slow_down(dice.uniform(0.5, 1.0))
     hold(dice, 1.0)
     stage.store.kill()
-    stage.store_disk.heal()
+    stage.store_host.heal()
     restart_store(stage)
 
 
@@ -251,12 +278,19 @@ def all_faults(stage: Stage) -> list[Fault]:
             Fault("SIGSTOP rabbitmq", stop_rabbitmq),
             Fault("connections closed rabbitmq", close_rabbitmq, once=True),
         ]
-    if stage.store_disk:
+    if stage.store_host:
         faults += [
-            Fault("disk full store", partial(fill_disk, "store_disk")),
-            Fault("disk full files", partial(fill_disk, "files_disk")),
+            Fault("disk full store", partial(fill_disk, "store_host")),
+            Fault("disk full files", partial(fill_disk, "fleet_host")),
             Fault("slow fsync store", slow_disk),
+            Fault("clock set forward store", partial(set_clock, sign=1)),
+            Fault("clock set back store", partial(set_clock, sign=-1)),
         ]
-    if stage.store_disk and stage.durable:  # else what is lost then is the default's stated risk
+    if stage.rabbitmq and stage.broker_host:
+        faults += [
+            Fault("disk alarm rabbitmq", alarm_rabbitmq),
+            Fault("slow fsync rabbitmq", slow_disk_of_rabbitmq),
+        ]
+    if stage.store_host and stage.durable:  # else what is lost then is the default's stated risk
         faults.append(Fault("kill -9 store, slow fsync", kill_store_of_slow_disk))
     return faults

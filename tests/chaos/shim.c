@@ -1,8 +1,8 @@
-/* A disk that is full, or slow to sync, for the process that preloads this.
+/* A disk that is full, or slow to sync, and a clock that was set, for the process that preloads this.
  *
- * CHAOS_DISK names a file of two ints that others write: whether the disk is full (1: every write to
- * a regular file fails with ENOSPC), and the milliseconds that each fsync takes. Logs (descriptors 1
- * and 2) are spared. */
+ * CHAOS_HOST names a file of three ints that others write: whether the disk is full (1: every
+ * write to a regular file fails with ENOSPC), the milliseconds that each fsync takes, and the seconds
+ * by which the clock of the day is ahead. Logs (descriptors 1 and 2) are spared. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,31 +10,32 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-static volatile int *disk;
+static volatile int *host; /* full, milliseconds of an fsync, seconds ahead */
 
 __attribute__((constructor)) static void look(void) {
-  const char *name = getenv("CHAOS_DISK");
+  const char *name = getenv("CHAOS_HOST");
   int fd = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
   if (fd < 0) return;
-  void *found = mmap(NULL, 2 * sizeof(int), PROT_READ, MAP_SHARED, fd, 0);
-  if (found != MAP_FAILED) disk = found;
+  void *found = mmap(NULL, 3 * sizeof(int), PROT_READ, MAP_SHARED, fd, 0);
+  if (found != MAP_FAILED) host = found;
   close(fd);
 }
 
 static int is_full(int fd) {
   struct stat about;
-  if (!disk || !disk[0] || fd <= 2 || fstat(fd, &about) || !S_ISREG(about.st_mode)) return 0;
+  if (!host || !host[0] || fd <= 2 || fstat(fd, &about) || !S_ISREG(about.st_mode)) return 0;
   errno = ENOSPC;
   return 1;
 }
 
 static void wait_for_disk(void) {
-  if (!disk || disk[1] <= 0) return;
-  struct timespec time = {disk[1] / 1000, disk[1] % 1000 * 1000000L};
+  if (!host || host[1] <= 0) return;
+  struct timespec time = {host[1] / 1000, host[1] % 1000 * 1000000L};
   nanosleep(&time, NULL);
 }
 
@@ -64,4 +65,30 @@ int fdatasync(int fd) {
   if (!real) real = REAL(fdatasync);
   wait_for_disk();
   return real(fd);
+}
+
+static int ahead(void) { return host ? host[2] : 0; }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  static __typeof__(&clock_gettime) real;
+  if (!real) real = REAL(clock_gettime);
+  int failed = real(clock, now);
+  if (!failed && clock == CLOCK_REALTIME) now->tv_sec += ahead();
+  return failed;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+  static int (*real)(struct timeval *, void *);
+  if (!real) real = (int (*)(struct timeval *, void *))dlsym(RTLD_NEXT, "gettimeofday");
+  int failed = real(now, zone);
+  if (!failed) now->tv_sec += ahead();
+  return failed;
+}
+
+time_t time(time_t *to) {
+  static time_t (*real)(time_t *);
+  if (!real) real = REAL(time);
+  time_t now = real(NULL) + ahead();
+  if (to) *to = now;
+  return now;
 }

@@ -15,7 +15,7 @@ from harness.upstream import Call, Upstream
 from harness.valkey import ValkeyServer
 from harness.waiting import answers, free_port, wait_until
 
-from chaos.disk import Disk, compiled
+from chaos.host import Host, compiled
 from chaos.ledger import Run
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ class Stage:
     fleet: Fleet
     links: dict[str, Proxy]  # "api-store", "api-broker", "worker-store", "worker-broker"
     durable: bool
-    store_disk: Disk | None
-    files_disk: Disk | None
+    store_host: Host | None  # None: there is no C compiler
+    broker_host: Host | None  # of RabbitMQ
+    fleet_host: Host | None
     apis: list[Process] = field(default_factory=list)
     workers: list[Process] = field(default_factory=list)
     told: set[int] = field(default_factory=set)  # pids that a fault ended
@@ -95,9 +96,9 @@ class Stage:
                     broker_url=self.links[f"{kind}-broker"].url,
                 )
                 made.append(process)
-        if self.files_disk:
+        if self.fleet_host:
             for process in self.processes:
-                process.environ |= self.files_disk.environ
+                process.environ |= self.fleet_host.environ
         self.fleet.start(*self.processes)
 
     def end(self, process: Process, number: signal.Signals) -> None:
@@ -141,16 +142,20 @@ class Stage:
 def build(folder: Path, plan: Plan, chance: random.Random, runs: list[Run]) -> Stage:
     """Start the servers and the links; the fleet is made, and not started."""
     library = compiled(folder)
-    store_disk = Disk(library, folder / "store.disk") if library else None
-    files_disk = Disk(library, folder / "files.disk") if library else None
+    store_host, broker_host, fleet_host = (
+        Host(library, folder / f"{name}.host") if library else None
+        for name in ("store", "broker", "fleet")
+    )
     store = ValkeyServer(
         folder,
         free_port(),
         appendfsync="always" if plan.durable else "everysec",
-        environ=store_disk.environ if store_disk else {},
+        environ=store_host.environ if store_host else {},
     )
     store.start()
-    rabbitmq = _rabbitmq(folder / "rabbitmq") if plan.broker == "rabbitmq" else None
+    rabbitmq = None
+    if plan.broker == "rabbitmq":
+        rabbitmq = _rabbitmq(folder / "rabbitmq", broker_host.environ if broker_host else {})
     upstreams = [CountingUpstream(f"{name}-model") for name in ("gpu", "cpu")]
     for upstream in upstreams:
         upstream.runs, upstream.random = runs, random.Random(chance.random())
@@ -168,14 +173,13 @@ def build(folder: Path, plan: Plan, chance: random.Random, runs: list[Run]) -> S
         "FALLTHROUGH_DURABLE": "always" if plan.durable else "everysec",
     }
     fleet = Fleet(folder, settings)
-    return Stage(
-        folder, store, rabbitmq, gpu, cpu, fleet, links, plan.durable, store_disk, files_disk
-    )
+    hosts = (store_host, broker_host, fleet_host)
+    return Stage(folder, store, rabbitmq, gpu, cpu, fleet, links, plan.durable, *hosts)
 
 
-def _rabbitmq(folder: Path) -> RabbitServer:
+def _rabbitmq(folder: Path, environ: dict[str, str]) -> RabbitServer:
     folder.mkdir()
-    server = RabbitServer(folder)
+    server = RabbitServer(folder, environ=environ)
     server.start()
     return server
 

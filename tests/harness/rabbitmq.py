@@ -40,6 +40,7 @@ class RabbitServer:
 
     folder: Path
     settings: str = ""  # arguments for Erlang, as "-rabbit consumer_timeout 2000"
+    environ: dict[str, str] = field(default_factory=dict)  # besides this process's own
     port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
     names_port: int = field(default_factory=free_port)  # of the names' server, epmd
@@ -87,6 +88,7 @@ class RabbitServer:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("RABBITMQ_")}
         return {
             **clean,
+            **self.environ,
             "HOME": str(self.folder),  # where the nodes' cookie lies
             "ERL_EPMD_PORT": str(self.names_port),
             "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
@@ -98,6 +100,16 @@ class RabbitServer:
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "generated"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{ERLANG} {self.settings}",
         }
+
+    def control(self, *arguments: str) -> None:
+        """Run rabbitmqctl."""
+        subprocess.run(
+            [str(program().with_name("rabbitmqctl")), *arguments],
+            env=self._environ(),
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
 
     def _serves(self) -> bool:
         assert self._server is not None

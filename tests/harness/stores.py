@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 from harness.spying import SpyingConnection
+from tasks.records.files import NewFile
 from tasks.settings import Settings
 from tasks.storage import Storage
 from tasks.store import Store
@@ -38,3 +40,11 @@ def store_on(
     connection = SpyingConnection(url, clock_ms=clock_ms)
     storage = Storage(files_url or tempfile.mkdtemp(prefix="fallthrough-test-"))
     return Store.over(connection, Settings(redis_url=url, **settings), storage)
+
+
+async def kept_file(store: Store, owner: str = "ann", seconds: int = 24 * 3600) -> str:
+    """Keep a file of an owner, for so long; return its id."""
+    file_id, _ = await store.files.begin(owner, [])
+    new = NewFile(file_id, owner, "a.jsonl", "batch", seconds)
+    await store.files.create(new, io.BytesIO(b"{}"))
+    return file_id

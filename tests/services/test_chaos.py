@@ -12,6 +12,7 @@ KINDS = [
     *("RST worker-store", "FIN api-broker", "refused worker-broker", "delay worker-store"),
     *("frozen api-store", "silent loss worker-store", "CLIENT KILL store", "node killed"),
     *("disk full files", "disk full store", "slow fsync store", "OOM store", "READONLY store"),
+    *("clock set forward store", "clock set back store"),
 ]
 
 

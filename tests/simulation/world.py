@@ -219,7 +219,7 @@ class World:
 
     def restart_store(self, seconds: float, *, forgets: bool) -> None:
         """Stop the store for so long. forgets: its last second is gone when it is back."""
-        if self.store_link.down:
+        if self.store_link.down or self.unsynced:
             return
         if not forgets:
             self._stop_store(seconds, None)
@@ -254,13 +254,13 @@ class World:
         return not self.unsynced and not self.faults.disk_is_slow()
 
     def may_be_forgotten(self, accepted: float) -> bool:
+        """Whether the store lost what it had told of then, though it was accepted."""
+        return self.settings.durable != ALWAYS and self.has_forgotten(accepted)
+
+    def has_forgotten(self, told: float) -> bool:
         """Whether the store lost what it had told of then."""
-        if self.settings.durable == ALWAYS:
-            return False
         # An answer takes its time: what it tells was written a little before.
-        return any(
-            began <= accepted + 0.001 and accepted <= end + 30 for began, end in self.forgotten
-        )
+        return any(began <= told + 0.001 and told <= end + 30 for began, end in self.forgotten)
 
     # The whole
 

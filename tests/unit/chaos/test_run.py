@@ -84,7 +84,10 @@ def test_a_result_that_changed_was_seen_twice(director):
 
 def test_a_plan_has_the_faults_that_it_names():
     faults = all_faults(
-        SimpleNamespace(links={"api-store": None}, rabbitmq=True, durable=True, store_disk=True)
+        SimpleNamespace(
+            links={"api-store": None},
+            **dict.fromkeys(["rabbitmq", "durable", "store_host", "broker_host"], True),
+        )
     )
     names = [fault.name for fault in faults]
     assert len(set(names)) == len(names)

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 import pytest
-from harness.stores import Clock, store_on
+from harness.stores import Clock, kept_file, store_on
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
@@ -64,6 +64,7 @@ class Batches(RuleBasedStateMachine):
         self.moved_to: dict[int, dict[int, str]] = {}
         self.tokens_used: set[str] = set()
         self.id = new_batch_id()
+        self.file_id = self.wait(kept_file(self.store))
         self.publish([(phase_unit_id(self.id, "validate"), 0, "validate", "phases")])
         self.do("create_batch", self.batches.create(self.new_batch(), []))
 
@@ -72,7 +73,7 @@ class Batches(RuleBasedStateMachine):
             id=self.id,
             owner="ann",
             endpoint=Endpoint.CHAT,
-            input_file_id="file-1",
+            input_file_id=self.file_id,
             completion_window="1h",
             metadata={},
             options=BatchOptions(),

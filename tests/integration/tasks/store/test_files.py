@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from harness.stores import store_on
 
 from api.files import UNDER_WAY_SECONDS
-from tasks.errors import StoreUnavailable
+from tasks.errors import NoSuchInput, StoreUnavailable
 from tasks.records.batches import BatchOptions, Endpoint, NewBatch
 from tasks.records.files import NewFile, new_file_id
 from tasks.records.idempotency import CLAIM_SECONDS, IdempotencyKey
@@ -96,10 +97,31 @@ async def test_a_file_that_an_unfinished_batch_reads_outlives_its_time(store, fi
         await files.open(record.id)
 
 
-async def test_a_file_that_is_gone_notes_no_reader(store):
-    batch = NewBatch("batch_1", "ann", Endpoint.CHAT, "file-gone", "24h", {}, BatchOptions())
-    await store.batches.create(batch, [])
-    assert not await store.connection.command("EXISTS", keyspace.readers("file-gone"))
+@pytest.mark.parametrize("why", ["deleted", "expired", "another's", "unknown"])
+async def test_a_batch_reads_only_what_its_owner_has(why, store, files, upload, clock):
+    record = await upload()
+    file_id = "file-unknown" if why == "unknown" else record.id
+    if why == "deleted":
+        await files.delete(record)
+    if why == "expired":
+        clock.advance(HOUR)
+    owner = "bob" if why == "another's" else "ann"
+    batch = NewBatch("batch_1", owner, Endpoint.CHAT, file_id, "24h", {}, BatchOptions())
+    with pytest.raises(NoSuchInput):
+        await store.batches.create(batch, [])
+    assert not await store.connection.command("EXISTS", keyspace.readers(file_id))
+    assert not await store.connection.command("EXISTS", keyspace.batch("batch_1"))
+
+
+async def test_a_create_that_is_sent_again_finds_its_batch_though_its_input_is_gone(
+    store, files, upload
+):
+    record = await upload()
+    batch = NewBatch("batch_1", "ann", Endpoint.CHAT, record.id, "24h", {}, BatchOptions())
+    assert await store.batches.create(batch, KEYS) == "batch_1"
+    await files.delete(record)
+    again = msgspec.structs.replace(batch, id="batch_2")
+    assert await store.batches.create(again, KEYS) == "batch_1"
 
 
 async def test_content_that_cannot_be_deleted_is_tried_again_later(

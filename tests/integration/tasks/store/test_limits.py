@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from harness.stores import store_on
+from harness.stores import kept_file, store_on
 
 from tasks.errors import TooManyQueued
 from tasks.records.batches import BatchOptions, Endpoint, NewBatch, new_batch_id
@@ -101,8 +101,8 @@ def submission(owner="ann", deadline=60.0, queue=Queue.INTERACTIVE):
     return Submission(new_job_id(), owner, queue, {}, Options(), deadline)
 
 
-def new_batch(owner="ann"):
-    return NewBatch(new_batch_id(), owner, Endpoint.CHAT, "file-1", "1h", {}, BatchOptions())
+def new_batch(file_id, owner="ann"):
+    return NewBatch(new_batch_id(), owner, Endpoint.CHAT, file_id, "1h", {}, BatchOptions())
 
 
 def key():
@@ -189,18 +189,19 @@ async def test_a_job_past_its_deadline_counts_no_more_for_its_owner(limited, clo
 
 
 async def test_so_many_batches_may_be_unfinished_and_do_not_count_as_jobs(limited, clock):
-    batches, first, keys = limited.batches, new_batch(), [key()]
+    files = {owner: await kept_file(limited, owner) for owner in ("ann", "bob", "eve")}
+    batches, first, keys = limited.batches, new_batch(files["ann"]), [key()]
     assert await batches.create(first, keys) == first.id
     with pytest.raises(TooManyQueued, match="owner may have 1 unfinished batches"):
-        await batches.create(new_batch(), [])
-    assert await batches.create(new_batch(), keys) == first.id
-    await batches.create(new_batch("bob"), [])
+        await batches.create(new_batch(files["ann"]), [])
+    assert await batches.create(new_batch(files["ann"]), keys) == first.id
+    await batches.create(new_batch(files["bob"], "bob"), [])
     with pytest.raises(TooManyQueued, match="takes 2 unfinished batches"):
-        await batches.create(new_batch("eve"), [])
+        await batches.create(new_batch(files["eve"], "eve"), [])
     await limited.jobs.create([submission() for _ in range(3)], "gpu")
     await limited.jobs.create([submission("bob") for _ in range(2)], "gpu")
     await batches.cancel(first.id, "ann")
-    await batches.create(new_batch("eve"), [])
+    await batches.create(new_batch(files["eve"], "eve"), [])
     clock.advance(3600)
     await limited.jobs.sweep({})
-    await batches.create(new_batch("eve"), [])
+    await batches.create(new_batch(files["eve"], "eve"), [])

@@ -86,6 +86,7 @@ async def test_a_batch_that_failed_leaves_no_custom_ids_behind(worker, run):
 
 
 async def test_an_input_that_is_gone_is_an_error_of_the_batch(worker, run):
+    worker.storage.write(custom_ids_name(BATCH), b"left by a worker that was lost before")
     await run(phase_unit("validate"))
     [(_, findings, _)] = moves(worker, "start")
     told = [(error.code, error.message) for error in findings.errors]
