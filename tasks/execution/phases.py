@@ -146,6 +146,7 @@ class PhaseRunner:
             return
         for name in (parts_folder(unit.batch), custom_ids_name(unit.batch)):
             await asyncio.to_thread(self._storage.remove, name)
+        await retrying(self._context.store.files.clear_later, unit.batch)
         await retrying(self._batches.drop, unit)
 
     async def _complete(self, unit: PhaseUnit) -> bool:

@@ -12,7 +12,7 @@ from tasks.errors import StoreUnavailable
 from tasks.records.batches import FINAL
 from tasks.records.files import FileRecord, new_file_id
 from tasks.records.idempotency import CLAIM_SECONDS
-from tasks.storage import CHUNK, content_name
+from tasks.storage import CHUNK, content_name, custom_ids_name, joined_name, parts_folder
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COPY_SECONDS = 3600  # what copying a file may take
 # After which the key of an upload that died is free again: less than who sends it again waits.
 UPLOAD_CLAIM_SECONDS = 6
+LATE_SECONDS = 3600  # after the end of a batch, in which a process that stood still may go on
 AGAIN_SECONDS = 60  # until an expired file that is still read, or cannot be deleted, is due again
 PAGE = 500  # records that one look at a list reads
 
@@ -225,9 +226,23 @@ class FileStore:
         again = (self._connection.now() + AGAIN_SECONDS) * 1000
         await self._connection.command("ZADD", keyspace.FILE_EXPIRY, "XX", again, file_id)
 
-    async def _clear(self, file_id: str) -> None:
-        await asyncio.to_thread(self.storage.remove, content_name(file_id))
-        await self._connection.command("ZREM", keyspace.FILE_EXPIRY, file_id)
+    async def clear_later(self, batch_id: str) -> None:
+        """Have what a batch leaves cleared once more: who stood still may write late."""
+        at = (self._connection.now() + LATE_SECONDS) * 1000
+        await self._connection.command("ZADD", keyspace.FILE_EXPIRY, at, batch_id)
+
+    async def _clear(self, name: str) -> None:
+        """Delete a file's content, or what a batch left."""
+        for each in await self._left_of(name):
+            await asyncio.to_thread(self.storage.remove, each)
+        await self._connection.command("ZREM", keyspace.FILE_EXPIRY, name)
+
+    async def _left_of(self, name: str) -> list[str]:
+        if not name.startswith("batch_"):
+            return [content_name(name)]
+        joined = [joined_name(name, kind) for kind in ("output", "error")]
+        gone = [content_name(each) for each in joined if await self._read(each) is None]
+        return [parts_folder(name), custom_ids_name(name), *gone]
 
     async def open(self, file_id: str) -> AsyncIterator[bytes]:
         """Return a file's content in chunks; raises FileNotFoundError, before the first."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tasks.records.batches import LineHistory, LineResult, Part, SliceUnit, Unit
     from tasks.records.jobs import BegunJob
     from tasks.records.outcomes import Finish, HandOn, Park
+    from tasks.storage import Storage
 
 
 class Heard(Observer):
@@ -142,6 +143,17 @@ class FakeJobs:
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[str]:
         self._moved("renew", dict(leases))
         return self.lost
+
+
+class FakeFiles:
+    """A store's files. later: the batches that it was told to clear once more."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.later: list[str] = []
+
+    async def clear_later(self, batch_id: str) -> None:
+        self.later.append(batch_id)
 
 
 class FakeBatches:

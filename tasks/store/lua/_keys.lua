@@ -33,7 +33,8 @@
 --   {prefix}files:{owner}        zset    id -> created_ms
 --   {prefix}file:{id}            hash    one file's description
 --   {prefix}file:{id}:batches    set     the batches that read it
---   {prefix}file_expiry          zset    id -> when it is deleted
+--   {prefix}file_expiry          zset    id -> when it is deleted; of a batch: when what it may have
+--                                        left on the storage is
 --   {prefix}workers              zset    name -> when it is taken for gone
 --   {prefix}permits:{tier}       zset    token -> when the leave to call a tier lapses
 --   {prefix}once:{owner}:{key}   string  32 characters of digest of what was sent with that key,

@@ -13,8 +13,15 @@ from tasks.errors import NoSuchInput, StoreUnavailable
 from tasks.records.batches import BatchOptions, Endpoint, NewBatch
 from tasks.records.files import NewFile, new_file_id
 from tasks.records.idempotency import CLAIM_SECONDS, IdempotencyKey
+from tasks.storage import content_name, custom_ids_name, joined_name, part_name
 from tasks.store import keyspace
-from tasks.store.files import AGAIN_SECONDS, COPY_SECONDS, UPLOAD_CLAIM_SECONDS, FileStore
+from tasks.store.files import (
+    AGAIN_SECONDS,
+    COPY_SECONDS,
+    LATE_SECONDS,
+    UPLOAD_CLAIM_SECONDS,
+    FileStore,
+)
 
 HOUR = 3600
 KEYS = [IdempotencyKey("name", "d" * 32, lookup=True)]
@@ -122,6 +129,29 @@ async def test_a_create_that_is_sent_again_finds_its_batch_though_its_input_is_g
     await files.delete(record)
     again = msgspec.structs.replace(batch, id="batch_2")
     assert await store.batches.create(again, KEYS) == "batch_1"
+
+
+async def test_what_a_worker_that_stood_still_writes_after_a_batchs_end_is_cleared(
+    files, upload, clock
+):
+    output, error = (joined_name("batch_1", kind) for kind in ("output", "error"))
+    new = NewFile(output, "ann", "out.jsonl", "batch_output", 2 * LATE_SECONDS)
+    await files.create(new, io.BytesIO(b"{}"))
+    await files.clear_later("batch_1")
+    late = [part_name("batch_1", "0", "output"), custom_ids_name("batch_1"), content_name(error)]
+    others = [part_name("batch_2", "0", "output"), custom_ids_name("batch_2")]
+    for name in late + others:
+        files.storage.write(name, b"{}")
+    assert await files.sweep() == 0
+    clock.advance(LATE_SECONDS)
+    assert await files.sweep() == 1
+    for name in late:
+        with pytest.raises(FileNotFoundError):
+            files.storage.open(name)
+    for name in others:
+        files.storage.open(name).close()
+    assert await content(files, output) == b"{}", "its record is there"
+    assert await files.sweep() == 0
 
 
 async def test_content_that_cannot_be_deleted_is_tried_again_later(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness.fakes import FakeAnswerer, FakeBatches, FakeJobs, FakePublisher, Heard
+from harness.fakes import FakeAnswerer, FakeBatches, FakeFiles, FakeJobs, FakePublisher, Heard
 
 from tasks.drain import Drain
 from tasks.execution.context import Context
@@ -27,7 +27,7 @@ class Worker:
         self.observer = Heard()
         self.drain = Drain()
         store: Any = SimpleNamespace(
-            jobs=self.jobs, batches=self.batches, files=SimpleNamespace(storage=self.storage)
+            jobs=self.jobs, batches=self.batches, files=FakeFiles(self.storage)
         )
         self.leases = Leases(store, 8.0, ())
         parts: Any = {"publisher": self.publisher, "answerer": self.answerer}

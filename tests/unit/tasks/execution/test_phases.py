@@ -228,6 +228,7 @@ async def test_a_batch_that_is_another_workers_now_keeps_its_parts(batch, run):
 async def test_a_batch_that_has_ended_only_leaves_its_parts_to_be_cleared(batch, run, status):
     await run(join(status=status))
     assert moves(batch, "complete", "drop") == [("drop", "unit_batch_1_join")]
+    assert batch.context.store.files.later == [BATCH]
     assert not exists(batch, parts_folder(BATCH))
     assert not exists(batch, custom_ids_name(BATCH))
     assert exists(batch, INPUT)
