@@ -29,6 +29,7 @@ from chaos.plan import Plan
 from chaos.report import commit, now
 from chaos.run import say
 from chaos.stage import Stage, build
+from fallback_chain.http import IDLE_CONNECTION_SECONDS
 from tasks.store import keyspace
 from tasks.store.keyspace import PREFIX
 
@@ -39,7 +40,7 @@ RESULTS = Path("docs/results/soak.jsonl")
 TTL_SECONDS = 60  # how long results and answers are kept, so that what is kept comes to a level
 SAMPLE_SECONDS = 10.0
 WARM_SECONDS = 60.0  # of load, until pools and caches are what they will be
-IDLE_SECONDS = 20.0  # until connections that nobody needs are closed
+IDLE_SECONDS = IDLE_CONNECTION_SECONDS + 15.0  # until connections that nobody needs are closed
 GONE_SECONDS = 180.0  # until the sweeper has cleared what is past its time
 LONGEST_KEPT = 31 * 86_400  # seconds: anything
 MOST_GROWTH = 5.0  # MB an hour of any process; judged from half an hour on
@@ -151,7 +152,7 @@ async def leave(urls: list[str], dice: random.Random) -> None:
 
 
 async def load_for(seconds: float, load: Load, *others: asyncio.Task[None]) -> None:
-    load.begin()
+    load.begin(jobs=3, chats=2, batches=1)
     await asyncio.sleep(seconds)
     for other in others:
         other.cancel()

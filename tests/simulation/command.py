@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import json
+import os
 import re
 import socket
 import subprocess
@@ -50,6 +51,13 @@ def valkey() -> Iterator[str]:
         finally:
             process.kill()
             process.wait(10)
+
+
+def stay_on_one_core(number: int) -> None:
+    """Run on one core, as does the Valkey, which is waited for in turns: that is twice as fast."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def _listens(path: str) -> bool:
@@ -105,6 +113,7 @@ def main() -> int:
     seeds = range(int(first), int(last or first) + 1)
     commit, began = commit_here(), time.perf_counter()
     coverage = Coverage()
+    stay_on_one_core(os.getpid())
     with coverage if options.coverage else contextlib.nullcontext():
         failed = run(seeds, options)
     seconds = time.perf_counter() - began

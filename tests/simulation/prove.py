@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulation.command import valkey
+from simulation.command import stay_on_one_core, valkey
 from simulation.equivalents import EQUIVALENT
 from simulation.mutants import Mutant, mutants
 from simulation.store import Server
@@ -95,6 +95,7 @@ def main() -> int:
     chosen = [each for each in mutants() if options.only in each.name][part - 1 :: of]
     plans = [Plan.of(str(seed)) for seed in range(1, options.seeds + 1)]
     alive, equivalent = [], 0
+    stay_on_one_core(part)
     with valkey() as path, copy_of_the_code() as folder:
         for mutant in chosen:
             if mutant.key in EQUIVALENT:
