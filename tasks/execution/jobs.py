@@ -7,9 +7,9 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from tasks.errors import PublishError, StoreUnavailable
+from tasks.errors import StoreUnavailable
 from tasks.execution.calls import Calls
-from tasks.records.jobs import BegunJob, Queue, Ref, Status, new_token
+from tasks.records.jobs import BegunJob, Dispatch, Queue, Ref, Status, new_token
 from tasks.records.losses import is_suspect
 from tasks.records.outcomes import Finish, HandBack, HandOn, Outcome, Park, broken_off
 from tasks.telemetry import logs
@@ -34,7 +34,7 @@ class JobRunner:
         """Answer a slice at a tier; return what the next task of the chain is to answer."""
         context = self._context
         if context.drain.started:
-            await context.publisher.publish(tier, queue, refs)
+            await _dispatch(context, tier, queue, refs)
             return []
         jobs = await context.retrying(context.store.jobs.begin, lease_owner, tier, refs)
         for job in jobs:
@@ -122,7 +122,7 @@ class _SliceRun:
         refs = await self._hand_on()
         if refs:
             next_tier = self._context.publisher.next_tier(self._tier)
-            await self._publish(next_tier, self._next_queue, refs)
+            await _dispatch(self._context, next_tier, self._next_queue, refs)
 
     async def _hand_on(self) -> list[Ref]:
         left, self._left = self._left, []
@@ -142,11 +142,9 @@ class _SliceRun:
         handing = context.retrying(context.store.jobs.hand_back, job, new_token())
         refs = await asyncio.shield(handing)
         if refs:
-            await asyncio.shield(self._publish(job.tier, job.queue.begun.value, refs))
+            await asyncio.shield(_dispatch(context, job.tier, job.queue.begun.value, refs))
 
-    async def _publish(self, tier: str, queue: str, refs: Sequence[Ref]) -> None:
-        # Not published is not lost: the record says dispatched, and the sweeper sees to it.
-        try:
-            await self._context.publisher.publish(tier, queue, refs)
-        except PublishError as error:
-            log.warning("%d jobs wait for the sweeper: %s", len(refs), error)
+
+async def _dispatch(context: Context, tier: str, queue: str, refs: Sequence[Ref]) -> None:
+    # What the broker does not take is not lost: the record says that it is dispatched.
+    await context.publisher.dispatch(Dispatch(ref.id, ref.attempt, tier, queue) for ref in refs)

@@ -12,7 +12,7 @@ from harness.waiting import eventually, turns
 from fallback_chain import Attempt, Verdict
 from tasks.errors import PublishError
 from tasks.execution.jobs import JobRunner
-from tasks.records.jobs import Ref, Status
+from tasks.records.jobs import Dispatch, Ref, Status
 from tasks.records.losses import lost
 from tasks.records.outcomes import LATE_SECONDS, Finish, HandBack, HandOn, Park
 
@@ -73,7 +73,7 @@ async def test_each_job_comes_to_its_own_end(worker, slice_):
         ("hand_on", "cpu", {"b": 1}),
     ]
     assert moves(worker, "finish") == [("finish", "a", "succeeded"), ("finish", "e", "failed")]
-    assert worker.publisher.published == [("gpu", "interactive.begun", [Ref("d", 1)])]
+    assert worker.publisher.dispatched == [Dispatch("d", 1, "gpu", "interactive.begun")]
     assert len(worker.leases) == 0
 
 
@@ -130,20 +130,11 @@ async def test_where_all_is_stale_nothing_happens(worker, slice_):
 async def test_what_its_tier_could_not_answer_leaves_before_the_slowest_ends(worker, slice_):
     running = slice_.run("abc", queue="batch")
     slice_.come_to(a=ON, b=ON)
-    await eventually(lambda: worker.publisher.published)
-    assert worker.publisher.published == [("cpu", "batch.begun", [Ref("a", 1), Ref("b", 1)])]
+    await eventually(lambda: worker.publisher.dispatched)
+    assert worker.publisher.dispatched == [Dispatch(x, 1, "cpu", "batch.begun") for x in "ab"]
     assert not running.done()
     assert await slice_.ends(running, c=ON) == [Ref("c", 1)]
     assert [move[2] for move in moves(worker, "hand_on")] == [{"a": 1, "b": 1}, {"c": 1}]
-
-
-async def test_what_the_broker_does_not_take_is_left_to_the_sweeper(worker, slice_, caplog):
-    worker.publisher.refuses = PublishError("away")
-    running = slice_.run("ab")
-    slice_.come_to(a=ON)
-    await eventually(lambda: caplog.records)
-    assert await slice_.ends(running, b=ANSWER) == []
-    assert "1 jobs wait for the sweeper: away" in caplog.text
 
 
 async def test_what_nobody_holds_any_more_is_not_published(worker, slice_, monkeypatch):
@@ -157,14 +148,22 @@ async def test_what_nobody_holds_any_more_is_not_published(worker, slice_, monke
     slice_.come_to(a=ON, b=HandBack())
     await turns(20)
     assert await slice_.ends(running, c=ON) == []
-    assert worker.publisher.published == []
+    assert worker.publisher.dispatched == []
 
 
 async def test_a_worker_that_stops_publishes_a_slice_again_unbegun(worker, slice_):
     worker.drain.started = True
     assert await slice_.ends(slice_.run("ab")) == []
-    assert worker.publisher.published == [("gpu", "interactive", [Ref("a", 0), Ref("b", 0)])]
+    assert worker.publisher.dispatched == [Dispatch(x, 0, "gpu", "interactive") for x in "ab"]
     assert worker.jobs.moves == []
+
+
+async def test_a_worker_that_stops_leaves_to_the_sweeper_what_the_broker_does_not_take(
+    worker, slice_
+):
+    worker.drain.started = True
+    worker.publisher.refuses = PublishError("away")
+    assert await slice_.ends(slice_.run("ab")) == []
 
 
 async def test_what_a_drain_cuts_off_is_handed_back(worker, slice_):
@@ -177,7 +176,7 @@ async def test_what_a_drain_cuts_off_is_handed_back(worker, slice_):
         ("finish", "a", "succeeded"),
         ("hand_back", "b"),
     ]
-    assert worker.publisher.published == [("gpu", "interactive.begun", [Ref("b", 1)])]
+    assert worker.publisher.dispatched == [Dispatch("b", 1, "gpu", "interactive.begun")]
 
 
 async def test_of_a_job_that_is_dropped_nothing_more_is_said(worker, slice_):
