@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
+LOOPS = ("finishes", "request limits")
+TURNED_AWAY = ("too_many_queued", "store_full", "rate_limit_exceeded", "unavailable")
 UNROUTED = "(none)"  # the route of what is answered before its route is found
 
 
@@ -31,7 +33,7 @@ class ApiMetrics(Observer):
         self.registry = registry = CollectorRegistry()
         process_metrics(registry)
         self._message_jobs = message_sizes(registry)
-        self._loop_deaths = loop_deaths(registry)
+        self._loop_deaths = loop_deaths(registry, LOOPS)
         self._requests = Counter(
             "fallthrough_http_requests",
             "Requests answered.",
@@ -51,6 +53,8 @@ class ApiMetrics(Observer):
             ["code"],
             registry=registry,
         )
+        for code in TURNED_AWAY:  # from 0 on, so that the first one is a rise
+            self._turned_away.labels(code)
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def published(self, jobs: int) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from workers.pause import Pause
     from workers.pulse import Pulse
 
+LOOPS = ("leases", "cancellations", "sweeper", "health port", "pause")
 SWEPT = ("lease", "unbegun", "parked", "expired")
 HELD = ("saturated", "misconfigured")
 NOT_CALLED = frozenset({Verdict.REJECTED, Verdict.NO_PERMIT})
@@ -85,7 +86,7 @@ class WorkerMetrics(Observer):
             )
         )
         self._message_jobs = message_sizes(registry)
-        self._loop_deaths = loop_deaths(registry)
+        self._loop_deaths = loop_deaths(registry, LOOPS)
         self._sweeps = counter("fallthrough_worker_sweeps", "Sweeps done here.")
         self._swept = _Children(
             counter(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Histogram, ProcessCollector, disable_created_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from prometheus_client import CollectorRegistry
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -29,11 +31,14 @@ def message_sizes(registry: CollectorRegistry) -> Histogram:
     )
 
 
-def loop_deaths(registry: CollectorRegistry) -> Counter:
-    """Return the deaths of background loops, by the loop's name."""
-    return Counter(
+def loop_deaths(registry: CollectorRegistry, loops: Iterable[str]) -> Counter:
+    """Return the deaths of background loops, by the loop's name: from 0 on, so that they rise."""
+    deaths = Counter(
         "fallthrough_loop_deaths",
         "Times that a background loop died, and was started again.",
         ["loop"],
         registry=registry,
     )
+    for loop in loops:
+        deaths.labels(loop)
+    return deaths

@@ -36,6 +36,12 @@ def test_the_sizes_of_messages_are_counted_up_to_a_whole_slice(registry):
     assert buckets == {"1.0": 1, "4.0": 2, "16.0": 2, "32.0": 3, "+Inf": 3}
 
 
+@pytest.mark.parametrize(("metrics", "loop"), [(ApiMetrics, "finishes"), (WorkerMetrics, "pause")])
+def test_a_loop_that_never_died_is_at_0_so_that_its_first_death_is_a_rise(metrics, loop):
+    known = metrics().registry.get_sample_value("fallthrough_loop_deaths_total", {"loop": loop})
+    assert known == 0
+
+
 @pytest.mark.parametrize("metrics", [ApiMetrics, WorkerMetrics])
 def test_the_deaths_of_loops_are_counted_by_their_names(metrics):
     counted = metrics()
