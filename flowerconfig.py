@@ -22,7 +22,7 @@ def _data_folder() -> Path:
 def _credentials(settings: Settings) -> list[str]:
     """Return "user:password" of who may come in; none where nobody else can reach it."""
     # Flower has put FLOWER_BASIC_AUTH there, too; set to nothing, it is no password.
-    given = [pair for pair in options.basic_auth or () if pair]
+    given = [pair.strip() for pair in options.basic_auth or () if pair.strip()]
     found = given or admins(settings.api_keys)
     open_to_all = settings.allow_no_keys and not (settings.api_keys or settings.keys_file)
     if found or options.auth or open_to_all or address in {"127.0.0.1", "::1", "localhost"}:
@@ -39,7 +39,8 @@ address = options.address or "127.0.0.1"
 try:
     basic_auth = _credentials(Settings.from_env(os.environ))
 except SettingsError as error:
-    sys.exit(f"flower: {error}")
+    sys.stderr.write(f"flower: {error}\n")
+    sys.exit(2)
 if not basic_auth:
     os.environ.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
 

@@ -14,8 +14,10 @@ import uvloop
 from api.access import check_exposure, key_ring
 from api.app import create_app
 from tasks import process
+from tasks.app import check_broker
 from tasks.errors import FallthroughError, SettingsError
 from tasks.settings import Settings
+from tasks.storage import Storage
 from tasks.store import prepare_store
 from tasks.telemetry import logs
 
@@ -60,6 +62,8 @@ def main() -> int:
         check_exposure(settings, key_ring(settings))
         listener = _listen(settings)
         # In one line, before the framework would say it in a hundred.
+        check_broker(settings)
+        Storage(settings.files_url)
         uvloop.run(prepare_store(settings))
     except FallthroughError as error:
         sys.stderr.write(f"api: {error}\n")

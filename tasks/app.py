@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
+from kombu.connection import Connection
 from kombu.entity import Queue as BrokerQueue
 
 from tasks.broker import transport as broker
+from tasks.errors import SettingsError
 from tasks.records.batches import PHASES
 from tasks.records.jobs import TIERS, Queue, Ref
 
@@ -31,9 +33,26 @@ class TierTask(Task):  # type: ignore[misc]  # celery ships no types
         return left
 
 
-def create_app(settings: Settings) -> Celery:
-    """Return the application for these settings; workers set its `runner` before they start."""
+def check_broker(settings: Settings) -> None:
+    """Raise SettingsError for a broker's URL that its client cannot use; opens no connection."""
     broker.use()
+    try:
+        _ = Connection(settings.effective_broker_url).transport  # type: ignore[no-untyped-call]
+    except (KeyError, TypeError, ValueError):
+        name = "BROKER_URL" if settings.broker_url else "REDIS_URL"
+        message = (
+            f"FALLTHROUGH_{name}: Celery cannot use it as its broker: it may neither begin with "
+            "unix:// nor have options (after a ?) that kombu does not know"
+        )
+        raise SettingsError(message) from None
+
+
+def create_app(settings: Settings) -> Celery:
+    """Return the application for these settings; workers set its `runner` before they start.
+
+    Raises SettingsError for a broker that cannot be one.
+    """
+    check_broker(settings)
     app = Celery("fallthrough", broker=settings.effective_broker_url, set_as_current=True)
     amqp = settings.effective_broker_url.startswith("amqp")
     arguments = {"x-queue-type": "quorum"} if amqp else None

@@ -16,4 +16,5 @@ if flower_config and flower_config.origin:
 try:
     app = create_app(Settings.from_env(os.environ))
 except SettingsError as error:
-    sys.exit(str(error))
+    sys.stderr.write(f"celery: {error}\n")
+    sys.exit(2)

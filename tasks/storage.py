@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from tasks.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,17 +36,21 @@ def default_folder() -> str:
 
 
 class Storage:
-    """Bytes under names, in a local folder or an object store; synchronous."""
+    """Bytes under names, in a local folder or an object store; synchronous.
+
+    Raises SettingsError while it is made of a URL that cannot be used.
+    """
 
     def __init__(self, url: str) -> None:
-        # Others write there too: what a listing said before is no longer so.
-        self._fs, self._root = fsspec.core.url_to_fs(
-            url or default_folder(), use_listings_cache=False
-        )
-        # An object store has no folders: to make one would be to ask for a bucket.
-        self._folders = isinstance(self._fs, LocalFileSystem)
-        if self._folders:
-            self._fs.makedirs(self._root, exist_ok=True)
+        with _as_settings_error():
+            # Others write there too: what a listing said before is no longer so.
+            self._fs, self._root = fsspec.core.url_to_fs(
+                url or default_folder(), use_listings_cache=False
+            )
+            # An object store has no folders: to make one would be to ask for a bucket.
+            self._folders = isinstance(self._fs, LocalFileSystem)
+            if self._folders:
+                self._fs.makedirs(self._root, exist_ok=True)
 
     def path(self, name: str) -> str:
         """Return the storage's own path of a name."""
@@ -119,6 +125,23 @@ def _sync_folder(path: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def _as_settings_error() -> Iterator[None]:
+    """Say what keeps a folder or URL from being used, but not the URL: it may hold a password."""
+    try:
+        yield
+    except OSError as error:
+        fault = f"the folder cannot be made: {error.strerror}"
+    except ImportError as error:
+        fault = f"a package is missing: {error}"
+    except (TypeError, ValueError):
+        fault = "it is no folder, and no URL that fsspec knows"
+    else:
+        return
+    message = f"FALLTHROUGH_FILES_URL: {fault}"
+    raise SettingsError(message)
 
 
 @contextlib.contextmanager

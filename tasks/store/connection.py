@@ -23,7 +23,7 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from tasks.errors import KeyReused, StoreFull, StoreUnavailable, StoreUnfit
+from tasks.errors import KeyReused, SettingsError, StoreFull, StoreUnavailable, StoreUnfit
 from tasks.store.autopipeline import AutoPipeline, Script
 from tasks.store.keyspace import PREFIX, PROBE
 from tasks.store.short_memory import ALLOWED, allowed
@@ -63,7 +63,23 @@ def load_scripts() -> dict[str, Script]:
 
 
 def connect(url: str) -> Redis:
-    """Return a client with time limits and no retries of its own; opens no connection yet."""
+    """Return a client with time limits and no retries of its own; opens no connection yet.
+
+    Raises SettingsError for a URL that the client cannot use.
+    """
+    try:
+        pool = _pool(url)
+        pool.make_connection()  # type: ignore[no-untyped-call]  # looks at all of its options
+    except (RedisError, TypeError, ValueError):
+        message = (
+            "FALLTHROUGH_REDIS_URL: one of its options (those after the ?) is none that the "
+            "client knows, or has a value that it cannot take"
+        )
+        raise SettingsError(message) from None
+    return Redis.from_pool(pool)
+
+
+def _pool(url: str) -> BlockingConnectionPool:
     # Who finds every connection taken waits for one.
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         url,
@@ -77,7 +93,7 @@ def connect(url: str) -> Redis:
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     pool.connection_class = type("Connection", (_Sturdy, _PackingInC, pool.connection_class), {})
-    return Redis.from_pool(pool)
+    return pool
 
 
 class _PackingInC:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.app import create_app
+from tasks.errors import SettingsError
 from tasks.records.batches import PHASES
 from tasks.records.jobs import TIERS, Queue, Ref
 from tasks.settings import Settings
@@ -119,10 +120,30 @@ def test_celery_finds_the_app_of_the_environments_settings(environ):
     assert Path(os.environ["FLOWER_CONF"]).name == "flowerconfig.py"
 
 
-def test_a_setting_that_makes_no_sense_ends_celery_in_one_line(environ):
+def test_a_setting_that_makes_no_sense_ends_celery_in_one_line(environ, capsys):
     environ.setenv("FALLTHROUGH_PORT", "many")
-    with pytest.raises(SystemExit, match=r"^FALLTHROUGH_PORT: 'many' is not a whole number$"):
+    with pytest.raises(SystemExit) as ended:
         import tasks.celery  # noqa: F401, PLC0415 - as above
+
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "celery: FALLTHROUGH_PORT: 'many' is not a whole number\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("broker_url", "amqp://user:hunter2@box/?nothing=hunter2"),
+        ("broker_url", "amqp://user:hunter2@box/?heartbeat=hunter2"),
+        ("broker_url", "rediss://:hunter2@box/?ssl_cert_reqs=hunter2"),
+        ("redis_url", "redis://:hunter2@box/0?health_check_interval=1"),
+        ("redis_url", "unix:///run/hunter2.sock"),
+    ],
+)
+def test_a_url_that_celery_cannot_use_is_told_in_one_line(name, url):
+    with pytest.raises(SettingsError, match=f"^FALLTHROUGH_{name.upper()}: Celery") as error:
+        create_app(Settings(**{name: url}))
+    assert "hunter2" not in str(error.value)
 
 
 def test_flowers_own_settings_are_left_as_they_are(environ):

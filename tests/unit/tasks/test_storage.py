@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import storage as names
+from tasks.errors import SettingsError
 from tasks.storage import UNFINISHED, Storage, default_folder
 
 
@@ -136,3 +137,18 @@ def test_the_names_of_a_batchs_files_do_not_collide():
     parts = [name for name in made if Path(names.parts_folder(batch)) in Path(name).parents]
     assert len(parts) == 6
     assert names.joined_name(batch, "output") == "file-1-output"
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("nothing://id:hunter2@bucket", "it is no folder, and no URL that fsspec knows"),
+        ("/proc/nothing/here", "the folder cannot be made: No such file or directory"),
+        ("hdfs://id:hunter2@bucket", "a package is missing: "),
+    ],
+)
+def test_what_files_cannot_lie_in_is_told_in_one_line(url, fault):
+    with pytest.raises(SettingsError, match=f"^FALLTHROUGH_FILES_URL: {fault}") as error:
+        Storage(url)
+    assert "hunter2" not in str(error.value)
+    assert str(error.value).isprintable()
