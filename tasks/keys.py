@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 
 from tasks.errors import SettingsError
+from tasks.settings import fault_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,11 +83,8 @@ def _entries(text: str) -> Iterator[_Entry]:
             )
             raise SettingsError(message)
         # Of anything else no client could send a header that says the same.
-        if not secret.isascii() or not secret.isprintable() or secret != secret.strip():
-            message = (
-                f"FALLTHROUGH_API_KEYS: the key of entry {number} has characters that no request "
-                "can carry: it must be of ASCII letters, digits and signs, without blanks around"
-            )
+        if fault := fault_of_key(secret):
+            message = f"FALLTHROUGH_API_KEYS: entry {number}: {fault}"
             raise SettingsError(message)
         yield _Entry(owner, secret, admin)
 

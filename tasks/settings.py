@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import ipaddress
 import re
+import socket
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
 
@@ -22,12 +24,145 @@ EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
-def _setting(
-    default: Any, about: str, *, low: float | None = None, secret: bool = False, url: str = ""
-) -> Any:
-    return field(
-        default=default, metadata={"about": about, "low": low, "secret": secret, "url": url}
+# What no timer, no timeout and no script of the store can count any more lies above these.
+HIGHEST_SECONDS = 1e9
+HIGHEST_NUMBER = 2**53
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NO_UTF_8 = re.compile(r"[\ud800-\udfff]")  # what Python reads for such a byte
+_AUTHORITY = re.compile(r"(?:.*@)?(?P<host>\[[^]]*\]|[^][:]*)(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
+_HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
+
+
+def _is_host(text: str) -> bool:
+    """Whether a text can be a host: a name, an IPv4 address, or an IPv6 one without brackets."""
+    try:
+        if ":" in text:
+            return bool(ipaddress.IPv6Address(text))
+        name = text.encode("idna").decode()
+        # A client takes what ends so for an IPv4 address.
+        if _NUMBER_AT_END.search(name):
+            socket.inet_aton(name.removesuffix("."))
+    except (ValueError, OSError):
+        return False
+    return bool(_HOST_NAME.fullmatch(name))
+
+
+def _fault_of_text(text: str) -> str:
+    return "it has bytes that are no UTF-8" if _NO_UTF_8.search(text) else ""
+
+
+def _fault_of_path(text: str) -> str:
+    return "it has control characters" if _CONTROL.search(text) else ""
+
+
+def _fault_of_name(text: str) -> str:
+    return _fault_of_path(text) or _fault_of_text(text)
+
+
+def fault_of_key(text: str) -> str:
+    """Return what keeps a text from being sent as a bearer key; "" if nothing. It is not shown."""
+    if re.fullmatch(r"[!-~]*", text):
+        return ""
+    return (
+        "it has characters that no request can carry: give the key alone, of ASCII letters, digits "
+        "and signs, without blanks or line breaks inside"
     )
+
+
+def _fault_of_host(text: str) -> str:
+    # An empty one is every address of this machine.
+    return "" if not text or _is_host(text) else f"{text!r} is no host name and no address"
+
+
+def _fault_of_url(schemes: str, text: str) -> str:
+    """Say what is wrong with a URL, but nothing of what stands in it: that may be a password."""
+    first, *others = (f"{scheme}://" for scheme in schemes.split())
+    if not text.lower().startswith((first, *others)):
+        fault = f"it does not begin with {' or '.join([first, *others])}"
+    else:
+        fault = _fault_of_name(text) or _fault_of_place(text)
+    return f"it is no URL of the kind {first}host: {fault}" if fault else ""
+
+
+def _fault_of_place(url: str) -> str:
+    """Say what is wrong with a URL's host and port."""
+    fault = f"its host or port cannot be one (ports go from 1 to {HIGHEST_PORT})"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return fault
+    authority = _AUTHORITY.fullmatch(parts.netloc)
+    if not parts.netloc:
+        return "" if parts.scheme in {"unix", "memory"} else fault
+    if not authority or not 1 <= int(authority["port"] or 1) <= HIGHEST_PORT:
+        return fault
+    host = authority["host"]
+    bare = host.removeprefix("[").removesuffix("]")
+    good = not host or (_is_host(bare) and (bare != host) == (":" in bare))
+    return "" if good else fault
+
+
+def _fault_of_brokers(schemes: str, text: str) -> str:
+    """As of one URL; a broker may have several, of which one answers."""
+    faults = (_fault_of_url(schemes, url) for url in re.split(r";(?=[a-z]+://)", text))
+    return next(filter(None, faults), "")
+
+
+def _fault_of_server(text: str) -> str:
+    """Say what is wrong with the URL of a server that is asked at paths below it."""
+    fault = _fault_of_url("http https", text)
+    if fault:
+        return fault
+    # A store's client takes no host for this machine, and knows zones; one of HTTP does neither.
+    if "%" in (urlsplit(text).hostname or "%") or "\\" in text:
+        return "it is no URL of the kind http://host: its host cannot be one"
+    if "?" in text or "#" in text:
+        return "it has a query or a fragment: it must end before its ? or #, as paths are to follow"
+    return ""
+
+
+def _fault_of_link(text: str) -> str:
+    fault = _fault_of_url("http https", text)
+    if not fault and "@" in urlsplit(text).netloc:
+        fault = "it has a user or password, which whoever sees the page would see: take it out"
+    return fault
+
+
+def masked_url(text: str) -> str:
+    """Return a URL without what only its server may know: user, password, values of its query."""
+    text = re.sub(r"(?<=://).*@", "***@", text, flags=re.DOTALL)
+    if "://" in text:
+        text = re.sub(r"([?&][^=&#]*=)[^&#]*", r"\1***", text)
+    return text
+
+
+def _hidden(text: str) -> str:
+    return "********" if text else ""
+
+
+class _Kind(NamedTuple):
+    """What a text must be. fault: says what is wrong with one, if anything. shown: to people."""
+
+    fault: Callable[[str], str]
+    shown: Callable[[str], str] = str
+
+
+_TEXT = _Kind(_fault_of_text)
+_NAME = _Kind(_fault_of_name)
+_PATH = _Kind(_fault_of_path)
+_PLACE_OF_FILES = _Kind(_fault_of_path, masked_url)
+_HOST = _Kind(_fault_of_host)
+_KEY = _Kind(fault_of_key, _hidden)
+_KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
+_STORE = _Kind(partial(_fault_of_url, "redis rediss unix"), masked_url)
+_BROKER = _Kind(partial(_fault_of_brokers, "redis rediss unix amqp amqps memory"), masked_url)
+_SERVER = _Kind(_fault_of_server, masked_url)
+_LINK = _Kind(_fault_of_link, masked_url)
+
+
+def _setting(default: Any, about: str, *, low: float = 0, kind: _Kind = _TEXT) -> Any:
+    return field(default=default, metadata={"about": about, "low": low, "kind": kind})
 
 
 class SettingRow(NamedTuple):
@@ -39,19 +174,19 @@ class SettingRow(NamedTuple):
     about: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """What an operator can set. Each field is read from FALLTHROUGH_ and its name in capitals."""
 
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
         "Redis >= 7.2 or Valkey that keeps the job records",
-        url="redis rediss unix",
+        kind=_STORE,
     )
     broker_url: str = _setting(
         "",
         "Celery's broker; empty: the same as redis_url",
-        url="redis rediss unix amqp amqps memory",
+        kind=_BROKER,
     )
     durable: str = _setting(
         EVERY_SECOND,
@@ -60,14 +195,18 @@ class Settings:
     durable_replicas: int = _setting(
         0, "accept only what so many replicas of the store have", low=0
     )
-    gpu_url: str = _setting("", "OpenAI API of the GPU server; empty: none", url="http https")
-    gpu_model: str = _setting("", "model of the GPU tier; empty: found from its /v1/models")
-    gpu_api_key: str = _setting("", "bearer key for the GPU server", secret=True)
+    gpu_url: str = _setting("", "OpenAI API of the GPU server; empty: none", kind=_SERVER)
+    gpu_model: str = _setting(
+        "", "model of the GPU tier; empty: found from its /v1/models", kind=_NAME
+    )
+    gpu_api_key: str = _setting("", "bearer key for the GPU server", kind=_KEY)
     gpu_timeout_seconds: float = _setting(60.0, "limit of one try at the GPU tier", low=0.001)
     gpu_concurrency: int = _setting(64, "calls at once to the GPU tier, per worker process", low=1)
-    cpu_url: str = _setting("", "OpenAI API of the CPU server; empty: none", url="http https")
-    cpu_model: str = _setting("", "model of the CPU tier; empty: found from its /v1/models")
-    cpu_api_key: str = _setting("", "bearer key for the CPU server", secret=True)
+    cpu_url: str = _setting("", "OpenAI API of the CPU server; empty: none", kind=_SERVER)
+    cpu_model: str = _setting(
+        "", "model of the CPU tier; empty: found from its /v1/models", kind=_NAME
+    )
+    cpu_api_key: str = _setting("", "bearer key for the CPU server", kind=_KEY)
     cpu_timeout_seconds: float = _setting(120.0, "limit of one try at the CPU tier", low=0.001)
     cpu_concurrency: int = _setting(2, "calls at once to the CPU tier, whole fleet", low=1)
     cpu_wait_seconds: float = _setting(
@@ -93,16 +232,18 @@ class Settings:
         low=1,
     )
     files_url: str = _setting(
-        "", "where files lie: a folder, or any URL that fsspec knows (s3://bucket/path)"
+        "",
+        "where files lie: a folder, or any URL that fsspec knows (s3://bucket/path)",
+        kind=_PLACE_OF_FILES,
     )
     batch_window: int = _setting(32, "slices of a batch in flight at once", low=1)
     slice_lines: int = _setting(128, "lines of a batch in one slice, at most", low=1)
     drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
     max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
     api_keys: str = _setting(
-        "", "API keys: owner=key, comma-separated; owner!=key for an admin", secret=True
+        "", "API keys: owner=key, comma-separated; owner!=key for an admin", kind=_KEYS
     )
-    keys_file: str = _setting("", "file of API keys, made by `fallthrough keys`")
+    keys_file: str = _setting("", "file of API keys, made by `fallthrough keys`", kind=_PATH)
     allow_no_keys: int = _setting(0, "1: serve the network without API keys", low=0)
     key_requests_per_minute: int = _setting(0, "requests a minute of one owner; 0: any", low=0)
     key_concurrency: int = _setting(0, "requests at once of one owner; 0: any", low=0)
@@ -110,33 +251,38 @@ class Settings:
     key_queued_jobs: int = _setting(0, "jobs of one owner unfinished at once; 0: any", low=0)
     max_batches: int = _setting(1_000, "batches unfinished at once; 0: any", low=0)
     key_batches: int = _setting(0, "batches of one owner unfinished at once; 0: any", low=0)
-    host: str = _setting("127.0.0.1", "address that the API listens on")
+    host: str = _setting("127.0.0.1", "address that the API listens on", kind=_HOST)
     port: int = _setting(8000, "port of the API", low=0)
-    worker_host: str = _setting("127.0.0.1", "address of a worker's health port")
+    worker_host: str = _setting("127.0.0.1", "address of a worker's health port", kind=_HOST)
     worker_port: int = _setting(0, "health port of a worker; 0 picks a free one", low=0)
     worker_queues: str = _setting("interactive,batch", "queues that a worker consumes")
     worker_threads: int = _setting(
         0, "slices at once in a worker process; 0: what its queues want", low=0
     )
     api_url: str = _setting(
-        "http://127.0.0.1:8000", "where the command line finds the API", url="http https"
+        "http://127.0.0.1:8000", "where the command line finds the API", kind=_SERVER
     )
-    api_key: str = _setting("", "the key that the command line sends", secret=True)
+    api_key: str = _setting("", "the key that the command line sends", kind=_KEY)
     flower_url: str = _setting(
-        "", "where people find Flower: the status page links to it", url="http https"
+        "", "where people find Flower: the status page links to it", kind=_LINK
     )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
     log_format: str = _setting("auto", "json, text, or auto: text on a terminal, else json")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read every FALLTHROUGH_ variable; raise SettingsError naming the first bad one."""
+        """Read every FALLTHROUGH_ variable; raise SettingsError naming the first bad one.
+
+        Blanks and line breaks around a value are none of it: a secret's file ends in one.
+        """
         known = {PREFIX + f.name.upper(): f for f in dataclasses.fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known and not _KUBERNETES.search(name):
                 raise SettingsError(_unknown(name, list(known)))
         values = {
-            f.name: _parse(name, environ[name], f) for name, f in known.items() if name in environ
+            f.name: _parse(name, environ[name].strip(), f)
+            for name, f in known.items()
+            if name in environ
         }
         settings = cls(**values)
         settings._check()
@@ -160,6 +306,17 @@ class Settings:
         if not queues or set(queues) - {"interactive", "batch"}:
             message = f"{PREFIX}WORKER_QUEUES: {self.worker_queues!r} must name interactive, batch"
             raise SettingsError(message)
+        for url, key in (
+            ("GPU_URL", "GPU_API_KEY"),
+            ("CPU_URL", "CPU_API_KEY"),
+            ("API_URL", "API_KEY"),
+        ):
+            if getattr(self, key.lower()) and "@" in urlsplit(getattr(self, url.lower())).netloc:
+                message = (
+                    f"{PREFIX}{url}: it has a user or password, and {PREFIX}{key} is set: a "
+                    "request carries one of them; take the other away"
+                )
+                raise SettingsError(message)
 
     @property
     def effective_broker_url(self) -> str:
@@ -184,12 +341,16 @@ class Settings:
         return [
             SettingRow(
                 PREFIX + f.name.upper(),
-                _masked(getattr(self, f.name), secret=f.metadata["secret"]),
+                f.metadata["kind"].shown(str(getattr(self, f.name))),
                 str(f.default),
                 f.metadata["about"],
             )
             for f in dataclasses.fields(self)
         ]
+
+    def __repr__(self) -> str:
+        changed = [f"{row.variable}={row.value!r}" for row in self.rows() if row[1] != row[2]]
+        return f"Settings({', '.join(changed)})"
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -199,43 +360,33 @@ def _unknown(name: str, known: list[str]) -> str:
     short = [other.removeprefix(PREFIX) for other in known]
     near = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1)
     hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; `fallthrough config` lists them all"
-    return f"{name}: no such setting{hint}"
+    return f"{name if name.isprintable() else ascii(name)}: no such setting{hint}"
 
 
 def _parse(name: str, text: str, spec: dataclasses.Field[Any]) -> Any:
     kind: Any = type(spec.default)
-    if kind is str:
-        if text and spec.metadata["url"]:
-            _check_url(name, text, spec.metadata["url"].split())
-        return text
-    return _number(name, text, kind, spec.metadata["low"])
+    if kind is not str:
+        return _number(name, text, kind, spec.metadata["low"])
+    # What is nothing unless it is set may also be set to nothing.
+    if (text or spec.default) and (fault := spec.metadata["kind"].fault(text)):
+        message = f"{name}: {fault}"
+        raise SettingsError(message)
+    return text
 
 
-def _number(name: str, text: str, kind: Callable[[str], float], low: float | None) -> float:
+def _number(name: str, text: str, kind: Callable[[str], float], low: float) -> float:
     try:
         value = kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         message = f"{name}: {text!r} is not {what}"
         raise SettingsError(message) from None
-    if not math.isfinite(value) or (low is not None and value < low):
-        message = f"{name}: {text} is out of range, it must be at least {low}"
+    high = HIGHEST_SECONDS if name.endswith("_SECONDS") else HIGHEST_NUMBER
+    if not low <= value <= high:
+        bound = f"least {low}" if value < low else f"most {high:.0f}"
+        message = f"{name}: {text} is out of range, it must be at {bound}"
         raise SettingsError(message)
     return value
-
-
-def _check_url(name: str, text: str, schemes: list[str]) -> None:
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in schemes and (parts.netloc or parts.scheme in {"unix", "memory"})
-        _ = parts.port
-    except ValueError:
-        good = False
-    if not good:
-        message = (
-            f"{name}: {_masked(text, secret=False)!r} is no URL of the kind {schemes[0]}://host"
-        )
-        raise SettingsError(message)
 
 
 def _server(url: str) -> tuple[object, ...]:
@@ -244,13 +395,3 @@ def _server(url: str) -> tuple[object, ...]:
     if parts.scheme in {"redis", "rediss"}:
         return parts.hostname, parts.port or REDIS_PORT
     return parts.scheme, parts.netloc, parts.path
-
-
-def _masked(value: object, *, secret: bool) -> str:
-    text = str(value)
-    if secret:
-        return "********" if text else ""
-    if "://" in text and "@" in text:
-        parts = urlsplit(text)
-        return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
-    return text

@@ -25,10 +25,13 @@ def ring(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "secret",
-    [f"{LETTERS}é", f"{LETTERS}\udcff", f" {LETTERS}", f"{LETTERS[:8]}\t{LETTERS[8:]}"],
+    [
+        *(f"{LETTERS}é", f"{LETTERS}\udcff", f" {LETTERS}"),
+        *(f"{LETTERS[:8]}\t{LETTERS[8:]}", f"{LETTERS} x", f"{LETTERS}\n{LETTERS}"),
+    ],
 )
 def test_a_key_that_no_request_can_carry_is_refused(secret):
-    with pytest.raises(SettingsError, match="entry 2 has characters"):
+    with pytest.raises(SettingsError, match="entry 2: it has characters"):
         parse_environment(f"ann={LETTERS},bob={secret}")
 
 

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyreqwest.http import Url
+
+from fallback_chain import normalise_url
 from tasks.errors import SettingsError
-from tasks.settings import Settings
+from tasks.settings import Settings, masked_url
+
+SECRET = "hunter2"  # noqa: S105 - made up
+KEYS = ("GPU_API_KEY", "CPU_API_KEY", "API_KEY")
+SERVERS = ("GPU_URL", "CPU_URL", "API_URL")
+MODELS = ("GPU_MODEL", "CPU_MODEL")
+HOSTS = ("HOST", "WORKER_HOST")
+STORES = ("REDIS_URL", "BROKER_URL")
+
+
+def read(**values):
+    """The settings of a process with these variables."""
+    return Settings.from_env({f"FALLTHROUGH_{name}": value for name, value in values.items()})
+
+
+def refusal(**values):
+    """What is said of settings that are refused: one line that begins with the variable."""
+    with pytest.raises(SettingsError) as error:
+        read(**values)
+    said = str(error.value)
+    assert said.startswith(f"FALLTHROUGH_{next(iter(values))}: ")
+    assert said.isprintable()  # of one line
+    # Nor would a traceback tell more.
+    assert error.value.__cause__ is None
+    assert error.value.__context__ is None or error.value.__suppress_context__
+    return said
 
 
 @pytest.mark.parametrize(
@@ -20,6 +51,10 @@ from tasks.settings import Settings
         ("GPU_TIMEOUT_SECONDS", "-1", "at least"),
         ("GPU_TIMEOUT_SECONDS", "nan", "out of range"),
         ("GPU_TIMEOUT_SECONDS", "inf", "out of range"),
+        # An OverflowError in the middle of a job, of a drain, of a script.
+        ("GPU_TIMEOUT_SECONDS", "1e15", "at most 1000000000"),
+        ("DRAIN_SECONDS", "1e10", "at most 1000000000"),
+        ("MAX_QUEUED_JOBS", "9" * 20, "at most"),
         ("LOG_LEVEL", "loud", "INFO"),
         ("LOG_FORMAT", "xml", "auto, json or text"),
         ("PORT", "70000", "65535"),
@@ -27,20 +62,258 @@ from tasks.settings import Settings
         ("WORKER_QUEUES", "interactive,bulk", "interactive, batch"),
         ("GPU_ULR", "x", "did you mean FALLTHROUGH_GPU_URL"),
         ("ZZZ", "x", "fallthrough config"),
+        ("DEGRADED_MESSAGE", "bye \udcff", "no UTF-8"),  # no answer could be made of it
     ],
 )
 def test_what_makes_no_sense_is_named(name, value, said):
-    with pytest.raises(SettingsError) as error:
-        Settings.from_env({f"FALLTHROUGH_{name}": value})
-    assert str(error.value).startswith(f"FALLTHROUGH_{name}")
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
+    assert said in refusal(**{name: value})
 
 
-def test_a_bad_url_is_told_without_its_password():
-    with pytest.raises(SettingsError) as error:
-        Settings.from_env({"FALLTHROUGH_REDIS_URL": "http://user:hunter2@host"})
-    assert "hunter2" not in str(error.value)
+def test_a_variable_of_two_lines_is_named_in_one():
+    with pytest.raises(SettingsError, match=r"^'FALLTHROUGH_GPU\\nURL': no such setting") as error:
+        read(**{"GPU\nURL": "http://gpu"})
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("blanks", ["\n", "\r\n", " ", "\t", "\u00a0"])
+@pytest.mark.parametrize("spec", dataclasses.fields(Settings), ids=lambda spec: spec.name)
+def test_blanks_around_a_value_are_none_of_it(spec, blanks):
+    values = {
+        "redis_url": "redis://:pw@box:1/2",
+        "broker_url": "amqp://user:pw@box:1//",
+        "durable": "always",
+        "flower_url": "https://flower.example/?a=b#c",
+        "files_url": "s3://bucket/some path",
+        "keys_file": "/run/some keys",
+        "degraded_message": "Later.\nReally.",
+        "api_keys": "ann=0123456789abcdef,\nroot!=0123456789abcdef",
+        "host": "::1",
+        "worker_host": "worker_1.internal",
+        "worker_queues": "batch",
+        "log_level": "DEBUG",
+        "log_format": "json",
+        **{name.lower(): "sk-0" for name in KEYS},
+        **{name.lower(): "http://box:8000/v1" for name in SERVERS},
+        **{name.lower(): "org/model:8b q4" for name in MODELS},
+    }
+    value = values.get(spec.name, str(spec.default))
+    settings = read(**{spec.name.upper(): f"{blanks}{value}{blanks}"})
+    assert str(getattr(settings, spec.name)) == value
+
+
+# What a bearer key may not be: of each, a client raises an error that shows it, or sends another.
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(f"{SECRET}\n{SECRET}", f"{SECRET}\r{SECRET}", f"{SECRET}\t{SECRET}", f"{SECRET}\x7f"),
+        *(f"{SECRET}\x1b[0m", f"{SECRET}é", f"{SECRET}\udcff", f"{SECRET}…", f"\ufeff{SECRET}"),
+        *(f"Bearer {SECRET}", f"{SECRET} # the key of May", f"{SECRET}\u00a0{SECRET}"),
+    ],
+)
+def test_what_no_header_can_carry_is_no_key_and_is_not_shown(name, key):
+    said = refusal(**{name: key})
+    assert SECRET not in said
+    assert "give the key alone" in said
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{SECRET}.example",  # refused before, too, but shown
+        f"ftp://user:{SECRET}@host",  # it was refused before, and is not to be shown now
+        *(f"http://ho st/{SECRET}", f"http://host\n/{SECRET}", f"http://host/{SECRET}\x00"),
+        *(f"http://{SECRET}\u0007host", f"http://host/{SECRET}\udcff"),
+        *(f"http:///{SECRET}", f"http://:8000/{SECRET}", f"http://user:{SECRET}@"),
+        *(f"http://a..b/{SECRET}", f"http://.a/{SECRET}", f"http://{SECRET}{'a' * 64}"),
+        *(f"http://{SECRET}*", f"http://a%20{SECRET}", f"http://a,{SECRET}", f"http://<{SECRET}>"),
+        *(f"http://1.2.3.999/{SECRET}", f"http://{SECRET}.1", f"http://1.2.3.4.5/{SECRET}"),
+        *(
+            f"http://::1/{SECRET}",
+            f"http://[::1/{SECRET}",
+            f"http://[{SECRET}]",
+            f"http://[::1]{SECRET}",
+        ),
+        *(f"http://[fe80::1%25eth0]/{SECRET}", f"http://[10.0.0.1]/{SECRET}"),
+        *(f"http://host:0/{SECRET}", f"http://host:65536/{SECRET}", f"http://host:{SECRET}"),
+        *(
+            f"http://host:-1/{SECRET}",
+            f"http://host:80 /{SECRET}",
+            f"http://host:\uff18\uff10/{SECRET}",
+        ),
+        *(
+            f"http://host/v1?key={SECRET}",
+            f"http://host/v1#{SECRET}",
+            f"http://{SECRET}?",
+            "http://h#",
+        ),
+        # Of two readers of it, each finds another host.
+        *(f"http://host\\@{SECRET}", f"http:\\\\{SECRET}", f"http://a\\{SECRET}"),
+        *(
+            f"http://user:{SECRET}#@host",
+            f"http://user:{SECRET}/@host",
+            f"http://user:1/{SECRET}?@h",
+        ),
+    ],
+)
+def test_what_is_no_servers_url_is_refused_and_not_shown(name, url):
+    said = refusal(**{name: url})
+    assert SECRET not in said
+    assert "http://host" in said or "query" in said
+
+
+# Every form that worked before, and where it leads.
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://gpu", "http://gpu/v1"),
+        ("http://gpu/", "http://gpu/v1"),
+        ("http://gpu:8000/v1", "http://gpu:8000/v1"),
+        ("http://gpu:8000/v1/", "http://gpu:8000/v1"),
+        ("http://gpu:8000/v1/chat/completions", "http://gpu:8000/v1"),
+        ("http://gpu:8000//", "http://gpu:8000/v1"),
+        ("https://gpu.example./proxy/gpu 1/v1", "https://gpu.example./proxy/gpu 1/v1"),
+        ("HTTPS://GPU.Example:443", "HTTPS://GPU.Example:443/v1"),
+        ("http://max-serve_1:65535", "http://max-serve_1:65535/v1"),
+        ("http://gpu:/v1", "http://gpu:/v1"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1/v1"),
+        ("http://127.1", "http://127.1/v1"),
+        ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        ("http://[::ffff:10.0.0.1]/v1", "http://[::ffff:10.0.0.1]/v1"),
+        ("http://bücher.example/ü", "http://bücher.example/ü/v1"),
+        ("http://user:p%40ss@gpu/v1", "http://user:p%40ss@gpu/v1"),
+        ("http://user@gpu", "http://user@gpu/v1"),
+        ("http://us@er:p@ss@gpu", "http://us@er:p@ss@gpu/v1"),
+    ],
+)
+def test_what_leads_to_a_server_is_taken_as_it_is(url, base):
+    settings = read(GPU_URL=url, CPU_URL=url, API_URL=url)
+    assert settings.gpu_url == settings.cpu_url == settings.api_url == url
+    assert normalise_url(settings.gpu_url) == base
+    assert Url(base).host_str
+
+
+PIECES = [
+    *"aZ09._-:@[]%\\/?# \t\n*,üß日й\u3002\u200b\u2028\uff41",
+    "[::1]",
+    "1.2.3.",
+    "0x",
+]
+AUTHORITIES = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+
+
+@given(AUTHORITIES)
+def test_every_url_that_is_taken_is_one_for_the_tiers_client_too(authority):
+    url = f"http://{authority}"
+    try:
+        settings = read(GPU_URL=url)
+    except SettingsError:
+        return
+    assert Url(normalise_url(settings.gpu_url)).host_str  # it raises: within a job
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize(
+    "url",
+    [
+        # A port beyond 65535 was refused before: it stays so.
+        *(f"redis://:{SECRET}@ho st", f"redis://:{SECRET}@host:0", f"redis://:{SECRET}@host:70000"),
+        *(f"redis://:{SECRET}@host\n", f"redis://:{SECRET}@a..b", f"redis://:{SECRET}\udcff@host"),
+        *(f"redis://:{SECRET}/x@host", f"redis://:x#{SECRET}@host", f"redis://:x?{SECRET}@host"),
+        *(
+            f"rediss://[{SECRET}",
+            f"redis://{SECRET}]",
+            f"http://{SECRET}",
+            SECRET,
+            f":{SECRET}@host",
+        ),
+    ],
+)
+def test_what_is_no_stores_url_is_refused_and_not_shown(name, url):
+    said = refusal(**{name: f"{url}/\n/" if url.endswith("\n") else url})
+    assert SECRET not in said
+    assert "redis://host" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://box", "redis://:6379/0", "redis://:p a%3Fss@box:1/2"),
+        *(
+            "redis://box/0?a=b",
+            "redis://[::1]:6379",
+            "rediss://user:pass@box",
+            "unix:///run/v.sock?db=1",
+        ),
+        "redis://[fe80::1%eth0]:6379",
+    ],
+)
+def test_a_stores_url_goes_on_working(url):
+    assert read(REDIS_URL=url).redis_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://a:1//;amqp://b:2//", "amqps://u:p@box:5671/x", "memory://"]
+)
+def test_a_brokers_url_goes_on_working(url):
+    assert read(BROKER_URL=url).broker_url == url
+
+
+def test_each_of_several_brokers_is_looked_at():
+    assert SECRET not in refusal(BROKER_URL=f"amqp://a//;amqp://u:{SECRET}@b c//")
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "API_URL"])
+def test_what_must_be_somewhere_is_not_set_to_nothing(name):
+    assert "://host" in refusal(**{name: " "})
+
+
+def test_what_need_not_be_set_may_be_set_to_nothing():
+    empty = ("BROKER_URL", "GPU_URL", "CPU_URL", "FLOWER_URL", "FILES_URL", *KEYS, *MODELS)
+    assert read(**dict.fromkeys(empty, "")) == Settings()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("model", ["a\nb", "a\x00b", "a\x1bb", "a\x85b", "a\udcffb"])
+def test_a_models_name_is_one_line_that_json_can_hold(name, model):
+    assert "it has" in refusal(**{name: model})
+
+
+@pytest.mark.parametrize("name", ["KEYS_FILE", "FILES_URL"])
+def test_a_path_has_no_control_characters(name):
+    assert "control characters" in refusal(**{name: "/a\nb"})
+    assert read(**{name: "/a b/\udcff"})  # the system's names are bytes
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize(
+    "host", ["a b", "a\nb", "a..b", "[::1]", "::g", "1.2.3.999", "host:80", "http://a"]
+)
+def test_what_is_no_host_to_listen_on_is_refused(name, host):
+    assert "no host name and no address" in refusal(**{name: host})
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "::1", "fe80::1%lo", "localhost", "api_1"])  # noqa: S104
+def test_a_host_to_listen_on_is_taken(name, host):
+    assert getattr(read(**{name: host}), name.lower()) == host
+
+
+@pytest.mark.parametrize(("url", "key"), [("GPU_URL", "GPU_API_KEY"), ("API_URL", "API_KEY")])
+def test_a_request_carries_either_a_key_or_a_password(url, key):
+    said = refusal(**{url: f"http://user:{SECRET}@host", key: "sk-0"})
+    assert SECRET not in said
+    assert f"FALLTHROUGH_{key} is set" in said
+    assert read(**{url: f"http://user:{SECRET}@host"})
+
+
+def test_a_link_for_people_carries_no_password():
+    assert SECRET not in refusal(FLOWER_URL=f"http://user:{SECRET}@flower")
+
+
+def test_of_several_wrong_settings_the_first_is_told():
+    assert "GPU_URL" in refusal(GPU_URL="x", GPU_API_KEY="a b", CPU_URL="y")
 
 
 def test_what_kubernetes_sets_for_a_service_is_no_setting_of_ours():
@@ -60,10 +333,32 @@ def test_settings_survive_the_way_to_a_child_process():
 
 def test_secrets_are_masked():
     settings = Settings(gpu_api_key="sk-secret", redis_url="redis://:hunter2@host:6379/0")
-    shown = str(settings.rows())
+    shown = f"{settings.rows()} {settings!r} {settings}"
     assert "sk-secret" not in shown
     assert "hunter2" not in shown
     assert "redis://***@host:6379/0" in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://host:1/v1", "http://host:1/v1"),
+        (f"http://user:{SECRET}@host", "http://***@host"),
+        (f"redis://user:1/{SECRET}@host", "redis://***@host"),
+        (f"redis://:x#{SECRET}@host", "redis://***@host"),
+        (f"redis://h/0?password={SECRET}&db=1", "redis://h/0?password=***&db=***"),
+        (f"amqp://u:{SECRET}@a//;amqp://u:{SECRET}@b//", "amqp://***@b//"),
+        (f"simplecache::s3://id:{SECRET}@bucket/x", "simplecache::s3://***@bucket/x"),
+        ("/a@b/c?d=e", "/a@b/c?d=e"),
+    ],
+)
+def test_a_url_is_shown_without_what_only_its_server_may_know(url, shown):
+    assert masked_url(url) == shown
+
+
+def test_a_message_for_people_is_shown_as_it_is():
+    message = "See https://status.example/?a=b or write to us@example"
+    assert message in str(Settings(degraded_message=message).rows())
 
 
 def test_the_broker_is_the_store_unless_it_has_its_own():
