@@ -22,6 +22,9 @@ from pyreqwest.exceptions import PyreqwestError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tasks.errors import SettingsError
+from tasks.settings import Settings
+
 LOOK_SECONDS = 0.25
 
 
@@ -142,7 +145,12 @@ def main(  # noqa: PLR0913 - a command's options
     as_json: bool,
 ) -> None:
     """Ask the API for chat completions, many at once, and tell how fast each tier answered."""
-    load = Load(url, api_key, requests, prompt, max_tokens)
+    try:
+        read = Settings.from_env({"FALLTHROUGH_API_URL": url, "FALLTHROUGH_API_KEY": api_key})
+    except SettingsError as error:
+        click.echo(f"load_test: {error}", err=True)
+        sys.exit(2)
+    load = Load(read.api_url, read.api_key, requests, prompt, max_tokens)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 
+from tasks.settings import masked_url
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -29,12 +31,17 @@ class Client:
     """Calls the API; every method raises ApiFailedError."""
 
     def __init__(self, url: str, key: str = "") -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        base = url.rstrip("/").removesuffix("/v1")
+        self.url = masked_url(base)  # as it is shown
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(
-            base_url=self.url, timeout=timeout, headers=headers, trust_env=False
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=base, timeout=timeout, headers=headers, trust_env=False
+            )
+        except httpx.InvalidURL:
+            message = f"{self.url} is no URL of an API"
+            raise ApiFailedError(message) from None
 
     def submit(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Submit requests (1 to 1 000); return their jobs."""

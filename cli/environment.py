@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 from cli.client import Client
+from tasks.errors import SettingsError
 from tasks.settings import Settings
+
+API_URL = "FALLTHROUGH_API_URL"
 
 
 def settings() -> Settings:
@@ -15,9 +18,18 @@ def settings() -> Settings:
 
 
 def client(url: str | None) -> Client:
-    """Return a client of the API at url; None: where the settings say that it is."""
-    current = settings()
-    return Client(url or current.api_url, current.api_key)
+    """Return a client of the API at url; None: where the settings say that it is.
+
+    Raises SettingsError for either.
+    """
+    if not url:
+        current = settings()
+    else:
+        try:
+            current = Settings.from_env({**os.environ, API_URL: url})
+        except SettingsError as error:
+            raise SettingsError(str(error).replace(f"{API_URL}:", "--url:")) from None
+    return Client(current.api_url, current.api_key)
 
 
 def data_folder() -> Path:

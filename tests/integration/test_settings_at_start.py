@@ -1,0 +1,128 @@
+"""Settings as real processes read them: what can be meant is done, the rest is told in one line."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from harness.commands import environ
+
+SECRET = "hunter2"  # noqa: S105 - made up
+ROOT = Path(__file__).parents[2]
+ENTRIES = {
+    "api": ("-m", "api"),
+    "workers": ("-m", "workers"),
+    "celery": ("-m", "celery", "-A", "tasks", "worker"),
+    "flower": ("-m", "celery", "-A", "tasks", "flower"),
+    "up": ("-m", "cli.main", "up"),
+    "config": ("-m", "cli.main", "config"),
+    "status": ("-m", "cli.main", "status", "job_1"),
+}
+
+
+def ended(*arguments, **settings):
+    """Whatever such a process says before it ends with status 2: one line, and no secret."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environ(**{f"FALLTHROUGH_{name}": value for name, value in settings.items()}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert len(said.strip().splitlines()) == 1, said
+    assert SECRET not in said
+    return said
+
+
+def job(api):
+    reply = httpx.post(f"{api.url}/v1/jobs", json={"prompt": "Hello"}, timeout=10)
+    return httpx.get(f"{api.url}/v1/jobs/{reply.json()['id']}?wait=20", timeout=30).json()
+
+
+def test_a_key_from_a_file_is_sent_without_the_line_break_at_its_end(fleet, gpu):
+    api, worker = fleet.start(fleet.api(), fleet.worker(gpu_api_key=f"{SECRET}\n"))
+    assert job(api)["tier_used"] == "gpu"
+    assert gpu.calls[-1].headers["authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in worker.log + api.log
+
+
+def test_a_password_in_a_tiers_url_is_sent_and_not_shown(fleet, gpu):
+    url = gpu.url.replace("://", f"://user:{SECRET}@")
+    api, worker = fleet.start(fleet.api(gpu_url=url), fleet.worker(gpu_url=f" {url}/v1/\n"))
+    assert job(api)["tier_used"] == "gpu"
+    basic = base64.b64encode(f"user:{SECRET}".encode()).decode()
+    assert gpu.calls[-1].headers["authorization"] == f"Basic {basic}"
+    gpu.vanish()
+    assert job(api)["tier_used"] == "cpu"
+    assert httpx.get(f"{api.url}/v1/models", timeout=10).is_success
+    assert SECRET not in worker.log + api.log
+    assert SECRET not in httpx.get(f"{api.url}/metrics", timeout=10).text
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_key_with_a_line_break_inside_starts_nothing(entry):
+    said = ended(*ENTRIES[entry], GPU_API_KEY=f"sk-{SECRET}\n{SECRET}")
+    assert "FALLTHROUGH_GPU_API_KEY: it has characters that no request can carry" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("GPU_URL", f"http://user:{SECRET}@ho st", "its host or port cannot be one"),
+        ("REDIS_URL", f"redis://:{SECRET}@ho st", "its host or port cannot be one"),
+        ("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1?password={SECRET}&x=1", "Celery cannot use"),
+        ("BROKER_URL", f"amqp://u:{SECRET}@127.0.0.1:1/?x={SECRET}", "Celery cannot use"),
+        ("FILES_URL", f"nothing://u:{SECRET}@bucket", "no URL that fsspec knows"),
+        ("FILES_URL", "/proc/nothing/here", "cannot be made: No such file"),
+    ],
+)
+@pytest.mark.parametrize("entry", ["api", "workers"])
+def test_what_cannot_be_a_url_starts_nothing(valkey, entry, name, value, fault):
+    settings = {"REDIS_URL": valkey.url, "PORT": "0", name: value}
+    assert f"FALLTHROUGH_{name}: " in (said := ended(*ENTRIES[entry], **settings))
+    assert fault in said
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "fault"),
+    [
+        (f"http://user:{SECRET}@ho st", {}, "--url: it is no URL"),
+        (
+            f"http://user:{SECRET}@127.0.0.1",
+            {"API_KEY": "sk-0"},
+            "--url: it has a user or password",
+        ),
+        (f"http://user:{SECRET}@127.0.0.1:1", {}, "cannot reach the API at http://***@127.0.0.1:1"),
+        (f"http://user:{SECRET}@¡", {}, "http://***@¡ is no URL of an API"),
+        ("http://127.0.0.1:1", {"API_KEY": f"sk-{SECRET} x"}, "FALLTHROUGH_API_KEY: it has"),
+    ],
+)
+def test_what_the_command_line_is_given_is_looked_at_too(url, settings, fault):
+    assert fault in ended("-m", "cli.main", "status", "job_1", "--url", url, **settings)
+
+
+def test_the_load_test_tells_a_key_that_cannot_be_one():
+    assert "FALLTHROUGH_API_KEY: it has" in ended("load_test.py", API_KEY=f"{SECRET} {SECRET}")
+
+
+def test_config_shows_no_part_of_a_password():
+    url = f"redis://:1/{SECRET}@host/0?password={SECRET}"
+    done = subprocess.run(
+        [sys.executable, *ENTRIES["config"]],
+        env=environ(FALLTHROUGH_REDIS_URL=url, FALLTHROUGH_API_KEYS=f"ann={SECRET}{SECRET}\n"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert SECRET not in done.stdout + done.stderr
+    assert "FALLTHROUGH_REDIS_URL=redis://***@host/0?password=***" in done.stdout
