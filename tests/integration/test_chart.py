@@ -30,7 +30,7 @@ KNOWN = {row[0] for row in Settings().rows()}
 SECRETS = {
     PREFIX + field.name.upper()
     for field in fields(Settings)
-    if field.metadata["secret"] and field.name != "api_key"
+    if field.metadata["kind"].shown("x") != "x" and field.name != "api_key"
 }
 DASHBOARD = "configs/grafana/dashboards/circuit-breaker-dashboard.json"
 COPIES = ["configs/prometheus/rules/fallthrough.yml", DASHBOARD]

@@ -85,6 +85,6 @@ def test_beyond_loopback_without_a_password_it_does_not_start(tmp_path, settings
         check=False,
         timeout=30,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "FLOWER_BASIC_AUTH" in done.stderr
     assert "Traceback" not in done.stderr
