@@ -1,0 +1,143 @@
+"""Whether an answer is what its request asked for. Pure; never raises on any JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from fallback_chain import schemas
+from fallback_chain.needs import Need
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fallback_chain.needs import Needs
+
+
+class Fit(NamedTuple):
+    """How an answer fits its request. No word of either stands in it.
+
+    detail: "" if it fits; "json": it is no JSON; "schema": it is, but not the schema's; "tools": a
+    call of a tool that was not declared, arguments that do not fit, or no call where one is
+    required; "cut": it ended at its length before its form did.
+    checked: False if it could not be checked as a whole: a schema that cannot be used, or a form
+    that is no JSON. It fits as far as can be said.
+    """
+
+    detail: str = ""
+    checked: bool = True
+
+
+FITS = Fit()
+UNCHECKED = Fit(checked=False)
+NO_JSON = Fit("json")
+WRONG_CALL = Fit("tools")
+CUT = Fit("cut")
+_OF_A_SCHEMA = {True: FITS, None: UNCHECKED}
+
+
+def check(completion: Any, needs: Needs) -> Fit:
+    """Check every choice of a decoded chat completion, or legacy completion, that is no stream."""
+    if not needs.checkable:
+        return FITS
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    if not isinstance(choices, list) or not choices:
+        choices = [None]
+    fits = [_choice(_dict(choice), needs) for choice in choices]
+    misfit = next((fit for fit in fits if fit.detail), None)
+    return misfit or (FITS if all(fit.checked for fit in fits) else UNCHECKED)
+
+
+def heal(text: str) -> str | None:
+    """Return the JSON inside a text that is one Markdown code fence around it; else None."""
+    inside = text.strip()
+    if not (inside.startswith("```") and inside.endswith("```")):
+        return None
+    inside = inside[3:-3]
+    if inside[:4].lower() == "json":
+        inside = inside[4:]
+    inside = inside.strip()
+    return None if _decoded(inside) is _NO_VALUE else inside
+
+
+def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
+    message = _dict(choice.get("message"))
+    cut = choice.get("finish_reason") == "length"
+    calls = _calls(message)
+    if calls and Need.TOOLS in needs.kinds:
+        return CUT if cut else _all_calls(calls, needs.tools)
+    refusal = message.get("refusal")
+    if not needs.strict_form or (isinstance(refusal, str) and refusal):
+        return FITS  # a refusal is how OpenAI's models answer what they will not
+    if cut:
+        return CUT
+    if needs.call_required:
+        return WRONG_CALL
+    return UNCHECKED if needs.other_form else _text(_content(choice, message), needs.schema)
+
+
+def _text(text: str, schema: str | None) -> Fit:
+    value = _decoded(text)
+    if value is _NO_VALUE:
+        return NO_JSON
+    if schema is None:
+        return FITS
+    return _OF_A_SCHEMA.get(schemas.is_valid(schema, value, len(text)), Fit("schema"))
+
+
+def _content(choice: dict[str, Any], message: dict[str, Any]) -> str:
+    content = message.get("content", choice.get("text"))  # the text of a legacy completion
+    if isinstance(content, list):  # some servers answer in parts
+        texts = (_dict(part).get("text") for part in content)
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _calls(message: dict[str, Any]) -> list[Any]:
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        return calls
+    function = message.get("function_call")  # the legacy form
+    return [{"function": function}] if isinstance(function, dict) else []
+
+
+def _all_calls(calls: list[Any], tools: Mapping[str, str | None]) -> Fit:
+    fits = [_call(_dict(call), tools) for call in calls]
+    if WRONG_CALL in fits:
+        return WRONG_CALL
+    return UNCHECKED if UNCHECKED in fits else FITS
+
+
+def _call(call: dict[str, Any], tools: Mapping[str, str | None]) -> Fit:
+    function = _dict(call.get("function")) or _dict(call.get("custom"))
+    name = function.get("name")
+    if not isinstance(name, str) or name not in tools:
+        return WRONG_CALL
+    if "custom" in call:  # its input is free text
+        return FITS
+    arguments = function.get("arguments", "")
+    value = _decoded(arguments)
+    if not isinstance(value, dict):
+        return WRONG_CALL
+    schema = tools[name]
+    if schema is None:
+        return FITS
+    return _OF_A_SCHEMA.get(schemas.is_valid(schema, value, len(arguments)), WRONG_CALL)
+
+
+_NO_VALUE = object()
+
+
+def _decoded(text: Any) -> Any:
+    """Return the JSON value of a text; _NO_VALUE for what is none, or too deep for any reader."""
+    if not isinstance(text, str):
+        return _NO_VALUE
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return _NO_VALUE
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
