@@ -30,6 +30,8 @@ PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20
 # Where these stand, a reference points to something that is not looked for here.
 _UNFOLLOWED = frozenset({"$dynamicRef", "$recursiveRef"})
 _REBASING = frozenset({"$id", "$schema"})  # below the root
+# Each of these looks once more at all that stands beside it, and so at those inside it.
+_UNEVALUATED = frozenset({"unevaluatedProperties", "unevaluatedItems"})
 _COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
 
@@ -58,6 +60,8 @@ class _Compiled(NamedTuple):
 def _compiled(schema: str) -> _Compiled | None:
     try:
         weight = _Measure(msgspec.json.decode(schema)).weight
+        if weight > MOST_WORK:  # compiling it would take long as well
+            return None
         validator = jsonschema_rs.validator_for(
             schema, validate_formats=False, retriever=_refuse, pattern_options=PATTERNS
         )
@@ -88,6 +92,7 @@ class _Measure:
         self._root = root
         self._nodes = 1
         self._recursions = 0
+        self._looks = 1
         self._path: set[int] = set()
         if isinstance(root, dict) and "draft-04" in str(root.get("$schema")):
             raise ValueError("its ids are spelled otherwise")  # noqa: EM101, TRY003
@@ -95,7 +100,8 @@ class _Measure:
 
     @property
     def weight(self) -> int:
-        return self._nodes * max(self._recursions, 1)
+        """Return the work for one character of a value."""
+        return self._nodes * max(self._recursions, 1) * self._looks
 
     def _add(self, nodes: int) -> None:
         self._nodes += nodes
@@ -120,6 +126,8 @@ class _Measure:
             self._path.discard(id(node))
 
     def _keyword(self, node: dict[str, Any], key: str, value: Any) -> None:
+        if key in _UNEVALUATED:
+            self._looks *= 4
         if isinstance(value, str):
             if key == "$ref":
                 self._visit(self._target(value))

@@ -111,6 +111,16 @@ def test_a_long_schema_is_not_read(size):
     assert said(schema, 1) is (None if size else True)
 
 
+def looking(levels, keyword):
+    """Return a schema in which each level looks again at all that the next one says."""
+    defs = {
+        f"a{level}": {"anyOf": [{"$ref": f"#/$defs/a{level + 1}"}], keyword: False}
+        for level in range(levels)
+    }
+    every = {"additionalProperties": {"$ref": "#/$defs/a0"}, "items": {"$ref": "#/$defs/a0"}}
+    return {"$ref": "#/$defs/a0", "$defs": {**defs, f"a{levels}": every}}
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
@@ -128,8 +138,11 @@ def test_a_long_schema_is_not_read(size):
         ({"enum": [str(n) for n in range(20_000)]}, [str(-n) for n in range(20_000)]),
         ({"uniqueItems": True}, [[n] for n in range(100_000)]),
         ({"allOf": [TREE] * 500}, [[1] * 100] * 100),
+        (looking(30, "unevaluatedProperties"), {"a": {"a": {}}}),
+        (looking(30, "unevaluatedItems"), [[[]]]),
+        (looking(9, "unevaluatedProperties"), {"a": {"a": {}}}),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_no_schema_takes_long(schema, value):
     length = len(json.dumps(value))
@@ -146,6 +159,9 @@ def test_what_is_too_much_work_is_not_checked():
     twice = {"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}}
     assert said(twice, {}, int(schemas.MOST_WORK / 10)) is True  # five, recursing twice
     assert said(twice, {}, int(schemas.MOST_WORK / 10) + 1) is None
+    closed = {"unevaluatedProperties": False}
+    assert said(closed, {}, int(schemas.MOST_WORK / 8)) is True  # two, looked at four times
+    assert said(closed, {}, int(schemas.MOST_WORK / 8) + 1) is None
 
 
 @pytest.mark.parametrize(
@@ -189,6 +205,13 @@ def test_the_deepest_values_do_no_harm():
     assert said(TREE, nested(100_000)) is None
     most = doubling(7, {"items": {"$ref": "#/$defs/a0"}}, "oneOf")
     assert said(most, nested(schemas.MOST_DEPTH)) is not None
+
+
+def test_what_is_always_too_much_is_not_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(jsonschema_rs, "validator_for", lambda *_, **__: compiled.append(1))
+    assert said(looking(90, "unevaluatedItems"), 1) is None
+    assert compiled == []
 
 
 class PanicException(BaseException):
