@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 async def read_body(request: Request) -> bytes:
     """Return the body; 413 as soon as it is known to be too large."""
-    limit = services_of(request).settings.max_body_bytes
+    limit = services_of(request).largest_body
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
@@ -33,6 +33,6 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large(limit: int) -> ApiError:
-    message = f"the body is larger than {limit} bytes (FALLTHROUGH_MAX_BODY_BYTES)"
+    message = f"the body is larger than {limit} bytes"
     # What is still under way is not read: the connection ends here.
     return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})

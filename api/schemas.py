@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.errors import bad
-from fallback_chain import text_of
+from fallback_chain import UnshowableError, read_answer
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
     MAX_DEADLINE_SECONDS,
@@ -24,6 +24,12 @@ from tasks.records.jobs import (
 from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
+UNREADABLE = {
+    "message": "the answer that was kept cannot be read",
+    "type": "server_error",
+    "param": None,
+    "code": "unreadable_answer",
+}
 MAX_WAIT_SECONDS = 60.0  # of a long poll
 SHORTEST_EXPIRY_SECONDS = 3600  # of a file
 
@@ -252,9 +258,14 @@ def _refuse_stream(request: Sampling, place: str) -> None:
 
 def show(record: JobRecord) -> JobObject:
     """Return a job as it is shown."""
-    usage = None
-    if record.answer is not None:
-        usage = msgspec.json.decode(record.answer).get("usage")
+    answer, text, usage = record.answer, None, None
+    error = record.error or _ending(record.status)
+    if answer is not None:
+        try:
+            read = read_answer(bytes(answer))
+            text, usage = read.text, read.usage
+        except UnshowableError:  # kept by a release that did not look: it hides no other job
+            answer, error = None, UNREADABLE
     return JobObject(
         id=record.id,
         status=record.status,
@@ -267,11 +278,11 @@ def show(record: JobRecord) -> JobObject:
         tier_used=record.tier_used,
         degraded=record.tier_used == "degraded",
         cache_age_seconds=record.cache_age_seconds,
-        text=text_of(bytes(record.answer)) if record.answer is not None else None,
-        answer=record.answer,
+        text=text,
+        answer=answer,
         usage=usage,
         attempts=record.attempts,
-        error=record.error or _ending(record.status),
+        error=error,
         metadata=record.metadata,
     )
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[a-z]+[-_][0-9a-f]+(-output|-error)?")
 
 
+SHARE_OF_A_BODY = 0.9  # of what the store takes as one value: it is kept with a little around it
+
+
 @dataclass(slots=True)
 class Services:
     """The parts of one API process."""
@@ -51,6 +54,12 @@ class Services:
     metrics: ApiMetrics
     draining: bool = False
 
+    @property
+    def largest_body(self) -> int:
+        """Bytes of a request's body: as the settings say, and as the store takes as one value."""
+        largest = int(self.store.connection.largest_value * SHARE_OF_A_BODY)
+        return min(self.settings.max_body_bytes, largest)
+
 
 @contextlib.asynccontextmanager
 async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Services]:
@@ -60,7 +69,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     publisher = Publisher(create_app(settings), tier_configs(settings), metrics)
     publisher.start()
     breakers = build_breakers(settings, store.connection, lambda _: None)
-    tiers, http = build_models(settings, breakers)
+    tiers, http = build_models(settings, store.connection, breakers)
     waiters, callers = Waiters(store), Callers(store)
     request_limits = RequestLimits(store.limits)
     background = Background(metrics.loop_died)

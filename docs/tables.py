@@ -1,19 +1,41 @@
-"""Writes what a page shows of the tables of transitions: `./run docs`.
+"""Writes what the pages show of tables that are in the code: `./run docs`.
 
-tables.py [--check] [PAGE]: docs/architecture.md by default; --check only compares.
+tables.py [--check] [FOLDER]: --check only compares; FOLDER: of the pages.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
+from fallback_chain.classify import RULES
 from tasks.records import batches, jobs
 from tasks.records.transitions import diagram, table
 
-PAGE = Path(__file__).parent / "architecture.md"
-BLOCKS = {
+MOST_WORDS = 4  # of a row; it names the first
+
+
+def replies() -> str:
+    """Return the rules by which a reply is understood."""
+    rows = ["| status | if it says | verdict |", "|---|---|---|"]
+    for rule in RULES:
+        words = ", ".join(f"`{word.strip('`')}`" for word in rule.words[:MOST_WORDS])
+        more = " …" if len(rule.words) > MOST_WORDS else ""
+        verdict = f"`{rule.verdict}`" + (f", {rule.detail}" if rule.detail else "")
+        rows.append(f"| {_spans(sorted(rule.statuses))} | {words}{more} | {verdict} |")
+    return "\n".join(rows)
+
+
+def _spans(numbers: list[int]) -> str:
+    if len(numbers) == numbers[-1] - numbers[0] + 1 > 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+FOLDER = Path(__file__).parent
+ARCHITECTURE = {
     "diagram of a job": f"```mermaid\n{diagram(jobs.TRANSITIONS)}\n```",
     "table of a job": table(jobs.TRANSITIONS),
     "diagram of a batch": f"```mermaid\n{diagram(batches.TRANSITIONS)}\n```",
@@ -22,30 +44,43 @@ BLOCKS = {
 }
 
 
-def made(page: str) -> str:
+PAGES = {
+    "architecture.md": ARCHITECTURE,
+    "reference.md": {"table of replies": replies()},
+}
+
+
+def made(page: str, blocks: dict[str, str]) -> str:
     """Return the page with every block made anew."""
-    for name, text in BLOCKS.items():
+    for name, text in blocks.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of the {name} -->"
         pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
-        page, found = pattern.subn(lambda _, b=begin, t=text, e=end: f"{b}\n{t}\n{e}", page)
+        block = f"{begin}\n{text}\n{end}"
+        page, found = pattern.subn(partial(_given, block), page)
         if found != 1:
             message = f"the page has no block {name!r}"
             raise SystemExit(message)
     return page
 
 
+def _given(text: str, _: re.Match[str]) -> str:
+    return text
+
+
 def main(*arguments: str) -> int:
-    """Write the page; with --check, only say whether it is as it would be written."""
-    names = [argument for argument in arguments if argument != "--check"]
-    path = Path(names[0]) if names else PAGE
-    page = path.read_text(encoding="utf-8")
-    fresh = made(page)
-    if "--check" not in arguments:
-        path.write_text(fresh, encoding="utf-8")
-    elif fresh != page:
-        sys.stderr.write(f"{path.name} is not what the tables say: ./run docs\n")
-        return 1
-    return 0
+    """Write the pages; with --check, only say whether they are as they would be written."""
+    folders = [argument for argument in arguments if argument != "--check"]
+    folder, wrong = Path(folders[0]) if folders else FOLDER, 0
+    for name, blocks in PAGES.items():
+        path = folder / name
+        page = path.read_text(encoding="utf-8")
+        fresh = made(page, blocks)
+        if "--check" not in arguments:
+            path.write_text(fresh, encoding="utf-8")
+        elif fresh != page:
+            sys.stderr.write(f"{name} is not what the tables say: ./run docs\n")
+            wrong = 1
+    return wrong
 
 
 if __name__ == "__main__":

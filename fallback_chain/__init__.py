@@ -5,7 +5,7 @@
 >>> result["text"], result["tier_used"]
 """
 
-from fallback_chain.answers import degraded_answer, text_of
+from fallback_chain.answers import Answer, degraded_answer, read_answer, text_of
 from fallback_chain.cache import (
     AnswerCache,
     CachedAnswer,
@@ -15,14 +15,44 @@ from fallback_chain.cache import (
     cache_key,
 )
 from fallback_chain.chain import ChainOptions, FallbackChain, model_configs
-from fallback_chain.classify import Meaning, classify
-from fallback_chain.errors import FallbackError, RequestRefusedError, UpstreamError
-from fallback_chain.http import Http, PyreqwestHttp, Reply
+from fallback_chain.classify import CONTEXT, LACKING, NO_SUCH_MODEL, Meaning, classify
+from fallback_chain.errors import (
+    FallbackError,
+    NoFormError,
+    RequestRefusedError,
+    UnshowableError,
+    UpstreamError,
+)
+from fallback_chain.http import LARGEST_REPLY, Http, PyreqwestHttp, Reply
+from fallback_chain.needs import Need, Needs, parse_accepts
 from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig, normalise_url
-from fallback_chain.trial import Attempt, Step, Tokens, Trial, Verdict, next_step, outcome_of
+from fallback_chain.trial import (
+    INTERRUPTED,
+    LACKS,
+    MISFIT,
+    UNCHECKED,
+    UNSHOWABLE,
+    Attempt,
+    Step,
+    Tokens,
+    Trial,
+    Verdict,
+    next_step,
+    outcome_of,
+)
 
 __all__ = [
     "BREAKER_NAMES",
+    "CONTEXT",
+    "INTERRUPTED",
+    "LACKING",
+    "LACKS",
+    "LARGEST_REPLY",
+    "MISFIT",
+    "NO_SUCH_MODEL",
+    "UNCHECKED",
+    "UNSHOWABLE",
+    "Answer",
     "AnswerCache",
     "Attempt",
     "CacheTier",
@@ -34,6 +64,9 @@ __all__ = [
     "Http",
     "Meaning",
     "MemoryCache",
+    "Need",
+    "Needs",
+    "NoFormError",
     "PyreqwestHttp",
     "RedisCache",
     "Reply",
@@ -42,6 +75,7 @@ __all__ = [
     "TierConfig",
     "Tokens",
     "Trial",
+    "UnshowableError",
     "UpstreamError",
     "Verdict",
     "cache_key",
@@ -51,5 +85,7 @@ __all__ = [
     "next_step",
     "normalise_url",
     "outcome_of",
+    "parse_accepts",
+    "read_answer",
     "text_of",
 ]

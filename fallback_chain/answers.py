@@ -1,22 +1,123 @@
-"""Chat completions as JSON: reading their text, and the one that we write ourselves."""
+"""Chat completions as JSON: the one way in which they are read, and the one that we write.
+
+What read_answer() takes can be shown, listed, cached and written to a batch's file: whoever judges
+a reply, or shows a record, reads it so.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from fallback_chain.errors import UnshowableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Reasons to finish that end an answer; the last line's are other APIs', which gateways let through.
+ENDINGS = frozenset(
+    {
+        *("stop", "length", "tool_calls", "function_call", "content_filter", "repetition"),
+        *("eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"),
+    }
+)
+# What servers say of a generation that was broken off, with a status of 200.
+INTERRUPTED = frozenset({"abort", "aborted", "cancelled", "error", "load", "unload", "timeout"})
+CUT = frozenset({"length", "max_tokens"})
+NO_WORDS = frozenset({*CUT, "content_filter"})  # what may leave no word
+# Where an answer is that has no text.
+BESIDE = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
+SEEN = frozenset({"tool_calls", "function_call", "refusal", "audio"})  # of these, not the thinking
+
+
+class Choice(NamedTuple):
+    """One of an answer's choices. text: None if it has none. beside: what it has instead."""
+
+    text: str | None
+    finish_reason: str | None
+    beside: frozenset[str]
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it is an answer, if only that the model has thought for too long."""
+        return self.text is not None or bool(self.beside) or self.finish_reason in NO_WORDS
+
+    @property
+    def shows_something(self) -> bool:
+        """Whether its reader sees anything of it."""
+        return bool(self.text) or bool(self.beside & SEEN)
+
+
+class Answer(NamedTuple):
+    """A (chat) completion. document: the whole of it."""
+
+    document: dict[str, Any]
+    choices: list[Choice]
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice; empty for one that has none."""
+        return (self.choices[0].text or "") if self.choices else ""
+
+    @property
+    def model(self) -> str | None:
+        """Who spoke, if that is said."""
+        model = self.document.get("model")
+        return model if isinstance(model, str) else None
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """What was counted, if anything was."""
+        usage = self.document.get("usage")
+        return usage if isinstance(usage, dict) else None
+
+
+def read_answer(content: bytes) -> Answer:
+    """Return a (chat) completion as it can be shown; raises UnshowableError."""
+    try:
+        document: Any = msgspec.json.decode(content)
+        choices = list(_choices(document))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise UnshowableError from error
+    return Answer(document, choices)
+
+
+def _choices(document: Any) -> Iterator[Choice]:
+    if not isinstance(document, dict):
+        raise UnshowableError
+    listed = document.get("choices")
+    if not isinstance(listed, list | None):
+        raise UnshowableError
+    for choice in listed or ():
+        if not isinstance(choice, dict):
+            raise UnshowableError
+        message = choice.get("message")
+        if message is None:  # of a legacy completion
+            message, said = {}, choice.get("text")
+        elif isinstance(message, dict):
+            said = message.get("content")
+        else:
+            raise UnshowableError
+        beside = frozenset(name for name in BESIDE if message.get(name))
+        reason = choice.get("finish_reason")
+        yield Choice(_text(said), reason if isinstance(reason, str) else None, beside)
+
+
+def _text(said: Any) -> str | None:
+    if isinstance(said, list):  # some servers answer in parts
+        parts = (part.get("text") if isinstance(part, dict) else part for part in said)
+        return "".join(part for part in parts if isinstance(part, str))
+    if not isinstance(said, str | None):
+        raise UnshowableError
+    return said
+
 
 def text_of(answer: bytes) -> str:
-    """Return the text of a chat completion; empty for an answer that is only tool calls."""
-    completion: Any = msgspec.json.decode(answer)
-    choice = completion["choices"][0]
-    content = choice["message"].get("content") if "message" in choice else choice.get("text")
-    if isinstance(content, list):  # some servers answer in parts
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+    """Return the text of a chat completion: of its first choice, "" if it has none."""
+    return read_answer(answer).text
 
 
 def degraded_answer(

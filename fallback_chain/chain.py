@@ -18,8 +18,9 @@ from circuit_breaker import (
 )
 from fallback_chain.answers import degraded_answer, text_of
 from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key, pipelined
-from fallback_chain.errors import RequestRefusedError
+from fallback_chain.errors import NoFormError, RequestRefusedError
 from fallback_chain.http import PyreqwestHttp
+from fallback_chain.needs import Needs
 from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig
 from fallback_chain.trial import Step, Trial, Verdict, next_step
 
@@ -29,13 +30,19 @@ if TYPE_CHECKING:
     from circuit_breaker.stores import Store
     from fallback_chain.cache import AnswerCache
     from fallback_chain.http import Http
+    from fallback_chain.needs import Need
 
 DEGRADED_MESSAGE = "The service is temporarily unable to answer. Please try again later."
 
 
 @dataclass(frozen=True, slots=True)
 class ChainOptions:
-    """What may be tuned; times in seconds. A model of None is found from the server's list."""
+    """What may be tuned; times in seconds. A model of None is found from the server's list.
+
+    …_accepts: what a request may need of a tier; None: anything. check_gpu: an answer of the GPU
+    tier that does not fit its request is none, as one of the CPU tier's. strict_finish: tiers of
+    which an answer must say why it ended.
+    """
 
     gpu_model: str | None = None
     gpu_api_key: str | None = field(default=None, repr=False)
@@ -45,6 +52,10 @@ class ChainOptions:
     cpu_timeout_seconds: float = 120.0
     connect_timeout_seconds: float = 2.0
     cache_ttl_seconds: float = 86_400.0
+    gpu_accepts: frozenset[Need] | None = None
+    cpu_accepts: frozenset[Need] | None = None
+    check_gpu: bool = False
+    strict_finish: frozenset[str] = frozenset({"gpu", "cpu"})
     breaker: CircuitBreakerConfig = field(default_factory=CircuitBreakerConfig)
 
 
@@ -94,7 +105,8 @@ class FallbackChain:
 
         Returns text, tier_used ("gpu", "cpu", "cache" or "degraded"), model, attempts,
         latency_ms, degraded, cache_age_seconds and answer, the whole chat completion. Raises
-        RequestRefusedError when the request itself is at fault, ValueError without a prompt.
+        RequestRefusedError when the request itself is at fault, NoFormError where no tier answered
+        and the degraded message is not what was asked for, ValueError without a prompt.
         """
         if (prompt is None) == (messages is None):
             message = "give either a prompt or messages"
@@ -113,7 +125,8 @@ class FallbackChain:
             trials.append(trial)
             step = next_step(trial.attempt.verdict)
             if step is Step.FINISH_ANSWER and trial.answer is not None:
-                await self._cache.store(key, trial.answer, trial.model or "")
+                if trial.keep:
+                    await self._cache.store(key, trial.answer, trial.model or "")
                 return trials
             if step is Step.FINISH_ERROR:
                 raise RequestRefusedError(trial.attempt.status or 400, trial.error or {})
@@ -126,6 +139,8 @@ class FallbackChain:
         tier_used = "degraded" if degraded else last.attempt.tier
         answer = last.answer
         if answer is None:
+            if Needs.of(body).strict_form:
+                raise NoFormError
             answer = degraded_answer(self._degraded_message, str(body.get("model") or ""))
         self._counts[tier_used] += 1
         return {
@@ -165,6 +180,9 @@ def model_configs(gpu_url: str, cpu_url: str, options: ChainOptions) -> list[Tie
             model=options.gpu_model,
             api_key=options.gpu_api_key,
             timeout_seconds=options.gpu_timeout_seconds,
+            strict_finish="gpu" in options.strict_finish,
+            accepts=options.gpu_accepts,
+            checked=options.check_gpu,
         ),
         TierConfig(
             name="cpu",
@@ -172,6 +190,9 @@ def model_configs(gpu_url: str, cpu_url: str, options: ChainOptions) -> list[Tie
             model=options.cpu_model,
             api_key=options.cpu_api_key,
             timeout_seconds=options.cpu_timeout_seconds,
+            strict_finish="cpu" in options.strict_finish,
+            accepts=options.cpu_accepts,
+            checked=True,
         ),
     )
     return [config for config in configs if config.url]

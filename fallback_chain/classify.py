@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import email.utils
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fallback_chain.trial import Tokens, Verdict
+from fallback_chain.answers import ENDINGS, Answer, read_answer
+from fallback_chain.answers import INTERRUPTED as BROKEN_OFF
+from fallback_chain.errors import UnshowableError
+from fallback_chain.trial import INTERRUPTED, UNSHOWABLE, Tokens, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,36 +20,66 @@ if TYPE_CHECKING:
 MOST_TOKENS = 2**31  # of one call; a server that counts more does not count
 LONGEST_RETRY_AFTER = 3600.0  # seconds; what a server asks beyond that is not believed
 
+KEPT_OF_ERROR = 64 * 1024  # characters of a server's error text that go to the caller
+MOST_ENTRIES = 20  # of a list of errors
+LONGEST_NAME, LARGEST_NUMBER = 256, 2**53  # of an error's type, param and code
+
+
+class Rule(NamedTuple):
+    """What a status means if its body says one of the words, in lower case, or whatever it says."""
+
+    statuses: frozenset[int]
+    words: tuple[str, ...]
+    verdict: Verdict
+    detail: str = ""
+
+
+def _range(first: int, last: int) -> frozenset[int]:
+    return frozenset(range(first, last + 1))
+
+
 BUSY = ("busy", "overload", "queue", "capacity", "too many", "rate limit", "maximum pending")
-NO_MODEL = ("model_not_found", "does not exist", "model not found", "not found, try pulling")
-NO_MODEL_MORE = ("unknown model", "no such model", "invalid model", "model is not")
+UNPAID = ("insufficient_quota", "current quota", "insufficient credit", "out of credit")
+NO_MODEL = (
+    *("model_not_found", "model not found", "not found, try pulling", "unknown model"),
+    *("no such model", "invalid model", "model is not", "` does not exist", "' does not exist"),
+)
 TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context", "context length")
 TOO_LONG_MORE = ("context size", "context window", "max_model_len", "exceeds max length")
-MISCONFIGURED = frozenset({401, 403, 405, 407})
+LACKS = (
+    *("not support", "n't support", "unsupported", "not implemented", "not enabled"),
+    *("only one completion choice", "only one choice", "requires --", "param requires"),
+    *("multimodal", "mmproj", "tool call parser", "not a chat model", "chat template"),
+)
+POLICY = ("content_policy", "content policy", "content_filter", "moderation", "flagged")
+DEAD = ("engine is dead", "enginedead", "enginecore", "engine process", "background loop has")
 
-
-class _Message(msgspec.Struct):
-    content: Any = None
-    tool_calls: Any = None
-    refusal: Any = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-    text: str | None = None  # of a legacy completion
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-    model: str | None = None
-    usage: Any = None  # what it says is counted if it makes sense, and no reason to fail
-
-
-_completion = msgspec.json.Decoder(_Completion)
+NO_SUCH_MODEL, CONTEXT, LACKING = "no such model", "context too long", "not supported"
+ANY = ()  # words: whatever it says
+# The first that applies counts. What no rule names is the tier's failure: unknown is never the
+# request's fault. Only REFUSED ends a request; all others go on to the next tier.
+RULES = (
+    Rule(frozenset({429, 529}), UNPAID, Verdict.MISCONFIGURED),
+    Rule(frozenset({429, 529}), ANY, Verdict.SATURATED),
+    Rule(frozenset({503}), BUSY, Verdict.SATURATED),
+    Rule(frozenset({400, 404, 422}), NO_MODEL, Verdict.UNFIT, NO_SUCH_MODEL),
+    Rule(_range(400, 499), TOO_LONG + TOO_LONG_MORE, Verdict.UNFIT, CONTEXT),
+    Rule(frozenset({500}), TOO_LONG, Verdict.UNFIT, CONTEXT),  # llama.cpp's older releases
+    Rule(frozenset({400, 403, 422, 451}), POLICY, Verdict.REFUSED),
+    Rule(frozenset({400, 422}), DEAD, Verdict.FAILURE),  # behind a server that is well
+    Rule(frozenset({400, 404, 415, 422, 500, 501}), LACKS, Verdict.UNFIT, LACKING),
+    Rule(frozenset({400, 413, 414, 415, 416, 422, 431, 451}), ANY, Verdict.REFUSED),
+    Rule(_range(300, 399), ANY, Verdict.MISCONFIGURED),
+    Rule(frozenset({401, 402, 403, 404, 405, 406, 407, 410, 421, 426}), ANY, Verdict.MISCONFIGURED),
+)
+OTHERWISE = Rule(frozenset(), ANY, Verdict.FAILURE)
 
 
 class Meaning(msgspec.Struct, frozen=True):
-    """A reply, understood. detail holds no words of the server's: they may echo the prompt."""
+    """A reply, understood. detail holds no words of the server's: they may echo the prompt.
+
+    keep: an answer that may be given again to who asks the same.
+    """
 
     verdict: Verdict
     detail: str = ""
@@ -55,49 +88,64 @@ class Meaning(msgspec.Struct, frozen=True):
     retry_after_seconds: float | None = None
     no_such_model: bool = False
     tokens: Tokens = Tokens()
+    keep: bool = True
+    answer: Answer | None = None
 
 
-def classify(reply: Reply, now: float) -> Meaning:
-    """Say what a reply to a (chat) completion means. now: epoch seconds, for Retry-After dates."""
-    status = reply.status
-    if status == 200:  # noqa: PLR2004 - HTTP's own number
-        return _success(reply)
-    error = _error_of(reply)
-    said = f"{error.get('code')} {error.get('type')} {error.get('message')}".lower()
-    if status == 429 or (status == 503 and any(word in said for word in BUSY)):  # noqa: PLR2004
-        wait = retry_after(reply.headers, now)
-        return Meaning(Verdict.SATURATED, f"HTTP {status}", retry_after_seconds=wait)
-    if status >= 500 or status == 408 or status < 200:  # noqa: PLR2004
-        if any(word in said for word in TOO_LONG):  # llama.cpp's older releases answer 500
-            return Meaning(Verdict.UNFIT, f"HTTP {status} context too long", error=error)
-        return Meaning(Verdict.FAILURE, f"HTTP {status}")
-    return _client_error(status, error, said)
+def classify(reply: Reply, now: float, *, strict: bool = True) -> Meaning:
+    """Say what a reply to a (chat) completion means.
+
+    now: epoch seconds, for Retry-After dates. strict: a choice that does not say why it ended was
+    interrupted.
+    """
+    if reply.status == 200:  # noqa: PLR2004 - HTTP's own number
+        return _success(reply, strict=strict)
+    return _failure(reply, now)
 
 
-def _client_error(status: int, error: dict[str, Any], said: str) -> Meaning:
-    no_model = any(word in said for word in NO_MODEL + NO_MODEL_MORE) and "model" in said
-    if no_model and status in {400, 404, 422}:
-        return Meaning(
-            Verdict.UNFIT, f"HTTP {status} no such model", error=error, no_such_model=True
-        )
-    if any(word in said for word in TOO_LONG + TOO_LONG_MORE):
-        return Meaning(Verdict.UNFIT, f"HTTP {status} context too long", error=error)
-    if status in MISCONFIGURED or status == 404 or status < 400:  # noqa: PLR2004
-        return Meaning(Verdict.MISCONFIGURED, f"HTTP {status}")
-    return Meaning(Verdict.REFUSED, f"HTTP {status}", error=error)
+def _failure(reply: Reply, now: float) -> Meaning:
+    error, said = _error_of(reply)
+    rule = rule_for(reply.status, said)
+    saturated = rule.verdict is Verdict.SATURATED
+    return Meaning(
+        rule.verdict,
+        f"HTTP {reply.status} {rule.detail}".rstrip(),
+        error=error if rule.verdict in {Verdict.REFUSED, Verdict.UNFIT} else None,
+        retry_after_seconds=retry_after(reply.headers, now) if saturated else None,
+        no_such_model=rule.detail == NO_SUCH_MODEL,
+    )
 
 
-def _success(reply: Reply) -> Meaning:
+def rule_for(status: int, said: str) -> Rule:
+    """Return the rule for a status that is not 200. said: the body's words, in lower case."""
+    for rule in RULES:
+        fits = not rule.words or any(word in said for word in rule.words)
+        if status in rule.statuses and fits:
+            return rule
+    return OTHERWISE
+
+
+def _success(reply: Reply, *, strict: bool) -> Meaning:
     try:
-        reply.content.decode()  # what msgspec skips it does not look at, and we pass on all of it
-        completion = _completion.decode(reply.content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Meaning(Verdict.FAILURE, "not a chat completion")
-    if not completion.choices:
-        return Meaning(Verdict.FAILURE, "no choices")
-    if not _says_something(completion.choices[0]):
-        return Meaning(Verdict.FAILURE, "an empty message")
-    return Meaning(Verdict.ANSWERED, model=completion.model, tokens=_tokens(completion.usage))
+        answer = read_answer(reply.content)
+    except UnshowableError:
+        return Meaning(Verdict.FAILURE, UNSHOWABLE)
+    if answer.document.get("error") or _is_interrupted(answer, strict=strict):
+        return Meaning(Verdict.FAILURE, INTERRUPTED)
+    if not any(choice.says_something for choice in answer.choices):
+        return Meaning(Verdict.FAILURE, "empty")
+    keep = all(choice.shows_something for choice in answer.choices)
+    tokens = _tokens(answer.usage)
+    return Meaning(Verdict.ANSWERED, model=answer.model, tokens=tokens, keep=keep, answer=answer)
+
+
+def _is_interrupted(answer: Answer, *, strict: bool) -> bool:
+    """Whether any choice was broken off: servers say so, or say nothing, with a status of 200."""
+    for choice in answer.choices:
+        reason = choice.finish_reason
+        if reason in BROKEN_OFF or (strict and reason not in ENDINGS):
+            return True
+    return False
 
 
 def _tokens(usage: Any) -> Tokens:
@@ -119,32 +167,59 @@ def _count(said: Any) -> int:
     return said if type(said) is int and 0 <= said < MOST_TOKENS else 0
 
 
-def _says_something(choice: _Choice) -> bool:
-    message = choice.message
-    if message is None:
-        return choice.text is not None
-    return message.content is not None or bool(message.tool_calls) or message.refusal is not None
+def _error_of(reply: Reply) -> tuple[dict[str, Any], str]:
+    """Return OpenAI's error object, whichever of the usual forms the server chose; and its words.
 
-
-def _error_of(reply: Reply) -> dict[str, Any]:
-    """Return OpenAI's error object, whichever of the usual forms the server chose."""
+    The words, in lower case, are for us; the object is for the caller, and small.
+    """
     try:
         body: Any = msgspec.json.decode(reply.content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         body = None
-    found = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(found, str):
+    found = body.get("error") or body if isinstance(body, dict) else body
+    if isinstance(found, str | list):
         found = {"message": found}
     if not isinstance(found, dict):
         found = {}
-    message = found.get("message") or found.get("detail") or found.get("msg")
-    text = message if isinstance(message, str) else f"the model server answered {reply.status}"
-    return {
-        "message": text,
-        "type": str(found.get("type") or "invalid_request_error"),
-        "param": found.get("param"),
-        "code": found.get("code"),
+    text = next(
+        filter(None, (_words(found.get(name)) for name in ("message", "detail", "msg"))), ""
+    )
+    error = {
+        "message": text or f"the model server answered {reply.status}",
+        "type": _name(found.get("type")) or "invalid_request_error",
+        "param": _name(found.get("param")),
+        "code": _name(found.get("code")),
     }
+    told = f"{error['code']} {error['type']} {text}" if found else _plain(reply.content)
+    return error, told.lower()
+
+
+def _words(said: Any) -> str:
+    """Return what a server says for people, FastAPI's list of {loc, msg} too, and not all of it."""
+    if isinstance(said, list):
+        said = "; ".join(_entry(entry) for entry in said[:MOST_ENTRIES])
+    if not isinstance(said, str):
+        return ""
+    return said if len(said) <= KEPT_OF_ERROR else f"{said[:KEPT_OF_ERROR]} …"
+
+
+def _entry(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return str(entry) if isinstance(entry, str) else ""
+    where, what = entry.get("loc"), entry.get("msg") or entry.get("message")
+    path = ".".join(str(step) for step in where) if isinstance(where, list) else ""
+    return f"{path}: {what}" if path else str(what or "")
+
+
+def _name(said: Any) -> str | int | None:
+    """Return a short name or number of a server's; None for anything else."""
+    if type(said) is int and abs(said) < LARGEST_NUMBER:
+        return said
+    return said if isinstance(said, str) and len(said) <= LONGEST_NAME else None
+
+
+def _plain(content: bytes) -> str:
+    return content[:KEPT_OF_ERROR].decode(errors="replace")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

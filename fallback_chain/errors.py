@@ -2,7 +2,9 @@
 
 FallbackError
 ├── UpstreamError         a server could not be reached, hung, or broke off
+├── UnshowableError       what a server answered cannot be read, so nobody can be shown it
 ├── CacheFullError        the cache's storage takes nothing new; what it has it gives
+├── NoFormError           no tier answered, and the degraded message has not the form asked for
 └── RequestRefusedError   the request itself is at fault; no tier can mend that
 """
 
@@ -25,8 +27,16 @@ class UpstreamError(FallbackError):
         self.kind = kind
 
 
+class UnshowableError(FallbackError):
+    """It is no (chat) completion that can be read whole, so nobody can be shown it."""
+
+
 class CacheFullError(FallbackError):
     """The cache's storage is at its memory limit: it takes nothing new, and gives what it has."""
+
+
+class NoFormError(FallbackError):
+    """No tier answered, and the request demands a form, or a call, that no message of ours has."""
 
 
 class RequestRefusedError(FallbackError):

@@ -12,6 +12,7 @@ from fallback_chain.needs import Need
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fallback_chain.answers import Answer
     from fallback_chain.needs import Needs
 
 
@@ -61,6 +62,18 @@ def heal(text: str) -> str | None:
     return None if _decoded(inside) is _NO_VALUE else inside
 
 
+def without_fence(answer: Answer) -> dict[str, Any] | None:
+    """Return a completion of one choice without a fence around its JSON; None if it has none."""
+    if len(answer.choices) != 1 or (inside := heal(answer.text)) is None:
+        return None
+    [choice] = answer.document["choices"]
+    if isinstance(choice.get("message"), dict):
+        choice = {**choice, "message": {**choice["message"], "content": inside}}
+    else:
+        choice = {**choice, "text": inside}
+    return {**answer.document, "choices": [choice]}
+
+
 def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     message = _dict(choice.get("message"))
     cut = choice.get("finish_reason") == "length"
@@ -68,8 +81,11 @@ def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     if calls and Need.TOOLS in needs.kinds:
         return CUT if cut else _all_calls(calls, needs.tools)
     refusal = message.get("refusal")
-    if not needs.strict_form or (isinstance(refusal, str) and refusal):
-        return FITS  # a refusal is how OpenAI's models answer what they will not
+    # How a model answers what it will not; no other is to be asked instead.
+    refused = isinstance(refusal, str) and refusal
+    filtered = choice.get("finish_reason") == "content_filter"
+    if not needs.strict_form or refused or filtered:
+        return FITS
     if cut:
         return CUT
     if needs.call_required:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 IDLE_CONNECTION_SECONDS = 60
 LARGEST_REPLY = 32 * 1024 * 1024  # bytes, unpacked
+LARGEST_LIST = 4 * 1024 * 1024  # bytes of a list of models
+LARGEST_ERROR = 1024 * 1024  # bytes that are read of what comes with another status than 200
 TIMER_SECONDS = 0.005  # what a timer may be early
 
 
@@ -64,7 +66,11 @@ class PyreqwestHttp:
     as an httpx.AsyncClient 0.58 ms; and httpx's own pool makes 45 calls/s at 256 connections.
     """
 
-    def __init__(self, *, connect_timeout_seconds: float) -> None:
+    def __init__(
+        self, *, connect_timeout_seconds: float, largest_reply: int = LARGEST_REPLY
+    ) -> None:
+        """largest_reply: bytes, unpacked; a larger one is an UpstreamError."""
+        self._largest = largest_reply
         self._connect = timedelta(seconds=connect_timeout_seconds)
         self._client: Client | None = None
 
@@ -89,18 +95,19 @@ class PyreqwestHttp:
         content: bytes | None,
         timeout_seconds: float,
     ) -> Reply:
-        """Send one request and read the whole reply."""
-        builder = self._open().request(method, url).headers(headers)
-        if content is not None:
-            builder = builder.body_bytes(content)
+        """Send one request and read the whole reply; of an error, its beginning."""
         limit = timedelta(seconds=max(timeout_seconds, 0.0))
         until = time.monotonic() + timeout_seconds
         try:
-            async with builder.timeout(limit).build_streamed() as response:
-                body = await _bounded(response)
-                ok = response.status == 200  # noqa: PLR2004 - HTTP's own number
-                told = {} if ok else dict(response.headers.items())
-                return Reply(response.status, told, body)
+            builder = self._open().request(method, url).headers(headers).timeout(limit)
+            if content is not None:
+                builder = builder.body_bytes(content)
+            async with builder.build_streamed() as response:
+                if response.status == 200:  # noqa: PLR2004 - HTTP's own number
+                    largest = LARGEST_LIST if method == "GET" else self._largest
+                    return Reply(200, {}, await _bounded(response, largest))
+                told = dict(response.headers.items())
+                return Reply(response.status, told, await _up_to(response, LARGEST_ERROR))
         except UpstreamError:
             raise
         except PyreqwestError as error:
@@ -116,19 +123,23 @@ class PyreqwestHttp:
             await client.close()
 
 
-async def _bounded(response: Response) -> bytes:
-    """Read a body, whatever its length is said to be; raise UpstreamError for one without end."""
+async def _bounded(response: Response, largest: int) -> bytes:
+    body = await _up_to(response, largest + 1)
+    if len(body) > largest:
+        message = f"more than {largest} bytes"
+        raise UpstreamError(message, "too large")
+    return body
+
+
+async def _up_to(response: Response, most: int) -> bytes:
+    """Read a body, whatever its length is said to be, or so many bytes of one without end."""
     said = response.get_header("content-length") or ""
-    body = bytes(await response.body_reader.read(LARGEST_REPLY + 1) or b"")
+    body = bytes(await response.body_reader.read(most) or b"")
     if said.isdigit() and len(body) == int(said):
         return body
-    while len(body) <= LARGEST_REPLY:
-        more = await response.body_reader.read(LARGEST_REPLY + 1 - len(body))
-        if not more:
-            return body
+    while len(body) < most and (more := await response.body_reader.read(most - len(body))):
         body += bytes(more)
-    message = f"more than {LARGEST_REPLY} bytes"
-    raise UpstreamError(message, "too large")
+    return body
 
 
 def _kind(error: PyreqwestError, *, over: bool) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,28 @@ import msgspec
 from circuit_breaker import CircuitBreaker, Outcome, Permit, Refusal
 from fallback_chain.classify import Meaning, classify
 from fallback_chain.errors import UpstreamError
-from fallback_chain.trial import Attempt, Trial, Verdict, outcome_of
+from fallback_chain.fit import NO_JSON, check, without_fence
+from fallback_chain.http import Reply
+from fallback_chain.needs import Needs, lacks
+from fallback_chain.trial import (
+    LACKS,
+    MISFIT,
+    UNCHECKED,
+    Attempt,
+    Trial,
+    Verdict,
+    outcome_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fallback_chain.http import Http, Reply
+    from fallback_chain.http import Http
+    from fallback_chain.needs import Need
 
 CHAT = "/v1/chat/completions"
 MODELS_SECONDS = 300.0  # how long a server's list of models is believed
+log = logging.getLogger(__name__)
 DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
 
 
@@ -29,13 +43,21 @@ BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
 
 @dataclass(frozen=True, slots=True)
 class TierConfig:
-    """A server that speaks OpenAI's API. url: with or without /v1. model: None = found."""
+    """A server that speaks OpenAI's API. url: with or without /v1. model: None = found.
+
+    strict_finish: a choice without a reason to finish was interrupted; some servers leave it out.
+    accepts: what a request may need of it; None: anything. checked: an answer that does not fit its
+    request is none; otherwise it is only marked.
+    """
 
     name: str
     url: str
     model: str | None
     api_key: str | None = field(repr=False)
     timeout_seconds: float
+    strict_finish: bool = True
+    accepts: frozenset[Need] | None = None
+    checked: bool = False
 
     @property
     def breaker_name(self) -> str:
@@ -71,6 +93,9 @@ class ChatTier:
     ) -> Trial:
         """Try to get an answer. timeout_seconds: what is left of the caller's own deadline."""
         began = time.monotonic()
+        needs = Needs.of(body)
+        if lacking := self._lacking(needs):
+            return self._trial(began, lacking)
         permit = await self.breaker.acquire()
         if isinstance(permit, Refusal):
             return self._trial(began, Meaning(Verdict.REJECTED, permit.reason))
@@ -79,10 +104,46 @@ class ChatTier:
             meaning, reply = await self._limited(body, timeout_seconds, endpoint)
         finally:
             await self._record(permit, meaning)
+        if meaning.answer is not None and needs.checkable:
+            meaning, reply = self._fitted(meaning, reply, needs)
         return self._trial(began, meaning, reply)
 
+    def misfit(self, body: Mapping[str, Any]) -> Trial | None:
+        """Return the try of a request that this tier is known not to take; None: it may."""
+        lacking = self._lacking(Needs.of(body))
+        return self._trial(time.monotonic(), lacking) if lacking else None
+
+    def _lacking(self, needs: Needs) -> Meaning | None:
+        lacking = lacks(needs, self.config.accepts)
+        return Meaning(Verdict.UNFIT, f"{LACKS} {', '.join(lacking)}") if lacking else None
+
+    def _fitted(
+        self, meaning: Meaning, reply: Reply | None, needs: Needs
+    ) -> tuple[Meaning, Reply | None]:
+        """Return what an answer is worth to a request that demands a form.
+
+        Its server is well: the breaker does not count it.
+        """
+        assert meaning.answer is not None  # noqa: S101 - it was answered
+        fit = check(meaning.answer.document, needs)
+        if fit.detail == NO_JSON.detail and self.config.checked:
+            healed = without_fence(meaning.answer)
+            if healed is not None and not check(healed, needs).detail:
+                content = msgspec.json.encode(healed)
+                return meaning, Reply(200, {}, content)
+        if not fit.detail:
+            unchecked = "" if fit.checked else UNCHECKED
+            return msgspec.structs.replace(meaning, detail=unchecked), reply
+        detail = f"{MISFIT} {fit.detail}"
+        if self.config.checked:
+            return Meaning(Verdict.UNFIT, detail, tokens=meaning.tokens), reply
+        return msgspec.structs.replace(meaning, detail=detail, keep=False), reply
+
     async def models(self) -> list[str]:
-        """Return the ids of the models that the server has; raises UpstreamError."""
+        """Return the ids of the models that the server says it has; raises UpstreamError.
+
+        Of a list that cannot be read, those that can: its server may answer all the same.
+        """
         reply = await self._http.request(
             "GET",
             f"{self._base}/models",
@@ -94,12 +155,7 @@ class ChatTier:
             return []
         if reply.status != 200:  # noqa: PLR2004 - HTTP's own number
             raise _StatusError(reply)
-        try:
-            listed: Any = msgspec.json.decode(reply.content)
-            return [str(entry["id"]) for entry in listed["data"]]
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            message = "its list of models cannot be read"
-            raise UpstreamError(message, "protocol") from error
+        return _listed(reply.content)
 
     async def _record(self, permit: Permit, meaning: Meaning) -> None:
         outcome = outcome_of(meaning.verdict)
@@ -127,6 +183,11 @@ class ChatTier:
         except UpstreamError as error:
             if error.kind != "timeout":
                 return Meaning(Verdict.FAILURE, error.kind), None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next tier may answer
+            # Without its words: they may hold a key.
+            kind = type(error).__name__
+            log.error("a try at tier %s broke off: %s", self.config.name, kind)  # noqa: TRY400
+            return Meaning(Verdict.FAILURE, kind), None
         if left is not None and left < own:
             return Meaning(Verdict.EXPIRED, "deadline"), None
         return Meaning(Verdict.FAILURE, "timeout"), None
@@ -156,7 +217,7 @@ class ChatTier:
             content=msgspec.json.encode(sent),
             timeout_seconds=until - time.monotonic(),
         )
-        return classify(reply, time.time()), reply
+        return classify(reply, time.time(), strict=self.config.strict_finish), reply
 
     async def _model_for(self, body: Mapping[str, Any], until: float) -> str | None:
         """Return the model that the request names if it is served here, else the tier's own."""
@@ -206,7 +267,22 @@ class ChatTier:
             model=meaning.model,
             retry_after_seconds=meaning.retry_after_seconds,
             tokens=meaning.tokens,
+            keep=meaning.keep,
         )
+
+
+def _listed(content: bytes) -> list[str]:
+    try:
+        listed: Any = msgspec.json.decode(content)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return []
+    entries = listed.get("data") if isinstance(listed, dict) else listed
+    ids = (
+        [entry.get("id") for entry in entries or () if isinstance(entry, dict)]
+        if isinstance(entries, list)
+        else []
+    )
+    return [name for name in ids if isinstance(name, str) and name]
 
 
 class _StatusError(UpstreamError):

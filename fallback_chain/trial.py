@@ -9,6 +9,12 @@ import msgspec
 
 from circuit_breaker import Outcome
 
+# Details of a FAILURE that say more than a status: the model was cut off; nobody can be shown it.
+INTERRUPTED, UNSHOWABLE = "interrupted", "unshowable"
+# Details of what does not fit: a tier that declares that it lacks something; an answer that is not
+# what was asked for. And of an answer of which that could not be said as a whole.
+LACKS, MISFIT, UNCHECKED = "lacks", "misfit", "unchecked"
+
 
 class Verdict(StrEnum):
     """How a try ended."""
@@ -90,7 +96,7 @@ class Trial(msgspec.Struct, frozen=True):
     """A try as the pipeline needs it.
 
     answer: the upstream's chat completion, verbatim JSON. error: OpenAI's error object, with the
-    upstream's own words for the caller. model: who spoke.
+    upstream's own words for the caller. model: who spoke. keep: the answer may be cached.
     """
 
     attempt: Attempt
@@ -100,3 +106,4 @@ class Trial(msgspec.Struct, frozen=True):
     retry_after_seconds: float | None = None
     cache_age_seconds: float | None = None
     tokens: Tokens = Tokens()
+    keep: bool = True

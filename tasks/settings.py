@@ -24,6 +24,8 @@ EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
 
 
+# What a request may need of a tier, in the words of `fallback_chain.Need`; text: none of them.
+NEEDS = ("text", "schema", "json", "tools", "images", "audio", "n", "logprobs")
 # What no timer, no timeout and no script of the store can count any more lies above these.
 HIGHEST_SECONDS = 1e9
 HIGHEST_NUMBER = 2**53
@@ -137,6 +139,15 @@ def masked_url(text: str) -> str:
     return text
 
 
+def _fault_of_needs(text: str) -> str:
+    unknown = [word for word in map(str.strip, text.lower().split(",")) if word not in NEEDS]
+    return f"{unknown[0]!r} is not one of {', '.join(NEEDS)}" if unknown else ""
+
+
+def _fault_of_tiers(text: str) -> str:
+    return "" if text in {"1", "0", "gpu", "cpu"} else f"{text!r} is no 1, 0, gpu or cpu"
+
+
 def _hidden(text: str) -> str:
     return "********" if text else ""
 
@@ -155,6 +166,8 @@ _PLACE_OF_FILES = _Kind(_fault_of_path, masked_url)
 _HOST = _Kind(_fault_of_host)
 _KEY = _Kind(fault_of_key, _hidden)
 _KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
+_NEEDS = _Kind(_fault_of_needs)
+_TIERS = _Kind(_fault_of_tiers)
 _STORE = _Kind(partial(_fault_of_url, "redis rediss unix"), masked_url)
 _BROKER = _Kind(partial(_fault_of_brokers, "redis rediss unix amqp amqps memory"), masked_url)
 _SERVER = _Kind(_fault_of_server, masked_url)
@@ -201,6 +214,12 @@ class Settings:
     )
     gpu_api_key: str = _setting("", "bearer key for the GPU server", kind=_KEY)
     gpu_timeout_seconds: float = _setting(60.0, "limit of one try at the GPU tier", low=0.001)
+    gpu_accepts: str = _setting(
+        "",
+        "what a request may need of the GPU tier: schema, json, tools, images, audio, n, logprobs; "
+        "text: none of them; empty: anything",
+        kind=_NEEDS,
+    )
     gpu_concurrency: int = _setting(64, "calls at once to the GPU tier, per worker process", low=1)
     cpu_url: str = _setting("", "OpenAI API of the CPU server; empty: none", kind=_SERVER)
     cpu_model: str = _setting(
@@ -208,6 +227,17 @@ class Settings:
     )
     cpu_api_key: str = _setting("", "bearer key for the CPU server", kind=_KEY)
     cpu_timeout_seconds: float = _setting(120.0, "limit of one try at the CPU tier", low=0.001)
+    cpu_accepts: str = _setting(
+        "", "the same of the CPU tier; of the embedded model: text", kind=_NEEDS
+    )
+    check_gpu: int = _setting(
+        0, "1: an answer of the GPU tier, too, must be what was asked for", low=0
+    )
+    strict_finish: str = _setting(
+        "1",
+        "tiers whose answers must say why they ended: 1 is all, 0 none, gpu or cpu one",
+        kind=_TIERS,
+    )
     cpu_concurrency: int = _setting(2, "calls at once to the CPU tier, whole fleet", low=1)
     cpu_wait_seconds: float = _setting(
         10.0, "how long a job waits for a place at the CPU tier when a GPU tier is set", low=0

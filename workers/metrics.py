@@ -20,7 +20,16 @@ from circuit_breaker.events import (
     StateChanged,
     StoreUnavailable,
 )
-from fallback_chain import BREAKER_NAMES, Verdict
+from fallback_chain import (
+    BREAKER_NAMES,
+    CONTEXT,
+    INTERRUPTED,
+    LACKING,
+    NO_SUCH_MODEL,
+    UNSHOWABLE,
+    Verdict,
+)
+from tasks.records.jobs import TIERS
 from tasks.telemetry.metrics import (
     LONG_SECONDS,
     SECONDS,
@@ -43,6 +52,12 @@ if TYPE_CHECKING:
 LOOPS = ("leases", "cancellations", "sweeper", "health port", "pause")
 SWEPT = ("lease", "unbegun", "parked", "expired")
 HELD = ("saturated", "misconfigured")
+# Of a verdict, where they say more than it: what the answer, or the request, was like.
+TOLD = {
+    Verdict.FAILURE: (INTERRUPTED, UNSHOWABLE),
+    Verdict.UNFIT: (LACKING, CONTEXT, NO_SUCH_MODEL),
+}
+DETAILS = [detail for details in TOLD.values() for detail in details]
 NOT_CALLED = frozenset({Verdict.REJECTED, Verdict.NO_PERMIT})
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -65,9 +80,14 @@ class WorkerMetrics(Observer):
         )
         self._tries = _Children(
             counter(
-                "fallthrough_worker_tries", "Times that a job came to a tier.", ["tier", "verdict"]
+                "fallthrough_worker_tries",
+                "Times that a job came to a tier.",
+                ["tier", "verdict", "detail"],
             )
         )
+        for tier, (verdict, details) in product(TIERS[:-1], TOLD.items()):
+            for detail in details:  # from 0 on, so that the first one is a rise
+                _ = self._tries[tier, verdict.value, detail]
         self._try_seconds = _Children(
             histogram("fallthrough_worker_try_seconds", "Time of a try at a tier.", SECONDS)
         )
@@ -133,9 +153,10 @@ class WorkerMetrics(Observer):
         """Note how long it waited."""
         self._wait_seconds[tier,].observe(waited)
 
-    def tried(self, tier: str, verdict: Verdict, took: float) -> None:
+    def tried(self, tier: str, verdict: Verdict, took: float, detail: str = "") -> None:
         """Count a try, and note how long it took if it came to a call."""
-        self._tries[tier, verdict.value].inc()
+        known = next((each for each in DETAILS if detail.endswith(each)), "") if detail else ""
+        self._tries[tier, verdict.value, known].inc()
         if verdict not in NOT_CALLED:
             self._try_seconds[tier,].observe(took)
 

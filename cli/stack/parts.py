@@ -70,6 +70,8 @@ def plan(
     if "FALLTHROUGH_CPU_URL" not in user_variables:
         parts.append(_model())
         shared["FALLTHROUGH_CPU_URL"] = parts[-1].url
+        if "FALLTHROUGH_CPU_ACCEPTS" not in user_variables:
+            shared["FALLTHROUGH_CPU_ACCEPTS"] = "text"  # so small a model can do nothing else
     drain = settings.drain_seconds + 10
     parts += [_worker("worker-interactive", "interactive", shared, drain)]
     parts += [

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fallback_chain import Attempt, Tokens, Trial, Verdict
+from fallback_chain import LACKING, MISFIT, Attempt, Tokens, Trial, Verdict
 from tasks.records.jobs import BegunJob, Status
 from tasks.records.losses import MOST_LOSSES, broke_off
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+SERVER_ERRORS = 500  # the first HTTP status of those that are not the request's fault
 LATE_SECONDS = 5.0  # until what should have ended here is looked at again
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """The job has its result: a whole chat completion, or an error object, or neither (expired).
 
-    tier_used: who answered, or whose words the error is; "" for nobody.
+    tier_used: who answered, or whose words the error is; "" for nobody. keep: see Trial.
     """
 
     status: Status
@@ -28,11 +32,12 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None
     error_status: int | None = None
     tokens: Tokens = Tokens()
+    keep: bool = True
 
     @property
     def fresh_answer(self) -> bytes | None:
-        """The answer if a model gave it just now: what the cache may keep."""
-        return None if self.tier_used in {"cache", "degraded"} else self.answer
+        """The answer if a model gave it just now, and whole: what the cache may keep."""
+        return self.answer if self.keep and self.tier_used not in {"cache", "degraded"} else None
 
 
 class HandOn(msgspec.Struct, frozen=True):
@@ -90,6 +95,7 @@ def answered(job: BegunJob, trial: Trial) -> Finish:
         model=trial.model or "",
         cache_age_seconds=trial.cache_age_seconds,
         tokens=trial.tokens,
+        keep=trial.keep,
     )
 
 
@@ -109,14 +115,29 @@ def refused(job: BegunJob, trial: Trial) -> Finish:
     )
 
 
-def unfit(attempts: tuple[Attempt, ...], last: Attempt) -> Finish:
-    """Return the end of a job that no model can take, in the last one's words."""
+def no_tier_fits(attempts: tuple[Attempt, ...], misfits: Sequence[Attempt]) -> Finish:
+    """Return the end of a job that no model can take; misfits: what each said of it, in order.
+
+    In the last one's words where clients know what they mean: a prompt too long, a model not there.
+    """
+    last = misfits[-1]
+    tried = any(a.detail.startswith(MISFIT) for a in misfits)  # then another try may fit
+    status = 503 if tried else 400
+    if last.error is not None and not last.detail.endswith(LACKING):
+        error = last.error
+        if last.status and last.status < SERVER_ERRORS:
+            status = last.status
+    else:
+        said = (f"{a.tier}: {(a.error or {}).get('message') or a.detail}" for a in misfits)
+        error = error_of(f"no tier can take this request: {'; '.join(said)}", "no_tier_fits")
+        if not tried:
+            error["type"] = "invalid_request_error"
     return Finish(
         status=Status.FAILED,
         attempts=attempts,
         tier_used=last.tier,
-        error=last.error,
-        error_status=last.status or 400,
+        error=error,
+        error_status=status,
     )
 
 
@@ -142,9 +163,13 @@ def exhausted(attempts: tuple[Attempt, ...]) -> Finish:
     )
 
 
-def unfit_everywhere(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    """Return the last "not for this model" if that is what every model tier said."""
-    models = [a for a in attempts if a.tier != "cache" and a.verdict is not Verdict.LOST]
-    if models and all(a.verdict is Verdict.UNFIT and a.error is not None for a in models):
-        return models[-1]
-    return None
+def is_unfit(attempts: Iterable[Attempt], tier: str) -> bool:
+    """Whether a tier cannot take this job, or its answer did not fit: it is not asked again."""
+    return any(a.tier == tier and a.verdict is Verdict.UNFIT for a in attempts)
+
+
+def misfits(attempts: Sequence[Attempt], tiers: Iterable[str]) -> list[Attempt]:
+    """Return what each of these tiers said of a job that fits none; [] while one may take it."""
+    last = {a.tier: a for a in attempts if a.verdict is Verdict.UNFIT}
+    found = [last.get(tier) for tier in tiers]
+    return [a for a in found if a is not None] if None not in found else []

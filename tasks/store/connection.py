@@ -6,7 +6,7 @@ Every method raises StoreUnavailable when the store does not answer in time.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ from tasks.store.short_memory import ALLOWED, allowed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
+# What a server takes as one value, and where it says so.
+LARGEST_VALUE, BULK_LENGTH = 512 * 1024 * 1024, "proto-max-bulk-len"
 MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
 ADMITS = "-- admits"  # the line by which a script says that it takes new work
 SERVER_CLOCK = -1
@@ -187,6 +189,7 @@ class Connection:
         self._prefix = prefix
         self._clock_ms = clock_ms
         self._scripts = scripts or load_scripts()
+        self.largest_value = LARGEST_VALUE  # bytes; check() looks
 
     def now(self) -> float:
         """Return the time (epoch s), by this process's clock."""
@@ -306,6 +309,13 @@ class Connection:
             raise StoreUnfit(message)
         if int(server.get("cluster_enabled", 0)):
             await self._check_cluster(is_broker=is_broker)
+        await self._look_at_largest()
+
+    async def _look_at_largest(self) -> None:
+        """Find how large a value may be: a larger one would end its connection, again and again."""
+        with suppress(ResponseError):  # some that are managed do not tell
+            told = await self.client.config_get(BULK_LENGTH)
+            self.largest_value = int(told.get(BULK_LENGTH, LARGEST_VALUE))
 
     async def _check_cluster(self, *, is_broker: bool) -> None:
         async with translated():

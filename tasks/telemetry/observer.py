@@ -17,7 +17,7 @@ class Observer:
     def begun(self, tier: str, waited: float) -> None:
         """Tell that a job or a unit was leased, so long after it was dispatched to this tier."""
 
-    def tried(self, tier: str, verdict: Verdict, took: float) -> None:
+    def tried(self, tier: str, verdict: Verdict, took: float, detail: str = "") -> None:
         """Tell that a tier, or the cache, was asked."""
 
     def finished(self, tier: str, status: str, age: float, tokens: Tokens) -> None:

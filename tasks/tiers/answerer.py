@@ -11,6 +11,7 @@ import msgspec
 from circuit_breaker import CircuitState
 from fallback_chain import (
     Attempt,
+    Needs,
     Step,
     Trial,
     Verdict,
@@ -31,10 +32,11 @@ from tasks.records.outcomes import (
     exhausted,
     expired,
     hand_on,
+    is_unfit,
+    misfits,
+    no_tier_fits,
     poisoned,
     refused,
-    unfit,
-    unfit_everywhere,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class Answerer:
             return poisoned(job.attempts)
         if job.tier == "cache":
             return await self._last_resort(job)
-        if leaves_tier(job.attempts, job.tier) and self._is_another(job.tier):
+        leaves = leaves_tier(job.attempts, job.tier) and self._is_another(job.tier)
+        if leaves or is_unfit(job.attempts, job.tier):
             return HandOn(job.attempts, job.failures)
         if job.options.cache == "first" and job.tier == job.first_tier:
             trial = await self._look_up(job)
@@ -90,6 +93,9 @@ class Answerer:
         tier = self._models.get(job.tier)
         if tier is None:
             return hand_on(job, Attempt(job.tier, Verdict.NOT_CONFIGURED, 0.0), job.failures)
+        if misfit := tier.misfit(job.body):  # before it waits for a slot
+            self._tell(misfit)
+            return hand_on(job, misfit.attempt, job.failures)
         slots = self._slots[job.tier, job.queue]
         began = time.monotonic()
         token = await self._slot(job, tier, slots)
@@ -171,7 +177,8 @@ class Answerer:
 
     def _tell(self, trial: Trial) -> None:
         attempt = trial.attempt
-        self._observer.tried(attempt.tier, attempt.verdict, attempt.milliseconds / 1000)
+        seconds = attempt.milliseconds / 1000
+        self._observer.tried(attempt.tier, attempt.verdict, seconds, attempt.detail)
 
     async def _last_resort(self, job: BegunJob) -> Outcome:
         attempts = job.attempts
@@ -180,16 +187,16 @@ class Answerer:
             if trial.attempt.verdict is Verdict.ANSWERED:
                 return answered(job, trial)
             attempts = (*attempts, trial.attempt)
-        misfit = unfit_everywhere(attempts)
-        if misfit is not None:
-            return unfit(attempts, misfit)
+        if unfit := misfits(attempts, self._models):
+            return no_tier_fits(attempts, unfit)
         return await self._exhausted(job, attempts)
 
     async def _exhausted(self, job: BegunJob, attempts: tuple[Attempt, ...]) -> Outcome:
         policy = job.options.on_exhausted
         if policy == "wait" and job.failures < POISON_FAILURES:
             return Park(attempts, job.failures, await self._due())
-        if policy == "degraded":
+        # A message of ours is not what was asked for where a form is demanded.
+        if policy == "degraded" and not Needs.of(job.body).strict_form:
             answer = degraded_answer(
                 self._settings.degraded_message,
                 str(job.body.get("model") or ""),

@@ -10,14 +10,16 @@ from circuit_breaker import AsyncRedisStore, CircuitBreaker, CircuitBreakerConfi
 from circuit_breaker.events import Held, StateChanged, StoreUnavailable
 from fallback_chain import (
     BREAKER_NAMES,
+    LARGEST_REPLY,
     CacheTier,
     ChainOptions,
     ChatTier,
     PyreqwestHttp,
     RedisCache,
     model_configs,
+    parse_accepts,
 )
-from tasks.records.jobs import Queue
+from tasks.records.jobs import TIERS, Queue
 from tasks.tiers.slots import FleetSlots, LocalSlots
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from tasks.store.connection import Connection
     from tasks.tiers.slots import Slots
 
+MODEL_TIERS = TIERS[:-1]
+SHARE_OF_AN_ANSWER = 0.9  # of what the store takes as one value
 CACHE_TIMEOUT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -62,6 +66,12 @@ def tier_configs(settings: Settings) -> dict[str, TierConfig]:
         cpu_model=settings.cpu_model or None,
         cpu_api_key=settings.cpu_api_key or None,
         cpu_timeout_seconds=settings.cpu_timeout_seconds,
+        gpu_accepts=parse_accepts(settings.gpu_accepts),
+        cpu_accepts=parse_accepts(settings.cpu_accepts),
+        check_gpu=settings.check_gpu > 0,
+        strict_finish=frozenset(
+            tier for tier in MODEL_TIERS if settings.strict_finish in {"1", tier}
+        ),
     )
     configs = model_configs(settings.gpu_url, settings.cpu_url, options)
     return {config.name: config for config in configs}
@@ -106,10 +116,14 @@ def log_event(event: object) -> None:
 
 
 def build_models(
-    settings: Settings, breakers: Mapping[str, CircuitBreaker]
+    settings: Settings, connection: Connection, breakers: Mapping[str, CircuitBreaker]
 ) -> tuple[dict[str, ChatTier], Http]:
     """Return the model tiers by name, and the HTTP client that they share."""
-    http = PyreqwestHttp(connect_timeout_seconds=settings.connect_timeout_seconds)
+    # An answer is kept with a little around it.
+    largest = min(LARGEST_REPLY, int(connection.largest_value * SHARE_OF_AN_ANSWER))
+    http = PyreqwestHttp(
+        connect_timeout_seconds=settings.connect_timeout_seconds, largest_reply=largest
+    )
     models = {
         name: ChatTier(config, breakers[config.breaker_name], http)
         for name, config in tier_configs(settings).items()
@@ -119,7 +133,7 @@ def build_models(
 
 def build_tiers(settings: Settings, store: Store, breakers: Mapping[str, CircuitBreaker]) -> Tiers:
     """Return all that a worker can ask, and the leave to ask it."""
-    models, http = build_models(settings, breakers)
+    models, http = build_models(settings, store.connection, breakers)
     answers = RedisCache(store.connection.pipeline.commands, ttl_seconds=settings.cache_ttl_seconds)
     gpu, at_cpu = LocalSlots(settings.gpu_concurrency), settings.cpu_concurrency
     slots: dict[tuple[str, Queue], Slots] = {

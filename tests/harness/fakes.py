@@ -29,7 +29,7 @@ class Heard(Observer):
     def begun(self, tier, waited):
         self.events.append(("begun", tier))
 
-    def tried(self, tier, verdict, took):
+    def tried(self, tier, verdict, took, detail=""):
         self.events.append(("tried", tier, verdict))
 
     def finished(self, tier, status, age, tokens):

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Headers = dict[str, str]
+
+
+def completion(content: Any, reason: str | None = "stop", **message: Any) -> dict[str, Any]:
+    """Return a chat completion of one choice."""
+    said = {"role": "assistant", "content": content, **message}
+    choice = {"index": 0, "message": said, "finish_reason": reason}
+    return {"object": "chat.completion", "model": "stub-model", "choices": [choice]}
+
+
 PLANS: dict[str, tuple[int, Any, Headers]] = {
     "500": (500, {"error": {"message": "boom", "type": "server_error"}}, {}),
     "400": (
@@ -35,6 +44,37 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
         {},
     ),
     "no-choices": (200, {"object": "chat.completion", "choices": []}, {}),
+    # Statuses of 200 that are no answer, or a strange one.
+    "abort": (200, completion("Hal", "abort"), {}),
+    "load": (200, completion("", "load"), {}),
+    "no-reason": (200, completion("Hal", None), {}),
+    "one-of-two-aborted": (
+        200,
+        {"choices": [*completion("Hi")["choices"], *completion("Hal", "abort")["choices"]]},
+        {},
+    ),
+    "error-beside": (200, {**completion("Hal"), "error": {"message": "worker died"}}, {}),
+    "error-alone": (200, {"error": {"message": "CUDA out of memory", "code": 500}}, {}),
+    "beyond-a-double": (200, b'{"choices": [], "x": 1e999}', {}),
+    "content-is-an-object": (200, completion({"text": "Hi"}), {}),
+    "thinking": (200, completion(None, "length", reasoning_content="Well,"), {}),
+    "null-part": (200, completion([{"type": "text", "text": None}, {"text": "Hi"}]), {}),
+    "message-null": (
+        200,
+        {"choices": [{"message": None, "text": "Hi", "finish_reason": "stop"}]},
+        {},
+    ),
+    "cut-without-a-word": (200, completion(None, "length"), {}),
+    "huge": (200, completion("x" * 2 * 1024 * 1024), {}),
+    # Whose fault is it?
+    "402": (402, {"error": {"message": "out of credit"}}, {}),
+    "409": (409, {"error": {"message": "conflict"}}, {}),
+    "424": (424, {"error": "Request failed during generation"}, {}),
+    "dead-engine": (400, {"error": {"message": "EngineDeadError"}}, {}),
+    "413": (413, {"error": {"message": "request entity too large"}}, {}),
+    "422": (422, {"detail": [{"loc": ["body", "n"], "msg": "must be 1"}]}, {}),
+    "no-tools": (400, {"error": {"message": "this model does not support tools"}}, {}),
+    "one-choice": (400, {"error": "Only one completion choice is allowed"}, {}),
 }
 
 

@@ -90,7 +90,7 @@ def test_what_happened_is_counted(scraped):
     }
     assert samples["fallthrough_jobs_total", "succeeded", "cpu"] == 4
     assert samples["fallthrough_worker_jobs_total", "succeeded", "cache"] == 1
-    assert samples["fallthrough_worker_tries_total", "cache", "answered"] == 1
+    assert samples["fallthrough_worker_tries_total", "", "cache", "answered"] == 1
     assert samples["circuit_breaker_failures_total", "max_gpu"] == 3
     assert samples["circuit_breaker_rejections_total", "max_gpu"] >= 1
     assert samples["circuit_breaker_transitions_total", "max_gpu", "open"] == 1

@@ -256,7 +256,7 @@ class Client:
 
     async def config_get(self, name: str) -> dict[str, str]:
         await self.execute_command("PING")
-        return {name: "always"}
+        return {name: {"appendfsync": "always", "proto-max-bulk-len": "536870912"}[name]}
 
     async def ping(self) -> bool:
         await self.execute_command("PING")

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallback_chain.classify import LONGEST_RETRY_AFTER, classify, retry_after
+from fallback_chain.answers import ENDINGS
+from fallback_chain.answers import INTERRUPTED as BROKEN_OFF
+from fallback_chain.classify import KEPT_OF_ERROR, LONGEST_RETRY_AFTER, classify, retry_after
 from fallback_chain.http import Reply
 from fallback_chain.trial import Verdict
 
@@ -16,7 +18,9 @@ ANSWER = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
     "model": "m",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}],
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    ],
 }
 VLLM_TOO_LONG = {
     "object": "error",
@@ -60,11 +64,9 @@ def reply(status, body, headers=None):
         (200, b"<html>", Verdict.FAILURE),
         (200, b"", Verdict.FAILURE),
         (200, {**ANSWER, "usage": {"prompt_tokens": None}}, Verdict.ANSWERED),
-        (200, {"choices": [{"text": "legacy"}]}, Verdict.ANSWERED),
+        (200, {"choices": [{"text": "legacy", "finish_reason": "stop"}]}, Verdict.ANSWERED),
         (200, json.dumps({**ANSWER, "x": "?"}).encode().replace(b"?", b"\xff"), Verdict.FAILURE),
         (200, {"choices": []}, Verdict.FAILURE),
-        (200, {"choices": [{"message": {"content": None}}]}, Verdict.FAILURE),
-        (200, {"choices": [{"message": {"tool_calls": [{}]}}]}, Verdict.ANSWERED),
         (200, {"error": {"message": "CUDA out of memory"}}, Verdict.FAILURE),
         (200, b"[" * 100_000, Verdict.FAILURE),
         (400, VLLM_TOO_LONG, Verdict.UNFIT),
@@ -77,9 +79,27 @@ def reply(status, body, headers=None):
         (403, b"", Verdict.MISCONFIGURED),
         (301, b"", Verdict.MISCONFIGURED),
         (400, {"error": {"message": "n must be 1"}}, Verdict.REFUSED),
+        *((status, b"", Verdict.REFUSED) for status in (400, 413, 414, 415, 416, 422, 431, 451)),
+        *((status, b"", Verdict.FAILURE) for status in (100, 201, 204, 408, 409, 418, 423, 424)),
+        *((status, b"", Verdict.FAILURE) for status in (425, 499, 500, 501, 502, 503, 504, 599)),
+        *((status, b"", Verdict.MISCONFIGURED) for status in (302, 401, 402, 403, 404, 405, 406)),
+        *((status, b"", Verdict.MISCONFIGURED) for status in (407, 410, 421, 426)),
         (422, FASTAPI_INVALID, Verdict.REFUSED),
-        (408, b"", Verdict.FAILURE),
+        (400, {"error": "EngineDeadError: see stack trace"}, Verdict.FAILURE),
+        (400, b"Background loop has errored already.", Verdict.FAILURE),
+        (400, {"error": {"message": "qwen does not support tools"}}, Verdict.UNFIT),
+        (400, {"error": "Only one completion choice is allowed"}, Verdict.UNFIT),
+        (400, {"message": '"auto" tool choice requires --enable-auto-tool-choice'}, Verdict.UNFIT),
+        (400, {"message": "m is not a multimodal model"}, Verdict.UNFIT),
+        (500, {"error": {"message": "tools param requires --jinja flag"}}, Verdict.UNFIT),
+        (501, {"error": "logprobs are not implemented"}, Verdict.UNFIT),
+        (503, {"error": "streaming is not supported"}, Verdict.FAILURE),
+        (400, {"error": {"message": "x", "code": "content_policy_violation"}}, Verdict.REFUSED),
+        (403, {"error": {"message": "input was flagged by moderation"}}, Verdict.REFUSED),
         (429, b"", Verdict.SATURATED),
+        (529, {"error": {"type": "overloaded_error"}}, Verdict.SATURATED),
+        (429, {"error": {"code": "insufficient_quota"}}, Verdict.MISCONFIGURED),
+        (429, {"error": {"message": "maximum context length"}}, Verdict.SATURATED),
         (503, OLLAMA_BUSY, Verdict.SATURATED),
         (503, LLAMA_LOADING, Verdict.FAILURE),
         (500, {"error": "boom"}, Verdict.FAILURE),
@@ -88,6 +108,124 @@ def reply(status, body, headers=None):
 )
 def test_verdicts(status, body, verdict):
     assert classify(reply(status, body), now=0).verdict is verdict
+
+
+THINKING = [
+    {"content": None, "reasoning_content": "Well,"},
+    {"content": None, "reasoning": "Well,"},
+    {"content": None, "function_call": {"name": "f", "arguments": "{}"}},
+    {"content": None, "tool_calls": [{}]},
+    {"content": None, "audio": {"data": "UklGRg=="}},
+    {"content": None, "refusal": "I cannot help with that."},
+    {"content": ""},
+    {"content": []},
+    {"content": [{"type": "thinking", "thinking": "Well,"}, {"type": "text", "text": None}]},
+    {"content": [{"type": "text", "text": "Hi"}, "there", 7, None]},
+]
+
+
+def choice(message, reason="stop", **fields):
+    return {"message": message, "finish_reason": reason, **fields}
+
+
+@pytest.mark.parametrize("message", THINKING)
+def test_what_says_anything_at_all_is_an_answer(message):
+    body = {"choices": [choice(message)]}
+    assert classify(reply(200, body), 0).verdict is Verdict.ANSWERED
+
+
+@pytest.mark.parametrize(
+    ("choices", "detail"),
+    [
+        *(([choice({"content": "Hal"}, reason)], "interrupted") for reason in sorted(BROKEN_OFF)),
+        ([choice({"content": "Hal"}, None)], "interrupted"),
+        ([choice({"content": "Hal"}, "")], "interrupted"),
+        ([choice({"content": "Hal"}, "who knows")], "interrupted"),
+        ([choice({"content": "Hal"}, 7)], "interrupted"),
+        ([choice({"content": "Hal"}, ["stop"])], "interrupted"),
+        ([{"message": {"content": "Hal"}}], "interrupted"),
+        ([{"text": "Hal"}], "interrupted"),
+        ([choice({"content": "Hi"}), choice({"content": "Hal"}, "abort")], "interrupted"),
+        ([choice({"content": None}, "abort")], "interrupted"),
+        ([choice({"content": None})], "empty"),
+        ([choice({})], "empty"),
+        ([choice(None)], "empty"),
+        ([choice({"content": None, "tool_calls": [], "reasoning": ""})], "empty"),
+        ([], "empty"),
+        (None, "empty"),
+        ({"0": choice({"content": "Hi"})}, "unshowable"),
+        (["Hi"], "unshowable"),
+        ([choice("Hi")], "unshowable"),
+        ([choice({"content": 7})], "unshowable"),
+        ([choice({"content": {"text": "Hi"}})], "unshowable"),
+        ([choice(None, text=7)], "unshowable"),
+    ],
+)
+def test_a_200_that_is_no_answer_says_why(choices, detail):
+    meaning = classify(reply(200, {"choices": choices}), 0)
+    assert (meaning.verdict, meaning.detail) == (Verdict.FAILURE, detail)
+
+
+@pytest.mark.parametrize("reason", sorted(ENDINGS))
+def test_what_ends_an_answer_is_known(reason):
+    assert classify(reply(200, {"choices": [choice({"content": "Hi"}, reason)]}), 0).keep
+
+
+@pytest.mark.parametrize("error", [{"message": "aborted"}, "aborted", [1]])
+def test_an_error_beside_choices_is_no_answer(error):
+    meaning = classify(reply(200, {**ANSWER, "error": error}), 0)
+    assert (meaning.verdict, meaning.detail) == (Verdict.FAILURE, "interrupted")
+
+
+@pytest.mark.parametrize("error", [None, {}, ""])
+def test_no_error_is_none(error):
+    assert classify(reply(200, {**ANSWER, "error": error}), 0).verdict is Verdict.ANSWERED
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        (None, Verdict.ANSWERED),
+        ("who knows", Verdict.ANSWERED),
+        ("abort", Verdict.FAILURE),
+        ("error", Verdict.FAILURE),
+    ],
+)
+def test_a_server_that_leaves_the_reason_out_may_be_believed(reason, verdict):
+    body = {"choices": [choice({"content": "Hi"}, reason)]}
+    assert classify(reply(200, body), 0, strict=False).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "keep"),
+    [
+        ({"content": "Hi"}, "stop", True),
+        ({"content": "Hi"}, "length", True),
+        ({"content": ""}, "stop", False),
+        ({"content": None}, "length", False),
+        ({"content": None}, "max_tokens", False),
+        ({"content": None}, "content_filter", False),
+        ({"content": None, "reasoning_content": "Well,"}, "length", False),
+        ({"content": None, "tool_calls": [{}]}, "tool_calls", True),
+        ({"content": None, "refusal": "No."}, "stop", True),
+    ],
+)
+def test_an_answer_that_shows_nothing_is_given_and_not_kept(message, reason, keep):
+    meaning = classify(reply(200, {"choices": [choice(message, reason)]}), 0)
+    assert (meaning.verdict, meaning.keep) == (Verdict.ANSWERED, keep)
+
+
+def test_each_choice_must_show_something_to_be_kept():
+    body = {"choices": [choice({"content": "Hi"}), choice({"content": None}, "length")]}
+    assert not classify(reply(200, body), 0).keep
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"choices": [], "x": 1e999}', b'{"choices": [], "x": NaN}', b'{"choices": [], "x": "\xff"}'],
+)
+def test_what_cannot_be_read_whole_is_not_shown(content):
+    assert classify(Reply(200, {}, content), 0).detail == "unshowable"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +249,32 @@ def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():
         ({"error": "n must be 1"}, "n must be 1"),
         ({"object": "error", "message": "n must be 1"}, "n must be 1"),
         ({"detail": "n must be 1"}, "n must be 1"),
+        ({"error": {"message": None, "detail": "n must be 1"}}, "n must be 1"),
+        (FASTAPI_INVALID, "body.messages: field required"),
+        ({"detail": [{"loc": ["body", 0], "msg": "a"}, {"msg": "b"}, "c", 7]}, "body.0: a; b; c; "),
+        ({"error": [{"message": "a"}]}, "a"),
+        ({"error": {"message": {"deep": "er"}}}, "the model server answered 400"),
+        ({"error": {}}, "the model server answered 400"),
         (b"no json", "the model server answered 400"),
     ],
 )
 def test_the_callers_error_keeps_the_servers_words(body, message):
     assert classify(reply(400, body), 0).error["message"] == message
+
+
+def test_of_an_endless_error_some_is_kept():
+    long = "x" * (2 * KEPT_OF_ERROR)
+    told = classify(reply(422, {"detail": [{"loc": ["body"] * 9, "msg": long}] * 20}), 0).error
+    assert len(told["message"]) < KEPT_OF_ERROR + 10
+    told = classify(reply(400, {"error": {"type": long, "param": long, "code": 10**400}}), 0).error
+    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", None, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(400, 400), ("bad_n", "bad_n"), (True, None), ([], None)]
+)
+def test_a_servers_code_is_a_name_or_a_number(code, told):
+    assert classify(reply(400, {"error": {"message": "no", "code": code}}), 0).error["code"] == told
 
 
 def test_what_operators_see_holds_no_words_of_the_server():

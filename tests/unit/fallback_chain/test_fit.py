@@ -66,6 +66,8 @@ UNCHECKED = "unchecked"
         (AS_JSON, {"text": "Sure"}, "json"),
         (AS_JSON, says([{"type": "text", "text": "{"}, "?", {"text": 1}, {"text": "}"}]), ""),
         (AS_JSON, says(None, refusal="No."), ""),
+        (AS_JSON, says("I had", "content_filter"), ""),
+        (REQUIRED, says(None, "content_filter"), ""),
         (AS_JSON, says(None, refusal=""), "json"),
         (AS_JSON, says(None, refusal=True), "json"),
         (AS_JSON, says(None, "length", refusal="No."), ""),
@@ -124,7 +126,7 @@ UNCHECKED = "unchecked"
 )
 def test_an_answer_fits(body, choice, detail):
     fit = check({"choices": [choice]}, Needs.of(body))
-    assert fit == (Fit("", checked=False) if detail == UNCHECKED else Fit(detail))
+    assert fit == (Fit("", checked=False) if detail == UNCHECKED else Fit(detail, checked=True))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,8 @@ def test_what_is_no_completion_fits_no_form():
         ("```python\n{}\n```", None),
         ("````\n{}\n````", None),
         ("```json\nSure\n```", None),
+        ("abc{}abc", None),
+        ("```{}abc", None),
         ("```", None),
         ("``````", None),
         ("", None),

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyreqwest.http import Url
 
-from fallback_chain import normalise_url
+from fallback_chain import Need, normalise_url, parse_accepts
 from tasks.errors import SettingsError
-from tasks.settings import Settings, masked_url
+from tasks.settings import NEEDS, Settings, masked_url
+from tasks.tiers.build import tier_configs
 
 SECRET = "hunter2"  # noqa: S105 - made up
 KEYS = ("GPU_API_KEY", "CPU_API_KEY", "API_KEY")
@@ -379,3 +380,55 @@ def test_the_broker_is_the_store_unless_it_has_its_own():
 )
 def test_the_broker_is_the_store_when_both_urls_name_one_server(store, broker, same):
     assert Settings(redis_url=store, broker_url=broker).broker_is_store is same
+
+
+def test_needs_are_named_as_the_tiers_name_them():
+    assert {*NEEDS} == {"text", *Need}
+
+
+@pytest.mark.parametrize("name", ["GPU_ACCEPTS", "CPU_ACCEPTS"])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", ""),
+        ("text", ""),
+        ("json, Tools", ""),
+        ("json,cookies", "'cookies' is not one of text, schema, json"),
+        ("json,,", "'' is not one of text"),
+    ],
+)
+def test_what_a_tier_accepts_is_named_in_known_words(name, text, fault):
+    environ = {f"FALLTHROUGH_{name}": text}
+    if not fault:
+        assert getattr(Settings.from_env(environ), name.lower()) == text
+        parse_accepts(text)
+    else:
+        with pytest.raises(SettingsError, match=f"FALLTHROUGH_{name}: {fault}"):
+            Settings.from_env(environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "strict"),
+    [("1", {"gpu", "cpu"}), ("0", set()), ("gpu", {"gpu"}), ("cpu", {"cpu"}), ("no", None)],
+)
+def test_tiers_of_which_an_answer_must_say_why_it_ended(text, strict):
+    environ = {
+        "FALLTHROUGH_STRICT_FINISH": text,
+        "FALLTHROUGH_GPU_URL": "http://g",
+        "FALLTHROUGH_CPU_URL": "http://c",
+    }
+    if strict is None:
+        with pytest.raises(SettingsError, match="STRICT_FINISH: 'no' is no 1, 0, gpu or cpu"):
+            Settings.from_env(environ)
+    else:
+        configs = tier_configs(Settings.from_env(environ))
+        assert {name for name, config in configs.items() if config.strict_finish} == strict
+
+
+def test_only_the_gpu_tiers_answers_pass_whatever_they_are():
+    urls = {"gpu_url": "http://g", "cpu_url": "http://c"}
+    checked = {n: c.checked for n, c in tier_configs(Settings(**urls)).items()}
+    assert checked == {"gpu": False, "cpu": True}
+    assert tier_configs(Settings(**urls, check_gpu=1))["gpu"].checked
+    needs = tier_configs(Settings(**urls, cpu_accepts="text", gpu_accepts="json"))
+    assert (needs["gpu"].accepts, needs["cpu"].accepts) == ({Need.JSON}, frozenset())

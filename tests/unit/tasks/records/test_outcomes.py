@@ -16,9 +16,10 @@ from tasks.records.outcomes import (
     exhausted,
     expired,
     hand_on,
+    is_unfit,
+    misfits,
+    no_tier_fits,
     refused,
-    unfit,
-    unfit_everywhere,
 )
 
 BEFORE = Attempt("gpu", Verdict.FAILURE, 1.0)
@@ -30,6 +31,13 @@ BOTH = (BEFORE, NOW)
 
 def misfit(tier, error=ERROR, status=None):
     return Attempt(tier, Verdict.UNFIT, 1.0, status=status, error=error)
+
+
+GPU, CPU = misfit("gpu"), misfit("cpu", {"message": "longer"})
+GPU_LACKS = Attempt(
+    "gpu", Verdict.UNFIT, 1.0, "HTTP 500 not supported", 500, {"message": "no tools here"}
+)
+CPU_LACKS = Attempt("cpu", Verdict.UNFIT, 0.0, "lacks tools")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def misfit(tier, error=ERROR, status=None):
             ),
         ),
         (
-            unfit((misfit("cpu"),), misfit("cpu")),
+            no_tier_fits((misfit("cpu"),), [misfit("cpu")]),
             Finish(
                 status=Status.FAILED,
                 attempts=(misfit("cpu"),),
@@ -94,13 +102,29 @@ def misfit(tier, error=ERROR, status=None):
             ),
         ),
         (
-            unfit((misfit("cpu", status=413),), misfit("cpu", status=413)),
+            no_tier_fits((misfit("cpu", status=413),), [misfit("cpu", status=413)]),
             Finish(
                 status=Status.FAILED,
                 attempts=(misfit("cpu", status=413),),
                 tier_used="cpu",
                 error=ERROR,
                 error_status=413,
+            ),
+        ),
+        (
+            no_tier_fits((GPU_LACKS, CPU_LACKS), [GPU_LACKS, CPU_LACKS]),
+            Finish(
+                status=Status.FAILED,
+                attempts=(GPU_LACKS, CPU_LACKS),
+                tier_used="cpu",
+                error={
+                    **error_of(
+                        "no tier can take this request: gpu: no tools here; cpu: lacks tools",
+                        "no_tier_fits",
+                    ),
+                    "type": "invalid_request_error",
+                },
+                error_status=400,
             ),
         ),
         (
@@ -140,24 +164,29 @@ def test_only_what_a_model_said_just_now_is_fresh(tier_used, answer, kept):
     assert finish.fresh_answer == kept
 
 
-GPU, CPU = misfit("gpu"), misfit("cpu", {"message": "longer"})
 MISS, LOST = Attempt("cache", Verdict.MISS, 1.0), Attempt("gpu", Verdict.LOST, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("attempts", "last"),
+    ("attempts", "tiers", "said"),
     [
-        ((), None),
-        ((MISS,), None),
-        ((LOST,), None),
-        ((GPU,), GPU),
-        ((GPU, CPU), CPU),
-        ((LOST, GPU, MISS), GPU),
-        ((GPU, BEFORE), None),
-        ((BEFORE, GPU), None),
-        ((GPU, misfit("cpu", None)), None),
-        ((GPU, Attempt("cpu", Verdict.NOT_CONFIGURED, 0.0)), None),
+        ((), ("gpu", "cpu"), []),
+        ((MISS,), ("gpu",), []),
+        ((LOST,), ("gpu",), []),
+        ((GPU,), ("gpu",), [GPU]),
+        ((GPU, CPU), ("gpu", "cpu"), [GPU, CPU]),
+        ((LOST, GPU, MISS), ("gpu",), [GPU]),
+        ((GPU,), ("gpu", "cpu"), []),
+        ((GPU, Attempt("cpu", Verdict.REJECTED, 0.0)), ("gpu", "cpu"), []),
+        ((Attempt("gpu", Verdict.REJECTED, 0.0), CPU, GPU), ("gpu", "cpu"), [GPU, CPU]),
+        ((GPU, CPU_LACKS), ("gpu", "cpu"), [GPU, CPU_LACKS]),
+        ((GPU, Attempt("cpu", Verdict.NOT_CONFIGURED, 0.0)), ("gpu",), [GPU]),
     ],
 )
-def test_a_job_is_unfit_if_every_model_that_was_heard_said_so(attempts, last):
-    assert unfit_everywhere(attempts) is last
+def test_a_job_fits_no_tier_if_each_that_is_there_has_said_so(attempts, tiers, said):
+    assert misfits(attempts, tiers) == said
+
+
+def test_a_tier_that_a_job_does_not_fit_is_known():
+    attempts = (Attempt("gpu", Verdict.FAILURE, 1.0), CPU)
+    assert [is_unfit(attempts, tier) for tier in ("gpu", "cpu")] == [False, True]

@@ -83,6 +83,12 @@ async def test_what_the_tier_could_not_answer_goes_on_with_its_own_failures(
     assert (left.attempts[-1].error is not None) is (verdict == "unfit")
 
 
+async def test_a_tier_that_a_job_does_not_fit_is_not_asked_again(bench):
+    left = await bench.answer(job("cpu", attempts=(unfit("cpu"),), failures=1))
+    assert left == HandOn((unfit("cpu"),), 1)
+    assert bench.servers.asked == []
+
+
 async def test_a_failure_that_opens_the_breaker_is_the_tiers(bench):
     await bench.fail("gpu", times=2)
     bench.servers.mode = "500"
@@ -247,10 +253,13 @@ async def test_a_job_waits_until_a_tier_is_due_for_a_probe(make_bench, tiers, br
     ("attempts", "told"),
     [
         ((unfit("gpu"), unfit("cpu", message="longer")), "longer"),
-        ((unfit("gpu"),), "too long"),
-        ((unfit("gpu"), Attempt("cpu", Verdict.LOST, 0.0)), "too long"),
+        ((unfit("gpu"),), None),  # the CPU tier may take it when it is back
+        ((unfit("gpu"), Attempt("cpu", Verdict.LOST, 0.0)), None),
         ((unfit("gpu"), Attempt("cpu", Verdict.FAILURE, 1.0)), None),
-        ((unfit("gpu"), Attempt("cpu", Verdict.UNFIT, 1.0)), None),  # and no word of why
+        (
+            (unfit("gpu"), Attempt("cpu", Verdict.UNFIT, 1.0, "lacks tools")),
+            "no tier can take this request: gpu: too long; cpu: lacks tools",
+        ),
         ((Attempt("gpu", Verdict.LOST, 0.0),), None),
         ((), None),
     ],

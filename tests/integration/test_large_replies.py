@@ -1,0 +1,96 @@
+"""What a server sends without measure: its call fails, and no process grows with it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+MEBI = 1024 * 1024
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+ZEROS = bytes(MEBI)
+BOMB = gzip.compress(bytes(300 * MEBI), 9)
+PACKED = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(BOMB)
+LARGEST_GROWTH = 160  # MB: a reply of 32 MB, as it is read and put together
+
+
+def peak_mb(process):
+    """The most memory that a process has ever had."""
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+def sends(upstream, *pieces):
+    """Have a server send these, whatever it is asked, until its client goes away."""
+
+    async def answer(call, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        return False
+
+    upstream.__dict__["_answer"] = answer
+
+
+def ask(http, prompt):
+    made = http.post("/v1/jobs", json={"prompt": prompt, "on_exhausted": "fail"}).json()
+    return http.get(f"/v1/jobs/{made['id']}?wait=30").json()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (HEAD + PACKED + BOMB,),
+        (HEAD + b"content-length: %d\r\n\r\n" % (600 * MEBI), *[ZEROS] * 600),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n", *[b"100000\r\n" + ZEROS + b"\r\n"] * 600),
+    ],
+    ids=["a bomb of 300 MB", "600 MB", "without end"],
+)
+def test_an_answer_without_measure_ends_its_call_and_no_process_grows(pieces, own_fleet, gpu):
+    api, worker = own_fleet.start(own_fleet.api(), own_fleet.worker())
+    with httpx.Client(base_url=api.url, timeout=60) as http:
+        assert ask(http, "warm")["tier_used"] == "gpu"
+        before = peak_mb(worker), peak_mb(api)
+        sends(gpu, *pieces)
+        job = ask(http, "large")
+        first = job["attempts"][0]
+        assert (first["tier"], first["verdict"], first["detail"]) == ("gpu", "failure", "too large")
+        assert (job["status"], job["tier_used"]) == ("succeeded", "cpu")
+    assert peak_mb(worker) - before[0] < LARGEST_GROWTH
+    assert peak_mb(api) - before[1] < 20
+
+
+def test_of_an_error_without_measure_its_beginning_is_read(own_fleet, gpu):
+    api, worker = own_fleet.start(own_fleet.api(), own_fleet.worker())
+    with httpx.Client(base_url=api.url, timeout=60) as http:
+        assert ask(http, "warm")["tier_used"] == "gpu"
+        before = peak_mb(worker)
+        text = b'{"error": {"message": "' + b"x" * MEBI
+        head = HEAD.replace(b"200 OK", b"400 X") + b"content-length: 629145600\r\n\r\n"
+        sends(gpu, head + text, *[b"x" * MEBI] * 599)
+        job = ask(http, "large")
+        assert (job["status"], job["attempts"][0]["verdict"]) == ("failed", "refused")
+        assert len(job["error"]["message"]) < 100_000
+    assert peak_mb(worker) - before < 40
+
+
+def test_what_is_larger_than_the_store_takes_ends_with_an_error_and_is_asked_once(
+    own_fleet, own_valkey, gpu
+):
+    with own_valkey.client() as client:
+        client.config_set("proto-max-bulk-len", MEBI)
+    gpu.plan = lambda call: "huge" if call.prompt == "huge" else "ok"
+    api, worker = own_fleet.start(own_fleet.api(), own_fleet.worker())
+    with httpx.Client(base_url=api.url, timeout=30) as http:
+        job = ask(http, "huge")
+        first = job["attempts"][0]
+        assert (first["tier"], first["verdict"], first["detail"]) == ("gpu", "failure", "too large")
+        assert (job["status"], job["tier_used"]) == ("succeeded", "cpu")
+        assert gpu.prompts() == ["huge"]
+        refused = http.post("/v1/jobs", json={"prompt": "x" * MEBI})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
+        assert ask(http, "and then?")["tier_used"] == "gpu"
+    assert worker.process.poll() is None
