@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from circuit_breaker import CircuitBreaker, Outcome, Permit, Refusal
+from circuit_breaker import CircuitBreaker, Permit, Refusal
 from fallback_chain.classify import Meaning, classify
+from fallback_chain.cutoff import finished
 from fallback_chain.errors import UpstreamError
 from fallback_chain.fit import NO_JSON, check, without_fence
 from fallback_chain.http import Reply
@@ -160,11 +161,7 @@ class ChatTier:
     async def _record(self, permit: Permit, meaning: Meaning) -> None:
         outcome = outcome_of(meaning.verdict)
         recording = self.breaker.record(permit, outcome, meaning.retry_after_seconds)
-        if outcome is Outcome.IGNORED:
-            # We may be cancelled: the permit goes back all the same.
-            await asyncio.shield(recording)
-        else:
-            await recording
+        await finished(recording, go_on=meaning.verdict is Verdict.ANSWERED)
 
     async def _limited(
         self, body: Mapping[str, Any], left: float | None, endpoint: str

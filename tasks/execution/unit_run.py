@@ -113,8 +113,8 @@ class UnitRun:
             if isinstance(outcome, HandOn):
                 self._calls.leave()
         elif outcome.status is not Status.EXPIRED:  # its batch is about to say so for every line
-            await self._context.answerer.keep(job, outcome)
             self._recorder.add(answered_line(index, custom_id, job, outcome))
+            await self._context.answerer.keep(job, outcome)
 
     async def _leave_early(self) -> None:
         await self._split(leaving(self._left))

@@ -17,6 +17,7 @@ from fallback_chain import (
     Verdict,
     cache_key,
     degraded_answer,
+    finished,
     next_step,
 )
 from tasks.records.jobs import TIERS
@@ -105,10 +106,11 @@ class Answerer:
             return HandBack()
         if token is None:
             return self._no_slot(job, tier, began)
+        trial = None
         try:
             trial = await tier.ask(job.body, job.deadline - time.monotonic(), job.endpoint)
         finally:
-            await slots.release(token)
+            await finished(slots.release(token), go_on=trial is not None)
         self._tell(trial)
         return self._judge(job, trial)
 

@@ -78,6 +78,10 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
 }
 
 
+# Modes that are answers, if strange ones.
+ANSWERS = {"thinking", "null-part", "message-null", "cut-without-a-word", "huge"}
+
+
 @dataclass
 class Call:
     """A chat completion that was asked for."""

@@ -26,7 +26,7 @@ def turned_away(api):
     samples = (
         text.removeprefix(name).split() for text in text.splitlines() if text.startswith(name)
     )
-    return {labels: float(value) for labels, value in samples}
+    return {labels: float(value) for labels, value in samples if float(value)}
 
 
 def test_no_more_is_taken_than_may_be_unfinished_however_many_ask(fleet):

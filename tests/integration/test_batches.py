@@ -304,7 +304,8 @@ def test_usage_tells_cached_and_reasoning_tokens(sdk, gpu):
 
 def test_answers_with_line_breaks_of_every_kind_stay_one_line(sdk, gpu):
     text = "a\u2028b\u2029c\x85d"
-    said = f'{{"choices":[\r{{"message":\r\n{{"content":"{text}"}}}}]}}'.encode()
+    choice = f'{{"message":\r\n{{"content":"{text}"}},"finish_reason":"stop"}}'
+    said = f'{{"choices":[\r{choice}]}}'.encode()
     gpu._completion = lambda call: said
     done = ended(sdk, start(sdk, [line(f"{n}{text}", "x") for n in range(3)]).id)
     output, _ = check_every_line_once(sdk, done, [f"{n}{text}" for n in range(3)])

@@ -251,7 +251,12 @@ class Ledger:
                 if seen.cancelled_at is not None:
                     self._check_stopped(seen, seen.cancelled_at)
         if world.only_breaks("broker", "redeliver", "term"):
-            answers = Counter(call.prompt for call in self._calls() if call.answered)
+            # An answer that comes as its worker's drain is over may be cut off with its call.
+            answers = Counter(
+                call.prompt
+                for call in self._calls()
+                if call.answered and call.gone() < call.node.drained_at
+            )
             for prompt, number in answers.items():
                 if number > 1:
                     world.violated(f"{prompt!r} was answered {number} times")

@@ -35,6 +35,7 @@ class Node:
         self.steps = 0
         self.dies_after: int | None = None  # steps
         self.died_at = float("inf")
+        self.drained_at = float("inf")  # from when on what it still calls is cut off
         self.pauses: list[tuple[float, float]] = []
         self.on_death: Callable[[], None] = lambda: None
         self.context = contextvars.copy_context()

@@ -137,6 +137,8 @@ class Worker:
         """Take a SIGTERM."""
         if not self._draining:
             self._draining = True
+            now, drain = self._world.loop.time(), self._world.settings.drain_seconds
+            self.node.drained_at = now + drain
             self._world.loop.start(self.node, self._stop())
 
     async def _stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -165,16 +166,19 @@ def test_without_a_guard_a_promise_is_broken(store, server, guard):
 def test_a_plan_that_fails_is_made_small(store):
     *key, try_of = GUARDS["the first finish wins"]
     [mutant] = [each for each in mutants() if each.key == tuple(key)]
-    server = Server(store, mutant.scripts())
-    failing = next(p for p in map(try_of, range(TRIES)) if simulate(p, server).violations)
     harmless = Fault("redeliver", 29.0, 0.0, target=1, steps=0, share=1.0, mode="")
-    large = replace(failing, faults=(*failing.faults, harmless))
-    [first, *_] = simulate(large, server).violations
-    small = shrunk(large, server, first)
-    assert harmless not in small.faults
-    assert len(small.asks) < len(large.asks)
-    assert kind_of(first) in map(kind_of, simulate(small, server).violations)
-    server.close()
+    with contextlib.closing(Server(store, mutant.scripts())) as server:
+        for tried in map(try_of, range(TRIES)):
+            plan = replace(tried, faults=(*tried.faults, harmless))
+            found = simulate(plan, server).violations
+            if not found:
+                continue
+            small = shrunk(plan, server, found[0])
+            assert harmless not in small.faults
+            assert kind_of(found[0]) in map(kind_of, simulate(small, server).violations)
+            if len(small.asks) < len(plan.asks):
+                return
+    pytest.fail("each needed all that was asked")
 
 
 def test_what_is_named_an_equivalent_is_a_mutant_and_says_why():

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.upstream import PLANS
+from harness.upstream import ANSWERS, PLANS
 
 from fallback_chain.errors import UpstreamError
 from fallback_chain.http import Reply
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from simulation.loop import Node
     from simulation.world import World
 
-MODES = (*PLANS, "garbage", "half", "reset", "refused", "hang", "slow")
+# Those that are answers say nothing of what was asked, so that nobody could tell whose they are.
+NO_ANSWERS = sorted(PLANS.keys() - ANSWERS)
+MODES = (*NO_ANSWERS, "garbage", "half", "reset", "refused", "hang", "slow")
 
 
 @dataclass(eq=False)
@@ -100,7 +102,8 @@ class ModelServers:
 
 
 def _reply(status: int, value: Any, headers: dict[str, str] | None = None) -> Reply:
-    return Reply(status, headers or {}, json.dumps(value).encode())
+    content = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return Reply(status, headers or {}, content)
 
 
 class Http:

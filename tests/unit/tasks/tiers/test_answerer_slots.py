@@ -269,3 +269,23 @@ async def test_jobs_of_a_batch_wait_behind_lone_ones(make_bench):
     assert bulk.servers.asked == []
     bench.servers.go.set()
     assert (await lone).status is (await waiting.answer).status is Status.SUCCEEDED
+
+
+async def test_who_is_cut_off_as_his_slot_goes_back_keeps_his_answer(make_bench):
+    released, go_on = asyncio.Event(), asyncio.Event()
+    slots = LocalSlots(1)
+    release = slots.release
+
+    async def slow(token):
+        released.set()
+        await go_on.wait()
+        await release(token)
+
+    slots.release = slow
+    bench = make_bench(slots=slots)
+    asking = asyncio.create_task(bench.answer(begun_job(tier="gpu")))
+    await released.wait()
+    asking.cancel()
+    assert (await asking).status is Status.SUCCEEDED
+    go_on.set()
+    await eventually(lambda: slots.taken == 0)

@@ -12,6 +12,7 @@ from circuit_breaker.events import CallRejected, Held, StateChanged, StoreUnavai
 from fallback_chain import BREAKER_NAMES
 from tasks.records.jobs import Queue
 from tasks.settings import Settings
+from tasks.store.connection import LARGEST_VALUE
 from tasks.tiers.build import (
     CACHE_TIMEOUT_SECONDS,
     build_breakers,
@@ -35,7 +36,8 @@ BOTH = Settings(
 def store():
     """A store that is asked for nothing yet."""
     pipeline = SimpleNamespace(commands=None, run=None)
-    return SimpleNamespace(connection=SimpleNamespace(pipeline=pipeline), limits=None)
+    connection = SimpleNamespace(pipeline=pipeline, largest_value=LARGEST_VALUE)
+    return SimpleNamespace(connection=connection, limits=None)
 
 
 @pytest.fixture
