@@ -223,7 +223,10 @@ class BatchStore:
         """Note what is to be known of a line if we die now; False if its unit is not ours."""
         noted = await self._connection.run(
             "note_line",
-            [keyspace.job(unit.id), keyspace.results(unit.batch, unit.slice)],
+            [
+                *(keyspace.job(unit.id), keyspace.results(unit.batch, unit.slice)),
+                *(keyspace.batch(unit.batch), keyspace.written(unit.batch)),
+            ],
             *(unit.id, unit.lease_owner, unit.batch, unit.slice, line, _encode(history)),
         )
         return bool(noted)
@@ -265,6 +268,7 @@ class BatchStore:
             "move_unit",
             [
                 *(keyspace.job(unit.id), keyspace.results(unit.batch, number)),
+                *(keyspace.batch(unit.batch), keyspace.written(unit.batch)),
                 *keyspace.INDEXES,
             ],
             *(unit.lease_owner, unit.tier, to_tier, self._grace_ms, due_ms, token),
@@ -281,6 +285,7 @@ class BatchStore:
             "split_unit",
             [
                 *(keyspace.job(unit.id), keyspace.job(child), keyspace.units(unit.batch)),
+                *(keyspace.batch(unit.batch), keyspace.written(unit.batch)),
                 *(keyspace.results(unit.batch, unit.slice), *keyspace.INDEXES),
             ],
             *(unit.lease_owner, unit.id, token, to_tier, self._grace_ms, unit.batch, unit.slice),

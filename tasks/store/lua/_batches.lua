@@ -5,6 +5,13 @@ local function new_unit(id, queue, batch_id, slice, tier, first_tier, grace, lin
   start(id, queue, tier, 0, grace)
 end
 
+-- Whether a slice still takes what is to be known of its lines: after the end of its batch nobody
+-- would clear it away.
+local function takes(batch_id, slice)
+  return redis.call('HGET', batch(batch_id), 'status') == 'in_progress'
+    and redis.call('GETBIT', written(batch_id), slice) == 0
+end
+
 local function drop_unit(id, batch_id)
   unlist(id, redis.call('HGET', record(id), 'queue') or 'batch')
   redis.call('DEL', record(id))

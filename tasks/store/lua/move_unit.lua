@@ -5,7 +5,7 @@ local me, from, to, grace, due = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), t
 local token, unit, attempt, id, slice = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11], ARGV[12]
 local histories = rows(13, 2)
 local answer = move(unit, me, from, attempt, to, due, token, grace)
-if answer >= 0 then
+if answer >= 0 and #histories > 0 and takes(id, slice) then
   for _, line in ipairs(histories) do
     redis.call('HSET', results(id, slice), 'a' .. line[1], line[2])
   end

@@ -627,6 +627,27 @@ def test_a_unit_that_the_store_has_forgotten_something_of_is_not_dropped(machine
     batches.teardown()
 
 
+@pytest.mark.parametrize("late", ["hand on", "split", "note"])
+def test_nothing_is_noted_of_a_line_once_its_batch_has_ended(machine, late):
+    """A unit may be there still: its lines were answered elsewhere. Nobody would clear it away."""
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    store, unit, history = batches.batches, told.unit, LineHistory(())
+    command = batches.store.connection.command
+    key, part = keyspace.batch(batches.id), keyspace.results(batches.id, 0)
+    batches.wait(command("HSET", key, "status", "completed"))
+    if late == "hand on":
+        assert batches.wait(store.hand_on(unit, "cpu", "token", {1: history})) == 1
+    elif late == "split":
+        assert batches.wait(store.split(unit, "cpu", "token", {1: history})) is None
+    else:
+        assert not batches.wait(store.note_line(unit, 1, history))
+    assert not batches.wait(command("EXISTS", part))
+    batches.wait(command("HSET", key, "status", "in_progress"))
+    batches.teardown()
+
+
 def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
     batches = machine()
     told = Told(batches)
