@@ -1,8 +1,8 @@
-"""kombu's Redis transport, with five faults mended, and begun work first.
+"""kombu's Redis transport, with six faults mended, and begun work first.
 
 The faults are closed connections, a new client for every command, messages that a worker which
-stops has asked for and never looks at, commands that a full server refuses, and error replies that
-end the worker.
+stops has asked for and never looks at, commands that a full server refuses, error replies that
+end the worker, and connections that ended and stay in the loop of one that goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOOK_SECONDS = 0.2  # between two looks for begun work of a worker that takes no fresh work now
+EARLIER = "fallthrough_earlier"  # attribute of a loop: what the connection before registered
+TIMERS = (
+    *("_restore_messages_tref", "_subclient_health_tref", "_brpop_health_tref"),
+    *("_reauth_tref", "_binding_expiry_tref"),
+)
 AT_ONCE = 0.001  # the shortest time that a pop waits, in seconds
 
 
@@ -198,6 +203,22 @@ class Transport(redis.Transport):
     """The transport of redis:// and rediss:// URLs."""
 
     Channel = Channel
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Have the loop look after this connection, and no more after the one before it.
+
+        kombu forgets what the same transport had registered; a new connection has a new one.
+        """
+        cycle, ticks = getattr(loop, EARLIER, (None, set()))
+        for name in TIMERS:
+            timer = getattr(cycle, name, None)
+            if timer is not None:
+                timer.cancel()
+                timer.fun = None  # it stays in its heap until its time, and would hold them all
+        loop.on_tick -= ticks
+        before = set(loop.on_tick)
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+        setattr(loop, EARLIER, (self.cycle, loop.on_tick - before))
 
 
 def use() -> None:

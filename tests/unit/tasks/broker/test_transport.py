@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from kombu import Connection
+from kombu.asynchronous import Hub
 
-from tasks.broker.transport import LimitedQueue
+from tasks.broker.transport import TIMERS, LimitedQueue, Transport
 
 
 class FakeChannel:
@@ -33,3 +35,20 @@ def test_the_limit_is_told_before_the_consumer_begins(prefetch, told):
     bound = queue(channel)
     bound.consume("tag", print)
     assert channel.told == told
+
+
+def test_a_loop_forgets_the_connection_before(monkeypatch):
+    """Each one that was cut would stay in the loop of its worker for ever, timers and all."""
+    hub = Hub()
+    registered = []
+    for _ in range(5):
+        connection = Connection("redis://127.0.0.1:1/0", transport=Transport)
+        transport = connection.transport
+        monkeypatch.setattr(type(transport.cycle), "on_poll_init", lambda self, poller: None)
+        transport.register_with_event_loop(SimpleNamespace(client=connection), hub)
+        registered.append(transport)
+        assert len(hub.on_tick) == 1
+    timers = [entry.entry for entry in hub.timer._queue if not entry.entry.canceled]
+    assert len(timers) == len(TIMERS)
+    assert all(getattr(registered[-1].cycle, name) in timers for name in TIMERS)
+    hub.close()
