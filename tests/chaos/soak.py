@@ -45,9 +45,9 @@ GONE_SECONDS = 180.0  # until the sweeper has cleared what is past its time
 LONGEST_KEPT = 31 * 86_400  # seconds: anything
 MOST_GROWTH = 5.0  # MB an hour of any process; judged from half an hour on
 MOST_MORE = 5  # descriptors, or connections of the store, at the end
-# Counters of the whole fleet, one each.
+# Counters of the whole fleet, one each, and who is there.
 FOR_EVER = {
-    *(keyspace.STATS, keyspace.EVENTS, keyspace.BEGUN),
+    *(keyspace.WORKERS, keyspace.STATS, keyspace.EVENTS, keyspace.BEGUN),
     *(keyspace.LAYOUT, keyspace.SWEEPER, keyspace.WRITTEN),
 }
 
