@@ -136,7 +136,8 @@ def killed_worker(stand: Stand) -> Iterator[None]:
     wait_until(lambda: stand.gpu.running)
     worker.signal(SIGKILL)
     worker.wait()
-    # What ran on it runs once more; which that is, only it knew.
+    # What ran on it runs once more; which that is, only it knew. Some may still be on its way.
+    time.sleep(0.5)
     stand.allowed_twice = set(stand.gpu.prompts())
     yield
     worker.start()
