@@ -16,7 +16,6 @@ from fallback_chain.cache import (
 )
 from fallback_chain.chain import ChainOptions, FallbackChain, model_configs
 from fallback_chain.classify import CONTEXT, LACKING, NO_SUCH_MODEL, Meaning, classify
-from fallback_chain.cutoff import finished
 from fallback_chain.errors import (
     FallbackError,
     NoFormError,
@@ -82,7 +81,6 @@ __all__ = [
     "cache_key",
     "classify",
     "degraded_answer",
-    "finished",
     "model_configs",
     "next_step",
     "normalise_url",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -161,7 +162,13 @@ class ChatTier:
     async def _record(self, permit: Permit, meaning: Meaning) -> None:
         outcome = outcome_of(meaning.verdict)
         recording = self.breaker.record(permit, outcome, meaning.retry_after_seconds)
-        await finished(recording, go_on=meaning.verdict is Verdict.ANSWERED)
+        answered = meaning.verdict is Verdict.ANSWERED
+        if permit.probe or not answered:
+            await finished(recording, go_on=answered)
+            return
+        # One success more or less says nothing, and is not worth a task of its own; the answer is.
+        with contextlib.suppress(asyncio.CancelledError):
+            await recording
 
     async def _limited(
         self, body: Mapping[str, Any], left: float | None, endpoint: str

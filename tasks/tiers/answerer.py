@@ -17,7 +17,6 @@ from fallback_chain import (
     Verdict,
     cache_key,
     degraded_answer,
-    finished,
     next_step,
 )
 from tasks.records.jobs import TIERS
@@ -110,7 +109,11 @@ class Answerer:
         try:
             trial = await tier.ask(job.body, job.deadline - time.monotonic(), job.endpoint)
         finally:
-            await finished(slots.release(token), go_on=trial is not None)
+            try:
+                await slots.release(token)
+            except asyncio.CancelledError:
+                if trial is None:  # else it is kept: nobody has to be asked for it again
+                    raise
         self._tell(trial)
         return self._judge(job, trial)
 

@@ -202,6 +202,9 @@ class FleetSlots:
     async def release(self, token: str) -> None:
         """Give a slot back; if the store is away its lease ends by itself."""
         self._taken.discard(token)
+        await asyncio.shield(self._give_back(token))  # though its call is cut off
+
+    async def _give_back(self, token: str) -> None:
         with contextlib.suppress(StoreUnavailable):
             await self._limits.release_slot(self._tier, token)
         self._freed.set()

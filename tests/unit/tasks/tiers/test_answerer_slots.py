@@ -276,10 +276,13 @@ async def test_who_is_cut_off_as_his_slot_goes_back_keeps_his_answer(make_bench)
     slots = LocalSlots(1)
     release = slots.release
 
-    async def slow(token):
+    async def give_back(token):
         released.set()
         await go_on.wait()
         await release(token)
+
+    async def slow(token):
+        await asyncio.shield(give_back(token))
 
     slots.release = slow
     bench = make_bench(slots=slots)

@@ -165,3 +165,23 @@ async def test_in_the_fleet_as_well_what_has_begun_before_goes_first(fleet, limi
     await fleet.release(await asyncio.wait_for(begun, 5))
     await fleet.release(await asyncio.wait_for(fresh, 5))
     assert limits.held == set()
+
+
+async def test_a_slot_goes_back_though_who_gives_it_is_cut_off(limits):
+    go_on = asyncio.Event()
+    slots = FleetSlots(limits, "cpu", 1)
+    token = await slots.line_up()
+    release = limits.release_slot
+
+    async def slow(tier, token):
+        await go_on.wait()
+        await release(tier, token)
+
+    limits.release_slot = slow
+    releasing = asyncio.create_task(slots.release(token))
+    await asyncio.sleep(0)
+    releasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    go_on.set()
+    await eventually(lambda: not limits.held)
