@@ -33,6 +33,6 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large(limit: int) -> ApiError:
-    message = f"the body is larger than {limit} bytes"
+    message = f"the body is larger than {limit} bytes (FALLTHROUGH_MAX_BODY_BYTES, or the store's)"
     # What is still under way is not read: the connection ends here.
     return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})

@@ -21,15 +21,10 @@ from tasks.records.jobs import (
     Submission,
     new_job_id,
 )
+from tasks.records.outcomes import error_of
 from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
-UNREADABLE = {
-    "message": "the answer that was kept cannot be read",
-    "type": "server_error",
-    "param": None,
-    "code": "unreadable_answer",
-}
 MAX_WAIT_SECONDS = 60.0  # of a long poll
 SHORTEST_EXPIRY_SECONDS = 3600  # of a file
 
@@ -265,7 +260,8 @@ def show(record: JobRecord) -> JobObject:
             read = read_answer(bytes(answer))
             text, usage = read.text, read.usage
         except UnshowableError:  # kept by a release that did not look: it hides no other job
-            answer, error = None, UNREADABLE
+            answer = None
+            error = error_of("the answer that was kept cannot be read", "unreadable_answer")
     return JobObject(
         id=record.id,
         status=record.status,

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[a-z]+[-_][0-9a-f]+(-output|-error)?")
 
 
-SHARE_OF_A_BODY = 0.9  # of what the store takes as one value: it is kept with a little around it
-
-
 @dataclass(slots=True)
 class Services:
     """The parts of one API process."""
@@ -56,9 +53,8 @@ class Services:
 
     @property
     def largest_body(self) -> int:
-        """Bytes of a request's body: as the settings say, and as the store takes as one value."""
-        largest = int(self.store.connection.largest_value * SHARE_OF_A_BODY)
-        return min(self.settings.max_body_bytes, largest)
+        """Bytes of a request's body: as the settings say, and as the store takes."""
+        return min(self.settings.max_body_bytes, self.store.connection.largest_content)
 
 
 @contextlib.asynccontextmanager

@@ -26,8 +26,8 @@ ENDINGS = frozenset(
 )
 # What servers say of a generation that was broken off, with a status of 200.
 INTERRUPTED = frozenset({"abort", "aborted", "cancelled", "error", "load", "unload", "timeout"})
-CUT = frozenset({"length", "max_tokens"})
-NO_WORDS = frozenset({*CUT, "content_filter"})  # what may leave no word
+AT_LENGTH = frozenset({"length", "max_tokens"})
+NO_WORDS = frozenset({*AT_LENGTH, "content_filter"})  # what may leave no word
 # Where an answer is that has no text.
 BESIDE = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
 SEEN = frozenset({"tool_calls", "function_call", "refusal", "audio"})  # of these, not the thinking
@@ -101,18 +101,19 @@ def _choices(document: Any) -> Iterator[Choice]:
             said = message.get("content")
         else:
             raise UnshowableError
+        if not isinstance(said, str | list | None):
+            raise UnshowableError
         beside = frozenset(name for name in BESIDE if message.get(name))
         reason = choice.get("finish_reason")
-        yield Choice(_text(said), reason if isinstance(reason, str) else None, beside)
+        yield Choice(text_in(said), reason if isinstance(reason, str) else None, beside)
 
 
-def _text(said: Any) -> str | None:
-    if isinstance(said, list):  # some servers answer in parts
-        parts = (part.get("text") if isinstance(part, dict) else part for part in said)
+def text_in(content: Any) -> str | None:
+    """Return the text of a message's content: some servers answer in parts. None: there is none."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
         return "".join(part for part in parts if isinstance(part, str))
-    if not isinstance(said, str | None):
-        raise UnshowableError
-    return said
+    return content if isinstance(content, str) else None
 
 
 def text_of(answer: bytes) -> str:

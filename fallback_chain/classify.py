@@ -46,7 +46,7 @@ NO_MODEL = (
 )
 TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context", "context length")
 TOO_LONG_MORE = ("context size", "context window", "max_model_len", "exceeds max length")
-LACKS = (
+UNABLE = (
     *("not support", "n't support", "unsupported", "not implemented", "not enabled"),
     *("only one completion choice", "only one choice", "requires --", "param requires"),
     *("multimodal", "mmproj", "tool call parser", "not a chat model", "chat template"),
@@ -67,7 +67,7 @@ RULES = (
     Rule(frozenset({500}), TOO_LONG, Verdict.UNFIT, CONTEXT),  # llama.cpp's older releases
     Rule(frozenset({400, 403, 422, 451}), POLICY, Verdict.REFUSED),
     Rule(frozenset({400, 422}), DEAD, Verdict.FAILURE),  # behind a server that is well
-    Rule(frozenset({400, 404, 415, 422, 500, 501}), LACKS, Verdict.UNFIT, LACKING),
+    Rule(frozenset({400, 404, 415, 422, 500, 501}), UNABLE, Verdict.UNFIT, LACKING),
     Rule(frozenset({400, 413, 414, 415, 416, 422, 431, 451}), ANY, Verdict.REFUSED),
     Rule(_range(300, 399), ANY, Verdict.MISCONFIGURED),
     Rule(frozenset({401, 402, 403, 404, 405, 406, 407, 410, 421, 426}), ANY, Verdict.MISCONFIGURED),

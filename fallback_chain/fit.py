@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fallback_chain import schemas
+from fallback_chain.answers import AT_LENGTH, text_in
 from fallback_chain.needs import Need
 
 if TYPE_CHECKING:
@@ -76,21 +77,22 @@ def without_fence(answer: Answer) -> dict[str, Any] | None:
 
 def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     message = _dict(choice.get("message"))
-    cut = choice.get("finish_reason") == "length"
+    reason = choice.get("finish_reason")
+    cut = isinstance(reason, str) and reason in AT_LENGTH
     calls = _calls(message)
     if calls and Need.TOOLS in needs.kinds:
         return CUT if cut else _all_calls(calls, needs.tools)
     refusal = message.get("refusal")
     # How a model answers what it will not; no other is to be asked instead.
     refused = isinstance(refusal, str) and refusal
-    filtered = choice.get("finish_reason") == "content_filter"
-    if not needs.strict_form or refused or filtered:
+    if not needs.strict_form or refused or reason == "content_filter":
         return FITS
     if cut:
         return CUT
     if needs.call_required:
         return WRONG_CALL
-    return UNCHECKED if needs.other_form else _text(_content(choice, message), needs.schema)
+    said = text_in(message.get("content", choice.get("text")))  # the text of a legacy completion
+    return UNCHECKED if needs.other_form else _text(said or "", needs.schema)
 
 
 def _text(text: str, schema: str | None) -> Fit:
@@ -100,14 +102,6 @@ def _text(text: str, schema: str | None) -> Fit:
     if schema is None:
         return FITS
     return _OF_A_SCHEMA.get(schemas.is_valid(schema, value, len(text)), Fit("schema"))
-
-
-def _content(choice: dict[str, Any], message: dict[str, Any]) -> str:
-    content = message.get("content", choice.get("text"))  # the text of a legacy completion
-    if isinstance(content, list):  # some servers answer in parts
-        texts = (_dict(part).get("text") for part in content)
-        return "".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
 
 
 def _calls(message: dict[str, Any]) -> list[Any]:

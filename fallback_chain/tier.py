@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ import msgspec
 
 from circuit_breaker import CircuitBreaker, Permit, Refusal
 from fallback_chain.classify import Meaning, classify
-from fallback_chain.cutoff import finished
 from fallback_chain.errors import UpstreamError
 from fallback_chain.fit import NO_JSON, check, without_fence
 from fallback_chain.http import Reply
@@ -29,18 +27,17 @@ from fallback_chain.trial import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from fallback_chain.http import Http
     from fallback_chain.needs import Need
 
 CHAT = "/v1/chat/completions"
 MODELS_SECONDS = 300.0  # how long a server's list of models is believed
-log = logging.getLogger(__name__)
 DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
-
-
 BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +128,7 @@ class ChatTier:
         if fit.detail == NO_JSON.detail and self.config.checked:
             healed = without_fence(meaning.answer)
             if healed is not None and not check(healed, needs).detail:
-                content = msgspec.json.encode(healed)
-                return meaning, Reply(200, {}, content)
+                return meaning, Reply(200, {}, msgspec.json.encode(healed))
         if not fit.detail:
             unchecked = "" if fit.checked else UNCHECKED
             return msgspec.structs.replace(meaning, detail=unchecked), reply
@@ -161,14 +157,17 @@ class ChatTier:
 
     async def _record(self, permit: Permit, meaning: Meaning) -> None:
         outcome = outcome_of(meaning.verdict)
-        recording = self.breaker.record(permit, outcome, meaning.retry_after_seconds)
+        recording: Awaitable[object] = self.breaker.record(
+            permit, outcome, meaning.retry_after_seconds
+        )
         answered = meaning.verdict is Verdict.ANSWERED
-        if permit.probe or not answered:
-            await finished(recording, go_on=answered)
-            return
-        # One success more or less says nothing, and is not worth a task of its own; the answer is.
-        with contextlib.suppress(asyncio.CancelledError):
+        if permit.probe or not answered:  # of other successes one more or less says nothing
+            recording = asyncio.shield(recording)
+        try:
             await recording
+        except asyncio.CancelledError:
+            if not answered:  # else it is kept: nobody has to be asked for it again
+                raise
 
     async def _limited(
         self, body: Mapping[str, Any], left: float | None, endpoint: str

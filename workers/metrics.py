@@ -25,6 +25,8 @@ from fallback_chain import (
     CONTEXT,
     INTERRUPTED,
     LACKING,
+    LACKS,
+    MISFIT,
     NO_SUCH_MODEL,
     UNSHOWABLE,
     Verdict,
@@ -55,7 +57,7 @@ HELD = ("saturated", "misconfigured")
 # Of a verdict, where they say more than it: what the answer, or the request, was like.
 TOLD = {
     Verdict.FAILURE: (INTERRUPTED, UNSHOWABLE),
-    Verdict.UNFIT: (LACKING, CONTEXT, NO_SUCH_MODEL),
+    Verdict.UNFIT: (LACKING, CONTEXT, NO_SUCH_MODEL, LACKS, MISFIT),
 }
 DETAILS = [detail for details in TOLD.values() for detail in details]
 NOT_CALLED = frozenset({Verdict.REJECTED, Verdict.NO_PERMIT})
@@ -155,7 +157,7 @@ class WorkerMetrics(Observer):
 
     def tried(self, tier: str, verdict: Verdict, took: float, detail: str = "") -> None:
         """Count a try, and note how long it took if it came to a call."""
-        known = next((each for each in DETAILS if detail.endswith(each)), "") if detail else ""
+        known = next((each for each in DETAILS if each in detail), "") if detail else ""
         self._tries[tier, verdict.value, known].inc()
         if verdict not in NOT_CALLED:
             self._try_seconds[tier,].observe(took)

@@ -189,7 +189,7 @@ class Connection:
         self._prefix = prefix
         self._clock_ms = clock_ms
         self._scripts = scripts or load_scripts()
-        self.largest_value = LARGEST_VALUE  # bytes; check() looks
+        self._largest_value = LARGEST_VALUE  # bytes; check() looks
 
     def now(self) -> float:
         """Return the time (epoch s), by this process's clock."""
@@ -311,11 +311,16 @@ class Connection:
             await self._check_cluster(is_broker=is_broker)
         await self._look_at_largest()
 
+    @property
+    def largest_content(self) -> int:
+        """Bytes of a body, or of an answer, that the server takes with a little around it."""
+        return self._largest_value * 9 // 10
+
     async def _look_at_largest(self) -> None:
         """Find how large a value may be: a larger one would end its connection, again and again."""
         with suppress(ResponseError):  # some that are managed do not tell
             told = await self.client.config_get(BULK_LENGTH)
-            self.largest_value = int(told.get(BULK_LENGTH, LARGEST_VALUE))
+            self._largest_value = int(told.get(BULK_LENGTH, LARGEST_VALUE))
 
     async def _check_cluster(self, *, is_broker: bool) -> None:
         async with translated():

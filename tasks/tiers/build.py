@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tasks.tiers.slots import Slots
 
 MODEL_TIERS = TIERS[:-1]
-SHARE_OF_AN_ANSWER = 0.9  # of what the store takes as one value
 CACHE_TIMEOUT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -119,10 +118,9 @@ def build_models(
     settings: Settings, connection: Connection, breakers: Mapping[str, CircuitBreaker]
 ) -> tuple[dict[str, ChatTier], Http]:
     """Return the model tiers by name, and the HTTP client that they share."""
-    # An answer is kept with a little around it.
-    largest = min(LARGEST_REPLY, int(connection.largest_value * SHARE_OF_AN_ANSWER))
     http = PyreqwestHttp(
-        connect_timeout_seconds=settings.connect_timeout_seconds, largest_reply=largest
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        largest_reply=min(LARGEST_REPLY, connection.largest_content),
     )
     models = {
         name: ChatTier(config, breakers[config.breaker_name], http)

@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 
 from circuit_breaker import CircuitBreakerConfig, CircuitState
-from fallback_chain import ChainOptions, FallbackChain, RequestRefusedError
+from fallback_chain import ChainOptions, FallbackChain, NoFormError, RequestRefusedError
 
 QUICK = ChainOptions(
     gpu_timeout_seconds=0.5,
@@ -140,3 +140,17 @@ async def test_a_full_redis_keeps_no_new_answer_and_gives_those_that_it_has(valk
         await client.config_set("maxmemory", 0)
         await chain.aclose()
         await client.aclose()
+
+
+async def test_where_a_form_is_demanded_the_degraded_message_is_no_answer(chain, gpu, cpu):
+    gpu.mode = cpu.mode = "500"
+    with pytest.raises(NoFormError):
+        await chain.generate("as JSON", response_format={"type": "json_object"})
+    assert (await chain.generate("as prose"))["tier_used"] == "degraded"
+
+
+async def test_an_answer_that_shows_nothing_is_not_kept(chain, gpu, cpu):
+    gpu.mode = "thinking"
+    assert (await chain.generate("think"))["tier_used"] == "gpu"
+    gpu.mode = cpu.mode = "500"
+    assert (await chain.generate("think"))["tier_used"] == "degraded"

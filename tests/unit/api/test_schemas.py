@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
-from api.schemas import Handling, JobRequest
+from api.schemas import Handling, JobRequest, show
+from tasks.records.jobs import JobRecord, Status
 
 
 def test_a_job_and_a_chat_completion_are_handled_by_the_same_fields():
     fields = {field.name: field for field in msgspec.structs.fields(JobRequest)}
     for field in msgspec.structs.fields(Handling):
         assert (field.type, field.default) == (fields[field.name].type, fields[field.name].default)
+
+
+@pytest.mark.parametrize(
+    "answer", [b'{"choices": [7]}', b"{", b"7", b'{"choices": [], "x": 1e999}']
+)
+def test_a_kept_answer_that_cannot_be_read_is_told_and_hides_nothing(answer):
+    told = {"id": "job_1", "status": Status.SUCCEEDED, "answer": msgspec.Raw(answer)}
+    record = JobRecord(**dict.fromkeys(JobRecord.__struct_fields__) | told)
+    shown = msgspec.json.decode(msgspec.json.encode(show(record)))
+    assert (shown["id"], shown["status"], shown["answer"]) == ("job_1", "succeeded", None)
+    assert shown["error"]["code"] == "unreadable_answer"

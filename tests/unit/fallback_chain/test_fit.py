@@ -66,6 +66,8 @@ UNCHECKED = "unchecked"
         (AS_JSON, {"text": "Sure"}, "json"),
         (AS_JSON, says([{"type": "text", "text": "{"}, "?", {"text": 1}, {"text": "}"}]), ""),
         (AS_JSON, says(None, refusal="No."), ""),
+        (AS_JSON, says('{"a": 1', "max_tokens"), "cut"),
+        (AS_JSON, says("{", ["length"]), "json"),
         (AS_JSON, says("I had", "content_filter"), ""),
         (REQUIRED, says(None, "content_filter"), ""),
         (AS_JSON, says(None, refusal=""), "json"),

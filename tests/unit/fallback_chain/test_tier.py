@@ -106,6 +106,12 @@ async def test_a_fence_around_the_json_is_taken_away(text):
     assert answer == completion('{"n": 1}')
 
 
+async def test_without_its_fence_an_answer_keeps_all_else():
+    answer = {**completion('```json\n{"n": 1}\n```'), "seed": 10**30}
+    trial = await Stand(Server(answer), checked=True).tier.ask(TYPED)
+    assert json.loads(trial.answer) == {**completion('{"n": 1}'), "seed": 10**30}
+
+
 async def test_a_fence_does_not_make_it_fit():
     trial = await Stand(Server(completion('```json\n{"n": "one"}\n```')), checked=True).tier.ask(
         TYPED

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from api.metrics import ApiMetrics
+from fallback_chain import Verdict
 from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
 from tasks.telemetry.observer import Observer
 from workers.metrics import WorkerMetrics
@@ -65,3 +66,24 @@ def test_where_nobody_listens_nothing_is_heard(name):
     hear = getattr(Observer(), name)
     arguments = [None] * len(inspect.signature(hear).parameters)
     assert hear(*arguments) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "detail", "told"),
+    [
+        (Verdict.FAILURE, "interrupted", "interrupted"),
+        (Verdict.FAILURE, "unshowable", "unshowable"),
+        (Verdict.FAILURE, "HTTP 500", ""),
+        (Verdict.UNFIT, "HTTP 400 not supported", "not supported"),
+        (Verdict.UNFIT, "lacks tools, n", "lacks"),
+        (Verdict.UNFIT, "misfit schema", "misfit"),
+        (Verdict.ANSWERED, "misfit json", "misfit"),
+        (Verdict.ANSWERED, "", ""),
+    ],
+)
+def test_tries_are_counted_by_what_their_replies_were_like(verdict, detail, told):
+    metrics = WorkerMetrics()
+    metrics.tried("gpu", verdict, 0.1, detail)
+    labels = {"tier": "gpu", "verdict": verdict.value, "detail": told}
+    value = metrics.registry.get_sample_value
+    assert value("fallthrough_worker_tries_total", labels) == 1

@@ -36,7 +36,7 @@ BOTH = Settings(
 def store():
     """A store that is asked for nothing yet."""
     pipeline = SimpleNamespace(commands=None, run=None)
-    connection = SimpleNamespace(pipeline=pipeline, largest_value=LARGEST_VALUE)
+    connection = SimpleNamespace(pipeline=pipeline, largest_content=LARGEST_VALUE)
     return SimpleNamespace(connection=connection, limits=None)
 
 
