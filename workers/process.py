@@ -198,7 +198,7 @@ class WorkerProcess:
             asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
 
     async def _stop_calls(self) -> None:
-        counting = asyncio.create_task(self._store.fleet.count("drains"))
+        counting = asyncio.create_task(self._store.fleet.count({"drains": 1}))
         await self._drain.run(self._settings.drain_seconds)
         await counting
 

@@ -89,10 +89,12 @@ class FleetStore:
                 total[int(bucket)] = total.get(int(bucket), 0) + int(number)
         return total
 
-    async def count(self, event: str) -> None:
-        """Count something of which the fleet's total must outlive the process; may be lost."""
+    async def count(self, events: Mapping[str, int]) -> None:
+        """Count things of which the fleet's total must outlive the process; may be lost."""
         with contextlib.suppress(StoreUnavailable):
-            await self._connection.command("HINCRBY", keyspace.EVENTS, event, 1)
+            await self._connection.commands(
+                ("HINCRBY", keyspace.EVENTS, event, times) for event, times in events.items()
+            )
 
     async def prune_lists(self) -> int:
         """Take what is past its TTL out of the lists of their owners; return how much was.

@@ -148,7 +148,7 @@ class Worker:
             return
         watchdog = self._world.settings.drain_seconds + HAND_OVER_SECONDS
         asyncio.get_running_loop().call_later(watchdog, self.node.die)
-        counting = asyncio.create_task(self._store.fleet.count("drains"))
+        counting = asyncio.create_task(self._store.fleet.count({"drains": 1}))
         await self._drain.run(self._world.settings.drain_seconds)
         await counting
         while self._working:

@@ -15,7 +15,7 @@ class Away:
     async def command(self, *_):
         raise StoreUnavailable
 
-    run = command
+    commands = run = command
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,6 @@ def test_percentiles_are_the_upper_edge_of_their_bucket(latencies, share, millis
 
 
 async def test_an_event_that_cannot_be_counted_is_nobodys_error():
-    await FleetStore(Away(), Settings()).count("drains")
+    await FleetStore(Away(), Settings()).count({"drains": 1})
     with pytest.raises(StoreUnavailable):
         await FleetStore(Away(), Settings()).counts()
