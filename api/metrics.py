@@ -8,7 +8,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from circuit_breaker import BreakerView, CircuitState
-from tasks.telemetry.metrics import SECONDS, loop_deaths, message_sizes, process_metrics
+from tasks.records.jobs import TIERS
+from tasks.telemetry.metrics import (
+    SECONDS,
+    UNUSABLE,
+    loop_deaths,
+    message_sizes,
+    process_metrics,
+    unusable_event,
+)
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -117,6 +125,15 @@ class FleetMetrics:
                 jobs.add_metric([tier, status], number)
         yield jobs
         what = "a unit of a batch, up to a slice, counts as one."
+        unusable = CounterMetricFamily(
+            "fallthrough_unusable",
+            "Tries of which nobody was shown what the tier gave, or would have given.",
+            labels=["tier", "detail"],
+        )
+        for tier, details in unusable_counts(self._events).items():
+            for detail, number in details.items():
+                unusable.add_metric([tier, detail], number)
+        yield unusable
         yield _gauge(
             "fallthrough_queue_waiting", f"Jobs that wait to begin; {what}", "queue", gauges.waiting
         )
@@ -138,6 +155,14 @@ class FleetMetrics:
             "Warm shutdowns of workers.",
             self._events.get("drains", 0),
         )
+
+
+def unusable_counts(events: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return what the models' tiers gave and nobody was shown: tier → what → times."""
+    return {
+        tier: {what: events.get(unusable_event(tier, what), 0) for what in UNUSABLE}
+        for tier in TIERS[:-1]
+    }
 
 
 class StoreAway:

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.responses import HTMLResponse, Response
 
 from api.errors import json_response, not_found
-from api.metrics import FleetMetrics, StoreAway
+from api.metrics import FleetMetrics, StoreAway, unusable_counts
 from api.routing import Description, Route, Undescribed
 from api.services import Services, services_of
 from tasks.errors import FallthroughError, StoreUnavailable
@@ -133,10 +133,10 @@ async def metrics(request: Request) -> Response:
         encoder, content_type = choose_encoder(accept)
         own = services.metrics.registry
         return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
-    counts, _, gauges, views = await _fleet(services)
+    counts, events, gauges, views = await _fleet(services)
     summary = _summary(counts, await services.store.fleet.latencies(), gauges, views)
-    flower_url = services.settings.flower_url or None
-    return json_response({"metrics": {**summary, "flower_url": flower_url}})
+    rest = {"unusable": unusable_counts(events), "flower_url": services.settings.flower_url or None}
+    return json_response({"metrics": {**summary, **rest}})
 
 
 class FleetView(NamedTuple):

@@ -35,9 +35,11 @@ from tasks.records.jobs import TIERS
 from tasks.telemetry.metrics import (
     LONG_SECONDS,
     SECONDS,
+    UNUSABLE,
     loop_deaths,
     message_sizes,
     process_metrics,
+    unusable_event,
 )
 from tasks.telemetry.observer import Observer
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from workers.pause import Pause
     from workers.pulse import Pulse
 
-LOOPS = ("leases", "cancellations", "sweeper", "health port", "pause")
+LOOPS = ("leases", "cancellations", "sweeper", "health port", "pause", "counts")
 SWEPT = ("lease", "unbegun", "parked", "expired")
 HELD = ("saturated", "misconfigured")
 # Of a verdict, where they say more than it: what the answer, or the request, was like.
@@ -120,6 +122,7 @@ class WorkerMetrics(Observer):
         for reason in SWEPT:
             _ = self._swept[reason,]
         self._breakers = _BreakerMetrics(registry)
+        self._untold: dict[str, int] = {}
 
     def loop_died(self, name: str) -> None:
         """Count the death of a background loop."""
@@ -159,8 +162,17 @@ class WorkerMetrics(Observer):
         """Count a try, and note how long it took if it came to a call."""
         known = next((each for each in DETAILS if each in detail), "") if detail else ""
         self._tries[tier, verdict.value, known].inc()
+        unusable = verdict.value if verdict is Verdict.UNFIT else known
+        if unusable in UNUSABLE:
+            event = unusable_event(tier, unusable)
+            self._untold[event] = self._untold.get(event, 0) + 1
         if verdict not in NOT_CALLED:
             self._try_seconds[tier,].observe(took)
+
+    def take_untold(self) -> dict[str, int]:
+        """Return what the fleet's counts lack, event → times, and forget it."""
+        untold, self._untold = self._untold, {}
+        return untold
 
     def finished(self, tier: str, status: str, age: float, tokens: Tokens) -> None:
         """Count a job that ended."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
+COUNT_SECONDS = 2.0  # between two times that the fleet is told what it counts
 SPARE_THREADS = 2  # which fresh work never takes: what has begun once does not wait for it
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ class WorkerProcess:
         start("cancellations", leases.listen)
         start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
         start("health port", partial(serve, port, health_socket))
+        start("counts", self._keep_counts)
         if Queue.BATCH.value in self._queues():
             tier_breakers = [tier.breaker for tier in tiers.models.values()]
             start("pause", partial(self._pause.keep, tier_breakers))
@@ -197,6 +199,16 @@ class WorkerProcess:
             process.end_after(self._settings.drain_seconds)
             asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
 
+    async def _keep_counts(self) -> None:
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            await self._count()
+
+    async def _count(self) -> None:
+        untold = self._metrics.take_untold()
+        if untold:
+            await self._store.fleet.count(untold)
+
     async def _stop_calls(self) -> None:
         counting = asyncio.create_task(self._store.fleet.count({"drains": 1}))
         await self._drain.run(self._settings.drain_seconds)
@@ -204,6 +216,7 @@ class WorkerProcess:
 
     async def _close(self) -> None:
         await self._background.stop()
+        await self._count()
         with contextlib.suppress(Exception):
             await self._tiers.http.aclose()
         await self._store.close()

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+# What a tier gave, or would have given, and nobody was shown; the fleet's counts have it by tier.
+UNUSABLE = ("interrupted", "unshowable", "unfit")
 LONG_SECONDS = (*SECONDS, 300, 900, 3600, 14_400, 86_400)
+
+
+def unusable_event(tier: str, what: str) -> str:
+    """Return the name under which the store counts it. what: one of UNUSABLE."""
+    return f"unusable:{tier}:{what}"
 
 
 def process_metrics(registry: CollectorRegistry) -> None:

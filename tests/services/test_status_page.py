@@ -121,6 +121,17 @@ def test_answers_are_counted_by_tier_and_paced(api, page):
     )
 
 
+def test_what_a_tier_gave_and_nobody_was_shown_is_told(fleet, gpu, cpu, page):
+    api = both(fleet.api(), fleet.worker())
+    gpu.mode = "abort"
+    page.open(api.url)
+    page.wait(card("max_gpu"), "in service")
+    assert "not shown" not in page.text(card("max_gpu"))
+    ask(api, PRIVATE)
+    page.wait(card("max_gpu"), "not shown: 1 interrupted")
+    assert "not shown" not in page.text(card("ollama_cpu"))
+
+
 def test_an_outage_is_shown_with_its_countdown_its_jobs_and_its_batch(outage, page):
     page.open(outage.url)
     page.wait(card("max_gpu"), "out of service")

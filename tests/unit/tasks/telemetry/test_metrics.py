@@ -87,3 +87,22 @@ def test_tries_are_counted_by_what_their_replies_were_like(verdict, detail, told
     labels = {"tier": "gpu", "verdict": verdict.value, "detail": told}
     value = metrics.registry.get_sample_value
     assert value("fallthrough_worker_tries_total", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "detail", "event"),
+    [
+        (Verdict.FAILURE, "interrupted", "unusable:gpu:interrupted"),
+        (Verdict.FAILURE, "unshowable", "unusable:gpu:unshowable"),
+        (Verdict.UNFIT, "misfit schema", "unusable:gpu:unfit"),
+        (Verdict.UNFIT, "", "unusable:gpu:unfit"),
+        (Verdict.FAILURE, "HTTP 500", None),
+        (Verdict.ANSWERED, "misfit json", None),
+    ],
+)
+def test_what_nobody_was_shown_is_told_to_the_fleet_once(verdict, detail, event):
+    metrics = WorkerMetrics()
+    for _ in range(2):
+        metrics.tried("gpu", verdict, 0.1, detail)
+    assert metrics.take_untold() == ({event: 2} if event else {})
+    assert metrics.take_untold() == {}
