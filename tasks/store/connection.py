@@ -318,9 +318,10 @@ class Connection:
 
     async def _look_at_largest(self) -> None:
         """Find how large a value may be: a larger one would end its connection, again and again."""
-        with suppress(ResponseError):  # some that are managed do not tell
-            told = await self.client.config_get(BULK_LENGTH)
-            self._largest_value = int(told.get(BULK_LENGTH, LARGEST_VALUE))
+        async with translated():
+            with suppress(ResponseError):  # some that are managed do not tell
+                told = await self.client.config_get(BULK_LENGTH)
+                self._largest_value = int(told.get(BULK_LENGTH, LARGEST_VALUE))
 
     async def _check_cluster(self, *, is_broker: bool) -> None:
         async with translated():

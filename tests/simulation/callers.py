@@ -283,7 +283,7 @@ class Callers:
             text = json.loads(reply.content)["choices"][0]["message"]["content"]
             if not text.endswith(ask.prompt(0)):
                 self._world.violated(f"{ask}: the answer is another's: {text!r}")
-        elif reply.status not in {200, 400, 404, 500, 504}:
+        elif reply.status not in {200, 400, 404, 413, 422, 500, 504}:
             self._world.violated(f"{ask}: a chat was answered with {reply.status}")
 
     async def _leaver(self, ask: Ask) -> None:

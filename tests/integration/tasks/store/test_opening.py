@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from harness.waiting import free_port
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.settings import Settings
@@ -48,6 +51,32 @@ async def test_a_store_that_would_drop_jobs_is_not_opened(valkey, prepare):
 async def test_a_store_that_does_not_answer_is_not_opened(prepare):
     with pytest.raises(StoreUnavailable):
         await prepare(f"redis://127.0.0.1:{free_port()}/0")
+
+
+@pytest.mark.parametrize("lost", [RedisConnectionError("reset"), RedisTimeoutError("late")])
+async def test_a_store_that_is_lost_at_any_request_of_opening_it_is_away(
+    valkey, prepare, monkeypatch, lost
+):
+    await prepare(valkey.url)  # else the lock of who was lost as it took over is waited for
+    send = Redis.execute_command
+    left = 0
+
+    async def execute_command(self, *args, **options):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise lost
+        return await send(self, *args, **options)
+
+    monkeypatch.setattr(Redis, "execute_command", execute_command)
+    for answered in range(20):
+        left = answered
+        try:
+            await prepare(valkey.url)
+        except StoreUnavailable:
+            continue
+        break
+    assert 3 <= answered < 19, "it was lost at each, and opened in the end"
 
 
 async def test_the_five_parts_share_what_they_are_opened_with(valkey, tmp_path):
