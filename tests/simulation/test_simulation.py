@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mutation.equivalents import EQUIVALENT
+from mutation.scripts import mutants
 
 from circuit_breaker.stores import scripts as breaker_scripts
 from simulation.callers import Ask
 from simulation.command import kind_of, shrunk, valkey
 from simulation.coverage import Coverage
-from simulation.equivalents import EQUIVALENT
 from simulation.faults import Fault
-from simulation.mutants import mutants
 from simulation.store import PUBLISHED, TTL, Server
 from simulation.world import Plan, simulate
 from tasks.store.connection import load_scripts

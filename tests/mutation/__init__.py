@@ -1,0 +1,1 @@
+"""Mutants: the product with one thing changed, which a test must notice; `./run prove`."""
