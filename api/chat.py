@@ -16,7 +16,7 @@ from api.idempotency import chat_keys
 from api.routing import Description, Route
 from api.schemas import Handling, Sampling, chat_of, parse_json
 from api.services import Services, owner_of, services_of
-from fallback_chain import MISFIT, UNCHECKED, UpstreamError
+from fallback_chain import UpstreamError
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import JobRecord, Status
 
@@ -94,18 +94,10 @@ def _answer(record: JobRecord) -> Response:
     if record.cache_age_seconds is not None:
         headers["x-fallthrough-cache-age"] = f"{record.cache_age_seconds:.0f}"
     if record.status is Status.SUCCEEDED and record.answer is not None:
-        if fit := fit_of(record):
-            headers["x-fallthrough-fit"] = fit
+        if record.fit:
+            headers["x-fallthrough-fit"] = record.fit
         return Response(bytes(record.answer), headers=headers, media_type="application/json")
     return _failure(record, headers)
-
-
-def fit_of(record: JobRecord) -> str:
-    """Return what is known of how an answer fits its request: "failed", "unchecked", or ""."""
-    detail = record.attempts[-1].get("detail", "") if record.attempts else ""
-    if detail.startswith(MISFIT):
-        return "failed"
-    return UNCHECKED if detail == UNCHECKED else ""
 
 
 def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:

@@ -102,6 +102,7 @@ class JobObject(Struct, kw_only=True):
     tier_used: str | None
     degraded: bool
     cache_age_seconds: float | None
+    fit: str | None  # failed, unchecked
     text: str | None
     answer: msgspec.Raw | None
     usage: dict[str, Any] | None
@@ -274,6 +275,7 @@ def show(record: JobRecord) -> JobObject:
         tier_used=record.tier_used,
         degraded=record.tier_used == "degraded",
         cache_age_seconds=record.cache_age_seconds,
+        fit=record.fit,
         text=text,
         answer=answer,
         usage=usage,
@@ -297,6 +299,7 @@ def accepted(job: Submission, created_at: float) -> JobObject:
         tier_used=None,
         degraded=False,
         cache_age_seconds=None,
+        fit=None,
         text=None,
         answer=None,
         usage=None,

@@ -37,6 +37,7 @@ from fallback_chain.trial import (
     Tokens,
     Trial,
     Verdict,
+    fit_of,
     next_step,
     outcome_of,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "cache_key",
     "classify",
     "degraded_answer",
+    "fit_of",
     "model_configs",
     "next_step",
     "normalise_url",

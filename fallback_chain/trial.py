@@ -83,6 +83,19 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     error: dict[str, Any] | None = None
 
 
+def fit_of(verdict: str, detail: str) -> str | None:
+    """Say how an answer fits the form that was asked for, by the last try of its request.
+
+    "failed": it does not; "unchecked": that cannot be said; None: nothing is known against it, or
+    no model gave it.
+    """
+    if verdict != Verdict.ANSWERED:
+        return None
+    if detail.startswith(MISFIT):
+        return "failed"
+    return UNCHECKED if detail == UNCHECKED else None
+
+
 class Tokens(NamedTuple):
     """What a server counted. cached: of the prompt's; reasoning: of the answer's."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fallback_chain import fit_of
 from tasks.records.batches import OUTPUT, LineResult
 from tasks.records.jobs import BegunJob, Status
 
@@ -38,6 +39,9 @@ def answered_line(index: int, custom_id: str, job: BegunJob, done: Finish) -> Li
     provenance: dict[str, Any] = {"attempts": done.attempts}
     if done.tier_used:
         provenance["tier_used"] = done.tier_used
+    last = done.attempts[-1] if good and done.attempts else None
+    if last and (fit := fit_of(last.verdict, last.detail)):
+        provenance["fit"] = fit
     response = _Response(status, line_id, msgspec.Raw(body))
     line = _OutputLine(line_id, custom_id, response, None, provenance)
     return LineResult(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fallback_chain import Attempt  # noqa: TC001 - msgspec reads it
+from fallback_chain import Attempt, fit_of
 from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - as above
 from tasks.records.transitions import Transition
 
@@ -176,6 +176,12 @@ class JobRecord(msgspec.Struct, frozen=True):
     error_status: int | None
     cache_age_seconds: float | None
     metadata: dict[str, str]
+
+    @property
+    def fit(self) -> str | None:
+        """How its answer fits the form that was asked for: see fit_of()."""
+        last = self.attempts[-1] if self.attempts and self.answer is not None else {}
+        return fit_of(last.get("verdict", ""), last.get("detail", ""))
 
 
 def new_job_id() -> str:

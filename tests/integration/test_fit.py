@@ -145,6 +145,11 @@ def test_the_gpu_tiers_own_answer_passes_marked_and_is_not_kept(stack, sdk, modu
         first = http.post("/v1/jobs", json=job).json()
         first = http.get(f"/v1/jobs/{first['id']}?wait=10").json()
         assert (first["tier_used"], first["attempts"][-1]["detail"]) == ("gpu", "misfit json")
+        assert first["fit"] == "failed"
         again = http.post("/v1/jobs", json={**job, "cache": "first"}).json()
         assert http.get(f"/v1/jobs/{again['id']}?wait=10").json()["tier_used"] == "gpu"
     assert "x-fallthrough-fit" not in ask(sdk).headers
+    lines = [line("form", "line", response_format=FORM), line("free", "line")]
+    output, _ = check_every_line_once(sdk, ended(sdk, start(sdk, lines).id), ["form", "free"])
+    fits = {each["custom_id"]: each["fallthrough"].get("fit") for each in output}
+    assert fits == {"form": "failed", "free": None}

@@ -12,7 +12,7 @@ from harness.waiting import eventually
 
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, MemoryStore, Outcome
 from circuit_breaker.events import CallRecorded
-from fallback_chain import ChatTier, Need, Reply, TierConfig, UpstreamError, Verdict
+from fallback_chain import ChatTier, Need, Reply, TierConfig, UpstreamError, Verdict, fit_of
 
 SCHEMA = {
     "type": "object",
@@ -222,3 +222,18 @@ async def test_an_answer_that_is_here_is_kept_by_one_who_is_cut_off(answered):
             await asking
     go_on.set()
     await eventually(lambda: stand.failures == (not answered))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "detail", "fit"),
+    [
+        ("answered", "misfit schema", "failed"),
+        ("answered", "unchecked", "unchecked"),
+        ("answered", "", None),
+        ("unfit", "misfit schema", None),  # a message of ours came after it
+        ("miss", "", None),
+        ("", "", None),
+    ],
+)
+def test_how_an_answer_fits_is_said_of_its_last_try(verdict, detail, fit):
+    assert fit_of(verdict, detail) == fit
