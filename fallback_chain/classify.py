@@ -65,7 +65,7 @@ RULES = (
     Rule(frozenset({400, 404, 422}), NO_MODEL, Verdict.UNFIT, NO_SUCH_MODEL),
     Rule(_range(400, 499), TOO_LONG + TOO_LONG_MORE, Verdict.UNFIT, CONTEXT),
     Rule(frozenset({500}), TOO_LONG, Verdict.UNFIT, CONTEXT),  # llama.cpp's older releases
-    Rule(frozenset({400, 403, 422, 451}), POLICY, Verdict.REFUSED),
+    Rule(frozenset({400, 403, 422}), POLICY, Verdict.REFUSED),
     Rule(frozenset({400, 422}), DEAD, Verdict.FAILURE),  # behind a server that is well
     Rule(frozenset({400, 404, 415, 422, 500, 501}), UNABLE, Verdict.UNFIT, LACKING),
     Rule(frozenset({400, 413, 414, 415, 416, 422, 431, 451}), ANY, Verdict.REFUSED),

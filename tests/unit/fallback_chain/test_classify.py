@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fallback_chain.answers import ENDINGS
 from fallback_chain.answers import INTERRUPTED as BROKEN_OFF
-from fallback_chain.classify import KEPT_OF_ERROR, LONGEST_RETRY_AFTER, classify, retry_after
+from fallback_chain.classify import KEPT_OF_ERROR, classify, retry_after
 from fallback_chain.http import Reply
 from fallback_chain.trial import Verdict
 
@@ -108,6 +108,161 @@ def reply(status, body, headers=None):
 )
 def test_verdicts(status, body, verdict):
     assert classify(reply(status, body), now=0).verdict is verdict
+
+
+WORDLESS = {
+    Verdict.REFUSED: {400, 413, 414, 415, 416, 422, 431, 451},
+    Verdict.SATURATED: {429, 529},
+    Verdict.MISCONFIGURED: {
+        *range(300, 400),
+        *(401, 402, 403, 404, 405, 406, 407, 410, 421, 426),
+    },
+}
+
+
+def of_status(status):
+    """What a status means that comes without a word."""
+    known = (verdict for verdict, statuses in WORDLESS.items() if status in statuses)
+    return next(known, Verdict.FAILURE)
+
+
+def test_each_status_means_something_by_itself():
+    found = {status: classify(reply(status, b""), 0) for status in range(100, 600) if status != 200}
+    assert {status: meaning.verdict for status, meaning in found.items()} == {
+        status: of_status(status) for status in found
+    }
+    assert {meaning.detail for meaning in found.values()} == {f"HTTP {status}" for status in found}
+
+
+# At these statuses these words of servers mean this; each line has one of the table's words.
+SAID = [
+    (
+        {429, 529},
+        Verdict.MISCONFIGURED,
+        "",
+        """insufficient_quota
+        You exceeded your current quota.
+        Insufficient credit on it
+        You are out of credit""",
+    ),
+    (
+        {503},
+        Verdict.SATURATED,
+        "",
+        """server busy
+        overloaded_error
+        the queue is full
+        no capacity left
+        Too many requests
+        rate limit reached
+        maximum pending reached""",
+    ),
+    (
+        {400, 404, 422},
+        Verdict.UNFIT,
+        "no such model",
+        """model_not_found
+        Model not found
+        model "x" not found, try pulling it first
+        unknown model x
+        there is no such model
+        Invalid model name
+        model is not loaded
+        The model `x` does not exist.
+        The model 'x' does not exist.""",
+    ),
+    (
+        {*range(400, 500)} - {429},
+        Verdict.UNFIT,
+        "context too long",
+        """longer than the context size
+        past the context window
+        longer than max_model_len
+        the input exceeds max length""",
+    ),
+    (
+        {*range(400, 500), 500} - {429},
+        Verdict.UNFIT,
+        "context too long",
+        """context_length_exceeded
+        exceed_context_size_error
+        past the maximum context
+        longer than its context length""",
+    ),
+    (
+        {400, 403, 422, 451},  # the last whatever it says
+        Verdict.REFUSED,
+        "",
+        """content_policy_violation
+        against the content policy
+        content_filter
+        stopped by moderation
+        it was flagged""",
+    ),
+    (
+        {400, 422},
+        Verdict.FAILURE,
+        "",
+        """The engine is dead
+        EngineDeadError
+        EngineCore has met an issue
+        engine process failed
+        Background loop has errored""",
+    ),
+    (
+        {400, 404, 415, 422, 500, 501},
+        Verdict.UNFIT,
+        "not supported",
+        """x does not support tools
+        x doesn't support tools
+        unsupported: logprobs
+        n is not implemented
+        tools are not enabled
+        Only one completion choice is allowed
+        only one choice may be asked for
+        it requires --enable-auto-tool-choice
+        tools param requires jinja
+        x is not a multimodal model
+        it has no mmproj
+        there is no tool call parser
+        x is not a chat model
+        x has no chat template""",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said", "verdict", "detail"),
+    [(codes, text.strip(), *means) for codes, *means, said in SAID for text in said.splitlines()],
+)
+def test_words_tell_what_some_statuses_mean(statuses, said, verdict, detail):
+    for status in set(range(100, 600)) - {200}:
+        meaning = classify(reply(status, {"error": {"message": said}}), 0)
+        if status in statuses:
+            expected = (verdict, f"HTTP {status} {detail}".rstrip())
+        else:
+            expected = (of_status(status), f"HTTP {status}")
+        assert (meaning.verdict, meaning.detail) == expected, status
+        assert meaning.no_such_model is (meaning.detail == f"HTTP {status} no such model")
+        told = meaning.verdict in {Verdict.REFUSED, Verdict.UNFIT}
+        assert (meaning.error is not None) is told
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_of_two_meanings_one_counts(status):
+    def meaning(said):
+        return classify(reply(status, {"error": said}), 0)
+
+    assert meaning("flagged: this is not supported").verdict is Verdict.REFUSED
+    assert meaning("the engine is dead: unsupported").verdict is Verdict.FAILURE
+    assert meaning("invalid model: its context length is 0").no_such_model
+
+
+def test_the_words_are_looked_for_wherever_a_server_says_them():
+    for error in ({"code": "model_not_found"}, {"type": "Model_Not_Found"}, "MODEL_NOT_FOUND"):
+        assert classify(reply(400, {"error": error}), 0).no_such_model
+    assert classify(reply(400, b"model_not_found, and no JSON"), 0).no_such_model
+    assert not classify(reply(400, {"error": {"param": "model_not_found"}}), 0).no_such_model
 
 
 THINKING = [
@@ -230,11 +385,55 @@ def test_what_cannot_be_read_whole_is_not_shown(content):
 
 @pytest.mark.parametrize(
     ("said", "counted"),
-    [(7, 7), (0, 0), (True, 0), (-1, 0), (10**30, 0), (2**31, 0), (1.5, 0), ("7", 0), (None, 0)],
+    [
+        *((7, 7), (0, 0), (2**31 - 1, 2**31 - 1), (2**31, 0), (10**30, 0)),
+        *((True, 0), (-1, 0), (1.5, 0), ("7", 0), (None, 0)),
+    ],
 )
 def test_only_plain_numbers_of_tokens_are_counted(said, counted):
     usage = {"prompt_tokens": said, "completion_tokens": 2}
     assert classify(reply(200, {**ANSWER, "usage": usage}), 0).tokens == (counted, 2, 0, 0)
+
+
+def test_what_is_counted_of_a_prompt_and_an_answer():
+    def tokens(usage):
+        return classify(reply(200, {**ANSWER, "usage": usage}), 0).tokens
+
+    usage = {
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+    assert tokens(usage) == (1, 2, 3, 4)
+    assert tokens({**usage, "prompt_tokens_details": [7]}) == (1, 2, 0, 4)
+    assert tokens({**usage, "completion_tokens_details": None}) == (1, 2, 3, 0)
+    assert tokens([7]) == (0, 0, 0, 0)
+
+
+def test_an_answer_is_taken_along_with_who_gave_it():
+    meaning = classify(reply(200, ANSWER), 0)
+    assert (meaning.detail, meaning.model, meaning.error) == ("", "m", None)
+    assert meaning.answer.text == "Hi"
+
+
+def test_only_who_is_busy_says_when_to_come_again():
+    asked = {
+        status: classify(reply(status, b"", {"retry-after": "7"}), 0).retry_after_seconds
+        for status in (400, 401, 404, 429, 503)
+    }
+    assert asked == {400: None, 401: None, 404: None, 429: 7.0, 503: None}
+
+
+def test_of_an_error_that_says_little_the_rest_is_known():
+    assert classify(reply(400, {"error": {"message": "no"}}), 0).error == {
+        "message": "no",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
+    full = {"message": "no", "type": "t", "param": "p", "code": "c"}
+    assert classify(reply(400, {"error": full}), 0).error == full
 
 
 def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():
@@ -260,6 +459,21 @@ def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():
 )
 def test_the_callers_error_keeps_the_servers_words(body, message):
     assert classify(reply(400, body), 0).error["message"] == message
+
+
+def test_the_bounds_of_what_a_server_says():
+    def said(error):
+        return classify(reply(400, {"error": error}), 0).error
+
+    assert KEPT_OF_ERROR == 65_536
+    assert said({"message": "x" * 65_536})["message"] == "x" * 65_536
+    assert said({"message": "x" * 65_537})["message"] == "x" * 65_536 + " …"
+    assert said({"message": ["x"] * 21})["message"] == "; ".join(["x"] * 20)
+    for field in ("type", "param", "code"):
+        for kept in ("x" * 256, 2**53 - 1):
+            assert said({field: kept})[field] == kept
+        for dropped in ("x" * 257, 2**53, -(2**53)):
+            assert said({field: dropped})[field] != dropped
 
 
 def test_of_an_endless_error_some_is_kept():
@@ -291,8 +505,10 @@ def test_what_operators_see_holds_no_words_of_the_server():
         ("-1", 0),
         ("soon", None),
         ("nan", None),
-        ("inf", LONGEST_RETRY_AFTER),
-        ("999999", LONGEST_RETRY_AFTER),
+        ("inf", 3600),
+        ("999999", 3600),
+        (" 7 ", 7),
+        ("Thu, 01 Jan 1970 00:00:40 GMT", 0),
         ("Thu, 01 Jan 1970 00:01:40 GMT", 40),
         ("Thu, 99 Jan 1970 00:01:40 GMT", None),
     ],
