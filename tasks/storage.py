@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
@@ -76,9 +76,9 @@ class Storage:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """Write a file that appears when it is whole: others may be reading the one before it."""
-        if not self._folders:  # what is written to an object store appears so anyway
-            with _as_os_error(), self.open(name, "wb") as file:
-                yield file
+        if not self._folders:
+            with _as_os_error():
+                yield from self._sending(name)
             return
         fresh = f"{UNFINISHED}/{os.urandom(8).hex()}"
         try:
@@ -93,6 +93,17 @@ class Storage:
             _sync_folder(folder)
         except BaseException:
             self.remove(fresh)
+            raise
+
+    def _sending(self, name: str) -> Iterator[BinaryIO]:
+        # It appears when it is closed, and so does half of it: what breaks off is never closed.
+        file: Any = self.open(name, "wb")
+        try:
+            yield file
+            file.close()
+        except BaseException:
+            file.discard()
+            file.closed = True
             raise
 
     def write(self, name: str, content: bytes) -> None:

@@ -106,12 +106,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif "partNumber" in query:
             uploads[key][int(query["partNumber"])] = body
             self._answer(200, etag='"part"')
+        elif "uploadId" in query and self.command == "DELETE":
+            uploads.pop(key, None)
+            self._answer(204)
         elif "uploadId" in query:
             sent = [uploads[key][number] for number in sorted(uploads[key])]
             if any(len(part) < SMALLEST_PART for part in sent[:-1]):
                 self._answer(400, b"<Error><Code>EntityTooSmall</Code></Error>")
                 return
             objects[key] = b"".join(sent)
+            del uploads[key]
             told = (
                 b'<CompleteMultipartUploadResult><ETag>"x"</ETag></CompleteMultipartUploadResult>'
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from simulation.broker import Broker, CeleryApp, SimulatedThread, chain
 from simulation.callers import OWNERS, Ask, Callers, asks_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simulation.loop import Node
 
 END_SECONDS = 400.0  # after the last fault, until all that was accepted must have ended
+OPEN = MemoryFileSystem._open
 SCRIPTS = load_scripts()  # read once, not by each process anew
 SECRETS = {owner: f"the-secret-of-{owner}" for owner in OWNERS}
 LOOK_SECONDS = 1.7  # between two looks at the store in the middle of it
@@ -331,10 +332,29 @@ def _replaced(world: World) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in patches:
             stack.enter_context(mock.patch(name, value))
-        for name in ("_open", "cat_file", "rm"):
-            value = _failing(world, getattr(MemoryFileSystem, name))
+        methods = {"_open": _open, "cat_file": MemoryFileSystem.cat_file, "rm": MemoryFileSystem.rm}
+        for name, method in methods.items():
+            value = _failing(world, method)
             stack.enter_context(mock.patch.object(MemoryFileSystem, name, value))
         yield
+
+
+class _Object(MemoryFile):
+    """A file of an object store: it appears when it is closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.commit()
+
+    def __del__(self) -> None:
+        """Do not close what a call that failed has opened."""
+
+
+def _open(storage: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
+    return _Object(storage, path) if mode == "wb" else OPEN(storage, path, mode, **options)
 
 
 def _failing(world: World, method: Callable[..., Any]) -> Callable[..., Any]:

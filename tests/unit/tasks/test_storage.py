@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from harness.s3 import S3Server
+from s3fs.core import S3File
 
 from tasks import storage as names
 from tasks.errors import SettingsError
-from tasks.storage import UNFINISHED, Storage, default_folder
+from tasks.storage import UNFINISHED, WRITE_BLOCK, Storage, default_folder
 
 
 @pytest.fixture
@@ -56,11 +59,49 @@ def test_without_a_setting_files_lie_in_the_users_data_folder(monkeypatch, tmp_p
     assert default_folder() == str(tmp_path / ".local" / "share" / "fallthrough" / "files")
 
 
+@pytest.fixture(scope="module")
+def s3():
+    server = S3Server()
+    yield server
+    server.close()
+
+
 @pytest.fixture(params=["folder", "object store"])
-def any_storage(request, tmp_path):
+def any_storage(request, tmp_path, s3, monkeypatch):
     if request.param == "folder":
         return Storage(str(tmp_path))
-    return Storage(f"memory:/{tmp_path}")
+    for name, value in s3.environ.items():
+        monkeypatch.setenv(name, value)
+    return Storage(f"s3://bucket{tmp_path}")
+
+
+@pytest.mark.parametrize("written", [0, 3, WRITE_BLOCK + 3])
+def test_what_breaks_off_leaves_what_was_there(any_storage, s3, written):
+    def break_off(name):
+        with any_storage.writing(name) as file:
+            file.write(b"x" * written)
+            raise FileNotFoundError
+
+    any_storage.write("parts/a", b"old")
+    for name in ("parts/a", "parts/b"):
+        with pytest.raises(FileNotFoundError):
+            break_off(name)
+    assert any_storage.read("parts/a", 0, 9) == b"old"
+    with pytest.raises(FileNotFoundError):
+        any_storage.read("parts/b", 0, 9)
+    assert s3.uploads == {}
+
+
+def test_what_cannot_be_sent_leaves_what_was_there(any_storage, monkeypatch):
+    if any_storage._folders:
+        return
+    any_storage.write("parts/a", b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(S3File, "_upload_chunk", Mock(side_effect=OSError("no space")))
+        for size in (3, WRITE_BLOCK + 3):
+            with pytest.raises(OSError, match="no space"):
+                any_storage.write("parts/a", b"x" * size)
+    assert any_storage.read("parts/a", 0, 9) == b"old"
 
 
 def test_a_range_of_a_file_is_read_as_far_as_the_file_goes(any_storage):
