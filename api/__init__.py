@@ -1,1 +1,9 @@
 """HTTP in, jobs out."""
+
+import os
+import sys
+
+# `python -m api` looks into the current folder first: there may be a tasks.py, or a json.py.
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+if sys.argv[0] == "-m" and sys.path and sys.path[0] == os.getcwd() != _HOME:  # noqa: PTH109
+    del sys.path[0]

@@ -16,7 +16,7 @@ from api.app import create_app
 from tasks import process
 from tasks.app import check_broker
 from tasks.errors import FallthroughError, SettingsError
-from tasks.settings import Settings
+from tasks.settings import Settings, http_url
 from tasks.storage import Storage
 from tasks.store import prepare_store
 from tasks.telemetry import logs
@@ -84,8 +84,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises again, at its end, the signal that ended it: being asked is no failure.
         signal.signal(number, lambda *_: None)
-    host, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d", host, port)
+    log.info("listening on %s", http_url(*listener.getsockname()[:2]))
     server.run(sockets=[listener])
     return 0 if server.started else 2
 

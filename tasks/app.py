@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> Celery:
     Raises SettingsError for a broker that cannot be one.
     """
     check_broker(settings)
+    _forget_other_projects()
     app = Celery("fallthrough", broker=settings.effective_broker_url, set_as_current=True)
     amqp = settings.effective_broker_url.startswith("amqp")
     arguments = {"x-queue-type": "quorum"} if amqp else None
@@ -92,6 +94,12 @@ def create_app(settings: Settings) -> Celery:
     for tier in TIERS + PHASES:
         app.register_task(type(f"{tier.title()}Task", (TierTask,), _task(tier))())
     return app
+
+
+def _forget_other_projects() -> None:
+    # Celery would take these before what it is told: another project's broker, pool, or loader.
+    for name in [name for name in os.environ if name.startswith("CELERY_")]:
+        del os.environ[name]
 
 
 HEARTBEAT_SECONDS = 3  # of RabbitMQ's consumers; the publisher's thread has its own

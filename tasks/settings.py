@@ -22,6 +22,7 @@ REDIS_PORT = 6379
 EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
+_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")  # the value of one that is a setting's name too
 
 
 # What a request may need of a tier, in the words of `fallback_chain.Need`; text: none of them.
@@ -129,6 +130,12 @@ def _fault_of_link(text: str) -> str:
     if not fault and "@" in urlsplit(text).netloc:
         fault = "it has a user or password, which whoever sees the page would see: take it out"
     return fault
+
+
+def http_url(host: str, port: int) -> str:
+    """Return where a server that listens on this host can be asked from this machine."""
+    reached = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def masked_url(text: str) -> str:
@@ -313,6 +320,7 @@ class Settings:
             f.name: _parse(name, environ[name].strip(), f)
             for name, f in known.items()
             if name in environ
+            and not (_KUBERNETES.search(name) and _KUBERNETES_PORT.match(environ[name]))
         }
         settings = cls(**values)
         settings._check()

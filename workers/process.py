@@ -26,6 +26,7 @@ from tasks.records.batches import PHASES, is_unit
 from tasks.records.jobs import Queue, new_token
 from tasks.recovery.leases import Leases
 from tasks.recovery.sweeper import Sweeper
+from tasks.settings import http_url
 from tasks.storage import Storage
 from tasks.store import open_store
 from tasks.store.retrying import Retrying
@@ -76,8 +77,8 @@ class WorkerProcess:
         self._loop.start()
         self._publisher.start()
         self._loop.call(self._open(health_socket))
-        host, port = health_socket.getsockname()[:2]
-        log.info("worker %s: health on http://%s:%d", self._name, host, port)
+        where = http_url(*health_socket.getsockname()[:2])
+        log.info("worker %s: health on %s", self._name, where)
         worker = self._celery_worker()
         process.freeze_garbage()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)

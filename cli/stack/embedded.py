@@ -29,6 +29,7 @@ def embedded_stack(
 
     Raises FolderInUseError or PortTakenError before anything starts.
     """
+    data = data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     with (data / "lock").open("w") as lock:
         try:

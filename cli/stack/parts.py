@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cli.stack.ports import claim, free_port
+from tasks.settings import http_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ class Part:
     stage: int
     environ: Mapping[str, str] = field(default_factory=dict)
     drain_seconds: float = 5.0  # what it gets to stop by itself
+    folder: Path | None = None  # where it runs; None: where we do
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def plan(
     user_variables: names of the FALLTHROUGH_ variables that the user set: those parts are not
     ours to run. Raises PortTakenError.
     """
-    api_port = claim(options.port, "--port", "the API")
+    api_port = claim(options.port, "--port", "the API", settings.host)
     flower_port = claim(options.flower_port, "--flower-port", "Flower")
     shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
     parts: list[Part] = []
@@ -83,7 +85,8 @@ def plan(
 
 
 def _python(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", *arguments)
+    # -P: not what lies in the current folder under a name of ours, or of Python's.
+    return (sys.executable, "-P", "-m", *arguments)
 
 
 def _health_probe(url: str) -> Callable[[], bool]:
@@ -149,7 +152,7 @@ def _worker(name: str, queues: str, shared: Mapping[str, str], drain: float) -> 
 
 
 def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
-    url = f"http://127.0.0.1:{port}"
+    url = http_url(host, port)
     environ = {**shared, "FALLTHROUGH_PORT": str(port), "FALLTHROUGH_HOST": host}
     is_ready = _health_probe(f"{url}/health/ready")
     return Part("api", _python("api"), url, is_ready, 3, environ, drain_seconds=drain)
@@ -159,4 +162,6 @@ def _flower(port: int, shared: Mapping[str, str], data: Path) -> Part:
     url = f"http://127.0.0.1:{port}"
     command = _python("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1")
     environ = {**shared, "FLOWER_DB": str(data / "flower")}
-    return Part("flower", command, url, _health_probe(f"{url}/healthcheck"), 3, environ)
+    healthy = _health_probe(f"{url}/healthcheck")
+    # Celery looks for its application in the current folder first.
+    return Part("flower", command, url, healthy, 3, environ, folder=data)

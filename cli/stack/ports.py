@@ -16,17 +16,20 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def claim(port: int, option: str, part: str) -> int:
-    """Return the port, or a free one for 0; raise PortTakenError that names the option."""
+def claim(port: int, option: str, part: str, host: str = "127.0.0.1") -> int:
+    """Return the port, or a free one for 0; raise PortTakenError that names the option.
+
+    host: an address or a name of this machine.
+    """
     if port == 0:
         return free_port()
-    with socket.socket() as sock:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(("127.0.0.1", port))
+            sock.bind((host, port))
         except OSError as error:
             message = (
-                f"port {port} for {part} cannot be used ({error.strerror}): "
+                f"port {port} for {part} cannot be used on {host} ({error.strerror}): "
                 f"choose another with {option} N, or {option} 0 for a free one"
             )
             raise PortTakenError(message) from None

@@ -39,8 +39,9 @@ class PartProcess:
 
     def start(self) -> None:
         """Start the process, its output into the log."""
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
-        tether = (sys.executable, "-m", "cli.stack.tether", str(os.getpid()))
+        others = ("FALLTHROUGH_", "CELERY_")
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(others)}
+        tether = (sys.executable, "-P", "-m", "cli.stack.tether", str(os.getpid()))
         with self.log.open("ab") as output:
             self.popen = subprocess.Popen(  # noqa: S603 - our own commands
                 (*tether, *self.part.command),
@@ -48,6 +49,7 @@ class PartProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**environ, **self.part.environ},
+                cwd=self.part.folder,
                 start_new_session=True,  # the terminal's Ctrl-C is the supervisor's to pass on
             )
         self._started_at = time.monotonic()

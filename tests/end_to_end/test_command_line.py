@@ -32,6 +32,44 @@ def up(tmp_path_factory, cpu):
     up.stop()
 
 
+HOSTILE = "import sys\nsys.stderr.write('MINE was imported\\n')\nsys.exit(3)\n"
+
+
+def test_up_is_deaf_to_what_stands_around_it(tmp_path, cpu):
+    names = ("tasks", "api", "workers", "cli", "circuit_breaker", "flowerconfig", "json", "celery")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(HOSTILE)
+    up = Up(
+        tmp_path / "data",
+        cwd=tmp_path,
+        FALLTHROUGH_CPU_URL=cpu.url,
+        FALLTHROUGH_PORT="tcp://10.96.0.7:8000",
+        FALLTHROUGH_SERVICE_HOST="10.96.0.7",
+        CELERY_BROKER_URL="redis://127.0.0.1:1/0",
+        CELERY_LOADER="somebody.elses:Loader",
+        CELERY_CUSTOM_WORKER_POOL="somebody.elses:Pool",
+    )
+    try:
+        job = httpx.post(f"{up.url}/v1/jobs", json={"prompt": "Hello"}).json()
+        job = httpx.get(f"{up.url}/v1/jobs/{job['id']}?wait=20", timeout=30).json()
+        assert job["text"] == "cpu-model: Hello"
+        assert httpx.get(f"{up.told['flower_url']}/api/workers", timeout=10).is_success
+    finally:
+        assert up.stop() == 0
+    logs = [log.read_text() for log in (tmp_path / "data" / "logs").iterdir()]
+    assert len(logs) >= 5
+    assert not any("MINE" in log for log in logs)
+
+
+def test_up_listens_where_it_is_told_to(tmp_path, cpu):
+    up = Up(tmp_path / "data", FALLTHROUGH_CPU_URL=cpu.url, FALLTHROUGH_HOST="::1")
+    try:
+        assert up.url.startswith("http://[::1]:")
+        assert httpx.get(f"{up.url}/health/ready").is_success
+    finally:
+        assert up.stop() == 0
+
+
 def test_a_prompt_is_answered_on_standard_output(up):
     done = run("submit", "Hello", "--url", up.url)
     assert (done.returncode, done.stdout) == (0, "cpu-model: Hello\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness import flower
 
-FALLTHROUGH = [sys.executable, "-m", "cli.main"]
+FALLTHROUGH = [sys.executable, "-P", "-m", "cli.main"]  # -P: as the installed command
 
 
 def environ(**settings):
@@ -46,7 +46,7 @@ def threads(pid):
 class Up:
     """A running `fallthrough up --json`."""
 
-    def __init__(self, data, *options, **settings):
+    def __init__(self, data, *options, cwd=None, **settings):
         self.errors = (data.parent / f"{data.name}.err").open("w+b")
         self.process = subprocess.Popen(
             [
@@ -55,6 +55,7 @@ class Up:
                 *("--data-dir", str(data), *options),
             ],
             env=environ(**settings),
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=self.errors,
         )

@@ -24,12 +24,12 @@ ENTRIES = {
 }
 
 
-def ended(*arguments, **settings):
+def ended(*arguments, cwd=ROOT, **settings):
     """Whatever such a process says before it ends with status 2: one line, and no secret."""
     done = subprocess.run(
         [sys.executable, *arguments],
         env=environ(**{f"FALLTHROUGH_{name}": value for name, value in settings.items()}),
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
@@ -40,6 +40,21 @@ def ended(*arguments, **settings):
     assert len(said.strip().splitlines()) == 1, said
     assert SECRET not in said
     return said
+
+
+@pytest.mark.parametrize("entry", ["api", "workers"])
+def test_a_folder_with_files_of_our_names_is_not_looked_into(tmp_path, entry):
+    for name in ("tasks", "circuit_breaker", "fallback_chain", "json", "logging", "uvicorn"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('MINE was imported')\n")
+    said = ended(*ENTRIES[entry], cwd=tmp_path, LOG_LEVEL="LOUD")
+    assert "FALLTHROUGH_LOG_LEVEL: 'LOUD'" in said
+
+
+@pytest.mark.parametrize("name", ["circuit_breaker", "fallback_chain"])
+def test_celery_does_not_start_beside_a_file_of_our_names(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('MINE was imported')\n")
+    said = ended(*ENTRIES["celery"], cwd=tmp_path)
+    assert f"{name} is found at {tmp_path / name}.py: start it in another folder" in said
 
 
 def job(api):
@@ -118,7 +133,7 @@ def test_config_shows_no_part_of_a_password():
     done = subprocess.run(
         [sys.executable, *ENTRIES["config"]],
         env=environ(FALLTHROUGH_REDIS_URL=url, FALLTHROUGH_API_KEYS=f"ann={SECRET}{SECRET}\n"),
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
