@@ -120,11 +120,11 @@ def _all_calls(calls: list[Any], tools: Mapping[str, str | None]) -> Fit:
 
 
 def _call(call: dict[str, Any], tools: Mapping[str, str | None]) -> Fit:
-    function = _dict(call.get("function")) or _dict(call.get("custom"))
-    name = function.get("name")
+    function, custom = _dict(call.get("function")), _dict(call.get("custom"))
+    name = (function or custom).get("name")
     if not isinstance(name, str) or name not in tools:
         return WRONG_CALL
-    if "custom" in call:  # its input is free text
+    if not function:  # a custom tool's input is free text
         return FITS
     arguments = function.get("arguments", "")
     value = _decoded(arguments)
