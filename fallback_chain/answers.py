@@ -31,6 +31,9 @@ NO_WORDS = frozenset({*AT_LENGTH, "content_filter"})  # what may leave no word
 # Where an answer is that has no text.
 BESIDE = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
 SEEN = frozenset({"tool_calls", "function_call", "refusal", "audio"})  # of these, not the thinking
+# Objects and lists inside one another: half of what Python's stack takes. Who shows an answer may
+# stand deeper in his stack than who judged it.
+MOST_NESTING = 500
 
 
 class Choice(NamedTuple):
@@ -82,7 +85,24 @@ def read_answer(content: bytes) -> Answer:
         choices = list(_choices(document))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UnshowableError from error
+    # Most answers have too few brackets to be worth a look.
+    brackets = content.count(b"{") + content.count(b"[")
+    if brackets > MOST_NESTING and is_deeper(document, MOST_NESTING):
+        raise UnshowableError
     return Answer(document, choices)
+
+
+def is_deeper(value: Any, most: int) -> bool:
+    """Say whether more than so many objects and lists are inside one another."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [node for node in level if isinstance(node, dict | list)]
+        if not level:
+            return False
+        level = [
+            child for node in level for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    return True
 
 
 def _choices(document: Any) -> Iterator[Choice]:

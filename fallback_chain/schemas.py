@@ -18,11 +18,13 @@ from urllib.parse import unquote
 import jsonschema_rs
 import msgspec
 
+from fallback_chain.answers import is_deeper
+
 KEPT = 64  # compiled schemas
 MOST_SCHEMA = 256 * 1024  # characters of one
 MOST_NODES = 10_000  # subschemas, each as often as references repeat it
 MOST_NESTING = 200  # subschemas inside one another
-MOST_DEPTH = 100  # of a value
+MOST_DEPTH = 100  # objects and lists of a value inside one another
 MOST_WORK = 5e7  # nodes times characters of the answer: a few seconds at the very worst
 # Every pattern is matched in time linear in the text; one that would need more does not compile.
 PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
@@ -41,7 +43,7 @@ def is_valid(schema: str, value: Any, length: int) -> bool | None:
     schema: JSON. value: decoded JSON that was `length` characters long.
     """
     compiled = _compiled(schema) if len(schema) <= MOST_SCHEMA else None
-    if compiled is None or compiled.weight * length > MOST_WORK or _depth(value) > MOST_DEPTH:
+    if compiled is None or compiled.weight * length > MOST_WORK or is_deeper(value, MOST_DEPTH):
         return None
     try:
         return compiled.validator.is_valid(value)
@@ -157,17 +159,3 @@ def _states(pattern: str) -> int:
     """Return about how many states a pattern has; repetitions inside one another multiply."""
     counts = [int(most or least) for least, most in _COUNTED.findall(pattern)]
     return (len(pattern) + (prod(counts) if "){" in pattern else sum(counts))) // 4
-
-
-def _depth(value: Any) -> int:
-    """Return how deep a value is; at most one more than MOST_DEPTH."""
-    level, depth = [value], 0
-    while level and depth <= MOST_DEPTH:
-        depth += 1
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-    return depth

@@ -58,6 +58,12 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
     "beyond-a-double": (200, b'{"choices": [], "x": 1e999}', {}),
     "content-is-an-object": (200, completion({"text": "Hi"}), {}),
     "thinking": (200, completion(None, "length", reasoning_content="Well,"), {}),
+    # As deep as a worker can read, but not the API, which stands deeper in its stack.
+    "deep": (
+        200,
+        json.dumps({**completion("Hi"), "x": "?"}).replace('"?"', "[" * 979 + "]" * 979).encode(),
+        {},
+    ),
     "null-part": (200, completion([{"type": "text", "text": None}, {"text": "Hi"}]), {}),
     "message-null": (
         200,

@@ -29,6 +29,7 @@ ROWS = {
     "no-choices": ("failure", "empty", FAILED, "cpu", 200),
     "garbage": ("failure", "unshowable", FAILED, "cpu", 200),
     "beyond-a-double": ("failure", "unshowable", FAILED, "cpu", 200),
+    "deep": ("failure", "unshowable", FAILED, "cpu", 200),
     "content-is-an-object": ("failure", "unshowable", FAILED, "cpu", 200),
     "half": ("failure", "protocol", FAILED, "cpu", 200),
     "reset": ("failure", "connect", FAILED, "cpu", 200),

@@ -13,10 +13,12 @@ from fallback_chain.answers import (
     BESIDE,
     ENDINGS,
     INTERRUPTED,
+    MOST_NESTING,
     NO_WORDS,
     SEEN,
     Choice,
     degraded_answer,
+    is_deeper,
     read_answer,
     text_in,
     text_of,
@@ -181,3 +183,27 @@ def test_a_degraded_answer_has_a_name_and_a_model_in_any_case():
     assert first["model"] == "fallthrough-degraded"
     assert first["id"] != second["id"]
     assert len(first["id"]) == len("chatcmpl-") + 24
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_a_deeper_stack_could_not_read_is_not_taken(more):
+    deep = "[" * (MOST_NESTING - 1 + more) + "]" * (MOST_NESTING - 1 + more)
+    content = f'{{"choices": [], "x": {deep}}}'.encode()
+    if more:
+        with pytest.raises(UnshowableError):
+            read_answer(content)
+    else:
+        assert read_answer(content).choices == []
+
+
+def test_many_brackets_beside_one_another_are_no_nesting():
+    assert len(read({"choices": [{"text": "Hi"}] * 2 * MOST_NESTING}).choices) == 2 * MOST_NESTING
+
+
+@pytest.mark.parametrize(
+    ("value", "depth"),
+    [(1, 0), ("[[", 0), ([], 1), ({}, 1), ([1, [2], 3], 2), ({"a": [{"b": 1}], "c": 2}, 3)],
+)
+def test_how_deep_a_value_is(value, depth):
+    assert not is_deeper(value, depth)
+    assert depth == 0 or is_deeper(value, depth - 1)
