@@ -22,6 +22,8 @@ LONGEST_RETRY_AFTER = 3600.0  # seconds; what a server asks beyond that is not b
 
 KEPT_OF_ERROR = 64 * 1024  # characters of a server's error text that go to the caller
 MOST_ENTRIES = 20  # of a list of errors
+WRAPPERS = ("error", "detail", "message")  # where servers put an error object into another
+WORDS = ("message", "detail", "msg", "error")  # where an error object has its words
 LONGEST_NAME, LARGEST_NUMBER = 256, 2**53  # of an error's type, param and code
 
 
@@ -179,11 +181,8 @@ def _error_of(reply: Reply) -> tuple[dict[str, Any], str]:
     found = body.get("error") or body if isinstance(body, dict) else body
     if isinstance(found, str | list):
         found = {"message": found}
-    if not isinstance(found, dict):
-        found = {}
-    text = next(
-        filter(None, (_words(found.get(name)) for name in ("message", "detail", "msg"))), ""
-    )
+    found = _opened(found) if isinstance(found, dict) else {}
+    text = next(filter(None, (_words(found.get(name)) for name in WORDS)), "")
     error = {
         "message": text or f"the model server answered {reply.status}",
         "type": _name(found.get("type")) or "invalid_request_error",
@@ -192,6 +191,16 @@ def _error_of(reply: Reply) -> tuple[dict[str, Any], str]:
     }
     told = f"{error['code']} {error['type']} {text}" if found else _plain(reply.content)
     return error, told.lower()
+
+
+def _opened(error: dict[str, Any]) -> dict[str, Any]:
+    """Return an error object with what stands in objects inside it, as FastAPI's detail has it."""
+    for name in WRAPPERS * 2:
+        inner = error.get(name)
+        if isinstance(inner, dict):
+            told = {key: value for key, value in error.items() if value and key != name}
+            error = {**inner, **told}
+    return error
 
 
 def _words(said: Any) -> str:

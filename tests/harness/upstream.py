@@ -77,6 +77,7 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
     "409": (409, {"error": {"message": "conflict"}}, {}),
     "424": (424, {"error": "Request failed during generation"}, {}),
     "dead-engine": (400, {"error": {"message": "EngineDeadError"}}, {}),
+    "dead-inside": (400, {"detail": {"error": {"message": "EngineDeadError"}}}, {}),
     "413": (413, {"error": {"message": "request entity too large"}}, {}),
     "422": (422, {"detail": [{"loc": ["body", "n"], "msg": "must be 1"}]}, {}),
     "no-tools": (400, {"error": {"message": "this model does not support tools"}}, {}),

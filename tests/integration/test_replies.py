@@ -37,6 +37,7 @@ ROWS = {
     "409": ("failure", "HTTP 409", FAILED, "cpu", 200),
     "424": ("failure", "HTTP 424", FAILED, "cpu", 200),
     "dead-engine": ("failure", "HTTP 400", FAILED, "cpu", 200),
+    "dead-inside": ("failure", "HTTP 400", FAILED, "cpu", 200),
     "429": ("saturated", "HTTP 429", "saturated", "cpu", 200),
     "busy": ("saturated", "HTTP 503", "saturated", "cpu", 200),
     "401": ("misconfigured", "HTTP 401", "misconfigured", "cpu", 200),

@@ -87,6 +87,9 @@ def reply(status, body, headers=None):
         (422, FASTAPI_INVALID, Verdict.REFUSED),
         (400, {"error": "EngineDeadError: see stack trace"}, Verdict.FAILURE),
         (400, b"Background loop has errored already.", Verdict.FAILURE),
+        (400, {"detail": {"error": {"message": "EngineDeadError"}}}, Verdict.FAILURE),
+        (400, {"error": {"error": "m does not support tools"}}, Verdict.UNFIT),
+        (400, {"error": {"message": {"msg": "maximum context length"}}}, Verdict.UNFIT),
         (400, {"error": {"message": "qwen does not support tools"}}, Verdict.UNFIT),
         (400, {"error": "Only one completion choice is allowed"}, Verdict.UNFIT),
         (400, {"message": '"auto" tool choice requires --enable-auto-tool-choice'}, Verdict.UNFIT),
@@ -263,6 +266,30 @@ def test_the_words_are_looked_for_wherever_a_server_says_them():
         assert classify(reply(400, {"error": error}), 0).no_such_model
     assert classify(reply(400, b"model_not_found, and no JSON"), 0).no_such_model
     assert not classify(reply(400, {"error": {"param": "model_not_found"}}), 0).no_such_model
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        ({"detail": {"error": {"message": "n must be 1", "code": "n"}}}, "n must be 1", "n"),
+        ({"error": {"error": {"message": "n must be 1", "code": "n"}}}, "n must be 1", "n"),
+        ({"error": {"detail": {"msg": "n must be 1"}, "code": "n"}}, "n must be 1", "n"),
+        ({"error": {"message": {"detail": "n must be 1"}}}, "n must be 1", None),
+        ({"error": {"error": "n must be 1"}}, "n must be 1", None),
+        (
+            {"error": {"message": "n must be 1", "detail": {"message": "deep", "code": 7}}},
+            "n must be 1",
+            7,
+        ),
+        ({"detail": {"detail": {"detail": "too far inside"}}}, "too far inside", None),
+        ({"error": {"error": {"error": {"error": {}}}}}, "the model server answered 400", None),
+    ],
+)
+def test_an_error_inside_others_is_told_as_it_is(body, message, code):
+    meaning = classify(reply(400, body), 0)
+    assert meaning.verdict is Verdict.REFUSED
+    assert meaning.error["message"] == message
+    assert meaning.error["code"] == code
 
 
 THINKING = [
