@@ -55,6 +55,9 @@ UNABLE = (
 )
 POLICY = ("content_policy", "content policy", "content_filter", "moderation", "flagged")
 DEAD = ("engine is dead", "enginedead", "enginecore", "engine process", "background loop has")
+# What servers in front of a model's say to a URL that is a little wrong.
+MISROUTED = ("sent to https port", "http request to an https server", "invalid host header")
+MISROUTED_MORE = ("no required ssl certificate", "ssl certificate error")
 
 NO_SUCH_MODEL, CONTEXT, LACKING = "no such model", "context too long", "not supported"
 ANY = ()  # words: whatever it says
@@ -68,6 +71,7 @@ RULES = (
     Rule(_range(400, 499), TOO_LONG + TOO_LONG_MORE, Verdict.UNFIT, CONTEXT),
     Rule(frozenset({500}), TOO_LONG, Verdict.UNFIT, CONTEXT),  # llama.cpp's older releases
     Rule(frozenset({400, 403, 422}), POLICY, Verdict.REFUSED),
+    Rule(frozenset({400}), MISROUTED + MISROUTED_MORE, Verdict.MISCONFIGURED),
     Rule(frozenset({400, 422}), DEAD, Verdict.FAILURE),  # behind a server that is well
     Rule(frozenset({400, 404, 415, 422, 500, 501}), UNABLE, Verdict.UNFIT, LACKING),
     Rule(frozenset({400, 413, 414, 415, 416, 422, 431, 451}), ANY, Verdict.REFUSED),

@@ -87,6 +87,7 @@ def reply(status, body, headers=None):
         (422, FASTAPI_INVALID, Verdict.REFUSED),
         (400, {"error": "EngineDeadError: see stack trace"}, Verdict.FAILURE),
         (400, b"Background loop has errored already.", Verdict.FAILURE),
+        (400, b"<h1>400</h1>The plain HTTP request was sent to HTTPS port", Verdict.MISCONFIGURED),
         (400, {"detail": {"error": {"message": "EngineDeadError"}}}, Verdict.FAILURE),
         (400, {"error": {"error": "m does not support tools"}}, Verdict.UNFIT),
         (400, {"error": {"message": {"msg": "maximum context length"}}}, Verdict.UNFIT),
@@ -201,6 +202,16 @@ SAID = [
         content_filter
         stopped by moderation
         it was flagged""",
+    ),
+    (
+        {400},
+        Verdict.MISCONFIGURED,
+        "",
+        """The plain HTTP request was sent to HTTPS port
+        Client sent an HTTP request to an HTTPS server.
+        Invalid host header
+        No required SSL certificate was sent
+        The SSL certificate error""",
     ),
     (
         {400, 422},
