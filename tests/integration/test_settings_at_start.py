@@ -133,7 +133,7 @@ def test_config_shows_no_part_of_a_password():
     done = subprocess.run(
         [sys.executable, *ENTRIES["config"]],
         env=environ(FALLTHROUGH_REDIS_URL=url, FALLTHROUGH_API_KEYS=f"ann={SECRET}{SECRET}\n"),
-        cwd=cwd,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
