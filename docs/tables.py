@@ -24,7 +24,8 @@ def replies() -> str:
         words = ", ".join(f"`{word.strip('`')}`" for word in rule.words[:MOST_WORDS])
         more = " …" if len(rule.words) > MOST_WORDS else ""
         verdict = f"`{rule.verdict}`" + (f", {rule.detail}" if rule.detail else "")
-        rows.append(f"| {_spans(sorted(rule.statuses))} | {words}{more} | {verdict} |")
+        said = "anything, as an error object" if rule.of_an_error else words + more
+        rows.append(f"| {_spans(sorted(rule.statuses))} | {said} | {verdict} |")
     return "\n".join(rows)
 
 

@@ -28,20 +28,30 @@ ENDINGS = frozenset(
 INTERRUPTED = frozenset({"abort", "aborted", "cancelled", "error", "load", "unload", "timeout"})
 AT_LENGTH = frozenset({"length", "max_tokens"})
 NO_WORDS = frozenset({*AT_LENGTH, "content_filter"})  # what may leave no word
+CALLS = ("tool_calls", "function_call")
 # Where an answer is that has no text.
-BESIDE = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
-SEEN = frozenset({"tool_calls", "function_call", "refusal", "audio"})  # of these, not the thinking
+BESIDE = (*CALLS, "refusal", "audio", "reasoning_content", "reasoning")
+SEEN = frozenset({*CALLS, "refusal", "audio"})  # of these, not the thinking
 # Objects and lists inside one another: half of what Python's stack takes. Who shows an answer may
 # stand deeper in his stack than who judged it.
 MOST_NESTING = 500
 
 
 class Choice(NamedTuple):
-    """One of an answer's choices. text: None if it has none. beside: what it has instead."""
+    """One of an answer's choices.
+
+    text: None if it has none. beside: what it has instead. broken: it has an error of its own.
+    """
 
     text: str | None
     finish_reason: str | None
     beside: frozenset[str]
+    broken: bool = False
+
+    @property
+    def calls_a_tool(self) -> bool:
+        """Whether the model asks for a tool, in either form."""
+        return not self.beside.isdisjoint(CALLS)
 
     @property
     def says_something(self) -> bool:
@@ -66,6 +76,11 @@ class Answer(NamedTuple):
         return (self.choices[0].text or "") if self.choices else ""
 
     @property
+    def calls_a_tool(self) -> bool:
+        """Whether any choice asks for a tool."""
+        return any(choice.calls_a_tool for choice in self.choices)
+
+    @property
     def model(self) -> str | None:
         """Who spoke, if that is said."""
         model = self.document.get("model")
@@ -83,7 +98,7 @@ def read_answer(content: bytes) -> Answer:
     try:
         document: Any = msgspec.json.decode(content)
         choices = list(_choices(document))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UnshowableError from error
     # Most answers have too few brackets to be worth a look.
     brackets = content.count(b"{") + content.count(b"[")
@@ -125,7 +140,8 @@ def _choices(document: Any) -> Iterator[Choice]:
             raise UnshowableError
         beside = frozenset(name for name in BESIDE if message.get(name))
         reason = choice.get("finish_reason")
-        yield Choice(text_in(said), reason if isinstance(reason, str) else None, beside)
+        reason = reason if isinstance(reason, str) else None
+        yield Choice(text_in(said), reason, beside, broken=bool(choice.get("error")))
 
 
 def text_in(content: Any) -> str | None:

@@ -34,6 +34,7 @@ class Rule(NamedTuple):
     words: tuple[str, ...]
     verdict: Verdict
     detail: str = ""
+    of_an_error: bool = False  # only if the body is an error object
 
 
 def _range(first: int, last: int) -> frozenset[int]:
@@ -74,7 +75,8 @@ RULES = (
     Rule(frozenset({400}), MISROUTED + MISROUTED_MORE, Verdict.MISCONFIGURED),
     Rule(frozenset({400, 422}), DEAD, Verdict.FAILURE),  # behind a server that is well
     Rule(frozenset({400, 404, 415, 422, 500, 501}), UNABLE, Verdict.UNFIT, LACKING),
-    Rule(frozenset({400, 413, 414, 415, 416, 422, 431, 451}), ANY, Verdict.REFUSED),
+    Rule(frozenset({413, 414, 415, 416, 431, 451}), ANY, Verdict.REFUSED),
+    Rule(frozenset({400, 422}), ANY, Verdict.REFUSED, of_an_error=True),
     Rule(_range(300, 399), ANY, Verdict.MISCONFIGURED),
     Rule(frozenset({401, 402, 403, 404, 405, 406, 407, 410, 421, 426}), ANY, Verdict.MISCONFIGURED),
 )
@@ -110,8 +112,8 @@ def classify(reply: Reply, now: float, *, strict: bool = True) -> Meaning:
 
 
 def _failure(reply: Reply, now: float) -> Meaning:
-    error, said = _error_of(reply)
-    rule = rule_for(reply.status, said)
+    error, said, is_error = _error_of(reply)
+    rule = rule_for(reply.status, said, is_error=is_error)
     saturated = rule.verdict is Verdict.SATURATED
     return Meaning(
         rule.verdict,
@@ -122,11 +124,14 @@ def _failure(reply: Reply, now: float) -> Meaning:
     )
 
 
-def rule_for(status: int, said: str) -> Rule:
-    """Return the rule for a status that is not 200. said: the body's words, in lower case."""
+def rule_for(status: int, said: str, *, is_error: bool) -> Rule:
+    """Return the rule for a status that is not 200.
+
+    said: the body's words, in lower case. is_error: the body is an error object.
+    """
     for rule in RULES:
         fits = not rule.words or any(word in said for word in rule.words)
-        if status in rule.statuses and fits:
+        if status in rule.statuses and fits and (is_error or not rule.of_an_error):
             return rule
     return OTHERWISE
 
@@ -149,7 +154,7 @@ def _is_interrupted(answer: Answer, *, strict: bool) -> bool:
     """Whether any choice was broken off: servers say so, or say nothing, with a status of 200."""
     for choice in answer.choices:
         reason = choice.finish_reason
-        if reason in BROKEN_OFF or (strict and reason not in ENDINGS):
+        if choice.broken or reason in BROKEN_OFF or (strict and reason not in ENDINGS):
             return True
     return False
 
@@ -173,14 +178,15 @@ def _count(said: Any) -> int:
     return said if type(said) is int and 0 <= said < MOST_TOKENS else 0
 
 
-def _error_of(reply: Reply) -> tuple[dict[str, Any], str]:
+def _error_of(reply: Reply) -> tuple[dict[str, Any], str, bool]:
     """Return OpenAI's error object, whichever of the usual forms the server chose; and its words.
 
-    The words, in lower case, are for us; the object is for the caller, and small.
+    The words, in lower case, are for us; the object is for the caller, and small. Last: whether
+    there was one: a proxy's page, or nothing, is none.
     """
     try:
         body: Any = msgspec.json.decode(reply.content)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         body = None
     found = body.get("error") or body if isinstance(body, dict) else body
     if isinstance(found, str | list):
@@ -194,7 +200,7 @@ def _error_of(reply: Reply) -> tuple[dict[str, Any], str]:
         "code": _name(found.get("code")),
     }
     told = f"{error['code']} {error['type']} {text}" if found else _plain(reply.content)
-    return error, told.lower()
+    return error, told.lower(), bool(text or found.get("type") or found.get("code"))
 
 
 def _opened(error: dict[str, Any]) -> dict[str, Any]:

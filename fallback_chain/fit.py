@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Fit(NamedTuple):
     """How an answer fits its request. No word of either stands in it.
 
-    detail: "" if it fits; "json": it is no JSON; "schema": it is, but not the schema's; "tools": a
-    call of a tool that was not declared, arguments that do not fit, or no call where one is
-    required; "cut": it ended at its length before its form did.
+    detail: "" if it fits; "json": it is no JSON, or no object where one is asked for; "schema": it
+    is, but not the schema's; "tools": a call of a tool that was not declared, arguments that do not
+    fit, or no call where one is required; "cut": it ended at its length before its form did.
     checked: False if it could not be checked as a whole: a schema that cannot be used, or a form
     that is no JSON. It fits as far as can be said.
     """
@@ -41,8 +41,6 @@ _OF_A_SCHEMA = {True: FITS, None: UNCHECKED}
 
 def check(completion: Any, needs: Needs) -> Fit:
     """Check every choice of a decoded chat completion, or legacy completion, that is no stream."""
-    if not needs.checkable:
-        return FITS
     choices = completion.get("choices") if isinstance(completion, dict) else None
     if not isinstance(choices, list) or not choices:
         choices = [None]
@@ -80,7 +78,7 @@ def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     reason = choice.get("finish_reason")
     cut = isinstance(reason, str) and reason in AT_LENGTH
     calls = _calls(message)
-    if calls and Need.TOOLS in needs.kinds:
+    if calls:
         return CUT if cut else _all_calls(calls, needs.tools)
     refusal = message.get("refusal")
     # How a model answers what it will not; no other is to be asked instead.
@@ -92,16 +90,16 @@ def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     if needs.call_required:
         return WRONG_CALL
     said = text_in(message.get("content", choice.get("text")))  # the text of a legacy completion
-    return UNCHECKED if needs.other_form else _text(said or "", needs.schema)
+    return UNCHECKED if needs.other_form else _text(said or "", needs)
 
 
-def _text(text: str, schema: str | None) -> Fit:
+def _text(text: str, needs: Needs) -> Fit:
     value = _decoded(text)
-    if value is _NO_VALUE:
+    if value is _NO_VALUE or (Need.JSON in needs.kinds and not isinstance(value, dict)):
         return NO_JSON
-    if schema is None:
+    if needs.schema is None:
         return FITS
-    return _OF_A_SCHEMA.get(schemas.is_valid(schema, value, len(text)), Fit("schema"))
+    return _OF_A_SCHEMA.get(schemas.is_valid(needs.schema, value, len(text)), Fit("schema"))
 
 
 def _calls(message: dict[str, Any]) -> list[Any]:

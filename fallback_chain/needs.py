@@ -22,6 +22,8 @@ class Need(StrEnum):
     TOOLS = "tools"
     IMAGES = "images"
     AUDIO = "audio"
+    VIDEO = "video"
+    FILES = "files"
     N = "n"  # several choices
     LOGPROBS = "logprobs"
 
@@ -34,6 +36,9 @@ _PARTS = {
     "input_image": Need.IMAGES,
     "input_audio": Need.AUDIO,
     "audio_url": Need.AUDIO,
+    "video_url": Need.VIDEO,
+    "file": Need.FILES,
+    "input_file": Need.FILES,
 }
 # The forms that are no JSON: vLLM's, its older ones, llama.cpp's and SGLang's.
 _STRUCTURED = ("regex", "choice", "grammar", "structural_tag")

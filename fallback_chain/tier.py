@@ -103,7 +103,7 @@ class ChatTier:
             meaning, reply = await self._limited(body, timeout_seconds, endpoint)
         finally:
             await self._record(permit, meaning)
-        if meaning.answer is not None and needs.checkable:
+        if meaning.answer is not None and (needs.checkable or meaning.answer.calls_a_tool):
             meaning, reply = self._fitted(meaning, reply, needs)
         return self._trial(began, meaning, reply)
 

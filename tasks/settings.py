@@ -26,7 +26,10 @@ _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")  # the value of one that is 
 
 
 # What a request may need of a tier, in the words of `fallback_chain.Need`; text: none of them.
-NEEDS = ("text", "schema", "json", "tools", "images", "audio", "n", "logprobs")
+NEEDS = (
+    *("text", "schema", "json", "tools", "images", "audio", "video", "files"),
+    *("n", "logprobs"),
+)
 # What no timer, no timeout and no script of the store can count any more lies above these.
 HIGHEST_SECONDS = 1e9
 HIGHEST_NUMBER = 2**53
@@ -223,8 +226,8 @@ class Settings:
     gpu_timeout_seconds: float = _setting(60.0, "limit of one try at the GPU tier", low=0.001)
     gpu_accepts: str = _setting(
         "",
-        "what a request may need of the GPU tier: schema, json, tools, images, audio, n, logprobs; "
-        "text: none of them; empty: anything",
+        "what a request may need of the GPU tier: schema, json, tools, images, audio, video, "
+        "files, n, logprobs; text: none of them; empty: anything",
         kind=_NEEDS,
     )
     gpu_concurrency: int = _setting(64, "calls at once to the GPU tier, per worker process", low=1)

@@ -8,12 +8,13 @@ import msgspec
 
 from fallback_chain import LACKING, MISFIT, Attempt, Tokens, Trial, Verdict
 from tasks.records.jobs import BegunJob, Status
-from tasks.records.losses import MOST_LOSSES, broke_off
+from tasks.records.losses import DEFECT, MOST_LOSSES, broke_off
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 SERVER_ERRORS = 500  # the first HTTP status of those that are not the request's fault
+MOST_ATTEMPTS = 30  # of a job that waits
 LATE_SECONDS = 5.0  # until what should have ended here is looked at again
 
 
@@ -70,6 +71,16 @@ def error_of(message: str, code: str) -> dict[str, Any]:
 def hand_on(job: BegunJob, attempt: Attempt, failures: int) -> HandOn:
     """Return what is left to the next tier."""
     return HandOn((*job.attempts, attempt), failures)
+
+
+def park(job: BegunJob, attempts: Sequence[Attempt], due_seconds: float) -> Park:
+    """Return what a job that waits is left with: of days of tries, those that still say something.
+
+    The newest, and what decides who is asked again.
+    """
+    old = attempts[:-MOST_ATTEMPTS]
+    decide = [a for a in old if a.verdict in {Verdict.LOST, Verdict.UNFIT} or a.detail == DEFECT]
+    return Park((*decide, *attempts[-MOST_ATTEMPTS:]), job.failures, due_seconds)
 
 
 def broken_off(job: BegunJob) -> HandOn | Park:

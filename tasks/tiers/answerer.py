@@ -26,7 +26,6 @@ from tasks.records.outcomes import (
     HandBack,
     HandOn,
     Outcome,
-    Park,
     answered,
     degraded,
     exhausted,
@@ -35,6 +34,7 @@ from tasks.records.outcomes import (
     is_unfit,
     misfits,
     no_tier_fits,
+    park,
     poisoned,
     refused,
 )
@@ -199,7 +199,7 @@ class Answerer:
     async def _exhausted(self, job: BegunJob, attempts: tuple[Attempt, ...]) -> Outcome:
         policy = job.options.on_exhausted
         if policy == "wait" and job.failures < POISON_FAILURES:
-            return Park(attempts, job.failures, await self._due())
+            return park(job, attempts, await self._due())
         # A message of ours is not what was asked for where a form is demanded.
         if policy == "degraded" and not Needs.of(job.body).strict_form:
             answer = degraded_answer(

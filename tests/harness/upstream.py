@@ -54,6 +54,11 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
         {},
     ),
     "error-beside": (200, {**completion("Hal"), "error": {"message": "worker died"}}, {}),
+    "error-in-a-choice": (
+        200,
+        {"choices": [{**completion("Hal")["choices"][0], "error": {"message": "worker died"}}]},
+        {},
+    ),
     "error-alone": (200, {"error": {"message": "CUDA out of memory", "code": 500}}, {}),
     "beyond-a-double": (200, b'{"choices": [], "x": 1e999}', {}),
     "content-is-an-object": (200, completion({"text": "Hi"}), {}),
@@ -79,6 +84,7 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
     "dead-engine": (400, {"error": {"message": "EngineDeadError"}}, {}),
     "dead-inside": (400, {"detail": {"error": {"message": "EngineDeadError"}}}, {}),
     "413": (413, {"error": {"message": "request entity too large"}}, {}),
+    "page": (400, b"<html><h1>400 Bad Request</h1></html>", {}),  # of a proxy in between
     "422": (422, {"detail": [{"loc": ["body", "n"], "msg": "must be 1"}]}, {}),
     "no-tools": (400, {"error": {"message": "this model does not support tools"}}, {}),
     "one-choice": (400, {"error": "Only one completion choice is allowed"}, {}),

@@ -26,6 +26,7 @@ ROWS = {
     "one-of-two-aborted": ("failure", "interrupted", FAILED, "cpu", 200),
     "error-beside": ("failure", "interrupted", FAILED, "cpu", 200),
     "error-alone": ("failure", "interrupted", FAILED, "cpu", 200),
+    "error-in-a-choice": ("failure", "interrupted", FAILED, "cpu", 200),
     "no-choices": ("failure", "empty", FAILED, "cpu", 200),
     "garbage": ("failure", "unshowable", FAILED, "cpu", 200),
     "beyond-a-double": ("failure", "unshowable", FAILED, "cpu", 200),
@@ -38,6 +39,7 @@ ROWS = {
     "424": ("failure", "HTTP 424", FAILED, "cpu", 200),
     "dead-engine": ("failure", "HTTP 400", FAILED, "cpu", 200),
     "dead-inside": ("failure", "HTTP 400", FAILED, "cpu", 200),
+    "page": ("failure", "HTTP 400", FAILED, "cpu", 200),
     "429": ("saturated", "HTTP 429", "saturated", "cpu", 200),
     "busy": ("saturated", "HTTP 503", "saturated", "cpu", 200),
     "401": ("misconfigured", "HTTP 401", "misconfigured", "cpu", 200),
@@ -112,8 +114,9 @@ def test_a_chat(mode, gpu, http, stack):
 
 
 @pytest.mark.parametrize("mode", ROWS)
-def test_a_job(mode, gpu, http):
-    verdict, detail, _, by, _ = ROWS[mode]
+def test_a_job(mode, gpu, http, stack):
+    verdict, detail, told, by, _ = ROWS[mode]
+    before = outcomes(stack[1])
     gpu.mode = mode
     body = {"prompt": f"job {mode}"}
     job = http.post("/v1/jobs", json=body).json()
@@ -122,6 +125,7 @@ def test_a_job(mode, gpu, http):
     assert (first["tier"], first["verdict"], first.get("detail", "")) == ("gpu", verdict, detail)
     assert (job["status"], job["tier_used"]) == ("succeeded" if by else "failed", by or "gpu")
     assert http.get("/v1/jobs?limit=1").json()["data"][0] == job, "and the list shows it"
+    wait_until(lambda: rises(stack[1], before) == ({told} if told else set()), 3)
     # Whoever asks the same when nobody is there gets what was kept.
     gpu.mode = "500"
     http.post(f"/circuit-breakers/{BREAKER}/reset")
@@ -133,8 +137,25 @@ def test_a_job(mode, gpu, http):
         assert again["text"] == job["text"]
 
 
-def test_lines_of_a_batch(gpu, stack):
-    """One batch for all: a line for each mode, its prompt says which."""
+@pytest.mark.parametrize("mode", ROWS)
+def test_a_line_of_a_batch(mode, gpu, stack):
+    verdict, detail, told, by, _ = ROWS[mode]
+    before = outcomes(stack[1])
+    gpu.mode = mode
+    with openai.OpenAI(base_url=f"{stack[0].url}/v1", api_key="any") as sdk:
+        made = start(sdk, [line(mode, f"line {mode}")])
+        output, errors = check_every_line_once(sdk, ended(sdk, made.id), [mode])
+    [told_of] = [each["fallthrough"] for each in output + errors]
+    assert bool(output) == bool(by)
+    first = told_of["attempts"][0]
+    assert (first["tier"], first["verdict"], first.get("detail", "")) == ("gpu", verdict, detail)
+    assert told_of["tier_used"] == (by or "gpu")
+    wait_until(lambda: rises(stack[1], before) == ({told} if told else set()), 3)
+    assert [call.prompt for call in gpu.calls].count(f"line {mode}") == 1
+
+
+def test_lines_of_one_batch_do_not_mix(gpu, stack):
+    """A line for each mode, its prompt says which."""
     gpu.plan = lambda call: call.prompt.removeprefix("line ")
     # What holds the breaker would send all later lines to the CPU tier.
     modes = [mode for mode, row in ROWS.items() if row[2] not in {"saturated", "misconfigured"}]
@@ -148,4 +169,3 @@ def test_lines_of_a_batch(gpu, stack):
     assert {each["custom_id"] for each in errors} == {m for m in modes if not ROWS[m][3]}
     by = {each["custom_id"]: each["fallthrough"]["tier_used"] for each in output}
     assert by == {mode: ROWS[mode][3] for mode in modes if ROWS[mode][3]}
-    assert [call.prompt for call in gpu.calls].count("line abort") == 1

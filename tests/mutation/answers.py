@@ -44,6 +44,8 @@ _OTHER_SUM: dict[type[ast.operator], type[ast.operator]] = {
     ast.FloorDiv: ast.Mult,
     ast.BitAnd: ast.BitOr,
 }
+# Options of classes, and names.
+_UNCHANGED = {(ast.ClassDef, "keywords"), (ast.AnnAssign, "target")}
 # What only a type checker reads.
 _UNREAD = frozenset({"annotation", "returns", "decorator_list", "type_params"})
 
@@ -133,7 +135,7 @@ def mutants_of(module: str) -> list[Mutant]:
 def _places(node: ast.AST, path: Path_) -> Iterator[Path_]:
     """Yield each part of a module that may be another one."""
     for field, value in ast.iter_fields(node):
-        if field in _UNREAD or (isinstance(node, ast.AnnAssign) and field == "target"):
+        if field in _UNREAD or (type(node), field) in _UNCHANGED:
             continue
         children = enumerate(value) if isinstance(value, list) else [(None, value)]
         for i, child in children:
@@ -195,7 +197,7 @@ def _others(node: ast.AST) -> Iterator[ast.AST]:
         case ast.If() | ast.IfExp():
             yield _with(node, test=ast.Constant(value=True))
             yield _with(node, test=ast.Constant(value=False))
-        case ast.Return(value=value) if value is not None and ast.unparse(value) != "None":
+        case ast.Return(value=value) if value and ast.unparse(value) not in {"None", "False"}:
             yield ast.Return(ast.Constant(None))
         case ast.Expr() | ast.AugAssign() | ast.Raise():
             yield ast.Pass()

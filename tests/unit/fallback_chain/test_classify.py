@@ -79,7 +79,16 @@ def reply(status, body, headers=None):
         (403, b"", Verdict.MISCONFIGURED),
         (301, b"", Verdict.MISCONFIGURED),
         (400, {"error": {"message": "n must be 1"}}, Verdict.REFUSED),
-        *((status, b"", Verdict.REFUSED) for status in (400, 413, 414, 415, 416, 422, 431, 451)),
+        *((status, b"", Verdict.REFUSED) for status in (413, 414, 415, 416, 431, 451)),
+        *((status, b"", Verdict.FAILURE) for status in (400, 422)),
+        (400, b"<html><h1>400 Bad Request</h1></html>", Verdict.FAILURE),
+        (400, {}, Verdict.FAILURE),
+        (400, {"error": {}}, Verdict.FAILURE),
+        (400, b"[" * 100_000, Verdict.FAILURE),
+        (400, b"\xff", Verdict.FAILURE),
+        (400, {"error": {"type": "invalid_request_error"}}, Verdict.REFUSED),
+        (422, {"error": {"code": "bad_n"}}, Verdict.REFUSED),
+        (400, {"error": "Bad Request"}, Verdict.REFUSED),
         *((status, b"", Verdict.FAILURE) for status in (100, 201, 204, 408, 409, 418, 423, 424)),
         *((status, b"", Verdict.FAILURE) for status in (425, 499, 500, 501, 502, 503, 504, 599)),
         *((status, b"", Verdict.MISCONFIGURED) for status in (302, 401, 402, 403, 404, 405, 406)),
@@ -115,7 +124,7 @@ def test_verdicts(status, body, verdict):
 
 
 WORDLESS = {
-    Verdict.REFUSED: {400, 413, 414, 415, 416, 422, 431, 451},
+    Verdict.REFUSED: {413, 414, 415, 416, 431, 451},
     Verdict.SATURATED: {429, 529},
     Verdict.MISCONFIGURED: {
         *range(300, 400),
@@ -124,8 +133,10 @@ WORDLESS = {
 }
 
 
-def of_status(status):
-    """What a status means that comes without a word."""
+def of_status(status, *, is_error=False):
+    """What a status means that comes without a word, or as an error of which nothing is known."""
+    if is_error and status in {400, 422}:
+        return Verdict.REFUSED
     known = (verdict for verdict, statuses in WORDLESS.items() if status in statuses)
     return next(known, Verdict.FAILURE)
 
@@ -255,7 +266,7 @@ def test_words_tell_what_some_statuses_mean(statuses, said, verdict, detail):
         if status in statuses:
             expected = (verdict, f"HTTP {status} {detail}".rstrip())
         else:
-            expected = (of_status(status), f"HTTP {status}")
+            expected = (of_status(status, is_error=True), f"HTTP {status}")
         assert (meaning.verdict, meaning.detail) == expected, status
         assert meaning.no_such_model is (meaning.detail == f"HTTP {status} no such model")
         told = meaning.verdict in {Verdict.REFUSED, Verdict.UNFIT}
@@ -293,11 +304,11 @@ def test_the_words_are_looked_for_wherever_a_server_says_them():
             7,
         ),
         ({"detail": {"detail": {"detail": "too far inside"}}}, "too far inside", None),
-        ({"error": {"error": {"error": {"error": {}}}}}, "the model server answered 400", None),
+        ({"error": {"error": {"error": {"error": {}}}}}, "the model server answered 413", None),
     ],
 )
 def test_an_error_inside_others_is_told_as_it_is(body, message, code):
-    meaning = classify(reply(400, body), 0)
+    meaning = classify(reply(413, body), 0)
     assert meaning.verdict is Verdict.REFUSED
     assert meaning.error["message"] == message
     assert meaning.error["code"] == code
@@ -340,6 +351,8 @@ def test_what_says_anything_at_all_is_an_answer(message):
         ([{"text": "Hal"}], "interrupted"),
         ([choice({"content": "Hi"}), choice({"content": "Hal"}, "abort")], "interrupted"),
         ([choice({"content": None}, "abort")], "interrupted"),
+        ([choice({"content": "Hal"}, error={"message": "worker died"})], "interrupted"),
+        ([choice({"content": "Hi"}), choice({"content": "Hal"}, error="died")], "interrupted"),
         ([choice({"content": None})], "empty"),
         ([choice({})], "empty"),
         ([choice(None)], "empty"),
@@ -373,6 +386,8 @@ def test_an_error_beside_choices_is_no_answer(error):
 @pytest.mark.parametrize("error", [None, {}, ""])
 def test_no_error_is_none(error):
     assert classify(reply(200, {**ANSWER, "error": error}), 0).verdict is Verdict.ANSWERED
+    body = {"choices": [choice({"content": "Hi"}, error=error)]}
+    assert classify(reply(200, body), 0).verdict is Verdict.ANSWERED
 
 
 @pytest.mark.parametrize(
@@ -490,18 +505,18 @@ def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():
         (FASTAPI_INVALID, "body.messages: field required"),
         ({"detail": [{"loc": ["body", 0], "msg": "a"}, {"msg": "b"}, "c", 7]}, "body.0: a; b; c; "),
         ({"error": [{"message": "a"}]}, "a"),
-        ({"error": {"message": {"deep": "er"}}}, "the model server answered 400"),
-        ({"error": {}}, "the model server answered 400"),
-        (b"no json", "the model server answered 400"),
+        ({"error": {"message": {"deep": "er"}}}, "the model server answered 413"),
+        ({"error": {}}, "the model server answered 413"),
+        (b"no json", "the model server answered 413"),
     ],
 )
 def test_the_callers_error_keeps_the_servers_words(body, message):
-    assert classify(reply(400, body), 0).error["message"] == message
+    assert classify(reply(413, body), 0).error["message"] == message
 
 
 def test_the_bounds_of_what_a_server_says():
     def said(error):
-        return classify(reply(400, {"error": error}), 0).error
+        return classify(reply(413, {"error": error}), 0).error
 
     assert KEPT_OF_ERROR == 65_536
     assert said({"message": "x" * 65_536})["message"] == "x" * 65_536

@@ -62,6 +62,9 @@ def with_part(part):
         (with_part({"type": "input_image"}), "images"),
         (with_part({"type": "input_audio"}), "audio"),
         (with_part({"type": "audio_url"}), "audio"),
+        (with_part({"type": "video_url"}), "video"),
+        (with_part({"type": "file"}), "files"),
+        (with_part({"type": "input_file"}), "files"),
         ({**with_part({"type": "image_url"}), "n": 2}, "images,n"),
         ({"modalities": ["text", "audio"]}, "audio"),
         ({"modalities": "audio"}, ""),
@@ -198,7 +201,7 @@ def test_a_tier_accepts(text, accepts):
 
 @pytest.mark.parametrize("text", ["jsn", "json,", ",", "json tools"])
 def test_an_unknown_word_is_named_beside_the_known_ones(text):
-    known = "text, schema, json, tools, images, audio, n, logprobs"
+    known = "text, schema, json, tools, images, audio, video, files, n, logprobs"
     with pytest.raises(ValueError, match=f"is not one of {known}$") as caught:
         parse_accepts(text)
     assert repr(text.split(",")[-1]) in str(caught.value)

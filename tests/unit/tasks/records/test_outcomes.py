@@ -7,7 +7,9 @@ from harness.records import begun_job
 
 from fallback_chain import Attempt, Tokens, Trial, Verdict
 from tasks.records.jobs import Status
+from tasks.records.losses import broke_off, lost
 from tasks.records.outcomes import (
+    MOST_ATTEMPTS,
     Finish,
     HandOn,
     answered,
@@ -19,6 +21,7 @@ from tasks.records.outcomes import (
     is_unfit,
     misfits,
     no_tier_fits,
+    park,
     refused,
 )
 
@@ -190,3 +193,17 @@ def test_a_job_fits_no_tier_if_each_that_is_there_has_said_so(attempts, tiers, s
 def test_a_tier_that_a_job_does_not_fit_is_known():
     attempts = (Attempt("gpu", Verdict.FAILURE, 1.0), CPU)
     assert [is_unfit(attempts, tier) for tier in ("gpu", "cpu")] == [False, True]
+
+
+def test_of_days_of_waiting_the_newest_tries_are_kept_and_those_that_decide():
+    decide = [
+        Attempt("cpu", Verdict.UNFIT, 1.0, "lacks json"),
+        lost("gpu"),
+        broke_off("gpu"),
+    ]
+    waits = [Attempt("gpu", Verdict.REJECTED, float(n)) for n in range(1000)]
+    attempts = (*waits[:10], *decide, *waits[10:])
+    parked = park(JOB, attempts, 7.0)
+    assert parked.attempts == (*decide, *waits[-MOST_ATTEMPTS:])
+    assert park(JOB, parked.attempts, 7.0) == parked
+    assert park(JOB, attempts[:5], 7.0).attempts == attempts[:5]
