@@ -75,6 +75,7 @@ def create_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         # True would cancel every running job when the broker restarts, and lose it.
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_use_ssl=broker.tls_options(settings.effective_broker_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=2,

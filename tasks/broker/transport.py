@@ -8,12 +8,13 @@ end the worker, and connections that ended and stay in the loop of one that goes
 from __future__ import annotations
 
 import contextlib
+import ssl
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from kombu.entity import Queue
-from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from kombu.transport import TRANSPORT_ALIASES, pyamqp, redis, virtual
 from kombu.utils.scheduling import round_robin_cycle
 from redis import Redis
 from redis.client import Pipeline, PubSub
@@ -221,7 +222,33 @@ class Transport(redis.Transport):
         setattr(loop, EARLIER, (self.cycle, loop.on_tick - before))
 
 
+class Amqps(pyamqp.SSLTransport):
+    """RabbitMQ over TLS: its certificate must be good, and its own, unless the URL says otherwise.
+
+    Options of the URL as with Redis: ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs=none,
+    ssl_check_hostname=false.
+    """
+
+    def establish_connection(self) -> Any:
+        """Connect; of several brokers each is looked at by its own name."""
+        given = self.client.ssl if isinstance(self.client.ssl, dict) else {}
+        options = {name.removeprefix("ssl_"): value for name, value in given.items()}
+        checks = options.setdefault("cert_reqs", ssl.CERT_REQUIRED) is not ssl.CERT_NONE
+        if options.pop("check_hostname", True) and checks:
+            options["server_hostname"] = self.client.hostname
+        self.client.ssl = options
+        try:
+            return super().establish_connection()
+        finally:
+            self.client.ssl = given
+
+
 def use() -> None:
-    """Have kombu take this transport wherever a URL says redis:// or rediss://."""
+    """Have kombu take these transports wherever a URL says redis://, rediss:// or amqps://."""
     ours = "tasks.broker.transport:Transport"
-    TRANSPORT_ALIASES.update(redis=ours, rediss=ours)
+    TRANSPORT_ALIASES.update(redis=ours, rediss=ours, amqps="tasks.broker.transport:Amqps")
+
+
+def tls_options(url: str) -> dict[str, Any] | None:
+    """Return how a broker over TLS is looked at where its URL does not say; None: without TLS."""
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None
