@@ -5,13 +5,17 @@ Options on the command line and FLOWER_… variables go before what is set here.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from flower.api import BaseApiHandler
+from flower.views import BaseHandler
 from tornado.options import options
+from tornado.web import HTTPError
 
 from tasks.errors import SettingsError
 from tasks.keys import admins
-from tasks.settings import Settings
+from tasks.settings import Settings, is_loopback, may_be_called
 
 
 def _data_folder() -> Path:
@@ -25,7 +29,7 @@ def _credentials(settings: Settings) -> list[str]:
     given = [pair.strip() for pair in options.basic_auth or () if pair.strip()]
     found = given or admins(settings.api_keys)
     open_to_all = settings.allow_no_keys and not (settings.api_keys or settings.keys_file)
-    if found or options.auth or open_to_all or address in {"127.0.0.1", "::1", "localhost"}:
+    if found or options.auth or open_to_all or is_loopback(address):
         return found
     message = (
         f"{address} is reachable from elsewhere and nobody has a password: set FLOWER_BASIC_AUTH="
@@ -34,15 +38,38 @@ def _credentials(settings: Settings) -> list[str]:
     raise SettingsError(message)
 
 
+def _close(allowed_hosts: str) -> None:
+    """Answer no other site's page: where nobody has a password, Flower lets any page read all."""
+
+    def closed(prepare: Callable[[BaseHandler], None]) -> Callable[[BaseHandler], None]:
+        def prepare_if_called_well(handler: BaseHandler) -> None:
+            if not may_be_called(handler.request.host, allowed_hosts):
+                message = "name this host in FALLTHROUGH_ALLOWED_HOSTS"
+                raise HTTPError(403, message, reason="Unknown host")
+            prepare(handler)
+
+        return prepare_if_called_well
+
+    def set_default_headers(handler: BaseHandler) -> None:
+        handler.set_header("X-Content-Type-Options", "nosniff")
+
+    BaseHandler.set_default_headers = set_default_headers
+    for handlers in (BaseHandler, BaseApiHandler):
+        handlers.prepare = closed(handlers.prepare)
+
+
 # Flower itself would listen on every address.
 address = options.address or "127.0.0.1"
 try:
-    basic_auth = _credentials(Settings.from_env(os.environ))
+    settings = Settings.from_env(os.environ)
+    basic_auth = _credentials(settings)
 except SettingsError as error:
     sys.stderr.write(f"flower: {error}\n")
     sys.exit(2)
 if not basic_auth:
     os.environ.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
+    if is_loopback(address):
+        _close(settings.allowed_hosts)
 
 # Jobs are cancelled through the API; whoever must shut workers down here sets it to false.
 read_only = os.environ.get("FLOWER_READ_ONLY", "true").lower() not in {"0", "false", "no", "off"}

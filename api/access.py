@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from api.errors import ApiError, on_outage
 from tasks.errors import SettingsError, StoreUnavailable
 from tasks.keys import Key, KeyRing
+from tasks.settings import is_loopback, may_be_called
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -28,6 +28,7 @@ OPEN = frozenset({"", "/health", "/health/ready", "/docs", "/openapi.json"})  # 
 OPEN_FOLDERS = ("/docs/static/", "/static/")
 ADMIN = ("/circuit-breakers", "/metrics")
 ANYBODY = Key("none", "default", "", admin=True)  # without keys everybody is one and the same
+MOST_NAMES = 100  # of this server's that are remembered, each with its port
 LEASE_SECONDS = 15.0  # after which a request whose server crashed counts no more
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 
@@ -42,20 +43,13 @@ def key_ring(settings: Settings) -> KeyRing:
 
 def check_exposure(settings: Settings, keys: KeyRing) -> None:
     """Raise SettingsError for a server that anybody on the network could use."""
-    if keys or settings.allow_no_keys or _is_loopback(settings.host):
+    if keys or settings.allow_no_keys or is_loopback(settings.host):
         return
     message = (
         f"FALLTHROUGH_HOST: {settings.host} is reachable from elsewhere and there are no API keys: "
         "make one with `fallthrough keys create NAME`, or set FALLTHROUGH_ALLOW_NO_KEYS=1"
     )
     raise SettingsError(message)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class RequestLimits:
@@ -104,6 +98,9 @@ class Access:
         self._app, self._settings, self._keys = app, settings, keys
         # A file without keys, or none where it should be, must not open the door.
         self._needed = bool(settings.keys_file) or bool(keys)
+        # Who serves the network without keys does so on purpose, under any name.
+        self._by_any_name = not is_loopback(settings.host) and not settings.allowed_hosts
+        self._names: set[bytes] = set()  # by which it was called, and may be
         if self._needed and not keys:
             log.warning(
                 "FALLTHROUGH_KEYS_FILE: there is no key in %s, so nobody may come in: "
@@ -117,10 +114,26 @@ class Access:
             return self._app(scope, receive, send)
         if self._needed:
             return self._with_key(scope, receive, send)
+        if not (self._by_any_name or self._is_called_well(scope["headers"])):
+            message = (
+                "without an API key this server answers to localhost alone: name others that it "
+                "has in FALLTHROUGH_ALLOWED_HOSTS"
+            )
+            return _refuse(ApiError(403, message, code="unknown_host"), scope, receive, send)
         if scope["method"] not in SAFE and _is_cross_site(scope["headers"]):
             message = "without an API key a page of another site may change nothing here"
             return _refuse(ApiError(403, message, code="cross_site"), scope, receive, send)
         return self._by_anybody(scope, receive, send)
+
+    def _is_called_well(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        # Every browser says whom it calls; who is none may leave it out.
+        host = next((value for name, value in headers if name == b"host"), None)
+        if host is None or host in self._names:
+            return True
+        good = may_be_called(host.decode("latin-1"), self._settings.allowed_hosts)
+        if good and len(self._names) < MOST_NAMES:
+            self._names.add(host)
+        return good
 
     def _by_anybody(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope.setdefault("state", {})["key"] = ANYBODY

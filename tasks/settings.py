@@ -81,6 +81,12 @@ def _fault_of_host(text: str) -> str:
     return "" if not text or _is_host(text) else f"{text!r} is no host name and no address"
 
 
+def _fault_of_hosts(text: str) -> str:
+    names = (name.strip() for name in text.split(","))
+    faults = (_fault_of_host(name.strip("[]")) for name in names if name != "*")
+    return next(filter(None, faults), "")
+
+
 def _fault_of_url(schemes: str, text: str) -> str:
     """Say what is wrong with a URL, but nothing of what stands in it: that may be a password."""
     first, *others = (f"{scheme}://" for scheme in schemes.split())
@@ -141,6 +147,26 @@ def http_url(host: str, port: int) -> str:
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, as a Host header or a setting names it without its port, is loopback's."""
+    name = host.lower().removesuffix(".")
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def may_be_called(host: str, allowed: str) -> bool:
+    """Whether a server on loopback, open to all who reach it, answers to this Host header.
+
+    A page of another site may have its own name resolve to loopback, and so reach such a server by
+    its visitor's browser. allowed: further names, parted by commas; "*" is any.
+    """
+    name = re.sub(r":\d*$", "", host.strip().lower())
+    further = {each.strip().lower() for each in allowed.split(",")}
+    return is_loopback(name) or name in further or "*" in further
+
+
 def masked_url(text: str) -> str:
     """Return a URL without what only its server may know: user, password, values of its query."""
     text = re.sub(r"(?<=://).*@", "***@", text, flags=re.DOTALL)
@@ -174,6 +200,7 @@ _NAME = _Kind(_fault_of_name)
 _PATH = _Kind(_fault_of_path)
 _PLACE_OF_FILES = _Kind(_fault_of_path, masked_url)
 _HOST = _Kind(_fault_of_host)
+_NAMES = _Kind(_fault_of_hosts)
 _KEY = _Kind(fault_of_key, _hidden)
 _KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
 _NEEDS = _Kind(_fault_of_needs)
@@ -284,6 +311,9 @@ class Settings:
         "", "API keys: owner=key, comma-separated; owner!=key for an admin", kind=_KEYS
     )
     keys_file: str = _setting("", "file of API keys, made by `fallthrough keys`", kind=_PATH)
+    allowed_hosts: str = _setting(
+        "", "names by which a server on loopback without keys may be called; *: any", kind=_NAMES
+    )
     allow_no_keys: int = _setting(0, "1: serve the network without API keys", low=0)
     key_requests_per_minute: int = _setting(0, "requests a minute of one owner; 0: any", low=0)
     key_concurrency: int = _setting(0, "requests at once of one owner; 0: any", low=0)

@@ -231,16 +231,17 @@ class Amqps(pyamqp.SSLTransport):
 
     def establish_connection(self) -> Any:
         """Connect; of several brokers each is looked at by its own name."""
-        given = self.client.ssl if isinstance(self.client.ssl, dict) else {}
+        client: Any = self.client
+        given = client.ssl if isinstance(client.ssl, dict) else {}
         options = {name.removeprefix("ssl_"): value for name, value in given.items()}
         checks = options.setdefault("cert_reqs", ssl.CERT_REQUIRED) is not ssl.CERT_NONE
         if options.pop("check_hostname", True) and checks:
-            options["server_hostname"] = self.client.hostname
-        self.client.ssl = options
+            options["server_hostname"] = client.hostname
+        client.ssl = options
         try:
-            return super().establish_connection()
+            return super().establish_connection()  # type: ignore[no-untyped-call]
         finally:
-            self.client.ssl = given
+            client.ssl = given
 
 
 def use() -> None:

@@ -289,6 +289,41 @@ def test_who_has_too_many_at_once_is_told_what_is_left_of_the_minute(fleet, keys
         assert refused.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/", "/metrics", "/docs", "/health/ready"])
+def test_without_keys_a_name_of_another_site_reaches_nothing(fleet, path):
+    """As a page does whose site has its own name resolve to loopback."""
+    api = fleet.api(allowed_hosts="box, llm.example").start()
+    with client(api) as http:
+        for host in (
+            "evil.example",
+            f"evil.example:{api.port}",
+            "localhost.evil.example",
+            "8.8.8.8",
+        ):
+            refused = http.get(path, headers={"Host": host})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "unknown_host")
+            assert "FALLTHROUGH_ALLOWED_HOSTS" in refused.json()["error"]["message"]
+        for host in ("localhost", f"LocalHost:{api.port}", "a.localhost", "[::1]:80", "127.9.9.9"):
+            assert http.get(path, headers={"Host": host}).is_success, host
+        for host in ("box:80", "LLM.example"):
+            assert http.get(path, headers={"Host": host}).is_success, host
+
+
+def test_with_keys_a_server_has_any_name(fleet):
+    api = fleet.api(api_keys="ann=ft-0123456789abcdef").start()
+    with client(api) as http:
+        headers = {"Host": "evil.example", "Authorization": "Bearer ft-0123456789abcdef"}
+        assert http.get("/v1/jobs", headers=headers).is_success
+
+
+def test_who_serves_the_network_without_keys_has_any_name_or_those_that_are_named(fleet):
+    for allowed, status in (("", 200), ("llm.example", 403)):
+        api = fleet.api(host="0.0.0.0", allow_no_keys=1, allowed_hosts=allowed).start()  # noqa: S104
+        with client(api) as http:
+            assert http.get("/v1/jobs", headers={"Host": "box"}).status_code == status
+            assert http.get("/v1/jobs", headers={"Host": "localhost"}).is_success
+
+
 def test_without_keys_a_page_of_another_site_changes_nothing(fleet):
     api = fleet.api().start()
     here = f"127.0.0.1:{api.port}"

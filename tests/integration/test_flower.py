@@ -29,6 +29,17 @@ def test_on_loopback_it_shows_everything_and_changes_nothing(tmp_path, fleet, se
     assert worker.ready()
 
 
+@pytest.mark.parametrize("path", ["/api/tasks", "/tasks", "/api/workers"])
+def test_on_loopback_no_page_of_another_site_reads_it(tmp_path, settings, path):
+    with flower(tmp_path, **settings, FALLTHROUGH_ALLOWED_HOSTS="box") as url:
+        seen = httpx.get(f"{url}{path}", headers={"Origin": "https://evil.example"})
+        assert seen.is_success
+        assert not [name for name in seen.headers if name.startswith("access-control-")]
+        assert seen.headers["x-content-type-options"] == "nosniff"
+        for host, status in (("evil.example", 403), ("localhost:1", 200), ("box", 200)):
+            assert httpx.get(f"{url}{path}", headers={"Host": host}).status_code == status, host
+
+
 def test_its_state_outlives_it_and_shows_the_tier_of_a_task(tmp_path, fleet, gpu, settings):
     api = fleet.api().start()
     with flower(tmp_path, **settings) as url:
