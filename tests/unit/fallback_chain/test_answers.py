@@ -77,6 +77,41 @@ def test_an_answer_without_a_choice_has_no_text(choices):
     assert (read(document).choices, read(document).text) == ([], "")
 
 
+def test_a_choice_without_a_text_has_an_empty_one_to_show():
+    assert read({"choices": [{"message": {"content": None, "tool_calls": [{}]}}]}).text == ""
+
+
+@pytest.mark.parametrize(
+    ("messages", "calls"),
+    [
+        ([{"content": "Hi"}], False),
+        ([{"content": "Hi", "tool_calls": []}], False),
+        ([{"content": None, "refusal": "No."}], False),
+        ([{"content": None, "tool_calls": [{}]}], True),
+        ([{"content": None, "function_call": {"name": "f"}}], True),
+        ([{"content": "Hi"}, {"content": None, "tool_calls": [{}]}], True),
+        ([], False),
+    ],
+)
+def test_whether_an_answer_calls_a_tool(messages, calls):
+    assert read({"choices": [{"message": message} for message in messages]}).calls_a_tool is calls
+
+
+@pytest.mark.parametrize(("levels", "is_read"), [(500, True), (501, False)])
+def test_an_answer_is_only_so_deep(levels, is_read):
+    content = b'{"choices": [], "x": ' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+    if is_read:
+        assert read_answer(content).choices == []
+    else:
+        with pytest.raises(UnshowableError):
+            read_answer(content)
+
+
+@pytest.mark.parametrize(("error", "broken"), [({"message": "died"}, True), (None, False)])
+def test_a_choice_with_an_error_of_its_own_is_broken(error, broken):
+    assert one(message={"content": "Hal"}, error=error).broken is broken
+
+
 @pytest.mark.parametrize("said", [None, 1, [], {"name": "m"}, True])
 def test_a_model_or_a_usage_of_another_type_is_none(said):
     assert read({"model": said}).model is None
