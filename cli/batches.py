@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,6 +21,7 @@ from rich.progress import (
 from cli.client import ApiAwayError
 from cli.input_file import input_file
 from cli.interrupt import leave_on_interrupt
+from cli.terminal import echo, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,9 @@ def _fetch(client: Client, batch_id: str, console: Console) -> dict[str, Any]:
         except ApiAwayError as error:
             if deadline is None:
                 deadline = time.monotonic() + AWAY_SECONDS
-                console.print(f"{error}\n… the batch goes on; trying again", markup=False)
+                console.print(
+                    f"{shown(str(error))}\n… the batch goes on; trying again", markup=False
+                )
             if time.monotonic() > deadline:
                 raise
             time.sleep(POLL_INTERVAL_SECONDS)
@@ -141,7 +143,7 @@ def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
             for file_id in files:
                 client.download(file_id, target)
     counts = batch["request_counts"]
-    click.echo(
+    echo(
         f"{batch['id']} {batch['status']}: {counts['completed']} answered, "
         f"{counts['failed']} failed, of {counts['total']}"
         + (f"; results in {output}" if output and files else ""),
@@ -153,6 +155,6 @@ def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
 def _print_errors(errors: list[dict[str, Any]]) -> None:
     for error in errors[:ERRORS_SHOWN]:
         where = f"line {error['line']}: " if error.get("line") else ""
-        click.echo(f"{where}{error['message']} ({error['code']})", err=True)
+        echo(f"{where}{error['message']} ({error['code']})", err=True)
     if len(errors) > ERRORS_SHOWN:
-        click.echo(f"… and {len(errors) - ERRORS_SHOWN} more", err=True)
+        echo(f"… and {len(errors) - ERRORS_SHOWN} more", err=True)

@@ -21,6 +21,7 @@ from cli.jobs import milliseconds, submit_prompts, wait_for
 from cli.prompts import Prompt, read
 from cli.stack.embedded import embedded_stack
 from cli.stack.parts import UpOptions
+from cli.terminal import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +154,7 @@ class _Demo:
         return [finished[job["id"]] for job in jobs]
 
     def _show(self, label: str, job: dict[str, Any]) -> None:
-        text = " ".join((job["text"] or f"[{job['status']}]").split())
+        text = shown(" ".join((job["text"] or f"[{job['status']}]").split()))
         head = f"  {job['tier_used'] or '-':8} {milliseconds(job):6} ms  {label:9} "
         width = max(self._console.width - len(head) - 1, 20)
         excerpt = text if len(text) <= width else text[: width - 1] + "…"

@@ -14,9 +14,10 @@ from cli.commands.keys import keys
 from cli.commands.settings import config
 from cli.commands.stack import demo, up
 from cli.prompts import InputError
-from cli.stack.embedded import FolderInUseError
+from cli.stack.embedded import FolderError
 from cli.stack.ports import PortTakenError
 from cli.stack.supervisor import StartError
+from cli.terminal import echo, speak_any_locale
 from tasks.errors import SettingsError
 
 NOT_TRIED = 2  # exit status: it could not be tried
@@ -27,12 +28,13 @@ class Fallthrough(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        speak_any_locale()
         try:
             return super().invoke(ctx)
-        except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderInUseError) as e:
-            click.echo(f"fallthrough: {e}", err=True)
+        except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderError) as e:
+            echo(f"fallthrough: {e}", err=True)
         except StartError as error:
-            click.echo(f"fallthrough: the stack did not start: {error}", err=True)
+            echo(f"fallthrough: the stack did not start: {error}", err=True)
         return ctx.exit(NOT_TRIED)
 
 

@@ -6,11 +6,11 @@ import json
 import signal
 from typing import TYPE_CHECKING
 
-import click
 from rich.console import Console
 from rich.table import Table
 
 from cli.stack.embedded import embedded_stack
+from cli.terminal import echo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def run_up(settings: Settings, options: UpOptions, data: Path, *, as_json: bool)
     """Start, tell, tend, stop; return the exit status."""
 
     def say(text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     with embedded_stack(settings, options, data, say) as (supervisor, layout):
         _stop_on_signals(supervisor)
@@ -56,7 +56,7 @@ def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json
     ]
     if as_json:
         urls = {"api_url": layout.api_url, "flower_url": layout.flower_url}
-        click.echo(json.dumps({**urls, "parts": rows, "data_dir": str(data)}))
+        echo(json.dumps({**urls, "parts": rows, "data_dir": str(data)}))
         return
     table = Table("part", "where", "pid", "log")
     for row in rows:

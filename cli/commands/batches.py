@@ -15,6 +15,7 @@ from rich.table import Table
 from cli import environment
 from cli.batches import create_batch, finish, follow
 from cli.commands.options import as_json, at_url, check_writable, to_file
+from cli.terminal import echo
 from tasks.records.policies import ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run(  # noqa: PLR0913 - a command's options
     metadata = {name: value for name, value in options.items() if value}
     with environment.client(url) as client:
         batch_id = create_batch(client, file, window, metadata)
-        click.echo(batch_id, err=not detach)
+        echo(batch_id, err=not detach)
         if not detach:
             _follow_to_the_end(client, batch_id, output, as_json=as_json)
 
@@ -103,11 +104,11 @@ def _follow_to_the_end(
 ) -> None:
     def say_how_to_come_back() -> None:
         command = f"fallthrough batch attach {batch_id}" + (f" --output {output}" if output else "")
-        click.echo(f"\nit goes on without you; come back with: {command}", err=True)
+        echo(f"\nit goes on without you; come back with: {command}", err=True)
 
     batch = follow(client, batch_id, say_how_to_come_back)
     if as_json:
-        click.echo(json.dumps(batch))
+        echo(json.dumps(batch))
     sys.exit(finish(client, batch, output))
 
 
@@ -120,7 +121,7 @@ def list_batches(*, limit: int, url: str | None, as_json: bool) -> None:
     with environment.client(url) as client:
         latest = client.batches(limit)
     if as_json:
-        click.echo(json.dumps(latest))
+        echo(json.dumps(latest))
     else:
         Console().print(_table(latest))
 
@@ -141,4 +142,4 @@ def _table(latest: list[dict[str, Any]]) -> Table:
 def cancel_batch(batch_id: str, url: str | None) -> None:
     """Cancel batch BATCH_ID; what is finished is kept."""
     with environment.client(url) as client:
-        click.echo(f"{batch_id} {client.cancel_batch(batch_id)['status']}")
+        echo(f"{batch_id} {client.cancel_batch(batch_id)['status']}")

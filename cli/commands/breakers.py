@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cli import environment
 from cli.commands.options import as_json, at_url
+from cli.terminal import echo
 
 
 @click.group(invoke_without_command=True)
@@ -25,7 +26,7 @@ def breakers(ctx: click.Context, url: str | None, *, as_json: bool) -> None:
     with environment.client(url) as client:
         views = client.breakers()
     if as_json:
-        click.echo(json.dumps(views))
+        echo(json.dumps(views))
     else:
         Console().print(_table(views))
 
@@ -45,4 +46,4 @@ def _table(views: dict[str, dict[str, Any]]) -> Table:
 def reset(url: str | None, name: str) -> None:
     """Close breaker NAME at once, for the whole fleet."""
     with environment.client(url) as client:
-        click.echo(f"{name}: {client.reset(name)['state']}")
+        echo(f"{name}: {client.reset(name)['state']}")

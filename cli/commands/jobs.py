@@ -14,6 +14,7 @@ from cli.commands.options import as_json, at_url, check_writable, to_file
 from cli.interrupt import leave_on_interrupt
 from cli.jobs import milliseconds, submit_prompts, wait_for
 from cli.prompts import read
+from cli.terminal import echo
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def submit(
 
 def _print_accepted(jobs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     for job in jobs:
-        click.echo(json.dumps(job) if as_json else job["id"])
+        echo(json.dumps(job) if as_json else job["id"])
     if not as_json:
-        click.echo(f"{len(jobs)} accepted; follow one with `fallthrough status ID`", err=True)
+        echo(f"{len(jobs)} accepted; follow one with `fallthrough status ID`", err=True)
 
 
 def _print_results(
@@ -84,16 +85,16 @@ def _print_results(
     lines = [json.dumps(result, ensure_ascii=False) for result in results]
     if output:
         output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        click.echo(f"{len(results)} results in {output}", err=True)
+        echo(f"{len(results)} results in {output}", err=True)
     elif as_json:
         for line in lines:
-            click.echo(line)
+            echo(line)
     else:
         for result in results:
-            click.echo(result["text"] or f"[{result['status']}] {_error_message(result)}")
+            echo(result["text"] or f"[{result['status']}] {_error_message(result)}")
     degraded = sum(bool(result["degraded"]) for result in results)
     if degraded:
-        click.echo(f"{degraded} of {len(results)} answers are degraded: no tier answered", err=True)
+        echo(f"{degraded} of {len(results)} answers are degraded: no tier answered", err=True)
 
 
 @click.command()
@@ -119,17 +120,17 @@ def cancel(job_id: str, url: str | None, *, as_json: bool) -> None:
 
 def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(job))
+        echo(json.dumps(job))
         return
     duration = milliseconds(job)
     tier = f" by {job['tier_used']}" if job["tier_used"] else ""
-    click.echo(f"{job['id']}  {job['status']}{tier}" + (f"  {duration} ms" if duration else ""))
+    echo(f"{job['id']}  {job['status']}{tier}" + (f"  {duration} ms" if duration else ""))
     for attempt in job["attempts"]:
         detail = attempt.get("detail", "")
         ms = attempt["milliseconds"]
-        click.echo(f"  {attempt['tier']:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
+        echo(f"  {attempt['tier']:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
     if text := job["text"] or _error_message(job):
-        click.echo(text)
+        echo(text)
 
 
 def _error_message(job: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cli import environment
 from cli.commands.options import as_json
+from cli.terminal import echo
 from tasks import keys as keyring
 
 
@@ -37,8 +38,8 @@ def keys(ctx: click.Context, path: Path | None) -> None:
 def create_key(path: Path, owner: str, *, admin: bool) -> None:
     """Make a key for OWNER; every key of one owner sees the same jobs, files and batches."""
     key, secret = keyring.create(path, owner, admin=admin)
-    click.echo(secret)
-    click.echo(f"key {key.id} of {owner} is in {path}; it is shown this once", err=True)
+    echo(secret)
+    echo(f"key {key.id} of {owner} is in {path}; it is shown this once", err=True)
 
 
 @keys.command("list")
@@ -49,7 +50,7 @@ def list_keys(path: Path, *, as_json: bool) -> None:
     ring = keyring.read_file(path)
     if as_json:
         rows = [{"id": key.id, "owner": key.owner, "admin": key.admin} for key in ring]
-        click.echo(json.dumps(rows))
+        echo(json.dumps(rows))
     else:
         Console().print(_table(ring))
 
@@ -68,4 +69,4 @@ def _table(ring: list[keyring.Key]) -> Table:
 def revoke_key(path: Path, key_id: str) -> None:
     """Make key KEY_ID invalid, within a second."""
     keyring.revoke(path, key_id)
-    click.echo(f"{key_id} is revoked", err=True)
+    echo(f"{key_id} is revoked", err=True)

@@ -8,6 +8,7 @@ import click
 
 from cli import environment
 from cli.commands.options import as_json
+from cli.terminal import echo
 
 
 @click.command()
@@ -16,8 +17,8 @@ def config(*, as_json: bool) -> None:
     """Show the effective settings, secrets masked. Each is an environment variable."""
     rows = environment.settings().rows()
     if as_json:
-        click.echo(json.dumps({name: value for name, value, _, _ in rows}))
+        echo(json.dumps({name: value for name, value, _, _ in rows}))
         return
     for name, value, default, about in rows:
         mark = " " if value == default else "*"
-        click.echo(f"{mark} {name}={value}\n      {about}")
+        echo(f"{mark} {name}={value}\n      {about}")

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 
-class FolderInUseError(Exception):
-    """Another stack runs on this data folder."""
+OWN_FOLDERS = ("valkey", "files", "logs")
+
+
+class FolderError(Exception):
+    """Another stack runs on this data folder, or it cannot be one."""
 
 
 @contextlib.contextmanager
@@ -27,16 +30,24 @@ def embedded_stack(
 ) -> Iterator[tuple[Supervisor, Layout]]:
     """Yield a supervisor that has started nothing yet; stops everything at the end.
 
-    Raises FolderInUseError or PortTakenError before anything starts.
+    Raises FolderError or PortTakenError before anything starts.
     """
     data = data.resolve()
-    data.mkdir(parents=True, exist_ok=True)
-    with (data / "lock").open("w") as lock:
+    os.umask(0o077)  # what is asked and answered lies here: it is nobody else's on this machine
+    try:
+        for folder in (data / name for name in OWN_FOLDERS):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)  # it may be there already
+        lock_file = (data / "lock").open("w")
+    except OSError as error:
+        message = f"--data-dir: {data} cannot be used: {error.strerror}; choose another"
+        raise FolderError(message) from None
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             message = f"another stack runs in {data}: stop it, or choose another with --data-dir"
-            raise FolderInUseError(message) from None
+            raise FolderError(message) from None
         user_variables = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
         layout = plan(settings, user_variables, options, data)
         supervisor = Supervisor(layout.parts, data / "logs", say)

