@@ -13,6 +13,7 @@ import uvloop
 
 from api.access import check_exposure, key_ring
 from api.app import create_app
+from api.server import protocol, raise_file_limit
 from tasks import process
 from tasks.app import check_broker
 from tasks.errors import FallthroughError, SettingsError
@@ -73,7 +74,8 @@ def main() -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol(raise_file_limit(), settings.client_seconds),
+        headers=[("x-content-type-options", "nosniff")],
         access_log=False,
         log_config=None,
         server_header=False,

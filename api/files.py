@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tasks.store.files import FileStore
 
 LARGEST_FILE = 200 * 1024 * 1024
+MOST_FIELDS = 20  # of the form beside the file
 FORM_BYTES = 64 * 1024  # what the form around the file may take
 LARGEST_LIST = 10_000
 UNDER_WAY_SECONDS = 10.0  # that a repeated upload waits for the first one's end
@@ -114,7 +115,13 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
     size = whole(length)  # None: chunked, or far too large
     if length.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
         raise _too_large()
-    parser = MultiPartParser(request.headers, _parts(request))
+    # Of many files each would be held in memory up to its first megabyte.
+    parser = MultiPartParser(
+        *(request.headers, _parts(request)),
+        max_files=1,
+        max_fields=MOST_FIELDS,
+        max_part_size=FORM_BYTES,
+    )
     try:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:

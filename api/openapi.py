@@ -31,6 +31,10 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fall
 <link rel="stylesheet" href="/docs/static/swagger-ui.css"></head><body><div id="ui"></div>
 <script src="/docs/static/swagger-ui-bundle.js"></script>
 <script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui"})</script></body></html>"""
+CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 REFERENCE = "#/components/schemas/{name}"
 
 
@@ -99,7 +103,7 @@ async def openapi(request: Request) -> Response:
 
 async def docs(_: Request) -> Response:
     """GET /docs."""
-    return HTMLResponse(PAGE)
+    return HTMLResponse(PAGE, headers={"Content-Security-Policy": CONTENT_POLICY})
 
 
 def _static() -> Path:

@@ -311,6 +311,9 @@ class Settings:
         "", "API keys: owner=key, comma-separated; owner!=key for an admin", kind=_KEYS
     )
     keys_file: str = _setting("", "file of API keys, made by `fallthrough keys`", kind=_PATH)
+    client_seconds: float = _setting(
+        10.0, "limit for a request's head to arrive, and between two pieces of its body", low=0.1
+    )
     allowed_hosts: str = _setting(
         "", "names by which a server on loopback without keys may be called; *: any", kind=_NAMES
     )

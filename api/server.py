@@ -1,0 +1,138 @@
+"""uvicorn's HTTP/1.1, bounded: how much a client may send before it is known, and how slowly.
+
+uvicorn's faster parser (httptools) has no limits of its own, and h11, which has, takes twice the
+time of a whole request here.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.errors import ApiError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from starlette.types import Receive, Scope, Send
+
+MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
+MOST_FILES, SPARE_FILES = 65_536, 128  # open at once; of those, not for clients
+CLOSE = {"Connection": "close"}
+
+TOO_SLOW = "this request took too long to arrive"
+HEAD = f"a request's head may have {MOST_HEAD} bytes and {MOST_HEADERS} headers"
+URL = f"a URL may have {MOST_URL} bytes"
+FULL = "this server has as many connections as it can"
+
+
+def raise_file_limit() -> int:
+    """Have this process open as many files as it may; return how many connections fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if most > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(most, soft) - SPARE_FILES
+
+
+def protocol(most_connections: int, client_seconds: float) -> type[HttpToolsProtocol]:
+    """Return the protocol of a server that takes so many connections at once.
+
+    client_seconds: for the whole head of a request, and between two pieces of its body.
+    """
+    bounds = {"most_connections": most_connections, "client_seconds": client_seconds}
+    return type("Bounded", (_Bounded,), bounds)
+
+
+class _Bounded(HttpToolsProtocol):
+    most_connections, client_seconds = 0, 0.0
+    _head = True  # a request's head is awaited, or under way
+    _head_bytes = 0
+    _body = False  # a request's body is under way
+    _moved = False  # some of it came since the last look
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            self._end(503, FULL, "too_many_connections")
+        else:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._moved = True
+        super().data_received(data)
+        if self._head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD:
+                self._end(431, HEAD, "head_too_large")
+        # A request that comes in one piece, as most do, costs no timer.
+        if self._timer is None and (self._head_bytes or self._body):
+            self._wait()
+
+    def on_message_begin(self) -> None:
+        self._head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head, self._head_bytes, self._body = False, 0, True
+        self._wait_no_more()
+        app, self.app = self.app, self._refusal() or self.app
+        try:
+            super().on_headers_complete()
+        finally:
+            self.app = app
+
+    def on_message_complete(self) -> None:
+        self._body = False
+        self._wait_no_more()
+        super().on_message_complete()
+
+    def _refusal(self) -> Any:
+        """Return what answers in the application's place; None: it may."""
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.url) > MOST_URL:
+            return _refusing(414, URL, "url_too_long")
+        if len(self.headers) > MOST_HEADERS or size > MOST_HEAD:
+            return _refusing(431, HEAD, "head_too_large")
+        return None
+
+    def _wait(self) -> None:
+        self._moved = False
+        self._timer = self.loop.call_later(self.client_seconds, self._look)
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """End who is too slow. What we do not read now is not its sender's fault."""
+        self._timer = None
+        answering = self._head and self.cycle is not None and not self.cycle.response_complete
+        if answering or (self._body and (self._moved or self.flow.read_paused)):
+            self._wait()
+        elif self._head or self._body:
+            self._end(408, TOO_SLOW, "request_timeout")
+
+    def _end(self, status: int, message: str, code: str) -> None:
+        """Answer who has no request yet, or half of one, and hang up."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            response = ApiError(status, message, code=code, headers=CLOSE).response()
+            head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+            self.transport.write(f"HTTP/1.1 {status} \r\n{head}\r\n".encode() + response.body)
+        self.transport.close()
+
+
+def _refusing(status: int, message: str, code: str) -> Any:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await ApiError(status, message, code=code, headers=CLOSE).response()(scope, receive, send)
+
+    return refuse

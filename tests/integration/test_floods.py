@@ -1,0 +1,165 @@
+"""What comes in is bounded: heads, bodies, forms and connections, in bytes and in time."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+MIB = 1024 * 1024
+FORM = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\n"
+FORM += b"Content-Type: multipart/form-data; boundary=x\r\n"
+JOB = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def api(module_fleet):
+    return module_fleet.api(client_seconds=1).start()
+
+
+def connect(api):
+    return socket.create_connection(("127.0.0.1", api.port), 10)
+
+
+def answer(connection):
+    """All that comes until the other side closes."""
+    said = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            said += chunk
+    return said
+
+
+def sends(api, *pieces):
+    """What is answered to pieces, as far as they can be sent."""
+    with connect(api) as connection:
+        connection.settimeout(20)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for piece in pieces:
+                connection.sendall(piece)
+        return answer(connection)
+
+
+def memory(api):
+    """MiB that are resident."""
+    pages = int(Path(f"/proc/{api.process.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / MIB
+
+
+def get(*headers, path="/v1/jobs"):
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + b"".join(headers)
+    return head + b"Connection: close\r\n\r\n"
+
+
+def numbered(count, size=10):
+    return [b"x-%d: %s\r\n" % (n, b"v" * size) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "status", "code"),
+    [
+        ([get(*numbered(90))], 200, b'"list"'),
+        ([get(*numbered(99))], 431, b"head_too_large"),
+        ([get(*numbered(10, 6000))], 200, b'"list"'),
+        ([get(*numbered(11, 6000))], 431, b"head_too_large"),
+        ([get(path="/v1/jobs?after=" + "x" * 17_000)], 414, b"url_too_long"),
+        ([b"GET /v1/jobs HTTP/1.1\r\nx: ", *[b"v" * MIB] * 50], 431, b"head_too_large"),
+        ([b"GET /" + b"a" * MIB] * 50, 431, b"head_too_large"),
+        ([b"GET / HTTP/1.1\r\n", *[b"a: b\r\n" * 100_000] * 50], 431, b"head_too_large"),
+        ([b"GET / HTTP/1.1\r\nHost: localhost\r\n"], 408, b"request_timeout"),
+        ([b""], 408, b"request_timeout"),
+        ([JOB + b"Content-Length: 100\r\n\r\n{"], 408, b"request_timeout"),
+        ([JOB + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n"], 400, b""),
+    ],
+)
+def test_each_request_has_bounds(api, pieces, status, code):
+    before = memory(api)
+    said = sends(api, *pieces)
+    assert said.startswith(b"HTTP/1.1 %d " % status), said[:200]
+    assert code in said
+    assert memory(api) < before + 20
+    assert httpx.get(f"{api.url}/health").headers["x-content-type-options"] == "nosniff"
+
+
+def test_who_sends_slowly_but_sends_is_served(api):
+    body = b'{"prompt": "Hello"}'
+    with connect(api) as connection:
+        head = JOB + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connection.sendall(head)
+        for n in range(0, len(body), 6):
+            time.sleep(0.6)
+            connection.sendall(body[n : n + 6])
+        assert answer(connection).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_connection_that_is_kept_is_not_taken_for_a_slow_one(api):
+    with httpx.Client(base_url=api.url) as http:
+        for _ in range(3):
+            assert http.get("/health").is_success
+            time.sleep(1.5)
+
+
+def test_heads_that_never_end_keep_nobody_out(api):
+    connections = []
+    try:
+        for _ in range(1500):
+            connections.append(connect(api))
+            connections[-1].sendall(b"GET / HTTP/1.1\r\nHost: ")
+        began = time.monotonic()
+        assert httpx.get(f"{api.url}/v1/jobs", timeout=5).is_success
+        assert time.monotonic() - began < 1
+        assert all(b"request_timeout" in answer(each) for each in connections)
+    finally:
+        for each in connections:
+            each.close()
+
+
+def part(name, content, filename=b""):
+    more = b'; filename="%s"' % filename if filename else b""
+    return b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n' % (name, more) + content
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["many files", "many fields", "a long field", "a long header", "many headers"],
+)
+def test_a_form_is_bounded_whatever_its_shape(api, shape):
+    pieces = {
+        "many files": [part(b"file", b"x" * MIB + b"\r\n", b"a") for _ in range(100)],
+        "many fields": [part(b"f%d" % n, b"v" * 1000 + b"\r\n") for n in range(5000)],
+        "a long field": [part(b"purpose", b""), *[b"x" * MIB] * 100],
+        "a long header": [b"--x\r\nX: ", *[b"v" * MIB] * 100],
+        "many headers": [b"--x\r\n", *[b"a: b\r\n" * 10_000] * 100],
+    }[shape]
+    before, most, stop = memory(api), 0.0, threading.Event()
+
+    def watch():
+        nonlocal most
+        while not stop.wait(0.02):
+            most = max(most, memory(api))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    size = sum(map(len, pieces))
+    replies = []
+    head = FORM + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+    senders = [
+        threading.Thread(target=lambda: replies.append(sends(api, head, *pieces))) for _ in range(5)
+    ]
+    for each in senders:
+        each.start()
+    began = time.monotonic()
+    assert httpx.get(f"{api.url}/v1/jobs", timeout=10).is_success
+    assert time.monotonic() - began < 1
+    for each in senders:
+        each.join()
+    stop.set()
+    watching.join()
+    assert [reply[:13] for reply in replies] == [b"HTTP/1.1 400 "] * 5, replies
+    assert most < before + 60
