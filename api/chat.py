@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.responses import Response
 
 from api.body import read_body
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
 GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
 MODELS_SECONDS = 2.0  # that a tier gets to list its models
 
@@ -35,6 +38,8 @@ async def complete(request: Request) -> Response:
     content = await read_body(request)
     headers = dict(request.headers)
     job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
+    deadline = min(job.deadline_seconds, _patience(headers))
+    job = msgspec.structs.replace(job, deadline_seconds=deadline)
     keys = chat_keys(request, content)
     asking = [key for key in keys if key.own or key.lookup]
     _, earlier_ids = await services.submitter.submit([job], asking)
@@ -56,6 +61,15 @@ async def complete(request: Request) -> Response:
         message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
         raise stopping(message, {"x-fallthrough-job-id": record.id})
     return _answer(record)
+
+
+def _patience(headers: Mapping[str, str]) -> float:
+    """Return how long the SDK waits for this answer, less what it takes to get there."""
+    try:
+        seconds = float(headers.get("x-stainless-read-timeout", "inf"))
+    except ValueError:
+        return math.inf
+    return max(seconds - ON_THE_WAY_SECONDS, seconds / 2) if seconds > 0 else math.inf
 
 
 async def _wait_or_leave(

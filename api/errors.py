@@ -43,7 +43,10 @@ class ApiError(Exception):
         """Return the envelope."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"  # noqa: PLR2004
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return envelope(self.status, error, self.headers)
+        headers = self.headers
+        if (seconds := headers.get("Retry-After", "")).isdigit():
+            headers = {**headers, "retry-after-ms": f"{seconds}000"}  # which the SDK reads first
+        return envelope(self.status, error, headers)
 
 
 def envelope(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tasks.tiers.build import Tiers
     from tasks.tiers.slots import Slots, Turn
 
+LAST_SECONDS, LAST_SHARE = 1.0, 0.1  # of a job's time, left to the cache and an answer of ours
 LOOK_AGAIN_SECONDS = 0.1  # how often a job that waits for a slot looks whether it is worth it
 POISON_FAILURES = 3  # tries that may fail at a healthy tier before a waiting job is given up
 PARK_SECONDS = (1.0, 30.0)  # least and longest time that a waiting job is parked
@@ -107,7 +108,7 @@ class Answerer:
             return self._no_slot(job, tier, began)
         trial = None
         try:
-            trial = await tier.ask(job.body, job.deadline - time.monotonic(), job.endpoint)
+            trial = await tier.ask(job.body, _until(job) - time.monotonic(), job.endpoint)
         finally:
             try:
                 await slots.release(token)
@@ -128,11 +129,11 @@ class Answerer:
 
     async def _slot(self, job: BegunJob, tier: ChatTier, slots: Slots) -> str | None:
         """Wait for a slot, while it is worth it; None if it is not."""
-        if self._drain.started or tier.breaker.refusal() or time.monotonic() >= job.deadline:
+        if self._drain.started or tier.breaker.refusal() or time.monotonic() >= _until(job):
             return None
         if token := slots.try_acquire():
             return token
-        until = job.deadline
+        until = _until(job)
         if job.tier == "cpu" and "gpu" in self._models:
             until = min(until, time.monotonic() + self._settings.cpu_wait_seconds)
         turn = slots.line_up(first=job.first)
@@ -166,7 +167,7 @@ class Answerer:
                 return answered(job, trial)
             case Step.FINISH_ERROR:
                 return refused(job, trial)
-            case Step.EXPIRE:
+            case Step.EXPIRE if time.monotonic() >= job.deadline or _until(job) == job.deadline:
                 return expired(job, attempt)
         # A failure that opened the breaker is the tier's; one that did not may be the job's.
         breaker = self._models[job.tier].breaker
@@ -219,3 +220,10 @@ class Answerer:
             waits.append(view.retry_after_seconds)
         least, longest = PARK_SECONDS
         return min(max(min(waits, default=longest), least), longest)
+
+
+def _until(job: BegunJob) -> float:
+    """Return until when models are asked: who wants an answer in any case gets ours in time."""
+    if job.options.on_exhausted != "degraded":
+        return job.deadline
+    return job.deadline - min(LAST_SECONDS, (job.deadline - job.created) * LAST_SHARE)

@@ -19,6 +19,7 @@ def begun_job(**fields: Any) -> BegunJob:
         "owner": "ann",
         "queue": Queue.INTERACTIVE,
         "deadline": time.monotonic() + 60,
+        "created": time.monotonic(),
         "options": Options(),
         "attempts": (),
         "failures": 0,

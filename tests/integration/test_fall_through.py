@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import httpx
+import openai
 import pytest
 from harness.waiting import wait_until
 
@@ -191,12 +192,41 @@ def test_a_job_may_wait_until_a_tier_is_back(api, gpu, cpu):
     assert (done["status"], done["tier_used"]) == ("succeeded", "gpu")
 
 
+@pytest.mark.parametrize("patience", [1, 3])
+def test_an_impatient_sdk_gets_an_honest_answer_before_it_gives_up(api, gpu, cpu, patience):
+    with openai.OpenAI(base_url=f"{api.base_url}/v1", api_key="x", max_retries=0) as sdk:
+
+        def ask(prompt):
+            began = time.monotonic()
+            reply = sdk.chat.completions.with_raw_response.create(
+                model="m", messages=[{"role": "user", "content": prompt}], timeout=patience
+            )
+            assert time.monotonic() - began < patience
+            return reply.headers["x-fallthrough-tier"]
+
+        assert ask("kept") == "gpu"
+        gpu.mode = cpu.mode = "hang"
+        assert ask("kept") == "cache"
+        assert ask("new") == "degraded"
+
+
+@pytest.mark.parametrize("told", ["", "NOT_GIVEN", "nan", "-1", "0", "inf"])
+def test_a_patience_that_is_none_changes_nothing(api, told):
+    headers = {"x-stainless-read-timeout": told}
+    body = {"messages": [{"role": "user", "content": "Hello"}]}
+    reply = api.post("/v1/chat/completions", json=body, headers=headers)
+    assert reply.headers["x-fallthrough-tier"] == "gpu"
+
+
 def test_a_job_past_its_deadline_is_expired(shared):
     api, gpu, cpu = shared
     gpu.mode = cpu.mode = "hang"
-    job = api.post("/v1/jobs", json={"prompt": "slow", "deadline_seconds": 0.5}).json()
-    done = api.get(f"/v1/jobs/{job['id']}?wait=10").json()
-    assert done["status"] == "expired"
+    asked = {"prompt": "slow", "deadline_seconds": 0.5}
+    for policy, status in (("fail", "expired"), ("degraded", "succeeded")):
+        job = api.post("/v1/jobs", json={**asked, "on_exhausted": policy}).json()
+        done = api.get(f"/v1/jobs/{job['id']}?wait=10").json()
+        assert (done["status"], done["degraded"]) == (status, policy == "degraded")
+    assert done["finished_at"] <= done["deadline_at"]
     assert breaker(api)["consecutive_failures"] == 0
 
 

@@ -127,9 +127,24 @@ async def test_past_its_deadline_a_job_is_not_called(bench):
 
 async def test_a_call_that_its_deadline_ended_is_told(bench):
     bench.servers.mode = "hang"
-    finish = await bench.answer(job(attempts=(BEFORE,), deadline=time.monotonic() + 30))
+    begun = job(attempts=(BEFORE,), deadline=time.monotonic() + 30, on_exhausted="fail")
+    finish = await bench.answer(begun)
     assert (finish.status, finish.tier_used, finish.error) == (Status.EXPIRED, "", None)
     assert tried(finish.attempts) == [("gpu", "failure"), ("gpu", "expired")]
+
+
+async def test_who_wants_an_answer_in_any_case_gets_ours_before_its_deadline(bench):
+    bench.servers.mode = "hang"
+    left = await bench.answer(job(deadline=time.monotonic() + 0.5))
+    assert tried(left.attempts) == [("gpu", "expired")]
+    left = await bench.answer(job("cpu", deadline=time.monotonic(), attempts=left.attempts))
+    assert left == Finish(status=Status.EXPIRED, attempts=left.attempts), "too late for any"
+    now = time.monotonic()
+    begun = {"created": now - 10.0, "deadline": now + 0.9}  # less than a second, no model's
+    left = await bench.answer(job("cpu", **begun))
+    assert tried(left.attempts) == [("cpu", "no_permit")]
+    finish = await bench.answer(job("cache", **begun, attempts=left.attempts))
+    assert (finish.status, finish.tier_used) == (Status.SUCCEEDED, "degraded")
 
 
 # The cache

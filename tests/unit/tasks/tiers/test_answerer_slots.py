@@ -13,7 +13,7 @@ from harness.waiting import eventually, turns
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig
 from circuit_breaker.events import CallRejected
 from fallback_chain import Verdict
-from tasks.records.jobs import Status
+from tasks.records.jobs import Options, Status
 from tasks.records.outcomes import Finish, HandBack, HandOn
 from tasks.tiers.slots import FleetSlots, LocalSlots
 
@@ -163,7 +163,8 @@ async def test_where_no_faster_tier_is_a_job_waits_on(make_bench, tier, tiers):
 @pytest.mark.parametrize("wait", [0.02, 60.0])
 async def test_a_deadline_that_comes_while_it_waits_ends_a_job(make_bench, wait):
     bench = make_bench(cpu_wait_seconds=wait)
-    waiting = await Waiting(bench, tier="cpu", deadline=time.monotonic() + 0.01).lines_up()
+    soon = {"deadline": time.monotonic() + 0.01, "options": Options(on_exhausted="fail")}
+    waiting = await Waiting(bench, tier="cpu", **soon).lines_up()
     finish = await waiting.outcome_without_a_slot()
     assert finish == Finish(status=Status.EXPIRED, attempts=())
     assert bench.observer.events == []
