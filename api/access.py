@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,12 @@ OPEN_FOLDERS = ("/docs/static/", "/static/")
 ADMIN = ("/circuit-breakers", "/metrics")
 ANYBODY = Key("none", "default", "", admin=True)  # without keys everybody is one and the same
 MOST_NAMES = 100  # of this server's that are remembered, each with its port
+FREE_GUESSES, FORGIVEN_A_SECOND, WRONG_SECONDS = (
+    20,
+    0.2,
+    1.0,
+)  # wrong keys; and what a further costs
+MOST_ADDRESSES = 10_000  # that are remembered for wrong keys
 LEASE_SECONDS = 15.0  # after which a request whose server crashed counts no more
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 
@@ -91,6 +99,23 @@ class RequestLimits:
                 await self._limits.release_request(held[token], token)
 
 
+class WrongKeys:
+    """How often each address came with a wrong key of late: guessing is made slow, for it alone."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[str, tuple[float, float]] = OrderedDict()  # wrong keys, since when
+
+    def wait_of(self, address: str, now: float) -> float:
+        """Count one more; return the seconds after which it is answered. now: seconds."""
+        count, then = self._last.pop(address, (0.0, now))
+        # They are forgiven one by one.
+        count = max(count - (now - then) * FORGIVEN_A_SECOND, 0.0) + 1
+        self._last[address] = count, now
+        if len(self._last) > MOST_ADDRESSES:
+            self._last.popitem(last=False)
+        return WRONG_SECONDS if count > FREE_GUESSES else 0.0
+
+
 class Access:
     """ASGI middleware: every request but the open ones has a key, when there are any."""
 
@@ -100,6 +125,7 @@ class Access:
         self._needed = bool(settings.keys_file) or bool(keys)
         # Who serves the network without keys does so on purpose, under any name.
         self._by_any_name = not is_loopback(settings.host) and not settings.allowed_hosts
+        self._wrong_keys = WrongKeys()
         self._names: set[bytes] = set()  # by which it was called, and may be
         if self._needed and not keys:
             log.warning(
@@ -146,6 +172,8 @@ class Access:
             return
         key = self._key(Request(scope))
         if key is None:
+            address = (scope.get("client") or ("", 0))[0]
+            await asyncio.sleep(self._wrong_keys.wait_of(address, time.monotonic()))
             message = "give a valid API key: Authorization: Bearer KEY"
             refusal = ApiError(
                 401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}

@@ -15,18 +15,14 @@ from api.errors import json_response, not_found
 from api.metrics import FleetMetrics, StoreAway, unusable_counts
 from api.routing import Description, Route, Undescribed
 from api.services import Services, services_of
-from tasks.errors import FallthroughError, StoreUnavailable
+from tasks.errors import StoreUnavailable
 from tasks.store.fleet import percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from starlette.requests import Request
 
     from circuit_breaker import BreakerView
     from tasks.store.fleet import Gauges
-
-READY_SECONDS = 2.0
 
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -53,22 +49,10 @@ async def health(_: Request) -> Response:
 async def ready(request: Request) -> Response:
     """GET /health/ready: whether a request would be accepted now."""
     services = services_of(request)
-    answers = await asyncio.gather(
-        _reason("store", services.store.connection.ping()),
-        _reason("broker", services.publisher.check()),
-    )
-    reasons = [reason for reason in answers if reason]
+    reasons = list(await services.readiness.reasons())
     if services.draining:
         reasons.append("draining")
     return json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
-
-
-async def _reason(name: str, check: Awaitable[None]) -> str | None:
-    try:
-        await asyncio.wait_for(check, READY_SECONDS)
-    except (FallthroughError, TimeoutError):
-        return f"no {name}"
-    return None
 
 
 async def breakers(request: Request) -> Response:

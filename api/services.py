@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from api.access import RequestLimits
 from api.callers import Callers
 from api.errors import not_found
+from api.readiness import Readiness
 from api.waiters import Waiters
 from tasks.app import create_app
 from tasks.background import Background
@@ -49,6 +50,7 @@ class Services:
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
     metrics: ApiMetrics
+    readiness: Readiness
     draining: bool = False
 
     @property
@@ -83,6 +85,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
             breakers=breakers,
             tiers=tiers,
             metrics=metrics,
+            readiness=Readiness(store=store.connection.ping, broker=publisher.check),
         )
     finally:
         await background.stop()
