@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import ResponseError
 from simulation.command import stay_on_one_core, valkey
 from simulation.store import Server
 from simulation.world import Plan, simulate
@@ -44,8 +45,8 @@ Killer = Callable[[Any], "str | None"]
 def killer_of_scripts(seeds: int) -> Iterator[Killer]:
     """Yield what says how a mutant of the scripts dies; None: it lives."""
     plans = [Plan.of(str(seed)) for seed in range(1, seeds + 1)]
-    with valkey() as path, copy_of_the_code() as folder:
-        yield lambda each: killing_seed(each, path, plans) or killing_test(each, folder)
+    with copy_of_the_code() as folder:
+        yield lambda each: killing_seed(each, plans) or killing_test(each, folder)
 
 
 @contextlib.contextmanager
@@ -59,17 +60,18 @@ def copy_of_the_code() -> Iterator[Path]:
         yield Path(folder)
 
 
-def killing_seed(mutant: scripts.Mutant, path: str, plans: Sequence[Plan]) -> str | None:
+def killing_seed(mutant: scripts.Mutant, plans: Sequence[Plan]) -> str | None:
     """Return what the simulation says of a mutant; None if it says nothing."""
-    try:
-        server = Server(path, mutant.scripts())
-    except Exception as error:
-        return f"no script: {error}"
-    with contextlib.closing(server):
+    with valkey() as path:  # its own: a script that does not end keeps it busy for ever
+        try:
+            server = Server(path, mutant.scripts())
+        except ResponseError as error:
+            return f"no script: {error}"
         for plan in plans:
             violations = simulate(plan, server).violations
             if violations:
                 return f"seed {plan.seed}: {violations[0]}"
+        server.close()
     return None
 
 

@@ -115,6 +115,7 @@ class World:
         self.threads, self.units, self.redelivers = plan.threads, plan.units, plan.redelivers
         self.loop = VirtualLoop(self.rng("loop"))
         self.server = server
+        self.callers: Callers | None = None  # until all begins
         self.clock_offset = 0.0  # of the server's clock, seconds
         self.forgotten: list[tuple[float, float]] = []  # from when to when all is lost
         self.violations: list[str] = []
@@ -311,8 +312,8 @@ def simulate(plan: Plan, server: Server) -> Result:
         trips=world.store_link.trips,
         seconds=world.loop.time() - BEGIN,
         trace=hash((world.loop.steps, world.loop.time(), tuple(world.schedule))),
-        jobs=len(world.callers.jobs),
-        batches=len(world.callers.batches),
+        jobs=len(world.callers.jobs) if world.callers else 0,
+        batches=len(world.callers.batches) if world.callers else 0,
         schedule=world.schedule,
     )
 
