@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 CODE = ("api", "circuit_breaker", "cli", "fallback_chain", "tasks", "tests", "workers")
 STORE_TESTS = ("jobs", "limits", "files", "scripts", "job_transitions", "batch_transitions")
 STORE_SECONDS, UNIT_SECONDS = 200, 60
-SEEDS = 150
+SEEDS, QUICK = 150, 20  # of the simulation; those before the store's tests
 AS_A_MUTANTS = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "mutation.quickly")
 
 # Without what else pytest loads, which takes thrice the time of these tests.
@@ -50,7 +50,13 @@ def killer_of_scripts(seeds: int) -> Iterator[Killer]:
     """Yield what says how a mutant of the scripts dies; None: it lives."""
     plans = [Plan.of(str(seed)) for seed in range(1, seeds + 1)]
     with copy_of_the_code() as folder:
-        yield lambda each: killing_seed(each, plans) or killing_test(each, folder)
+        yield (
+            lambda each: (
+                killing_seed(each, plans[:QUICK])
+                or killing_test(each, folder)
+                or killing_seed(each, plans[QUICK:])
+            )
+        )
 
 
 @contextlib.contextmanager
