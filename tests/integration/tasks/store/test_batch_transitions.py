@@ -627,6 +627,20 @@ def test_a_unit_that_the_store_has_forgotten_something_of_is_not_dropped(machine
     batches.teardown()
 
 
+def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    unit = told.unit
+    batches.record(unit, [0])
+    assert batches.wait(batches.batches.split(unit, "cpu", "token", {1: LineHistory(())}))
+    assert not batches.wait(batches.batches.drop(unit)), "it has nothing left to do"
+    assert not batches.is_held(unit)
+    assert not batches.wait(batches.store.connection.command("EXISTS", keyspace.job(unit.id)))
+    unit.results.clear()
+    unit.moved_to.clear()
+
+
 @pytest.mark.parametrize("late", ["hand on", "split", "note"])
 def test_nothing_is_noted_of_a_line_once_its_batch_has_ended(machine, late):
     """A unit may be there still: its lines were answered elsewhere. Nobody would clear it away."""
