@@ -20,6 +20,7 @@ from api.paging import page_of, whole
 from api.routing import Description, Route
 from api.schemas import ExpiresAfter, check
 from api.services import id_of, owner_of, services_of
+from tasks.errors import StoreUnavailable
 from tasks.records.files import FILE_SECONDS, NewFile
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:
         raise bad(f"the form cannot be read: {error}") from None
+    except OSError as error:
+        message = f"the upload does not fit into the temporary folder: {error.strerror}"
+        raise StoreUnavailable(message) from error
     try:
         yield form
     finally:
