@@ -116,9 +116,10 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
     size = whole(length)  # None: chunked, or far too large
     if length.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
         raise _too_large()
+    parts = _parts(request)
     # Of many files each would be held in memory up to its first megabyte.
     parser = MultiPartParser(
-        *(request.headers, _parts(request)),
+        *(request.headers, parts),
         max_files=1,
         max_fields=MOST_FIELDS,
         max_part_size=FORM_BYTES,
@@ -126,14 +127,22 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
     try:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:
+        await _read_past(parts)
         raise bad(f"the form cannot be read: {error}") from None
     except OSError as error:
+        await _read_past(parts)
         message = f"the upload does not fit into the temporary folder: {error.strerror}"
         raise StoreUnavailable(message) from error
     try:
         yield form
     finally:
         await form.close()
+
+
+async def _read_past(parts: AsyncGenerator[bytes, None]) -> None:
+    """Take the rest of a body: its sender reads no answer before, and may close after."""
+    async for _ in parts:
+        pass
 
 
 async def _parts(request: Request) -> AsyncGenerator[bytes, None]:
