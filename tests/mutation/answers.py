@@ -117,16 +117,15 @@ def mutants_of(module: str) -> list[Mutant]:
     source = path_of(module).read_text()
     tree, lines = ast.parse(source), source.split("\n")
     found: list[Mutant] = []
-    seen: set[tuple[int, str, str]] = set()
     for path in _places(tree, ()):
-        node = _at(tree, path)
+        node, seen = _at(tree, path), set()
         for other in _others(node):
             text = "(nothing)" if isinstance(other, ast.Pass) else ast.unparse(other)
             number = getattr(node, "lineno", 0) or node.target.lineno
             was = ast.unparse(node)
-            if was == text or (number, was, text) in seen:
+            if was == text or text in seen:
                 continue
-            seen.add((number, was, text))
+            seen.add(text)
             about = number, _function(tree, number), lines[number - 1].strip()
             found.append(Mutant(module, len(found), *about, was, text, path, other))
     return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 _LEASED = "a record has a lease owner only while it runs, which the simulation checks as it goes"
 _MADE = "every record is made with its attempts, so there is always a list"
+_SHORTCUT = "it only spares a look at answers that cannot be so deep"
+_CACHE = "the size of a cache of the engine's: what it holds is made again, the answer is the same"
 
-# (file, the line as it is, as it is in the mutant) -> why nobody sees it.
+# (file, and function; the line as it is; as it is in the mutant) -> why nobody sees it.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "_jobs.lua",
@@ -67,4 +69,30 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
         "if #lines > 0 and redis.call('GETBIT', written(id), slice) == 0 then",
     ): "a batch that ends drops its units, so none of them is leased any more",
+    (
+        "answers.py:read_answer",
+        "if brackets > MOST_NESTING and is_deeper(document, MOST_NESTING):",
+        (
+            "brackets > MOST_NESTING and is_deeper(document, MOST_NESTING) -> "
+            "is_deeper(document, MOST_NESTING)"
+        ),
+    ): _SHORTCUT,
+    (
+        "answers.py:read_answer",
+        "if brackets > MOST_NESTING and is_deeper(document, MOST_NESTING):",
+        "brackets > MOST_NESTING -> brackets >= MOST_NESTING",
+    ): _SHORTCUT,
+    (
+        "schemas.py:",
+        "PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)",
+        (
+            "jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20) -> "
+            "jsonschema_rs.RegexOptions(size_limit=1 << 20)"
+        ),
+    ): _CACHE,
+    (
+        "classify.py:",
+        "keep: bool = True",
+        "True -> False",
+    ): "only an answer is kept, and where there is one it is said",
 }

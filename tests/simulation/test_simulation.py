@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mutation import answers
 from mutation.equivalents import EQUIVALENT
 from mutation.scripts import mutants
 
@@ -182,7 +183,7 @@ def test_a_plan_that_fails_is_made_small(store):
 
 
 def test_what_is_named_an_equivalent_is_a_mutant_and_says_why():
-    keys = {mutant.key for mutant in mutants()}
+    keys = {mutant.key for mutant in [*mutants(), *answers.mutants()]}
     assert set(EQUIVALENT) <= keys
     assert all(len(reason) > 20 for reason in EQUIVALENT.values())
 

@@ -468,6 +468,7 @@ def test_an_answer_is_taken_along_with_who_gave_it():
     meaning = classify(reply(200, ANSWER), 0)
     assert (meaning.detail, meaning.model, meaning.error) == ("", "m", None)
     assert meaning.answer.text == "Hi"
+    assert not meaning.no_such_model
 
 
 def test_only_who_is_busy_says_when_to_come_again():

@@ -164,6 +164,26 @@ def test_what_is_too_much_work_is_not_checked():
     assert said(closed, {}, int(schemas.MOST_WORK / 8) + 1) is None
 
 
+def test_the_bounds_are_these():
+    """Whoever moves one has measured what it costs."""
+    assert (schemas.KEPT, schemas.MOST_SCHEMA) == (64, 262_144)
+    assert (schemas.MOST_NODES, schemas.MOST_NESTING, schemas.MOST_DEPTH) == (10_000, 200, 100)
+    assert schemas.MOST_WORK == 50_000_000
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_schema_has_only_so_many_characters(more):
+    text = '{"type": "object"}'
+    text += " " * (schemas.MOST_SCHEMA - len(text) + more)
+    assert schemas.is_valid(text, {}, 2) is (None if more else True)
+
+
+@pytest.mark.parametrize(("times", "is_checked"), [(20, True), (30, False)])
+def test_a_pattern_that_is_short_and_large_is_not_compiled(times, is_checked):
+    """Each letter of Unicode is many states, which nobody sees before it is compiled."""
+    assert (said({"pattern": rf"^\p{{L}}{{{times}}}$"}, "a") is not None) is is_checked
+
+
 @pytest.mark.parametrize(
     ("pattern", "states"),
     [("abcd", 1), ("a{8}", 3), ("a{1,8}b{8}", 6), ("(a{20}){20}x", 103), ("a{8,}", 3), ("a{x}", 1)],
