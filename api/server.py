@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
-MOST_FILES, SPARE_FILES = 65_536, 128  # open at once; of those, not for clients
+MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # each costs some 15 KB; files that are not clients'
 CLOSE = {"Connection": "close"}
 
 TOO_SLOW = "this request took too long to arrive"
@@ -29,12 +29,13 @@ FULL = "this server has as many connections as it can"
 
 
 def raise_file_limit() -> int:
-    """Have this process open as many files as it may; return how many connections fit."""
+    """Have this process open as many files as it needs, and may; return how many clients fit."""
+    wanted = MOST_CONNECTIONS + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if most > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return max(most, soft) - SPARE_FILES
+    may = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if may > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (may, hard))
+    return min(max(may, soft) - SPARE_FILES, MOST_CONNECTIONS)
 
 
 def protocol(most_connections: int, client_seconds: float) -> type[HttpToolsProtocol]:
