@@ -175,7 +175,7 @@ def _detail(usage: dict[str, Any], where: str, what: str) -> int:
 
 def _count(said: Any) -> int:
     # true is an int to Python, and the store's counters end at 2 ** 63
-    return said if type(said) is int and 0 <= said < MOST_TOKENS else 0
+    return said if type(said) is int and said in range(MOST_TOKENS) else 0
 
 
 def _error_of(reply: Reply) -> tuple[dict[str, Any], str, bool]:
@@ -188,10 +188,9 @@ def _error_of(reply: Reply) -> tuple[dict[str, Any], str, bool]:
         body: Any = msgspec.json.decode(reply.content)
     except (ValueError, RecursionError):
         body = None
-    found = body.get("error") or body if isinstance(body, dict) else body
-    if isinstance(found, str | list):
-        found = {"message": found}
-    found = _opened(found) if isinstance(found, dict) else {}
+    if isinstance(body, str | list):
+        body = {"message": body}
+    found = _opened(body) if isinstance(body, dict) else {}
     text = next(filter(None, (_words(found.get(name)) for name in WORDS)), "")
     error = {
         "message": text or f"the model server answered {reply.status}",

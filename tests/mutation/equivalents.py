@@ -95,4 +95,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "keep: bool = True",
         "True -> False",
     ): "only an answer is kept, and where there is one it is said",
+    (
+        "classify.py:_error_of",
+        "told = f\"{error['code']} {error['type']} {text}\" if found else _plain(reply.content)",
+        "' ' -> ' ~'",
+    ): "it only keeps the words apart",
 }

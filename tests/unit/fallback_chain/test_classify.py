@@ -305,6 +305,7 @@ def test_the_words_are_looked_for_wherever_a_server_says_them():
         ),
         ({"detail": {"detail": {"detail": "too far inside"}}}, "too far inside", None),
         ({"error": {"error": {"error": {"error": {}}}}}, "the model server answered 413", None),
+        ({"detail": {"detail": {"detail": {"msg": "x"}}}}, "the model server answered 413", None),
     ],
 )
 def test_an_error_inside_others_is_told_as_it_is(body, message, code):

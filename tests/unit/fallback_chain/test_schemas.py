@@ -164,6 +164,11 @@ def test_what_is_too_much_work_is_not_checked():
     assert said(closed, {}, int(schemas.MOST_WORK / 8) + 1) is None
 
 
+def test_a_schema_that_is_just_not_too_much_is_compiled(monkeypatch):
+    monkeypatch.setattr(schemas, "MOST_WORK", 3)
+    assert said({"items": {"type": "boolean"}}, [True], 1) is True
+
+
 def test_the_bounds_are_these():
     """Whoever moves one has measured what it costs."""
     assert (schemas.KEPT, schemas.MOST_SCHEMA) == (64, 262_144)
