@@ -100,4 +100,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "told = f\"{error['code']} {error['type']} {text}\" if found else _plain(reply.content)",
         "' ' -> ' ~'",
     ): "it only keeps the words apart",
+    (
+        "classify.py:_words",
+        'return ""',
+        "return '' -> return None",
+    ): "who asks for words takes the first that are any",
 }
