@@ -105,4 +105,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'return ""',
         "return '' -> return None",
     ): "who asks for words takes the first that are any",
+    (
+        "schemas.py:_keyword",
+        'if key == "patternProperties" and isinstance(value, dict):',
+        ("key == 'patternProperties' and isinstance(value, dict) -> key == 'patternProperties'"),
+    ): "any other value is no schema, as the engine says: it is not checked",
+    (
+        "needs.py:",
+        'UNREADABLE = ""  # stands for a schema that is there, but cannot be written as JSON',
+        "'' -> '~'",
+    ): "any text that is no JSON stands for it",
 }

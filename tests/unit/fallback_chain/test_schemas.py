@@ -207,6 +207,14 @@ def test_subschemas_are_counted_and_bounded(more, monkeypatch):
     assert said({"patternProperties": {"a" * (27 + more): True}}, 1) is (None if more else True)
 
 
+@pytest.mark.parametrize("name", ["$defs", "definitions"])
+def test_a_property_may_be_named_as_definitions_are_and_counts(name, monkeypatch):
+    monkeypatch.setattr(schemas, "MOST_NODES", 9)
+    many = {"allOf": [{}] * 8}
+    assert said({"properties": {name: many}}, {}) is None
+    assert said({name: {"a": many}}, {}) is True, "of definitions only what is referred to"
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_nesting_is_bounded(more):
     levels = schemas.MOST_NESTING // 2 - 1 + more  # each is a definition, and the reference in it
