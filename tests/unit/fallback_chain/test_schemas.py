@@ -207,6 +207,11 @@ def test_subschemas_are_counted_and_bounded(more, monkeypatch):
     assert said({"patternProperties": {"a" * (27 + more): True}}, 1) is (None if more else True)
 
 
+def test_a_reference_to_an_anchor_is_not_taken_for_a_place_that_is_named_nearly_so():
+    anchored = {"$defs": {"x": {"$anchor": "foo"}}}
+    assert said({"$ref": "#foo", "oo": {}, **anchored}, 1) is None
+
+
 @pytest.mark.parametrize("name", ["$defs", "definitions"])
 def test_a_property_may_be_named_as_definitions_are_and_counts(name, monkeypatch):
     monkeypatch.setattr(schemas, "MOST_NODES", 9)
