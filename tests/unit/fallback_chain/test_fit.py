@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallback_chain.fit import FITS, Fit, check, heal
+from fallback_chain.answers import read_answer
+from fallback_chain.fit import FITS, Fit, check, heal, without_fence
 from fallback_chain.needs import Needs
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -235,3 +237,31 @@ def test_no_answer_raises_and_no_word_of_it_is_repeated(completion, body):
 def test_what_is_healed_is_json(text):
     inside = heal(text)
     assert inside is None or (json.loads(inside) is not Ellipsis and inside in text)
+
+
+def completed(*choices, **fields):
+    return read_answer(msgspec.json.encode({"model": "m", **fields, "choices": choices}))
+
+
+def test_a_fence_is_taken_out_of_an_answer_and_the_rest_stays():
+    chat = {"index": 0, **says("```json\n{}\n```", role="assistant"), "logprobs": None}
+    inside = {**chat, "message": {"content": "{}", "role": "assistant"}}
+    told = without_fence(completed(chat, usage={"n": 1}))
+    assert told == {"model": "m", "usage": {"n": 1}, "choices": [inside]}
+    legacy = {"index": 0, "text": "```\n{}\n```", "finish_reason": "stop"}
+    told = without_fence(completed(legacy))
+    assert told == {"model": "m", "choices": [{**legacy, "text": "{}"}]}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [],
+        [says("{}")],
+        [says(None)],
+        [says("```json\n{}\n```"), says("```json\n{}\n```")],
+        [says("```json\nSure\n```")],
+    ],
+)
+def test_an_answer_without_a_fence_stays_as_it_is(choices):
+    assert without_fence(completed(*choices)) is None

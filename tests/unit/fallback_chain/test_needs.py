@@ -165,6 +165,7 @@ def test_what_may_be_called_and_must(body, tools, required):
     needs = Needs.of(body)
     assert needs.tools == tools
     assert needs.call_required is required
+    assert (Need.TOOLS in needs.kinds) is bool(tools)
 
 
 @pytest.mark.parametrize(
