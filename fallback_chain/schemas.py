@@ -27,7 +27,8 @@ MOST_NESTING = 200  # subschemas inside one another
 MOST_DEPTH = 100  # objects and lists of a value inside one another
 MOST_WORK = 5e7  # nodes times characters of the answer: a few seconds at the very worst
 # Every pattern is matched in time linear in the text; one that would need more does not compile.
-PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
+LARGEST_PATTERN = 1 << 20  # bytes of one that is compiled
+PATTERNS = jsonschema_rs.RegexOptions(size_limit=LARGEST_PATTERN, dfa_size_limit=LARGEST_PATTERN)
 
 # Where these stand, a reference points to something that is not looked for here.
 _UNFOLLOWED = frozenset({"$dynamicRef", "$recursiveRef"})

@@ -8,6 +8,7 @@ end the worker, and connections that ended and stay in the loop of one that goes
 from __future__ import annotations
 
 import contextlib
+import gc
 import ssl
 from queue import Empty
 from time import monotonic
@@ -217,6 +218,9 @@ class Transport(redis.Transport):
                 timer.cancel()
                 timer.fun = None  # it stays in its heap until its time, and would hold them all
         loop.on_tick -= ticks
+        # What is left of it are cycles, with open files: the collector alone would take hours, as
+        # a process of ours gives it little to look at (process.freeze_garbage).
+        gc.collect()
         before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         setattr(loop, EARLIER, (self.cycle, loop.on_tick - before))

@@ -84,12 +84,21 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): _SHORTCUT,
     (
         "schemas.py:",
-        "PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)",
         (
-            "jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20) -> "
-            "jsonschema_rs.RegexOptions(size_limit=1 << 20)"
+            "PATTERNS = jsonschema_rs.RegexOptions("
+            "size_limit=LARGEST_PATTERN, dfa_size_limit=LARGEST_PATTERN)"
+        ),
+        (
+            "jsonschema_rs.RegexOptions(size_limit=LARGEST_PATTERN, "
+            "dfa_size_limit=LARGEST_PATTERN) -> "
+            "jsonschema_rs.RegexOptions(size_limit=LARGEST_PATTERN)"
         ),
     ): _CACHE,
+    (
+        "classify.py:retry_after",
+        'text = headers.get("retry-after", "").strip()',
+        "'' -> '~'",
+    ): "what is no number and no date is none, as nothing is",
     (
         "classify.py:",
         "keep: bool = True",

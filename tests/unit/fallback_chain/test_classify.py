@@ -508,6 +508,8 @@ def test_no_such_model_is_told_apart_from_a_prompt_that_is_too_long():
         (FASTAPI_INVALID, "body.messages: field required"),
         ({"detail": [{"loc": ["body", 0], "msg": "a"}, {"msg": "b"}, "c", 7]}, "body.0: a; b; c; "),
         ({"error": [{"message": "a"}]}, "a"),
+        ("n must be 1", "n must be 1"),
+        (["n must be 1"], "n must be 1"),
         ({"detail": [{"loc": 7}, {"msg": "b"}]}, "; b"),
         ({"error": {"message": {"deep": "er"}}}, "the model server answered 413"),
         ({"error": {}}, "the model server answered 413"),

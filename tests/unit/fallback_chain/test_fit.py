@@ -164,6 +164,7 @@ def test_one_choice_that_was_not_checked_is_said():
 
 def test_what_is_no_completion_fits_no_form():
     assert check(["choices"], Needs.of(AS_JSON)) == Fit("json")
+    assert check({"choices": 5}, Needs.of(AS_JSON)) == Fit("json")
     assert check(None, Needs.of({})) is FITS
 
 
