@@ -31,11 +31,8 @@ OPEN_FOLDERS = ("/docs/static/", "/static/")
 ADMIN = ("/circuit-breakers", "/metrics")
 ANYBODY = Key("none", "default", "", admin=True)  # without keys everybody is one and the same
 MOST_NAMES = 100  # of this server's that are remembered, each with its port
-FREE_GUESSES, FORGIVEN_A_SECOND, WRONG_SECONDS = (
-    20,
-    0.2,
-    1.0,
-)  # wrong keys; and what a further costs
+FREE_GUESSES, FORGIVEN_A_SECOND = 100, 0.2  # wrong keys of one address
+WRONG_SECONDS = 1.0  # what a further one costs
 MOST_ADDRESSES = 10_000  # that are remembered for wrong keys
 LEASE_SECONDS = 15.0  # after which a request whose server crashed counts no more
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing

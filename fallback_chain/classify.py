@@ -199,7 +199,8 @@ def _error_of(reply: Reply) -> tuple[dict[str, Any], str, bool]:
         "code": _name(found.get("code")),
     }
     told = f"{error['code']} {error['type']} {text}" if found else _plain(reply.content)
-    return error, told.lower(), bool(text or found.get("type") or found.get("code"))
+    cut = body is None and reply.content.lstrip().startswith(b"{")  # what is left of a long one
+    return error, told.lower(), cut or bool(text or found.get("type") or found.get("code"))
 
 
 def _opened(error: dict[str, Any]) -> dict[str, Any]:

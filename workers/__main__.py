@@ -26,8 +26,6 @@ def main() -> int:
         return WorkerProcess(settings).run()
     except FallthroughError as error:
         sys.stderr.write(f"worker: {error}\n")
-    except OSError as error:
-        sys.stderr.write(f"worker: FALLTHROUGH_WORKER_PORT: {error}\n")
     return 2
 
 

@@ -18,6 +18,7 @@ from tasks.app import create_app
 from tasks.background import Background
 from tasks.broker.publisher import Publisher
 from tasks.drain import Drain
+from tasks.errors import SettingsError
 from tasks.execution.context import Context
 from tasks.execution.jobs import JobRunner
 from tasks.execution.phases import PhaseRunner
@@ -71,9 +72,10 @@ class WorkerProcess:
     def run(self) -> int:
         """Work until told to stop; return the exit status.
 
-        Raises StoreUnfit or StoreUnavailable when the store will not do, OSError for a taken port.
+        Raises StoreUnfit or StoreUnavailable when the store will not do, SettingsError for a port
+        that is taken.
         """
-        health_socket = process.listen(self._settings.worker_host, self._settings.worker_port)
+        health_socket = self._listen()
         self._loop.start()
         self._publisher.start()
         self._loop.call(self._open(health_socket))
@@ -83,11 +85,22 @@ class WorkerProcess:
         process.freeze_garbage()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that it began is done
-        self._loop.call(self._close(), timeout=process.HAND_OVER_SECONDS)
+        try:
+            self._loop.call(self._close(), timeout=process.HAND_OVER_SECONDS)
+        except TimeoutError:  # leases do the rest
+            log.warning("worker %s: not closed in time", self._name)
         self._publisher.stop()
         self._loop.stop()
         log.info("worker %s: stopped", self._name)
         return int(worker.exitcode or 0)
+
+    def _listen(self) -> socket.socket:
+        host, port = self._settings.worker_host, self._settings.worker_port
+        try:
+            return process.listen(host, port)
+        except OSError as error:
+            message = f"FALLTHROUGH_WORKER_PORT: cannot listen on {host}:{port}: {error}"
+            raise SettingsError(message) from None
 
     def _celery_worker(self) -> Any:
         # How fresh work leaves threads for begun work: the first on Redis, the second on RabbitMQ.

@@ -86,6 +86,7 @@ def reply(status, body, headers=None):
         (400, {"error": {}}, Verdict.FAILURE),
         (400, b"[" * 100_000, Verdict.FAILURE),
         (400, b"\xff", Verdict.FAILURE),
+        (400, b' {"error": {"message": "xxx', Verdict.REFUSED),
         (400, {"error": {"type": "invalid_request_error"}}, Verdict.REFUSED),
         (422, {"error": {"code": "bad_n"}}, Verdict.REFUSED),
         (400, {"error": "Bad Request"}, Verdict.REFUSED),
