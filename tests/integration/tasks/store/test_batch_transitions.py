@@ -637,6 +637,8 @@ def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
     assert not batches.wait(batches.batches.drop(unit)), "it has nothing left to do"
     assert not batches.is_held(unit)
     assert not batches.wait(batches.store.connection.command("EXISTS", keyspace.job(unit.id)))
+    unit.results.clear()
+    unit.moved_to.clear()
     batches.teardown()
 
 
