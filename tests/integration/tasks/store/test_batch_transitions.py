@@ -146,6 +146,9 @@ class Batches(RuleBasedStateMachine):
 
     def teardown(self):
         self.bring_to_its_end()
+        self.close()
+
+    def close(self):
         self.wait(self.store.close())
         self.loop.close()
 
@@ -637,9 +640,7 @@ def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
     assert not batches.wait(batches.batches.drop(unit)), "it has nothing left to do"
     assert not batches.is_held(unit)
     assert not batches.wait(batches.store.connection.command("EXISTS", keyspace.job(unit.id)))
-    unit.results.clear()
-    unit.moved_to.clear()
-    batches.teardown()
+    batches.close()
 
 
 @pytest.mark.parametrize("late", ["hand on", "split", "note"])
