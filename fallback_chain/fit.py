@@ -139,10 +139,8 @@ _NO_VALUE = object()
 
 def _decoded(text: Any) -> Any:
     """Return the JSON value of a text; _NO_VALUE for what is none, or too deep for any reader."""
-    if not isinstance(text, str):
-        return _NO_VALUE
     try:
-        return msgspec.json.decode(text)
+        return msgspec.json.decode(text) if isinstance(text, str) else _NO_VALUE
     except (ValueError, RecursionError):
         return _NO_VALUE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 _LEASED = "a record has a lease owner only while it runs, which the simulation checks as it goes"
 _MADE = "every record is made with its attempts, so there is always a list"
 _SHORTCUT = "it only spares a look at answers that cannot be so deep"
+_NO_TEXT = "where there is no text there is no JSON, whatever stands for it"
 _CACHE = "the size of a cache of the engine's: what it holds is made again, the answer is the same"
 
 # (file, and function; the line as it is; as it is in the mutant) -> why nobody sees it.
@@ -124,4 +125,24 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'UNREADABLE = ""  # stands for a schema that is there, but cannot be written as JSON',
         "'' -> '~'",
     ): "any text that is no JSON stands for it",
+    (
+        "fit.py:_choice",
+        'return UNCHECKED if needs.other_form else _text(said or "", needs)',
+        "said or '' -> said",
+    ): _NO_TEXT,
+    (
+        "fit.py:_choice",
+        'return UNCHECKED if needs.other_form else _text(said or "", needs)',
+        "'' -> '~'",
+    ): _NO_TEXT,
+    (
+        "fit.py:_call",
+        "return FITS",
+        "return FITS -> return None",
+    ): "a call that is neither wrong nor unchecked fits",
+    (
+        "fit.py:_call",
+        'arguments = function.get("arguments", "")',
+        "'' -> '~'",
+    ): _NO_TEXT,
 }

@@ -118,6 +118,7 @@ UNCHECKED = "unchecked"
         (LEGACY, says(None, function_call=look()), ""),
         (LEGACY, says(None, function_call={"name": "peek", "arguments": "{}"}), "tools"),
         (LEGACY, says("Hi", function_call="look"), ""),
+        (LEGACY, says(None, tool_calls=[], function_call={"name": "peek"}), "tools"),
         (STRICT, calls(look('{"a": 1}')), ""),
         (STRICT, calls(look('{"a": "1"}')), "tools"),
         (LOOSE, calls(look("{}")), UNCHECKED),

@@ -64,6 +64,7 @@ def with_part(part):
         (with_part({"type": "audio_url"}), "audio"),
         (with_part({"type": "video_url"}), "video"),
         (with_part({"type": "file"}), "files"),
+        ({"n": 2.0}, "n"),
         (with_part({"type": "input_file"}), "files"),
         ({**with_part({"type": "image_url"}), "n": 2}, "images,n"),
         ({"modalities": ["text", "audio"]}, "audio"),
