@@ -249,7 +249,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, TypeError, IndexError, OverflowError):
+        except (ValueError, IndexError, OverflowError):
             return None
     if seconds != seconds:  # noqa: PLR0124 - NaN
         return None
