@@ -38,8 +38,9 @@ async def complete(request: Request) -> Response:
     content = await read_body(request)
     headers = dict(request.headers)
     job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
-    deadline = min(job.deadline_seconds, _patience(headers))
-    job = msgspec.structs.replace(job, deadline_seconds=deadline)
+    if job.options.on_exhausted == "degraded":  # else its retries find it, and wait on
+        deadline = min(job.deadline_seconds, _patience(headers))
+        job = msgspec.structs.replace(job, deadline_seconds=deadline)
     keys = chat_keys(request, content)
     asking = [key for key in keys if key.own or key.lookup]
     _, earlier_ids = await services.submitter.submit([job], asking)
