@@ -14,8 +14,9 @@ from tornado.options import options
 from tornado.web import HTTPError
 
 from tasks.errors import SettingsError
+from tasks.hosts import is_loopback, may_be_called
 from tasks.keys import admins
-from tasks.settings import Settings, is_loopback, may_be_called
+from tasks.settings import Settings
 
 
 def _data_folder() -> Path:

@@ -17,7 +17,8 @@ from api.server import protocol, raise_file_limit
 from tasks import process
 from tasks.app import check_broker
 from tasks.errors import FallthroughError, SettingsError
-from tasks.settings import Settings, http_url
+from tasks.hosts import http_url
+from tasks.settings import Settings
 from tasks.storage import Storage
 from tasks.store import prepare_store
 from tasks.telemetry import logs

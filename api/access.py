@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from api.errors import ApiError, on_outage
 from tasks.errors import SettingsError, StoreUnavailable
+from tasks.hosts import is_loopback, may_be_called
 from tasks.keys import Key, KeyRing
-from tasks.settings import is_loopback, may_be_called
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

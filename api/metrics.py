@@ -124,7 +124,6 @@ class FleetMetrics:
             for status, number in statuses.items():
                 jobs.add_metric([tier, status], number)
         yield jobs
-        what = "a unit of a batch, up to a slice, counts as one."
         unusable = CounterMetricFamily(
             "fallthrough_unusable",
             "Tries of which nobody was shown what the tier gave, or would have given.",
@@ -134,6 +133,7 @@ class FleetMetrics:
             for detail, number in details.items():
                 unusable.add_metric([tier, detail], number)
         yield unusable
+        what = "a unit of a batch, up to a slice, counts as one."
         yield _gauge(
             "fallthrough_queue_waiting", f"Jobs that wait to begin; {what}", "queue", gauges.waiting
         )

@@ -15,5 +15,6 @@ settings        what an operator can set
 records/        what a job, a batch, a file is; tables of their transitions (pure)
 storage         bytes under names: a folder, or an object store
 group_commit    what waits shares the next trip
+hosts           hosts, as settings and Host headers name them (pure)
 errors          what can go wrong
 """

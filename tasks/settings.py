@@ -141,32 +141,6 @@ def _fault_of_link(text: str) -> str:
     return fault
 
 
-def http_url(host: str, port: int) -> str:
-    """Return where a server that listens on this host can be asked from this machine."""
-    reached = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, as a Host header or a setting names it without its port, is loopback's."""
-    name = host.lower().removesuffix(".")
-    try:
-        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-
-
-def may_be_called(host: str, allowed: str) -> bool:
-    """Whether a server on loopback, open to all who reach it, answers to this Host header.
-
-    A page of another site may have its own name resolve to loopback, and so reach such a server by
-    its visitor's browser. allowed: further names, parted by commas; "*" is any.
-    """
-    name = re.sub(r":\d*$", "", host.strip().lower())
-    further = {each.strip().lower() for each in allowed.split(",")}
-    return is_loopback(name) or name in further or "*" in further
-
-
 def masked_url(text: str) -> str:
     """Return a URL without what only its server may know: user, password, values of its query."""
     text = re.sub(r"(?<=://).*@", "***@", text, flags=re.DOTALL)

@@ -23,11 +23,11 @@ from tasks.execution.context import Context
 from tasks.execution.jobs import JobRunner
 from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
+from tasks.hosts import http_url
 from tasks.records.batches import PHASES, is_unit
 from tasks.records.jobs import Queue, new_token
 from tasks.recovery.leases import Leases
 from tasks.recovery.sweeper import Sweeper
-from tasks.settings import http_url
 from tasks.storage import Storage
 from tasks.store import open_store
 from tasks.store.retrying import Retrying

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cli.stack.ports import claim, free_port
-from tasks.settings import http_url
+from tasks.hosts import http_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

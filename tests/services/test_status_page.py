@@ -110,6 +110,14 @@ def test_an_idle_page_shows_every_tier_in_service_and_no_error(api, page):
     assert page.complaints() == []
 
 
+def test_the_docs_of_the_api_are_shown_under_their_own_policy(api, page):
+    page.open(f"{api.url}/docs")
+    page.wait("#ui", "/v1/chat/completions")
+    assert page.complaints() == []
+    policy = httpx.get(f"{api.url}/docs").headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy
+
+
 def test_answers_are_counted_by_tier_and_paced(api, page):
     page.open(api.url)
     page.wait(card("max_gpu"), "no answers in 10 s")

@@ -1,0 +1,50 @@
+"""Where a server can be asked, and by which names it answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.hosts import http_url, is_loopback, may_be_called
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),  # noqa: S104
+        ("::", "http://[::1]:80"),
+        ("::1", "http://[::1]:80"),
+        ("box", "http://box:80"),
+    ],
+)
+def test_a_server_that_listens_everywhere_is_asked_on_loopback(host, url):
+    assert http_url(host, 80) == url
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        *((host, True) for host in ("localhost", "LOCALHOST.", "a.localhost", "127.9.9.9")),
+        *((host, True) for host in ("::1", "[::1]")),
+        *((host, False) for host in ("", "0.0.0.0", "::", "10.0.0.1", "notlocalhost")),  # noqa: S104
+        *((host, False) for host in ("localhost.evil.example", "127.0.0.1.evil.example")),
+    ],
+)
+def test_what_loopback_is(host, here):
+    assert is_loopback(host) is here
+    assert may_be_called(f"{host}:8000", "") is here
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "may"),
+    [
+        ("box", "box", True),
+        ("BOX:80", "a, Box", True),
+        ("box.evil", "box", False),
+        ("box", "", False),
+        ("box", "*", True),
+    ],
+)
+def test_names_are_allowed_whole(host, allowed, may):
+    assert may_be_called(host, allowed) is may
