@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
-MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # each costs some 15 KB; files that are not clients'
+MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # files: those that are no client's
 CLOSE = {"Connection": "close"}
 
 TOO_SLOW = "this request took too long to arrive"
