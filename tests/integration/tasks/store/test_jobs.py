@@ -269,6 +269,25 @@ async def test_a_renewed_lease_is_left_alone(store, jobs, clock):
         assert await sweep(store, NONE_LEFT) == []
 
 
+@pytest.mark.parametrize("waits", ["for its worker", "for its time", "for its message"])
+async def test_a_record_that_somebody_deleted_is_looked_for_once(store, jobs, clock, waits):
+    """By hand, or by a rule of the store's: the sweeper goes on with what is there."""
+    if waits == "for its message":
+        gone, _ = await created(jobs), await begun(jobs)
+    else:
+        mine = await begun(jobs)
+        gone = mine.id
+        if waits == "for its time":
+            await jobs.park(mine, "t1", Park(TRIED, 1, 1))
+    other = await begun(jobs)
+    await store.connection.command("DEL", keyspace.job(gone))
+    clock.advance(1)
+    await sweep(store, NONE_LEFT)
+    for key in (keyspace.LEASES, keyspace.PARKED, *keyspace.DISPATCHED):
+        assert gone.encode() not in await store.connection.command("ZRANGE", key, 0, -1)
+    assert await jobs.begin(OTHER, "gpu", [Ref(other.id, 1)])
+
+
 async def test_one_sweeper_at_a_time_and_the_next_an_interval_later(jobs, clock):
     assert await jobs.sweep(ALL_BUSY) == []
     clock.advance(0.099)
