@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from api.body import read_body
+from api.body import body_of
 from api.errors import bad, json_response, not_found
 from api.idempotency import idempotency_keys
 from api.paging import page_of, page_query, whole, whole_of
-from api.results import Results, no_cursor
-from api.routing import Description, Route, list_of
+from api.results import PAGE_BYTES, Results, no_cursor
+from api.routing import Description, Route, list_of, until_sent
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
 from tasks.errors import NoSuchInput
@@ -135,8 +135,12 @@ def show_batch(record: BatchRecord) -> BatchObject:
 
 async def create(request: Request) -> Response:
     """POST /v1/batches: accepted at once, validated in the background."""
+    async with body_of(request) as body:
+        return await _create(request, body)
+
+
+async def _create(request: Request, body: bytes) -> Response:
     services, owner = services_of(request), owner_of(request)
-    body = await read_body(request)
     batch_request: BatchRequest = check(parse_json(body), BatchRequest)
     if window_seconds(batch_request.completion_window) is None:
         message = "completion_window: must be 24h, or another time such as 90m or 2d, up to 7d"
@@ -202,11 +206,12 @@ async def results(request: Request) -> Response:
     A cursor stays good when the batch ends. next is where the following page begins; has_more
     says that some of that is there already.
     """
-    services = services_of(request)
-    record = await _record(services, id_of(request, "batch"), owner_of(request))
+    services, owner = services_of(request), owner_of(request)
+    record = await _record(services, id_of(request, "batch"), owner)
     limit = whole_of(request, "limit", DEFAULT_RESULTS, 1, LARGEST_RESULTS)
     after = _cursor(request.query_params.get("after", "0.0"))
     parts = await services.store.batches.parts(record.id)
+    await until_sent(request, services.bodies.hold(owner, PAGE_BYTES))
     finished_lines = Results(services.store.files.storage, record, parts)
     lines, (part, offset) = await asyncio.to_thread(finished_lines.page, *after, limit)
     page = {

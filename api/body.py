@@ -2,23 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from api.errors import ApiError
-from api.services import services_of
+from api.in_flight import SMALL
+from api.paging import whole
+from api.services import owner_of, services_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from starlette.requests import Request
 
+SLOWEST = 16 * 1024  # bytes a second, of what is held while it arrives
 
-async def read_body(request: Request) -> bytes:
-    """Return the body; 413 as soon as it is known to be too large."""
-    limit = services_of(request).largest_body
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+
+@contextlib.asynccontextmanager
+async def body_of(request: Request) -> AsyncGenerator[bytes, None]:
+    """Yield the body, which counts as under way until it is left.
+
+    Raises ApiError: 413 as soon as it is known to be too large, 408 if it comes too slowly, 429 if
+    there is no room for it.
+    """
+    services, owner = services_of(request), owner_of(request)
+    limit = services.largest_body
+    size = length_of(request, limit)
+    if size > limit:
         raise _too_large(limit)
+    if size <= SMALL:
+        yield await _read(request, limit)
+        return
+    async with services.bodies.hold(owner, size):
+        try:
+            async with asyncio.timeout(seconds_for(size, services.settings.client_seconds)):
+                content = await _read(request, limit)
+        except TimeoutError:
+            raise too_slow() from None
+        # Decoded, small values take twenty times their bytes.
+        async with services.decoded.hold(owner, len(content)):
+            yield content
+
+
+def length_of(request: Request, limit: int) -> int:
+    """Return the bytes that a request says it has; as many as it may, if it does not say."""
+    text = request.headers.get("content-length")
+    if text is None:
+        return limit if "transfer-encoding" in request.headers else 0
+    length = whole(text)
+    return limit + 1 if length is None else length
+
+
+def seconds_for(size: int, client_seconds: float) -> float:
+    """Return the seconds within which so many bytes must have come."""
+    return 2 * client_seconds + size / SLOWEST
+
+
+def too_slow() -> ApiError:
+    """Return the 408 to a body that holds room, and comes too slowly for it."""
+    message = f"the body comes too slowly: it must come with {SLOWEST} bytes a second"
+    return ApiError(408, message, code="request_timeout", headers={"Connection": "close"})
+
+
+async def _read(request: Request, limit: int) -> bytes:
     # Straight from the server: request.stream() adds a generator to every submission.
     content, more = b"", True
     while more:

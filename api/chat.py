@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from starlette.responses import Response
 
-from api.body import read_body
+from api.body import body_of
 from api.callers import Caller
 from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response, stopping
 from api.idempotency import chat_keys
@@ -35,7 +35,24 @@ MODELS_SECONDS = 2.0  # that a tier gets to list its models
 async def complete(request: Request) -> Response:
     """POST /v1/chat/completions: through the same chain as every job; waits for the answer."""
     services, owner = services_of(request), owner_of(request)
-    content = await read_body(request)
+    async with body_of(request) as content:
+        caller, deadline_seconds = await _submit(request, content)
+    del content  # who waits for an answer holds no body meanwhile
+    job_id = caller.job_id
+    record = await _wait_or_leave(request, services, caller, deadline_seconds + GRACE_SECONDS)
+    if record is None:
+        return Response(status_code=CLIENT_CLOSED)
+    if not record.status.final and services.waiters.closed:
+        with contextlib.suppress(StoreUnavailable):  # then he has the id
+            await services.store.jobs.leave(job_id, owner, caller.unchosen)
+        message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
+        raise stopping(message, {"x-fallthrough-job-id": record.id})
+    return _answer(record)
+
+
+async def _submit(request: Request, content: bytes) -> tuple[Caller, float]:
+    """Accept a completion's job; return who waits for it, and the job's deadline in seconds."""
+    services, owner = services_of(request), owner_of(request)
     headers = dict(request.headers)
     job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
     if job.options.on_exhausted == "degraded":  # else its retries find it, and wait on
@@ -51,17 +68,7 @@ async def complete(request: Request) -> Response:
             job_id = earlier.id
         else:
             await services.submitter.submit([job], [key.noted() for key in keys if key.own])
-    wait = job.deadline_seconds + GRACE_SECONDS
-    caller = Caller(job_id, owner, keys)
-    record = await _wait_or_leave(request, services, caller, wait)
-    if record is None:
-        return Response(status_code=CLIENT_CLOSED)
-    if not record.status.final and services.waiters.closed:
-        with contextlib.suppress(StoreUnavailable):  # then he has the id
-            await services.store.jobs.leave(job_id, owner, caller.unchosen)
-        message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
-        raise stopping(message, {"x-fallthrough-job-id": record.id})
-    return _answer(record)
+    return Caller(job_id, owner, keys), job.deadline_seconds
 
 
 def _patience(headers: Mapping[str, str]) -> float:

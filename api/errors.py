@@ -49,6 +49,10 @@ class ApiError(Exception):
         return envelope(self.status, error, headers)
 
 
+class TurnedAwayError(ApiError):
+    """A request that is told to come again."""
+
+
 def envelope(
     status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -85,6 +89,13 @@ def stopping(message: str, headers: Mapping[str, str] | None = None) -> ApiError
 async def on_api_error(_: Request, error: Exception) -> Response:
     """Answer an ApiError."""
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
+    return error.response()
+
+
+async def on_turned_away(request: Request, error: Exception) -> Response:
+    """Answer, and count, who is told to come again."""
+    assert isinstance(error, TurnedAwayError)  # noqa: S101 - registered for this class
+    request.app.state.metrics.turned_away(error.code)
     return error.response()
 
 
@@ -149,6 +160,7 @@ async def on_crash(request: Request, error: Exception) -> Response:
 
 HANDLERS: dict[Any, Any] = {
     ApiError: on_api_error,
+    TurnedAwayError: on_turned_away,
     HTTPException: on_http_error,
     ClientDisconnect: on_client_gone,
     StoreUnavailable: on_outage,

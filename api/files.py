@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
 
+from api.body import length_of, seconds_for, too_slow
 from api.errors import ApiError, bad, json_response, not_found
 from api.idempotency import idempotency_keys
 from api.paging import page_of, whole
@@ -69,24 +70,30 @@ def show_file(record: FileRecord) -> dict[str, object]:
 
 async def create(request: Request) -> Response:
     """POST /v1/files: streamed to disk, then to the storage; never held in memory."""
-    services, owner = services_of(request), owner_of(request)
+    services = services_of(request)
     # Before a byte is taken. The rest of the body is read past: its sender reads no answer before.
     await services.submitter.check_room()
-    async with upload_form(request) as form:
-        upload = form.get("file")
-        if not isinstance(upload, UploadFile):
-            raise bad("file: the form has no file", "file")
-        _check_upload(form, upload)
-        seconds = _expiry(form)
-        content = upload.file
-        name, purpose = upload.filename or "", str(form["purpose"])
-        keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
-        file_id, record = await _begin(services.store.files, owner, keys)
-        if record is None:
-            new_file = NewFile(file_id, owner, name, purpose, seconds)
-            record = await services.store.files.create(new_file, content, keys)
-        else:
-            await services.store.durability.file(file_id)
+    held = services.uploads.hold(owner_of(request), _size_of(request))
+    async with held, upload_form(request, services.settings.client_seconds) as form:
+        return await _create(request, form)
+
+
+async def _create(request: Request, form: FormData) -> Response:
+    services, owner = services_of(request), owner_of(request)
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise bad("file: the form has no file", "file")
+    _check_upload(form, upload)
+    seconds = _expiry(form)
+    content = upload.file
+    name, purpose = upload.filename or "", str(form["purpose"])
+    keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
+    file_id, record = await _begin(services.store.files, owner, keys)
+    if record is None:
+        new_file = NewFile(file_id, owner, name, purpose, seconds)
+        record = await services.store.files.create(new_file, content, keys)
+    else:
+        await services.store.durability.file(file_id)
     return json_response(show_file(record))
 
 
@@ -108,15 +115,11 @@ async def _begin(
 
 
 @contextlib.asynccontextmanager
-async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
+async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator[FormData, None]:
     """Parse the form; its temporary file is closed at the end."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise bad("the body must be multipart/form-data with a file and a purpose")
-    length = request.headers.get("content-length", "0")
-    size = whole(length)  # None: chunked, or far too large
-    if length.isdigit() and (size is None or size > LARGEST_FILE + FORM_BYTES):
-        raise _too_large()
-    parts = _parts(request)
+    parts = _parts(request, client_seconds)
     # Of many files each would be held in memory up to its first megabyte.
     parser = MultiPartParser(
         *(request.headers, parts),
@@ -124,6 +127,7 @@ async def upload_form(request: Request) -> AsyncGenerator[FormData, None]:
         max_fields=MOST_FIELDS,
         max_part_size=FORM_BYTES,
     )
+    parser.spool_max_size = FORM_BYTES  # what is larger goes to disk as it comes
     try:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:
@@ -145,12 +149,22 @@ async def _read_past(parts: AsyncGenerator[bytes, None]) -> None:
         pass
 
 
-async def _parts(request: Request) -> AsyncGenerator[bytes, None]:
-    size = 0
+def _size_of(request: Request) -> int:
+    most = LARGEST_FILE + FORM_BYTES
+    size = length_of(request, most)
+    if size > most:
+        raise _too_large()
+    return size
+
+
+async def _parts(request: Request, client_seconds: float) -> AsyncGenerator[bytes, None]:
+    size, began = 0, time.monotonic()
     async for part in request.stream():
         size += len(part)
         if size > LARGEST_FILE + FORM_BYTES:
             raise _too_large()
+        if time.monotonic() - began > seconds_for(size, client_seconds):
+            raise too_slow()
         yield part
 
 

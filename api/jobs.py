@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.background import BackgroundTask
 
-from api.body import read_body
+from api.body import body_of
 from api.errors import json_response, not_found
 from api.idempotency import idempotency_keys
 from api.paging import number_of, page_of, page_query
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 
 async def create(request: Request) -> Response:
     """POST /v1/jobs: accept one request, or up to 1 000 under "requests"."""
+    async with body_of(request) as content:
+        return await _create(request, content)
+
+
+async def _create(request: Request, content: bytes) -> Response:
     services = services_of(request)
-    content = await read_body(request)
     value, owner = parse_json(content), owner_of(request)
     jobs = jobs_of(value, owner, services.settings.job_deadline_seconds)
     keys = idempotency_keys(request, content)

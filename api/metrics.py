@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
 LOOPS = ("finishes", "request limits")
-TURNED_AWAY = ("too_many_queued", "store_full", "rate_limit_exceeded", "unavailable")
+TURNED_AWAY = (
+    *("too_many_queued", "store_full", "rate_limit_exceeded", "unavailable"),
+    *("too_many_bytes",),
+)
 UNROUTED = "(none)"  # the route of what is answered before its route is found
 
 

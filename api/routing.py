@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from api.errors import answer_to, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from msgspec import Struct
     from starlette.responses import Response
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     Schema = type[Struct] | Mapping[str, Any]
 
 JSON = "application/json"
+UNTIL_SENT = "fallthrough.until_sent"  # what is held for a request, in its scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class Description:
     query: Mapping[str, str] = field(default_factory=dict)  # parameter -> what it may be
     body: Schema | None = None
     body_type: str = JSON
+
+
+async def until_sent(request: Request, held: AbstractAsyncContextManager[None]) -> None:
+    """Hold something until the answer to a request is sent."""
+    stack = request.scope.setdefault(UNTIL_SENT, AsyncExitStack())
+    await stack.enter_async_context(held)
 
 
 class Undescribed(Enum):
@@ -71,7 +80,11 @@ class Route(routing.Route):
                 response = stopping("the server is stopping; ask again").response()
             except Exception as error:  # noqa: BLE001 - each has its handler
                 response = await answer_to(request, error)
-            await response(scope, receive, send)
+            try:
+                await response(scope, receive, send)
+            finally:
+                if UNTIL_SENT in scope:
+                    await scope[UNTIL_SENT].aclose()
             scope["app"].state.metrics.answered(
                 scope["method"], path, response.status_code, time.perf_counter() - start
             )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
 MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # files: those that are no client's
+READER_SECONDS, LEAST_READ = 60.0, 64 * 1024  # in which one who is sent much takes so many bytes
 CLOSE = {"Connection": "close"}
 
 TOO_SLOW = "this request took too long to arrive"
@@ -53,6 +54,7 @@ class _Bounded(HttpToolsProtocol):
     _body = False  # a request's body is under way
     _moved = False  # some of it came since the last look
     _timer: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None  # looks whether the client takes what it asked for
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,6 +65,7 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        self._read_again()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +123,30 @@ class _Bounded(HttpToolsProtocol):
             self._wait()
         elif self._head or self._body:
             self._end(408, TOO_SLOW, "request_timeout")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._read_again()
+        super().resume_writing()
+
+    def _read_again(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(READER_SECONDS, self._look_at_reader, unread)
+
+    def _look_at_reader(self, before: int) -> None:
+        """Drop who does not take what it asked for: all of that lies in our memory meanwhile."""
+        if before - self.transport.get_write_buffer_size() < LEAST_READ:
+            self.transport.abort()
+        else:
+            self._watch_reader()
 
     def _end(self, status: int, message: str, code: str) -> None:
         """Answer who has no request yet, or half of one, and hang up."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from api.access import RequestLimits
 from api.callers import Callers
 from api.errors import not_found
+from api.in_flight import Room
 from api.readiness import Readiness
 from api.waiters import Waiters
 from tasks.app import create_app
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
     from tasks.store import Store
 
+DECODED_BYTES = 4 * 1024 * 1024  # a body that is larger is decoded alone
+
 _ID = re.compile(r"[a-z]+[-_][0-9a-f]+(-output|-error)?")
 
 
@@ -47,6 +50,9 @@ class Services:
     waiters: Waiters
     callers: Callers
     request_limits: RequestLimits
+    bodies: Room  # in memory, and pages of results
+    decoded: Room  # of those, what is read and not recorded yet
+    uploads: Room  # in the temporary folder
     breakers: dict[str, CircuitBreaker]
     tiers: dict[str, ChatTier]
     metrics: ApiMetrics
@@ -70,6 +76,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     tiers, http = build_models(settings, store.connection, breakers)
     waiters, callers = Waiters(store), Callers(store)
     request_limits = RequestLimits(store.limits)
+    most, most_uploads = settings.max_bytes_in_flight, settings.max_upload_bytes
     background = Background(metrics.loop_died)
     background.start("finishes", waiters.listen)
     background.start("request limits", request_limits.keep)
@@ -82,6 +89,9 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
             waiters=waiters,
             callers=callers,
             request_limits=request_limits,
+            bodies=Room(most, most // 2),
+            decoded=Room(DECODED_BYTES, DECODED_BYTES),
+            uploads=Room(most_uploads, most_uploads // 2),
             breakers=breakers,
             tiers=tiers,
             metrics=metrics,

@@ -281,6 +281,18 @@ class Settings:
     slice_lines: int = _setting(128, "lines of a batch in one slice, at most", low=1)
     drain_seconds: float = _setting(20.0, "time that running calls get after SIGTERM", low=0)
     max_body_bytes: int = _setting(4 * 1024 * 1024, "largest request body", low=1024)
+    max_bytes_in_flight: int = _setting(
+        64 * 1024 * 1024,
+        "bytes of request bodies, and of pages of results, that an API process holds at once; one "
+        "owner's: half",
+        low=1024,
+    )
+    max_upload_bytes: int = _setting(
+        2 * 1024**3,
+        "bytes of uploads that an API process has in its temporary folder at once; one owner's: "
+        "half",
+        low=1024,
+    )
     api_keys: str = _setting(
         "", "API keys: owner=key, comma-separated; owner!=key for an admin", kind=_KEYS
     )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import stat
+import statistics
 import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+
+import tasks.keys
 
 MIB = 1024 * 1024
 FORM = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\n"
@@ -50,6 +54,16 @@ def memory(api):
     """MiB that are resident."""
     pages = int(Path(f"/proc/{api.process.pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize() / MIB
+
+
+def in_temporary_files(api):
+    """Bytes of files that are open, and have no name."""
+    size = 0
+    for file in Path(f"/proc/{api.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            what = file.stat()
+            size += what.st_size if stat.S_ISREG(what.st_mode) and not what.st_nlink else 0
+    return size
 
 
 def get(*headers, path="/v1/jobs"):
@@ -96,6 +110,21 @@ def test_who_sends_slowly_but_sends_is_served(api):
             time.sleep(0.6)
             connection.sendall(body[n : n + 6])
         assert answer(connection).startswith(b"HTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize("kind", ["job", "upload"])
+def test_a_body_that_holds_room_and_comes_slowly_is_ended(api, kind):
+    """A byte now and then would hold it for ever."""
+    head = (FORM if kind == "upload" else JOB) + b"Content-Length: 8192\r\n\r\n"
+    with connect(api) as connection:
+        connection.sendall(head + (part(b"file", b"", b"a") if kind == "upload" else b"{"))
+        began = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() - began < 10:
+                connection.sendall(b" ")
+                time.sleep(0.2)
+        assert time.monotonic() - began < 5
+        assert answer(connection).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_connection_that_is_kept_is_not_taken_for_a_slow_one(api):
@@ -163,3 +192,69 @@ def test_a_form_is_bounded_whatever_its_shape(api, shape):
     watching.join()
     assert [reply[:13] for reply in replies] == [b"HTTP/1.1 400 "] * 5, replies
     assert most < before + 60
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Keys of two owners, in a file."""
+    path = tmp_path_factory.mktemp("floods") / "keys.json"
+    return path, *(tasks.keys.create(path, owner, admin=False)[1] for owner in ("ann", "bob"))
+
+
+@pytest.fixture(scope="module")
+def shared(module_fleet, keys):
+    """An API of two owners, in which little is under way at once."""
+    return module_fleet.api(
+        keys_file=keys[0],
+        client_seconds=2,
+        max_bytes_in_flight=16 * MIB,
+        max_upload_bytes=64 * MIB,
+    ).start()
+
+
+def pour(connection, content):
+    """Send as much as goes without waiting."""
+    connection.settimeout(0)
+    left = memoryview(content)
+    with contextlib.suppress(BlockingIOError):
+        while left:
+            left = left[connection.send(left) :]
+
+
+def head_of(kind, key, size):
+    head = FORM if kind == "upload" else JOB
+    return head + b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (key.encode(), size)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("job", 4 * MIB), ("upload", 30 * MIB)])
+def test_bodies_that_never_end_hold_their_owners_share_and_no_more(shared, keys, kind, size):
+    """A hundred of them, each but for its last bytes."""
+    before, (_, ann, bob) = memory(shared), keys
+    flood = []
+    start = part(b"file", b"", b"a.jsonl") if kind == "upload" else b'{"prompt": "'
+    sent = head_of(kind, ann, size) + start + b"x" * (size - 100 - len(start))
+    try:
+        for _ in range(100):
+            flood.append(connect(shared))
+            pour(flood[-1], sent)
+        with httpx.Client(base_url=shared.url, headers={"Authorization": f"Bearer {bob}"}) as http:
+            served = []
+            for _ in range(5):
+                began = time.monotonic()
+                body = {"prompt": "x" * MIB, "cache": "off"}
+                assert http.post("/v1/jobs", json=body).status_code == 202
+                form = {"purpose": (None, "batch"), "file": ("a.jsonl", b"x" * 2 * MIB)}
+                assert http.post("/v1/files", files=form).is_success
+                served.append(time.monotonic() - began)
+        assert statistics.median(served) < 1
+        mine = httpx.post(
+            f"{shared.url}/v1/jobs",
+            json={"prompt": "x"},
+            headers={"Authorization": f"Bearer {ann}"},
+        )
+        assert mine.status_code == 202
+        assert memory(shared) < before + 60
+        assert in_temporary_files(shared) <= 32 * MIB
+    finally:
+        for each in flood:
+            each.close()

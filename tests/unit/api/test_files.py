@@ -36,5 +36,5 @@ async def test_a_temporary_folder_that_is_full_is_told_as_storage_that_is(monkey
         "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
     }
     with pytest.raises(StoreUnavailable, match="temporary folder: No space left on device"):
-        async with upload_form(Request(scope, receive)):
+        async with upload_form(Request(scope, receive), 10):
             pytest.fail("it was not written")

@@ -1,10 +1,15 @@
-"""How many connections fit into what a process may open."""
+"""The server's bounds: of its connections, and of who does not read."""
 
 from __future__ import annotations
 
+import contextlib
 import resource
+import socket
+import threading
+import time
 
 import pytest
+import uvicorn
 
 from api import server
 
@@ -27,3 +32,49 @@ def test_files_are_as_many_as_clients_need_and_the_process_may(
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: done.append(limits))
     assert server.raise_file_limit() == most
     assert done == ([(raised, hard)] if raised else [])
+
+
+@contextlib.contextmanager
+def serving(app):
+    """The server's own protocol around an application; yields its address."""
+    config = uvicorn.Config(
+        app, loop="uvloop", http=server.protocol(100, 10), log_config=None, lifespan="off"
+    )
+    serving = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname()
+    finally:
+        serving.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize("reads", ["nothing", "a little", "slowly", "all"])
+def test_who_does_not_take_what_he_asked_for_is_dropped(monkeypatch, reads):
+    """All of it lies in memory meanwhile; who takes it slowly, but takes it, gets it."""
+    monkeypatch.setattr(server, "READER_SECONDS", 0.5)
+    size, dropped = 30_000_000, threading.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+        if (await receive())["type"] == "http.disconnect":
+            dropped.set()
+
+    with serving(app) as address, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+        client.connect(address)
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        got, piece = 0, {"nothing": 0, "a little": 1, "slowly": 3_000_000, "all": size}[reads]
+        for _ in range(10):
+            left = piece
+            while left and (chunk := client.recv(min(left, 2**20))):
+                left -= len(chunk)
+                got += len(chunk)
+            time.sleep(0.2)
+            if got > size:
+                break
+        assert dropped.wait(5)
+        assert (got >= size) == (reads in {"slowly", "all"})

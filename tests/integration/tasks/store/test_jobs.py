@@ -269,11 +269,17 @@ async def test_a_renewed_lease_is_left_alone(store, jobs, clock):
         assert await sweep(store, NONE_LEFT) == []
 
 
-@pytest.mark.parametrize("waits", ["for its worker", "for its time", "for its message"])
+@pytest.mark.parametrize(
+    "waits", ["for its worker", "for its time", "for its message", "for its deadline"]
+)
 async def test_a_record_that_somebody_deleted_is_looked_for_once(store, jobs, clock, waits):
     """By hand, or by a rule of the store's: the sweeper goes on with what is there."""
+    keys = [keyspace.LEASES, keyspace.PARKED, *keyspace.DISPATCHED]
     if waits == "for its message":
         gone, _ = await created(jobs), await begun(jobs)
+    elif waits == "for its deadline":
+        gone = await created(jobs, deadline=1)
+        keys.append(keyspace.DEADLINES)
     else:
         mine = await begun(jobs)
         gone = mine.id
@@ -283,8 +289,9 @@ async def test_a_record_that_somebody_deleted_is_looked_for_once(store, jobs, cl
     await store.connection.command("DEL", keyspace.job(gone))
     clock.advance(1)
     await sweep(store, NONE_LEFT)
-    for key in (keyspace.LEASES, keyspace.PARKED, *keyspace.DISPATCHED):
+    for key in keys:
         assert gone.encode() not in await store.connection.command("ZRANGE", key, 0, -1)
+    assert not await store.connection.command("EXISTS", keyspace.job(gone))
     assert await jobs.begin(OTHER, "gpu", [Ref(other.id, 1)])
 
 
