@@ -11,6 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cli.stack.memory import machine_memory, store_memory
 from cli.stack.ports import claim, free_port
 from tasks.hosts import http_url
 
@@ -132,7 +133,8 @@ def _valkey(data: Path, appendfsync: str, password: str) -> Part:
     command = (
         *(str(get_binary_path()), str(config), "--port", str(port), "--bind", "127.0.0.1"),
         *("--appendonly", "yes", "--appendfsync", appendfsync, "--save", ""),
-        *("--maxmemory-policy", "noeviction"),
+        # Above 80 % of it new work gets 429: before the machine has no memory for anybody.
+        *("--maxmemory", str(store_memory(machine_memory())), "--maxmemory-policy", "noeviction"),
         *("--dir", str(folder), "--daemonize", "no"),
     )
     return Part("valkey", command, f"redis://127.0.0.1:{port}", healthy, 0, drain_seconds=15)

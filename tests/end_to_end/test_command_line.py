@@ -14,9 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from harness.commands import FALLTHROUGH, Up, alive, environ, run, threads
 from harness.upstream import Upstream
 from harness.waiting import free_port, wait_until
+
+from cli.stack.memory import machine_memory, store_memory
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,28 @@ def test_what_lies_in_the_data_folder_is_nobody_elses(up):
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in up.pids.values()]
     assert not any(secret in command for command in commands)
     assert secret not in json.dumps(up.told)
+
+
+def test_the_store_refuses_new_work_before_the_machine_is_out_of_memory(up):
+    secret = (Path(up.told["data_dir"]) / "valkey" / "valkey.conf").read_text().split()[1]
+    [url] = [part["url"] for part in up.told["parts"] if part["part"] == "valkey"]
+    with redis.Redis.from_url(url, password=secret) as client:
+        memory = client.info("memory")
+        assert memory["maxmemory_policy"] == "noeviction"
+        assert memory["maxmemory"] == store_memory(machine_memory())
+        client.config_set("maxmemory", memory["used_memory"])  # as if it were full
+
+        def refusal():
+            answer = httpx.post(f"{up.url}/v1/jobs", json={"prompt": "Hello"})
+            return None if answer.is_success else answer
+
+        try:
+            refused = wait_until(refusal, 5)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "store_full")
+            assert int(refused.headers["retry-after"]) > 0
+        finally:
+            client.config_set("maxmemory", memory["maxmemory"])
+            wait_until(lambda: refusal() is None, 5)
 
 
 @pytest.mark.parametrize("folder", ["/etc/passwd/x", "/proc/x"])

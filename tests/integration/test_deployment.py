@@ -56,3 +56,10 @@ def test_the_override_gives_every_part_the_small_real_model():
         if service.get("build"):
             assert override[name]["environment"] == {"FALLTHROUGH_CPU_URL": "http://model:8080"}
     assert override["ollama"]["profiles"], "nothing waits for a model to be pulled"
+
+
+def test_the_store_of_compose_refuses_before_the_machine_is_out_of_memory():
+    command = services_of("docker-compose.yaml")["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert re.fullmatch(r"\$\{VALKEY_MAXMEMORY:-[1-9]\d*[mg]b\}", options["--maxmemory"])
+    assert options["--maxmemory-policy"] == "noeviction"
