@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tasks.settings import PREFIX, Settings
@@ -63,3 +65,56 @@ def test_the_store_of_compose_refuses_before_the_machine_is_out_of_memory():
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert re.fullmatch(r"\$\{VALKEY_MAXMEMORY:-[1-9]\d*[mg]b\}", options["--maxmemory"])
     assert options["--maxmemory-policy"] == "noeviction"
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yaml", "compose.local.yaml"])
+def test_every_image_can_be_given_by_digest(name):
+    variables = set()
+    for service in services_of(name).values():
+        if "image" in service:
+            [(variable, own)] = re.findall(r"^\$\{(\w+_IMAGE):-([\w./:-]+)\}$", service["image"])
+            assert "@" not in own, "no digest is invented"
+            variables.add(variable)
+    assert len(variables) == {"docker-compose.yaml": 6, "compose.local.yaml": 1}[name]
+    # Exported for compose, it must not keep a part that runs beside it from starting.
+    assert not [variable for variable in variables if variable.startswith(PREFIX)]
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yaml", "compose.local.yaml"])
+def test_the_file_says_on_top_which_variables_it_reads(name):
+    text = (ROOT / name).read_text()
+    [head, body] = re.split(r"^(?=name:|x-)", text, maxsplit=1, flags=re.MULTILINE)
+    read = set(re.findall(r"(?<!\$)\$\{(\w+)", body))
+    assert read - KNOWN <= set(re.findall(r"[A-Z_]{5,}", head))
+
+
+def grafana_settings(password):
+    """The GF_ variables that Grafana starts with, where GRAFANA_PASSWORD is this."""
+    grafana = services_of("docker-compose.yaml")["grafana"]
+    given = grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"]
+    assert given == "${GRAFANA_PASSWORD:-}"
+    [shell, option, script] = grafana["entrypoint"]
+    assert script.count("exec /run.sh") == 1
+    script = script.replace("$$", "$").replace("/run.sh", "env")
+    started = subprocess.run(
+        [shell, option, script],
+        env={"PATH": "/usr/bin:/bin", "GF_SECURITY_ADMIN_PASSWORD": password},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = [line.partition("=") for line in started.stdout.splitlines()]
+    return {name: value for name, _, value in lines if name.startswith("GF_")}
+
+
+def test_grafana_has_no_password_that_everybody_knows():
+    assert grafana_settings("") == {
+        "GF_SECURITY_ADMIN_PASSWORD": "",
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
+        # A volume of an earlier release has the user admin, with the password admin.
+        "GF_AUTH_BASIC_ENABLED": "false",
+        "GF_AUTH_DISABLE_LOGIN_FORM": "true",
+        "GF_AUTH_ANONYMOUS_ENABLED": "true",
+    }
+    password = """it's "mine" & $yours"""  # noqa: S105 - any sign may stand in one
+    assert grafana_settings(password) == {"GF_SECURITY_ADMIN_PASSWORD": password}
