@@ -19,6 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from api.files import LARGEST_FILE
 from tasks.keys import parse_environment
 from tasks.records.jobs import Queue
 from tasks.settings import PREFIX, Settings
@@ -38,6 +39,8 @@ COPIES = ["configs/prometheus/rules/fallthrough.yml", DASHBOARD]
 CUSTOM = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}
 # The oldest version that Chart.yaml allows, and the newest that has a schema.
 VERSIONS = ["1.25", "1.37"]
+PARTS = ("api-server", "worker-interactive", "worker-batch", "flower")
+DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
 def values_of(name):
@@ -254,6 +257,47 @@ def test_valkey_refuses_before_its_container_is_out_of_memory():
     assert limit.endswith("Gi")
     assert maxmemory.endswith("mb")
     assert int(maxmemory.removesuffix("mb")) <= 0.75 * 1024 * int(limit.removesuffix("Gi"))
+
+
+@every_values
+def test_every_folder_of_a_pod_has_a_size(values):
+    sizes = {}
+    for name, spec in pods(render(values)):
+        for volume in spec.get("volumes", []):
+            if "emptyDir" in volume:
+                sizes[name, volume["name"]] = volume["emptyDir"].get("sizeLimit")
+    assert ("api-server", "tmp") in sizes
+    assert None not in sizes.values(), sizes
+
+
+def test_a_folder_is_as_large_as_the_values_say():
+    sizes = {
+        (name.removeprefix("ai-platform-"), volume["name"]): volume["emptyDir"]["sizeLimit"]
+        for name, spec in pods(
+            render(
+                {
+                    **EVERYTHING,
+                    "emptyDir": {"tmp": "7Gi", "data": "3Gi"},
+                    "ollama": {"enabled": True, "tmpSize": "5Gi"},
+                    "maxServe": {"enabled": True, "tmpSize": "6Gi"},
+                }
+            )
+        )
+        for volume in spec.get("volumes", [])
+        if "emptyDir" in volume
+    }
+    assert sizes == {
+        **{(part, "tmp"): "7Gi" for part in PARTS},
+        ("flower", "data"): "3Gi",
+        ("ollama", "tmp"): "5Gi",
+        ("max-serve", "tmp"): "6Gi",
+    }
+
+
+def test_twenty_uploads_of_the_largest_size_fit_into_a_pods_tmp():
+    tmp = values_of("values.yaml")["emptyDir"]["tmp"]
+    assert tmp.endswith("Gi")
+    assert int(tmp.removesuffix("Gi")) * 1024**3 >= 20 * LARGEST_FILE
 
 
 def test_pods_are_restricted():
@@ -591,17 +635,23 @@ def test_what_a_monitor_a_service_and_a_policy_select_is_there():
     assert looked > 12
 
 
-def test_only_what_needs_a_part_connects_to_it():
-    policies = of_kind(render({**EVERYTHING, "networkPolicy": {}}), "NetworkPolicy")
+def peers_of(network_policy):
+    """Who may connect, by part; None: anybody."""
+    policies = of_kind(render({**EVERYTHING, "networkPolicy": network_policy}), "NetworkPolicy")
     peers = {}
     for name, policy in policies.items():
         [rule] = policy["spec"]["ingress"]
         assert len(rule["ports"]) == 1
         peers[name.removeprefix("ai-platform-")] = rule.get("from")
+    return peers
+
+
+def test_only_what_needs_a_part_connects_to_it():
+    peers = peers_of({})
     parts = {name.removeprefix("ai-platform-") for name, _ in pods(render(EVERYTHING))}
     assert set(peers) == parts - {"answers"}
     assert peers["api-server"] is None, "anybody"
-    inside = [{"namespaceSelector": {}}]
+    inside = [{"podSelector": {}}]  # without a namespaceSelector: of the policy's own namespace
     assert peers["worker-interactive"] == peers["worker-batch"] == peers["flower"] == inside
     for part, callers in {
         "valkey": {"api-server", "worker-interactive", "worker-batch", "flower"},
@@ -610,6 +660,23 @@ def test_only_what_needs_a_part_connects_to_it():
     }.items():
         [peer] = peers[part]
         assert set(peer["podSelector"]["matchExpressions"][0]["values"]) == callers
+
+
+def test_a_prometheus_elsewhere_is_let_in_by_its_namespace():
+    labels = {"kubernetes.io/metadata.name": "monitoring"}
+    prometheus = {"namespaceSelector": {"matchLabels": labels}}
+    peers = peers_of({"monitoringNamespaces": ["monitoring"]})
+    for part in PARTS[1:]:
+        assert peers[part] == [{"podSelector": {}}, prometheus]
+    assert peers["api-server"] is None, "anybody, still"
+    assert prometheus not in peers["valkey"] + peers["ollama"] + peers["max-serve"]
+    # Where the API's peers are named, it needs its place among them, as `helm test` does.
+    ingress = {"podSelector": {"matchLabels": {"app": "nginx"}}}
+    api = peers_of({"apiFrom": [ingress], "monitoringNamespaces": ["monitoring"]})["api-server"]
+    assert api[:2] == [ingress, prometheus]
+    [test] = [each for each in api[2:] if "podSelector" in each]
+    pod = of_kind(render({}), "Pod")["ai-platform-answers"]
+    assert test["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("original", COPIES)
@@ -642,6 +709,7 @@ def test_rules_and_dashboard_reach_the_cluster_as_they_are():
         ({"settings": {"API_KEYS": "ann=ft-0123456789abcdef"}}, "settings.API_KEYS"),
         ({"settings": {"DRAIN_SECONDS": 3}}, "drainSeconds"),
         ({"worker": {"batch": {"keda": {"minReplicas": 9}}}}, "worker.batch.keda"),
+        ({"image": {"tag": "0.2.0", "digest": DIGEST}}, "image.tag and image.digest"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, said):
@@ -665,6 +733,24 @@ def test_values_that_make_no_sense_are_refused(values, said):
         ({"probes": {"liveness": {"periodSeconds": 0}}}, "/probes/liveness/periodSeconds"),
         ({"files": {"persistentVolume": {"accessModes": ["Any"]}}}, "/accessModes/0"),
         ({"networkPolicy": {"partsFrom": []}}, "/networkPolicy/partsFrom"),
+        ({"networkPolicy": {"monitoringNamespaces": ["Mine"]}}, "/monitoringNamespaces/0"),
+        ({"emptyDir": {"tmp": "large"}}, "/emptyDir/tmp"),
+        ({"image": {"digest": "0.2.0"}}, "/image/digest"),
+        ({"image": {"digest": DIGEST[:-1]}}, "/image/digest"),
+        ({"image": {"digest": DIGEST.upper()}}, "/image/digest"),
+        ({"image": {"digest": DIGEST.removeprefix("sha256:")}}, "/image/digest"),
+        ({"image": {"tag": DIGEST}}, "/image/tag"),
+        ({"image": {"tag": ":0.2.0"}}, "/image/tag"),
+        ({"image": {"repository": "fallthrough:0.2.0"}}, "/image/repository"),
+        ({"image": {"repository": f"fallthrough@{DIGEST}"}}, "/image/repository"),
+        ({"image": {"repository": ""}}, "/image/repository"),
+        ({"valkey": {"image": "valkey@8"}}, "/valkey/image"),
+        ({"valkey": {"image": DIGEST}}, "/valkey/image"),
+        ({"valkey": {"image": f"{DIGEST}@valkey"}}, "/valkey/image"),
+        ({"valkey": {"image": f"valkey:8@{DIGEST}00"}}, "/valkey/image"),
+        ({"valkey": {"image": "Valkey/Valkey:8"}}, "/valkey/image"),
+        ({"ollama": {"image": "ollama: latest"}}, "/ollama/image"),
+        ({"maxServe": {"image": ""}}, "/maxServe/image"),
         ({"serviceMonitor": {"interval": "often"}}, "/serviceMonitor/interval"),
         ({"updateStrategy": {"type": "Replace"}}, "/updateStrategy/type"),
         ({"updateStrategy": {"rollingUpdate": {}}}, "/updateStrategy.*'rollingUpdate'"),
@@ -674,6 +760,45 @@ def test_values_that_make_no_sense_are_refused(values, said):
 def test_the_schema_names_what_it_refuses(values, said):
     with pytest.raises(helm.HelmValuesError, match=f"(?s){said}"):
         render(values)
+
+
+def test_every_image_can_be_given_by_digest():
+    images = {
+        "ollama": f"docker.io/ollama/ollama:0.11.10@{DIGEST}",
+        "max-serve": f"localhost:5000/max_serve/max-nvidia--full@{DIGEST}",
+        "valkey": f"valkey:8@{DIGEST}",
+    }
+    values = {
+        "image": {"repository": "registry.example.com:5000/team/fallthrough", "digest": DIGEST},
+        "valkey": {"image": images["valkey"]},
+        "ollama": {"enabled": True, "image": images["ollama"]},
+        "maxServe": {"enabled": True, "image": images["max-serve"]},
+    }
+    for name, spec in pods(render(values)):
+        [container] = spec["containers"]
+        ours = f"registry.example.com:5000/team/fallthrough@{DIGEST}"
+        assert container["image"] == images.get(name.removeprefix("ai-platform-"), ours)
+
+
+def test_no_digest_is_invented():
+    assert not re.search(r"sha256:[0-9a-f]", (CHART / "values.yaml").read_text())
+    assert not [spec for _, spec in pods(render(EVERYTHING)) if "@" in json.dumps(spec)]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("valkey", "valkey:8", "docker.io/valkey/valkey:8", "localhost:5000/valkey"),
+        *("10.0.0.1:5000/a/b/c:v1.2.3-rc.1_2", "my_image:latest", "Registry.example.com/a"),
+    ],
+)
+def test_a_reference_without_a_digest_is_taken_as_before(image):
+    [container] = next(
+        spec["containers"]
+        for name, spec in pods(render({"valkey": {"image": image}}))
+        if name == "ai-platform-valkey"
+    )
+    assert container["image"] == image
 
 
 def test_the_chart_names_the_version_that_it_installs():
@@ -699,8 +824,20 @@ def test_the_chart_names_the_version_that_it_installs():
                 "There is no model server",
                 "test ai-platform",
             ],
-            ["ANYBODY", "ollama pull"],
+            ["ANYBODY", "ollama pull", "monitoringNamespaces"],
         ),
+        (MONITORED, ["Only pods of ai reach", "networkPolicy.monitoringNamespaces={"], []),
+        (
+            {**MONITORED, "networkPolicy": {"monitoringNamespaces": ["monitoring"]}},
+            [],
+            ["monitoringNamespaces"],
+        ),
+        (
+            {**MONITORED, "networkPolicy": {"partsFrom": [{"namespaceSelector": {}}]}},
+            [],
+            ["monitoringNamespaces"],
+        ),
+        ({**MONITORED, "networkPolicy": {"enabled": False}}, [], ["monitoringNamespaces"]),
         (
             EVERYTHING,
             ["https://llm.example.com/", "get secret keys", "ollama pull"],
@@ -712,7 +849,7 @@ def test_the_chart_names_the_version_that_it_installs():
             ["get secret", "Flower", "Bearer"],
         ),
     ],
-    ids=["nothing", "everything", "open"],
+    ids=["nothing", "monitored", "named", "any", "no policy", "everything", "open"],
 )
 def test_the_notes_tell_the_next_step(values, told, untold):
     notes = texts(values)["ai-platform/templates/NOTES.txt"]

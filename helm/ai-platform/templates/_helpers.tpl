@@ -1,5 +1,5 @@
 {{- define "ft.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "ft.labels" -}}
@@ -158,10 +158,10 @@ spec:
       readinessProbe: {{- include "ft.probe" (list .readiness $v.probes.readiness .ready) | nindent 8 }}
       volumeMounts: [{name: tmp, mountPath: /tmp}, {name: data, mountPath: /data}]
   volumes:
-    - {name: tmp, emptyDir: {}}
+    - {name: tmp, emptyDir: {sizeLimit: {{ $v.emptyDir.tmp }}}}
     {{- if and $v.files.persistentVolume.enabled (ne .part "flower") }}
     - {name: data, persistentVolumeClaim: {claimName: {{ .root.Release.Name }}-files}}
     {{- else }}
-    - {name: data, emptyDir: {}}
+    - {name: data, emptyDir: {sizeLimit: {{ $v.emptyDir.data }}}}
     {{- end }}
 {{- end }}
