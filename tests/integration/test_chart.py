@@ -259,6 +259,31 @@ def test_valkey_refuses_before_its_container_is_out_of_memory():
     assert int(maxmemory.removesuffix("mb")) <= 0.75 * 1024 * int(limit.removesuffix("Gi"))
 
 
+@pytest.mark.parametrize(
+    ("maxmemory", "limit", "fits"),
+    [
+        *(("768mb", "1Gi", True), ("769mb", "1Gi", False), ("1gb", "1.5Gi", True)),
+        *(("1gb", "1Gi", False), ("805306368", 1073741824, True), ("805306369", 1073741824, False)),
+        *(("750mb", "1G", False), ("700mb", "1G", True), ("786432kb", "1048576Ki", True)),
+        *(("1000gb", "1Ti", False), ("4gb", "8G", True), ("4gb", None, True), ("4gb", "1e9", True)),
+    ],
+)
+def test_what_valkey_may_fill_fits_into_its_container(maxmemory, limit, fits):
+    resources = {"limits": {"memory": limit}}
+    values = {"valkey": {"maxmemory": maxmemory, "resources": resources}}
+    if fits:
+        render(values)
+        return
+    with pytest.raises(helm.HelmError, match=r"valkey\.maxmemory is more than"):
+        render(values)
+
+
+def test_a_store_without_limits_or_elsewhere_is_not_ours_to_check():
+    assert render({"valkey": {"maxmemory": "64gb", "resources": None}})
+    values = {"valkey": {"enabled": False, "maxmemory": "64gb"}, "existingSecret": "keys"}
+    assert render(values)
+
+
 @every_values
 def test_every_folder_of_a_pod_has_a_size(values):
     sizes = {}
@@ -735,6 +760,7 @@ def test_values_that_make_no_sense_are_refused(values, said):
         ({"networkPolicy": {"partsFrom": []}}, "/networkPolicy/partsFrom"),
         ({"networkPolicy": {"monitoringNamespaces": ["Mine"]}}, "/monitoringNamespaces/0"),
         ({"emptyDir": {"tmp": "large"}}, "/emptyDir/tmp"),
+        ({"valkey": {"maxmemory": "0"}}, "/valkey/maxmemory"),
         ({"image": {"digest": "0.2.0"}}, "/image/digest"),
         ({"image": {"digest": DIGEST[:-1]}}, "/image/digest"),
         ({"image": {"digest": DIGEST.upper()}}, "/image/digest"),

@@ -24,6 +24,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Values.existingSecret | default (printf "%s-keys" .Release.Name) }}
 {{- end }}
 
+{{/* The bytes of an amount of memory, as Kubernetes writes it or as Valkey does (mb); empty: neither. */}}
+{{- define "ft.bytes" -}}
+{{- $units := dict "" 1 "kb" 1024 "mb" 1048576 "gb" 1073741824 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824
+  "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 }}
+{{- $text := kindIs "string" . | ternary . (toJson .) }}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text }}
+{{- $unit := trimPrefix $number $text }}
+{{- if and $number (hasKey $units $unit) }}{{ mulf (float64 $number) (get $units $unit) }}{{ end }}
+{{- end }}
+
 {{- define "ft.security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
