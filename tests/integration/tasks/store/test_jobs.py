@@ -210,6 +210,18 @@ async def test_listeners_hear_of_finishes_and_of_cancelled_runs(store, jobs):
     await listening.aclose()
 
 
+async def test_listeners_hear_of_runs_that_end_with_their_deadline(store, jobs, clock):
+    mine = await begun(jobs, deadline=1)
+    listening = store.connection.events("finished", "cancelled")
+    assert await anext(listening) is None
+    clock.advance(1)
+    await sweep(store)
+    async with asyncio.timeout(5):
+        heard = {await anext(listening), await anext(listening)}
+    assert heard == {("finished", mine.id), ("cancelled", mine.id)}
+    await listening.aclose()
+
+
 async def test_a_job_past_its_deadline_does_not_begin(jobs, clock):
     job_id = await created(jobs, deadline=10)
     clock.advance(10)
@@ -343,6 +355,41 @@ async def test_after_a_clock_was_set_back_a_backlog_is_no_loss(jobs, clock):
     clock.advance(1)
     assert await jobs.sweep(ALL_BUSY) == []
     assert await status(jobs, waiting) is Status.QUEUED
+
+
+async def test_after_a_clock_was_set_back_what_was_overtaken_is_taken_for_lost(jobs, clock):
+    await begun(jobs)
+    clock.advance(-120)
+    assert await jobs.sweep(ALL_BUSY) == []
+    lost = await created(jobs)
+    clock.advance(0.5)
+    await begun(jobs)
+    clock.advance(0.5)
+    assert await jobs.sweep(ALL_BUSY) == [swept(lost, 1, "unbegun", BEGUN)]
+
+
+async def test_a_time_of_the_last_sweep_that_is_none_holds_up_no_sweep(store, jobs):
+    await store.connection.command("SET", keyspace.SWEEPER, "somebody")
+    assert await jobs.sweep(ALL_BUSY) == []
+
+
+async def test_a_backlog_hides_nothing_that_was_overtaken(store, jobs, clock, monkeypatch):
+    """However many wait before it, of which a sweep looks at so many."""
+    monkeypatch.setattr("tasks.store.jobs.SWEEP_LIMIT", 2)
+    lost = await created(jobs)
+    clock.advance(1)
+    assert await sweep(store, NONE_LEFT) == [swept(lost, 1, "unbegun", BEGUN)]
+    early, *backlog = [await begun(jobs) for _ in range(3)]
+    clock.advance(0.2)
+    await jobs.hand_back(early, "t1")
+    clock.advance(0.3)
+    for each in backlog:
+        await jobs.hand_back(each, "t2")
+    await jobs.begin(ME, "gpu", [Ref(early.id, 1)])
+    clock.advance(1.5)
+    found = await sweep(store) + await sweep(store)
+    assert swept(lost, 2, "unbegun", BEGUN) in found
+    assert {each.reason for each in found if each.dispatch.id != lost} == {"lease"}
 
 
 async def test_what_waits_for_its_message_is_looked_for_twice_a_minute_at_least(store, clock):
