@@ -664,6 +664,19 @@ def test_nothing_is_noted_of_a_line_once_its_batch_has_ended(machine, late):
     batches.teardown()
 
 
+def test_lines_that_come_after_their_slice_was_written_change_nothing(machine):
+    """Of a worker that was paused: they would count twice, and nobody would clear them away."""
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    late = told.unit
+    told.tell("wait:1 sweep begin:0 record part")
+    before = batches.everything()
+    batches.record(late, [0, 1])
+    assert batches.everything() == before
+    batches.teardown()
+
+
 def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
     batches = machine()
     told = Told(batches)
