@@ -16,14 +16,24 @@ from api import batches, chat, files, jobs, openapi, operations
 from api.access import Access, key_ring
 from api.errors import HANDLERS
 from api.metrics import ApiMetrics
+from api.request_ids import answering
 from api.services import open_services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from starlette.types import Receive, Scope, Send
+
     from tasks.settings import Settings
 
 PREFIX = "/v1"  # clients give their base URL with or without it
+
+
+class _Application(Starlette):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            send = answering(scope, send)
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -38,7 +48,7 @@ def create_app(settings: Settings) -> Starlette:
 
     routes = [route for part in (jobs, chat, files, batches) for route in part.routes()]
     twins = [route.without(PREFIX) for route in routes]
-    app = Starlette(
+    app = _Application(
         routes=[*routes, *twins, *operations.routes(), *openapi.routes()],
         exception_handlers=HANDLERS,
         middleware=[Middleware(Access, settings=settings, keys=key_ring(settings))],

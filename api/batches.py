@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.body import body_of
-from api.errors import bad, json_response, not_found
+from api.errors import bad, json_response, not_found, polled
 from api.idempotency import idempotency_keys
 from api.paging import page_of, page_query, whole, whole_of
 from api.results import PAGE_BYTES, Results, no_cursor
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from tasks.records.batches import BatchRecord
 
+POLL_MS = 2000  # until one looks again
 OPTION_PREFIX = "fallthrough_"
 DEFAULT_RESULTS, LARGEST_RESULTS = 100, 1000  # lines of a page
 
@@ -166,7 +167,12 @@ async def _create(request: Request, body: bytes) -> Response:
         batch_id = await services.submitter.submit_batch(batch, idempotency_keys(request, body))
     except NoSuchInput:
         raise missing from None
-    return json_response(show_batch(await _record(services, batch_id, owner)))
+    return _shown(await _record(services, batch_id, owner))
+
+
+def _shown(record: BatchRecord) -> Response:
+    final = record.status in FINAL
+    return polled(show_batch(record), final=final, milliseconds=POLL_MS)
 
 
 def _options(metadata: dict[str, str]) -> BatchOptions:
@@ -188,7 +194,7 @@ async def list_batches(request: Request) -> Response:
 async def get(request: Request) -> Response:
     """GET /v1/batches/{id}."""
     record = await _record(services_of(request), id_of(request, "batch"), owner_of(request))
-    return json_response(show_batch(record))
+    return _shown(record)
 
 
 async def cancel(request: Request) -> Response:
@@ -197,7 +203,7 @@ async def cancel(request: Request) -> Response:
     batch_id = id_of(request, "batch")
     if not await services.submitter.cancel_batch(batch_id, owner):
         raise not_found("batch", batch_id)
-    return json_response(show_batch(await _record(services, batch_id, owner)))
+    return _shown(await _record(services, batch_id, owner))
 
 
 async def results(request: Request) -> Response:

@@ -15,6 +15,7 @@ from api.body import body_of
 from api.callers import Caller
 from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response, stopping
 from api.idempotency import chat_keys
+from api.request_ids import named
 from api.routing import Description, Route
 from api.schemas import Handling, Sampling, chat_of, parse_json
 from api.services import Services, owner_of, services_of
@@ -58,6 +59,7 @@ async def _submit(request: Request, content: bytes) -> tuple[Caller, float]:
     if job.options.on_exhausted == "degraded":  # else its retries find it, and wait on
         deadline = min(job.deadline_seconds, _patience(headers))
         job = msgspec.structs.replace(job, deadline_seconds=deadline)
+    [job] = named(request, [job])
     keys = chat_keys(request, content)
     asking = [key for key in keys if key.own or key.lookup]
     _, earlier_ids = await services.submitter.submit([job], asking)

@@ -60,6 +60,12 @@ def envelope(
     return json_response({"error": error}, status, headers)
 
 
+def polled(content: Any, *, final: bool, milliseconds: int) -> Response:
+    """Return what is asked for again and again, until it is final; when next, the SDK reads."""
+    headers = None if final else {"openai-poll-after-ms": str(milliseconds)}
+    return json_response(content, headers=headers)
+
+
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from starlette.background import BackgroundTask
 
 from api.body import body_of
-from api.errors import json_response, not_found
+from api.errors import json_response, not_found, polled
 from api.idempotency import idempotency_keys
 from api.paging import number_of, page_of, page_query
+from api.request_ids import named
 from api.routing import Description, Route, list_of
 from api.schemas import (
     MAX_WAIT_SECONDS,
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from tasks.records.idempotency import IdempotencyKey
+    from tasks.records.jobs import JobRecord
     from tasks.store.jobs import JobStore
+
+
+POLL_MS = 500  # until one looks again
+POLL = {"openai-poll-after-ms": str(POLL_MS)}
 
 
 async def create(request: Request) -> Response:
@@ -41,7 +47,7 @@ async def create(request: Request) -> Response:
 async def _create(request: Request, content: bytes) -> Response:
     services = services_of(request)
     value, owner = parse_json(content), owner_of(request)
-    jobs = jobs_of(value, owner, services.settings.job_deadline_seconds)
+    jobs = named(request, jobs_of(value, owner, services.settings.job_deadline_seconds))
     keys = idempotency_keys(request, content)
     created_at, earlier_ids = await services.submitter.submit(jobs, keys)
     objects = [accepted(job, created_at) for job in jobs]
@@ -53,9 +59,10 @@ async def _create(request: Request, content: bytes) -> Response:
         objects = [accepted(job, created_at) for job in jobs]
     if "requests" in value:
         listed = {"object": "list", "data": objects}
-        response = json_response(listed, 202, {"Location": "/v1/jobs"})
+        response = json_response(listed, 202, {"Location": "/v1/jobs", **POLL})
     else:
-        response = json_response(objects[0], 202, {"Location": f"/v1/jobs/{objects[0].id}"})
+        headers = {"Location": f"/v1/jobs/{objects[0].id}", **POLL}
+        response = json_response(objects[0], 202, headers)
     unchosen = [key for key in keys if not key.own]
     if unchosen:  # once this caller was told, the same words are another's
         ids = [each.id for each in objects]
@@ -75,7 +82,11 @@ async def get(request: Request) -> Response:
     record = await services_of(request).waiters.wait(job_id, owner_of(request), wait)
     if record is None:
         raise not_found("job", job_id)
-    return json_response(show(record))
+    return _shown(record)
+
+
+def _shown(record: JobRecord) -> Response:
+    return polled(show(record), final=record.status.final, milliseconds=POLL_MS)
 
 
 async def list_jobs(request: Request) -> Response:
@@ -93,7 +104,7 @@ async def cancel(request: Request) -> Response:
     record = await jobs.get(job_id, owner)
     if record is None:
         raise not_found("job", job_id)
-    return json_response(show(record))
+    return _shown(record)
 
 
 def routes() -> list[Route]:

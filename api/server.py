@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.errors import ApiError
+from api.request_ids import HEADER, new_request_id
 
 if TYPE_CHECKING:
     import asyncio
 
+    from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
 MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # files: those that are no client's
 READER_SECONDS, LEAST_READ = 60.0, 64 * 1024  # in which one who is sent much takes so many bytes
-CLOSE = {"Connection": "close"}
 
 TOO_SLOW = "this request took too long to arrive"
 HEAD = f"a request's head may have {MOST_HEAD} bytes and {MOST_HEADERS} headers"
@@ -152,7 +153,7 @@ class _Bounded(HttpToolsProtocol):
         """Answer who has no request yet, or half of one, and hang up."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            response = ApiError(status, message, code=code, headers=CLOSE).response()
+            response = _closing(status, message, code)
             head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
             self.transport.write(f"HTTP/1.1 {status} \r\n{head}\r\n".encode() + response.body)
         self.transport.close()
@@ -160,6 +161,11 @@ class _Bounded(HttpToolsProtocol):
 
 def _refusing(status: int, message: str, code: str) -> Any:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await ApiError(status, message, code=code, headers=CLOSE).response()(scope, receive, send)
+        await _closing(status, message, code)(scope, receive, send)
 
     return refuse
+
+
+def _closing(status: int, message: str, code: str) -> Response:
+    headers = {"Connection": "close", HEADER.decode(): new_request_id().decode()}
+    return ApiError(status, message, code=code, headers=headers).response()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fallback_chain.needs import Need
 
 CHAT = "/v1/chat/completions"
+REQUEST_ID = "x-request-id"
 MODELS_SECONDS = 300.0  # how long a server's list of models is believed
 DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
 BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
@@ -72,6 +73,12 @@ def normalise_url(url: str) -> str:
     return f"{base}/v1"
 
 
+class _Asked(NamedTuple):
+    body: Mapping[str, Any]
+    endpoint: str
+    headers: Mapping[str, str]
+
+
 class ChatTier:
     """Asks one model server; belongs to one event loop."""
 
@@ -88,9 +95,17 @@ class ChatTier:
         self._finding: asyncio.Task[list[str]] | None = None
 
     async def ask(
-        self, body: Mapping[str, Any], timeout_seconds: float | None = None, endpoint: str = CHAT
+        self,
+        body: Mapping[str, Any],
+        timeout_seconds: float | None = None,
+        endpoint: str = CHAT,
+        request_id: str = "",
     ) -> Trial:
-        """Try to get an answer. timeout_seconds: what is left of the caller's own deadline."""
+        """Try to get an answer.
+
+        timeout_seconds: what is left of the caller's own deadline. request_id: what the server is
+        told as x-request-id; it must be this call's alone, as some servers go by it.
+        """
         began = time.monotonic()
         needs = Needs.of(body)
         if lacking := self._lacking(needs):
@@ -100,7 +115,9 @@ class ChatTier:
             return self._trial(began, Meaning(Verdict.REJECTED, permit.reason))
         meaning, reply = Meaning(Verdict.CANCELLED), None
         try:
-            meaning, reply = await self._limited(body, timeout_seconds, endpoint)
+            headers = {**self._headers, REQUEST_ID: request_id} if request_id else self._headers
+            asked = _Asked(body, endpoint, headers)
+            meaning, reply = await self._limited(asked, timeout_seconds)
         finally:
             await self._record(permit, meaning)
         if meaning.answer is not None and (needs.checkable or meaning.answer.calls_a_tool):
@@ -169,13 +186,11 @@ class ChatTier:
             if not answered:  # else it is kept: nobody has to be asked for it again
                 raise
 
-    async def _limited(
-        self, body: Mapping[str, Any], left: float | None, endpoint: str
-    ) -> tuple[Meaning, Reply | None]:
+    async def _limited(self, asked: _Asked, left: float | None) -> tuple[Meaning, Reply | None]:
         own = self.config.timeout_seconds
         until = time.monotonic() + (own if left is None else min(own, left))
         try:
-            return await self._converse(body, until, endpoint)
+            return await self._converse(asked, until)
         except TimeoutError:
             pass
         except _StatusError as error:
@@ -195,28 +210,24 @@ class ChatTier:
             return Meaning(Verdict.EXPIRED, "deadline"), None
         return Meaning(Verdict.FAILURE, "timeout"), None
 
-    async def _converse(
-        self, body: Mapping[str, Any], until: float, endpoint: str
-    ) -> tuple[Meaning, Reply | None]:
-        model = await self._model_for(body, until)
-        meaning, reply = await self._post(body, model, until, endpoint)
+    async def _converse(self, asked: _Asked, until: float) -> tuple[Meaning, Reply | None]:
+        model = await self._model_for(asked.body, until)
+        meaning, reply = await self._post(asked, model, until)
         if meaning.no_such_model:
             self._models = None  # the server was given other models since we looked
-            other = await self._model_for(body, until)
+            other = await self._model_for(asked.body, until)
             if other != model:
-                return await self._post(body, other, until, endpoint)
+                return await self._post(asked, other, until)
         return meaning, reply
 
-    async def _post(
-        self, body: Mapping[str, Any], model: str | None, until: float, endpoint: str
-    ) -> tuple[Meaning, Reply]:
-        sent = {name: value for name, value in body.items() if name not in DROPPED}
+    async def _post(self, asked: _Asked, model: str | None, until: float) -> tuple[Meaning, Reply]:
+        sent = {name: value for name, value in asked.body.items() if name not in DROPPED}
         if model is not None:
             sent["model"] = model
         reply = await self._http.request(
             "POST",
-            self._base + endpoint.removeprefix("/v1"),
-            headers=self._headers,
+            self._base + asked.endpoint.removeprefix("/v1"),
+            headers=asked.headers,
             content=msgspec.json.encode(sent),
             timeout_seconds=until - time.monotonic(),
         )

@@ -60,7 +60,10 @@ class _SliceRun:
         return await self._hand_on()
 
     async def _answer(self, job: BegunJob) -> None:
-        logs.about.set({"job_id": job.id, "tier": job.tier})
+        about = {"job_id": job.id, "tier": job.tier}
+        if job.options.request_id:
+            about["request_id"] = job.options.request_id
+        logs.about.set(about)
         try:
             outcome = await self._outcome(job)
             if outcome is not None:

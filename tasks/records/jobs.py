@@ -120,6 +120,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
 
     cache: CachePolicy = "fallback"
     on_exhausted: ExhaustedPolicy = "degraded"
+    request_id: str = ""  # its caller's own, for the log
 
 
 class Submission(msgspec.Struct, frozen=True):

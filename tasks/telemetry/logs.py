@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
 OURS = ("api", "circuit_breaker", "fallback_chain", "tasks", "workers")
+ABOUT = ("job_id", "tier", "request_id")
 NAMES = {"levelname": "level", "name": "logger", "message": "message"}
 
 about: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
-"""job_id and tier of what the current task works on."""
+"""Of what the current task works on: ABOUT, as far as it is known."""
 
 
 def configure(settings: Settings, part: str) -> None:
@@ -64,7 +65,7 @@ def _tell(record: logging.LogRecord) -> bool:
     for name, value in context.items():
         if not hasattr(record, name):
             setattr(record, name, value)
-    shown = {name: getattr(record, name) for name in ("job_id", "tier") if hasattr(record, name)}
+    shown = {name: getattr(record, name) for name in ABOUT if hasattr(record, name)}
     record.about = "".join(f" {name}={value}" for name, value in shown.items())
     return True
 

@@ -108,7 +108,8 @@ class Answerer:
             return self._no_slot(job, tier, began)
         trial = None
         try:
-            trial = await tier.ask(job.body, _until(job) - time.monotonic(), job.endpoint)
+            left = _until(job) - time.monotonic()
+            trial = await tier.ask(job.body, left, job.endpoint, f"{job.id}-{job.attempt}")
         finally:
             try:
                 await slots.release(token)

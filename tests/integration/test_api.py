@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import openai
 import pytest
 from harness.processes import Fleet
 from harness.upstream import Upstream
+from harness.waiting import wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -287,3 +289,88 @@ def test_no_body_makes_the_server_fail(api, body, path):
     content = json.dumps(body).encode("utf-8", "surrogatepass")
     reply = api.post(path, content=content)
     assert reply.status_code in {200, 202, 400}, reply.text
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("trace-7", True),
+        ("!" * 128, True),
+        ("x" * 129, False),
+        ("", False),
+        ("two words", False),
+        (b"\xff", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/jobs"),
+        ("GET", "/v1/jobs/job_0"),
+        ("GET", "/nowhere"),
+        ("PUT", "/v1/jobs"),
+        ("GET", "/health"),
+        ("GET", "/"),
+    ],
+)
+def test_every_answer_has_a_request_id_its_callers_or_its_own(api, method, path, given, taken):
+    headers = {} if given is None else {"x-request-id": given}
+    content = {"json": {"messages": HELLO}} if method == "POST" else {}
+    reply = api.request(method, path, headers=headers, **content)
+    [told] = reply.headers.get_list("x-request-id")
+    assert (told == given) == taken
+    assert taken or re.fullmatch("req_[0-9a-f]{32}", told)
+
+
+def test_a_head_that_is_refused_has_a_request_id(stack):
+    with socket.create_connection(("127.0.0.1", stack[0].port), 10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000)
+        assert b"x-request-id: req_" in connection.recv(4000)
+
+
+def test_the_sdk_shows_the_request_id(sdk):
+    reply = sdk.chat.completions.with_raw_response.create(model="m", messages=HELLO)
+    assert reply.parse()._request_id == reply.headers["x-request-id"]
+
+
+def test_each_call_upstream_has_an_id_of_its_own_that_names_its_job(api, gpu):
+    prompt = [{"role": "user", "content": "named"}]
+    for _ in range(2):
+        reply = api.post(
+            "/v1/chat/completions",
+            json={"messages": prompt},
+            headers={"x-request-id": "trace-8", "x-fallthrough-cache": "off"},
+        )
+        [call] = [each for each in gpu.calls if each.prompt == "named"]
+        gpu.calls.clear()
+        assert call.headers["x-request-id"] == reply.headers["x-fallthrough-job-id"] + "-0"
+
+
+def test_what_is_polled_says_when_to_look_again_until_it_is_final(api, gpu):
+    gpu.delay = 0.5
+    try:
+        reply = api.post("/v1/jobs", json={"prompt": "polled", "cache": "off"})
+        assert int(reply.headers["openai-poll-after-ms"]) > 0
+        listed = api.post("/v1/jobs", json={"requests": [{"prompt": "polled", "cache": "off"}]})
+        assert int(listed.headers["openai-poll-after-ms"]) > 0
+        where = reply.headers["location"]
+        assert int(api.get(where).headers["openai-poll-after-ms"]) > 0
+        assert "openai-poll-after-ms" not in api.get(where, params={"wait": 30}).headers
+    finally:
+        gpu.delay = 0.0
+    content = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": '
+    content += b'{"messages": [{"role": "user", "content": "Hi"}]}}\n'
+    form = {"purpose": (None, "batch"), "file": ("a.jsonl", content)}
+    file_id = api.post("/v1/files", files=form).json()["id"]
+    batch = {
+        "input_file_id": file_id,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    reply = api.post("/v1/batches", json=batch)
+    assert int(reply.headers["openai-poll-after-ms"]) > 0
+    where = f"/v1/batches/{reply.json()['id']}"
+    wait_until(lambda: api.get(where).json()["status"] == "completed")
+    assert "openai-poll-after-ms" not in api.get(where).headers

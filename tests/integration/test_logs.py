@@ -32,6 +32,18 @@ def test_a_line_is_json_and_says_which_job_at_which_tier(fleet, gpu):
     assert {line["part"] for line in lines} == {"api", "worker"}
 
 
+def test_what_the_caller_named_is_in_the_log_under_his_name(fleet, gpu):
+    api, worker = fleet.start(fleet.api(), fleet.worker())
+    gpu.mode = "400"
+    headers = {"x-request-id": "trace-9"}
+    for path in ("/v1/chat/completions", "/v1/jobs"):
+        httpx.post(f"{api.url}{path}", json=REFUSED, headers=headers, timeout=30)
+    wait_until(lambda: worker.log.count('"trace-9"') == 2)
+    lines = [json.loads(line) for line in worker.log.splitlines()]
+    assert {each["level"] for each in lines if each.get("request_id") == "trace-9"} == {"WARNING"}
+    assert not [each for each in lines if each.get("request_id", "trace-9") != "trace-9"]
+
+
 def test_text_when_asked(fleet, gpu):
     job_id, worker, _ = refused_job(fleet, gpu, log_format="text")
     wait_until(lambda: job_id in worker.log)
