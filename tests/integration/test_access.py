@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -254,6 +255,32 @@ def test_a_request_holds_its_place_while_it_runs_and_not_after_a_crash(fleet, ke
         assert polling.exception(10)
         assert store.zcard(f"{PREFIX}running:ann") == 1
         assert lease() <= LEASE_SECONDS
+
+
+@pytest.mark.parametrize("leaves", ["a long poll", "a chat", "an upload"])
+def test_who_goes_away_gives_his_place_back(fleet, keys, valkey, leaves):
+    secret = keys.create("ann")
+    api = fleet.api(keys_file=keys.path, key_concurrency=1).start()
+    with client(api, secret) as ann, valkey.client() as store:
+        job = ann.post("/v1/jobs", json={"prompt": "nobody answers"}).json()["id"]
+        wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 0)
+        body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
+        head, body = {
+            "a long poll": (b"GET /v1/jobs/%s?wait=60" % job.encode(), b""),
+            "a chat": (b"POST /v1/chat/completions", body),
+            "an upload": (b"POST /v1/files", b"--x\r\n"),
+        }[leaves]
+        length = len(body) + (100 if leaves == "an upload" else 0)
+        with socket.create_connection(("127.0.0.1", api.port), 5) as connection:
+            connection.sendall(
+                head + b" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (secret.encode(), length, body)
+            )
+            wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 1)
+        wait_until(lambda: store.zcard(f"{PREFIX}running:ann") == 0, 3)
+        assert ann.get("/v1/jobs").is_success
+        assert "Traceback" not in api.log
 
 
 async def test_a_place_outlives_its_lease_only_while_its_request_runs(valkey):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _LEASED = "a record has a lease owner only while it runs, which the simulation checks as it goes"
 _MADE = "every record is made with its attempts, so there is always a list"
+_NOTHING_ADDED = "to add 0 changes no count, and one that is not there is 0"
 _SHORTCUT = "it only spares a look at answers that cannot be so deep"
 _NO_TEXT = "where there is no text there is no JSON, whatever stands for it"
 _CACHE = "the size of a cache of the engine's: what it holds is made again, the answer is the same"
@@ -70,6 +71,21 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
         "if #lines > 0 and redis.call('GETBIT', written(id), slice) == 0 then",
     ): "a batch that ends drops its units, so none of them is leased any more",
+    (
+        "record_lines.lua",
+        "if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end",
+        "if true then redis.call('HINCRBY', key, 'failed', failed) end",
+    ): _NOTHING_ADDED,
+    (
+        "record_lines.lua",
+        "if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end",
+        "if true then redis.call('HINCRBY', key, 'completed', new - failed) end",
+    ): _NOTHING_ADDED,
+    (
+        "record_lines.lua",
+        "if used[kind] > 0 then redis.pcall('HINCRBY', key, name .. '_tokens', used[kind]) end",
+        "if true then redis.pcall('HINCRBY', key, name .. '_tokens', used[kind]) end",
+    ): _NOTHING_ADDED,
     (
         "answers.py:read_answer",
         "if brackets > MOST_NESTING and is_deeper(document, MOST_NESTING):",

@@ -677,6 +677,32 @@ def test_lines_that_come_after_their_slice_was_written_change_nothing(machine):
     batches.teardown()
 
 
+def test_the_last_lines_of_one_who_has_lost_the_lease_count_and_leave_the_unit_as_it_is(machine):
+    """It is queued by then; who begins it finds every line answered, and writes the part."""
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    late = told.unit
+    told.tell("wait:1 sweep")
+    [key] = [key for key in batches.everything() if key.endswith(keyspace.job(late.id).encode())]
+    before = batches.everything()[key]
+    assert batches.record(late, [0, 1]) == (LINES, False)
+    assert batches.everything()[key] == before
+    told.tell("begin:0 record part")
+    assert batches.written == {0}
+    batches.teardown()
+
+
+def test_lines_whose_answer_was_lost_are_recorded_again_and_change_nothing(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0 record")
+    before = batches.everything()
+    assert batches.record(told.unit, [0, 1]) == (0, True)
+    assert batches.everything() == before
+    batches.teardown()
+
+
 def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
     batches = machine()
     told = Told(batches)
