@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from starlette.requests import ClientDisconnect
 
 from tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
+
+    from starlette.requests import Request
 
     from tasks.records.idempotency import IdempotencyKey
     from tasks.store import Store
 
+R = TypeVar("R")
+
 BACK_SECONDS = 10.0  # in which a client that retries by itself has come back
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
+    """Return what work comes to; raises ClientDisconnect once the client has gone away."""
+    working = asyncio.create_task(work)
+    disconnect = asyncio.create_task(_await_disconnect(request))
+    try:
+        await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        disconnect.cancel()
+
+
+async def _await_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 class Caller(NamedTuple):

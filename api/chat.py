@@ -9,11 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.body import body_of
-from api.callers import Caller
-from api.errors import CLIENT_CLOSED, ApiError, envelope, json_response, stopping
+from api.callers import Caller, unless_gone
+from api.errors import ApiError, envelope, json_response, stopping
 from api.idempotency import chat_keys
 from api.request_ids import named
 from api.routing import Description, Route
@@ -41,8 +42,6 @@ async def complete(request: Request) -> Response:
     del content  # who waits for an answer holds no body meanwhile
     job_id = caller.job_id
     record = await _wait_or_leave(request, services, caller, deadline_seconds + GRACE_SECONDS)
-    if record is None:
-        return Response(status_code=CLIENT_CLOSED)
     if not record.status.final and services.waiters.closed:
         with contextlib.suppress(StoreUnavailable):  # then he has the id
             await services.store.jobs.leave(job_id, owner, caller.unchosen)
@@ -84,29 +83,18 @@ def _patience(headers: Mapping[str, str]) -> float:
 
 async def _wait_or_leave(
     request: Request, services: Services, caller: Caller, wait: float
-) -> JobRecord | None:
-    """Wait for the job; None if the client has gone away."""
-    finish = asyncio.create_task(services.waiters.wait(caller.job_id, caller.owner, wait))
-    disconnect = asyncio.create_task(_await_disconnect(request))
+) -> JobRecord:
+    """Wait for the job; raises ClientDisconnect once the client has gone away."""
+    waiting = services.waiters.wait(caller.job_id, caller.owner, wait)
     try:
-        await asyncio.wait({finish, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        if finish.done():
-            record = finish.result()
-            if record is None:  # the store lost its last second, and the job with it
-                message = "the job is not known any more: send the request again"
-                headers = {"Retry-After": "0"}
-                raise ApiError(503, message, code="job_lost", headers=headers)
-            return record
+        record = await unless_gone(request, waiting)
+    except ClientDisconnect:
         services.callers.leave(caller)
-        return None
-    finally:
-        finish.cancel()
-        disconnect.cancel()
-
-
-async def _await_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        raise
+    if record is None:  # the store lost its last second, and the job with it
+        message = "the job is not known any more: send the request again"
+        raise ApiError(503, message, code="job_lost", headers={"Retry-After": "0"})
+    return record
 
 
 def _answer(record: JobRecord) -> Response:

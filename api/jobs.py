@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.background import BackgroundTask
 
 from api.body import body_of
+from api.callers import unless_gone
 from api.errors import json_response, not_found, polled
 from api.idempotency import idempotency_keys
 from api.paging import number_of, page_of, page_query
@@ -79,7 +80,8 @@ async def get(request: Request) -> Response:
     """GET /v1/jobs/{id}?wait=SECONDS: the job, as soon as it is finished."""
     wait = number_of(request, "wait", 0.0, 0.0, MAX_WAIT_SECONDS)
     job_id = id_of(request, "job")
-    record = await services_of(request).waiters.wait(job_id, owner_of(request), wait)
+    waiting = services_of(request).waiters.wait(job_id, owner_of(request), wait)
+    record = await (unless_gone(request, waiting) if wait else waiting)
     if record is None:
         raise not_found("job", job_id)
     return _shown(record)

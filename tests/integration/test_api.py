@@ -343,7 +343,7 @@ def test_each_call_upstream_has_an_id_of_its_own_that_names_its_job(api, gpu):
             json={"messages": prompt},
             headers={"x-request-id": "trace-8", "x-fallthrough-cache": "off"},
         )
-        [call] = [each for each in gpu.calls if each.prompt == "named"]
+        [call] = [each for each in gpu.calls if each.body.get("messages") == prompt]
         gpu.calls.clear()
         assert call.headers["x-request-id"] == reply.headers["x-fallthrough-job-id"] + "-0"
 
