@@ -31,6 +31,7 @@ from tasks.records.batches import (
     new_batch_id,
     phase_unit_id,
 )
+from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import Queue, Ref, Status, new_token
 from tasks.store import keyspace
 
@@ -700,6 +701,62 @@ def test_lines_whose_answer_was_lost_are_recorded_again_and_change_nothing(machi
     before = batches.everything()
     assert batches.record(told.unit, [0, 1]) == (0, True)
     assert batches.everything() == before
+    batches.teardown()
+
+
+def test_the_last_line_renews_the_lease_of_who_is_to_write_the_part(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0 wait:0.9 record wait:0.9 sweep")
+    assert batches.is_held(told.unit)
+    told.tell("part")
+    assert batches.written == {0}
+    batches.teardown()
+
+
+@pytest.mark.parametrize(
+    ("story", "step"),
+    [
+        ("begin", "start"),
+        ("begin", "start:errors"),
+        ("validate begin:0", "record"),
+        ("validate begin:0", "move:split"),
+        ("validate begin:0", "move:on"),
+        ("validate begin:0 record", "part"),
+        ("validate begin:0", "gone"),
+        ("validate slices begin:join", "complete"),
+    ],
+)
+def test_a_batch_whose_record_somebody_deleted_does_not_come_back(machine, story, step):
+    batches = machine()
+    told = Told(batches)
+    told.tell(story)
+    store, unit, key = batches.batches, told.unit, keyspace.batch(batches.id)
+    batches.wait(batches.store.connection.command("DEL", key))
+    findings = Findings(total=LINES, ranges=[SliceRange(0, 10, LINES, 1)])
+    history = {0: LineHistory(())}
+    result = LineResult(line=0, good=True, content=b"x", counted_as="gpu:succeeded")
+    findings.errors += [LineError("bad", "x")] if step == "start:errors" else []
+    works = {
+        "start": lambda: store.start(unit, findings, "gpu"),
+        "start:errors": lambda: store.start(unit, findings, "gpu"),
+        "record": lambda: store.record_lines(unit, [result]),
+        "move:split": lambda: store.split(unit, "cpu", "token", history),
+        "move:on": lambda: store.hand_on(unit, "cpu", "token", history),
+        "part": lambda: store.complete_slice(unit, Part(0, 3, 3)),
+        "gone": lambda: store.end_without_input(unit, b"[]"),
+        "complete": lambda: store.complete(unit, slices=1, unanswered=0, parts=[], files=[]),
+    }
+    batches.wait(works[step]())
+    assert not batches.wait(batches.store.connection.command("EXISTS", key))
+    batches.close()
+
+
+def test_a_batch_that_failed_is_kept_for_its_time(machine):
+    batches = machine()
+    Told(batches).tell("begin start:errors")
+    left = batches.wait(batches.store.connection.command("PTTL", keyspace.batch(batches.id)))
+    assert 0 < left <= FILE_SECONDS * 1000
     batches.teardown()
 
 

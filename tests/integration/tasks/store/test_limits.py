@@ -136,6 +136,15 @@ async def test_so_many_jobs_may_be_unfinished_and_each_that_ends_makes_room(limi
     assert await limited.connection.command("ZCARD", keyspace.DEADLINES) == 5
 
 
+async def test_a_limit_of_0_is_none(store_url, clock):
+    none = dict.fromkeys(("max_queued_jobs", "key_queued_jobs", "max_batches", "key_batches"), 0)
+    store = store_on(store_url, clock, **none)
+    for _ in range(3):
+        await store.jobs.create([submission()], "gpu")
+        await store.batches.create(new_batch(await kept_file(store)), [])
+    await store.close()
+
+
 async def test_a_tenth_is_kept_for_lone_requests(store_url, clock):
     store = store_on(store_url, clock, max_queued_jobs=10)
     bulk = [submission(queue=Queue.BATCH) for _ in range(10)]
