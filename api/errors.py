@@ -140,7 +140,8 @@ def _turn_away(request: Request, error: Exception, status: int, code: str) -> Re
 async def on_storage_outage(request: Request, error: Exception) -> Response:
     """Answer that the storage of files is away; its own words may name what is not the caller's."""
     log.warning("%s refused: %s", request.url.path, type(error).__name__)
-    message = "the storage of files did not answer"
+    reason = error.strerror if isinstance(error, OSError) else None
+    message = "the storage of files did not answer" + (f": {reason}" if reason else "")
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return ApiError(503, message, code="unavailable", headers=retry).response()
 

@@ -91,10 +91,21 @@ async def _create(request: Request, form: FormData) -> Response:
     file_id, record = await _begin(services.store.files, owner, keys)
     if record is None:
         new_file = NewFile(file_id, owner, name, purpose, seconds)
-        record = await services.store.files.create(new_file, content, keys)
+        record = await _keep(services.store.files, new_file, content, keys)
     else:
         await services.store.durability.file(file_id)
     return json_response(show_file(record))
+
+
+async def _keep(
+    files: FileStore, new_file: NewFile, content: BinaryIO, keys: list[IdempotencyKey]
+) -> FileRecord:
+    try:
+        return await files.create(new_file, content, keys)
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, OSError):  # the storage's: its words may tell where that is
+            raise error.__cause__ from None
+        raise
 
 
 async def _begin(

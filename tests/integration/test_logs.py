@@ -57,3 +57,75 @@ def test_the_level_is_a_setting_and_no_level_tells_a_prompt(fleet, gpu, level):
     everything = worker.log + api.log
     assert (job_id in everything) is (level == "DEBUG")
     assert "secret" not in everything
+
+
+SECRET = "never-shown"
+FOLDER = "where-files-lie"
+
+
+def test_no_secret_and_no_path_is_told_whatever_fails(own_fleet, own_valkey, gpu, tmp_path):
+    """At DEBUG: keys, passwords, prompts and answers in no log; and in no reply where files lie."""
+    with own_valkey.client() as store:
+        store.execute_command("ACL", "SETUSER", "ft", "on", f">{SECRET}-store", "~*", "&*", "+@all")
+    files = tmp_path / FOLDER
+    ann = f"{SECRET}-key-of-ann"
+    own_fleet.settings |= {
+        "FALLTHROUGH_LOG_LEVEL": "DEBUG",
+        "FALLTHROUGH_REDIS_URL": f"redis://ft:{SECRET}-store@127.0.0.1:{own_valkey.port}/0",
+        "FALLTHROUGH_GPU_URL": f"http://me:{SECRET}-url@127.0.0.1:{gpu.port}",
+        "FALLTHROUGH_CPU_API_KEY": f"{SECRET}-cpu",
+        "FALLTHROUGH_API_KEYS": f"ann={ann},ops!={SECRET}-of-an-admin",
+        "FALLTHROUGH_FILES_URL": str(files),
+    }
+    api, worker = own_fleet.start(own_fleet.api(), own_fleet.worker())
+    told = []
+
+    def ask(method, path, key=ann, **content):
+        headers = {"Authorization": f"Bearer {key}", **content.pop("headers", {})}
+        try:
+            reply = httpx.request(
+                method, f"{api.url}{path}", headers=headers, timeout=10, **content
+            )
+        except httpx.HTTPError as error:
+            return pytest.fail(f"{path}: {error!r}")
+        told.append(f"{reply.headers} {reply.text}")
+        return reply
+
+    prompt = "never-logged"
+    chat = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 5}
+    for mode in ("ok", "401", "500", "garbage", "reset", "400", "no-model", "too-long"):
+        gpu.mode = mode
+        ask("POST", "/v1/chat/completions", json=chat)
+    gpu.vanish()
+    ask("POST", "/v1/chat/completions", json=chat)
+    gpu.listen()
+    ask("GET", "/v1/models", key=f"{SECRET}-wrong-key")
+    ask("GET", "/metrics")
+    ask("GET", f"/nowhere?api_key={SECRET}-in-a-query")
+    form = {"purpose": (None, "batch"), "file": ("a.jsonl", b'{"custom_id": 1}\n')}
+    kept = ask("POST", "/v1/files", files=form).json()["id"]
+    batch = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    ask("POST", "/v1/batches", json={"input_file_id": kept, **batch})
+    # The storage goes: a file stands where its folder was.
+    files.rename(tmp_path / "elsewhere")
+    files.write_text("")
+    ask("GET", f"/v1/files/{kept}/content")
+    ask("POST", "/v1/files", files=form)
+    started = ask("POST", "/v1/batches", json={"input_file_id": kept, **batch}).json()["id"]
+    wait_until(lambda: started in worker.log, what="its validation broke off")
+    ask("DELETE", f"/v1/files/{kept}")
+    # The store refuses us, and is away.
+    with own_valkey.client() as store:
+        store.execute_command("ACL", "SETUSER", "ft", "off")
+        store.execute_command("CLIENT", "KILL", "USER", "ft")
+    ask("POST", "/v1/jobs", json={"prompt": prompt})
+    ask("GET", "/health/ready")
+    own_valkey.kill()
+    ask("POST", "/v1/jobs", json={"prompt": prompt})
+    ask("GET", "/health/ready")
+    replies = "\n".join(told)
+    for name, text in {"the API's log": api.log, "the worker's": worker.log}.items():
+        found = [line for line in text.splitlines() if SECRET in line or prompt in line]
+        assert not found, (name, found[:3])
+    assert SECRET not in replies
+    assert FOLDER not in replies
