@@ -59,7 +59,7 @@ def test_the_level_is_a_setting_and_no_level_tells_a_prompt(fleet, gpu, level):
     assert "secret" not in everything
 
 
-SECRET = "never-shown"
+SECRET = "never-shown"  # noqa: S105 - it is looked for
 FOLDER = "where-files-lie"
 
 

@@ -752,6 +752,20 @@ def test_a_batch_whose_record_somebody_deleted_does_not_come_back(machine, story
     batches.close()
 
 
+@pytest.mark.parametrize("story", ["begin", "validate begin:0"])
+def test_a_batch_whose_record_somebody_deleted_is_forgotten_after_its_window(machine, story):
+    batches = machine()
+    Told(batches).tell(story)
+    command = batches.store.connection.command
+    batches.wait(command("DEL", keyspace.batch(batches.id)))
+    batches.advance(3600)
+    batches.wait(batches.swept({queue.value: False for queue in Queue}))
+    for index in (keyspace.DEADLINES, keyspace.OPEN_BATCHES):
+        assert batches.wait(command("ZSCORE", index, batches.id)) is None
+    assert batches.wait(batches.batches.cancel(batches.id, "ann")) is None
+    batches.close()
+
+
 def test_a_batch_that_failed_is_kept_for_its_time(machine):
     batches = machine()
     Told(batches).tell("begin start:errors")
