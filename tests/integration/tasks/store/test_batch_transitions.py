@@ -774,6 +774,20 @@ def test_a_batch_that_failed_is_kept_for_its_time(machine):
     batches.teardown()
 
 
+def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who_began_it(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    unit = told.unit
+    child = batches.split(unit, "t1", {0: LineHistory(())})
+    batches.begin_named(child, "another")
+    before = batches.everything()
+    work = batches.batches.split(unit, "cpu", "t1", {0: LineHistory(())})
+    assert batches.wait(work) == child
+    assert batches.everything() == before
+    batches.teardown()
+
+
 def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
     batches = machine()
     told = Told(batches)
