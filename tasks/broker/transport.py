@@ -230,7 +230,7 @@ class Channel(redis.Channel):
         """Wait for the pop that is under way, a second at most; what it brings goes back."""
         if self._in_poll:
             with contextlib.suppress(Empty, *self.connection_errors):
-                self._brpop_read()  # type: ignore[no-untyped-call]
+                self._brpop_read()
 
 
 def _check(raw: Any, channel: Channel) -> None:
