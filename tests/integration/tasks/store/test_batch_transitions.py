@@ -788,6 +788,17 @@ def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who
     batches.teardown()
 
 
+def test_what_is_noted_of_a_line_is_known_to_who_has_its_unit_next(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    tried = LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), 1)
+    assert batches.wait(batches.batches.note_line(told.unit, 1, tried))
+    told.tell("wait:1 sweep begin:0")
+    assert told.unit.histories == {1: tried}
+    batches.teardown()
+
+
 @pytest.mark.parametrize("to", ["on", "park"])
 def test_what_was_tried_of_a_line_goes_along_with_its_unit(machine, to):
     batches = machine()
