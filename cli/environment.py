@@ -6,10 +6,22 @@ import os
 from pathlib import Path
 
 from cli.client import Client
+from cli.dotenv import read_dotenv
+from cli.terminal import echo
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 API_URL = "FALLTHROUGH_API_URL"
+
+
+def take_dotenv() -> None:
+    """Put what the current folder's `.env` sets into the environment, and say which names.
+
+    Raises SettingsError.
+    """
+    if taken := read_dotenv(Path(".env"), os.environ):
+        os.environ.update(taken)
+        echo(f".env: {', '.join(sorted(taken))}", err=True)
 
 
 def settings() -> Settings:

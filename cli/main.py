@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cli import environment
 from cli.client import ApiFailedError
 from cli.commands.batches import batches
 from cli.commands.breakers import breakers
@@ -24,12 +25,13 @@ NOT_TRIED = 2  # exit status: it could not be tried
 
 
 class Fallthrough(click.Group):
-    """Turns what is the user's to mend into one line and exit status 2."""
+    """Reads `.env`, and turns what is the user's to mend into one line and exit status 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         speak_any_locale()
         try:
+            environment.take_dotenv()
             return super().invoke(ctx)
         except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderError) as e:
             echo(f"fallthrough: {e}", err=True)
