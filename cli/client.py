@@ -9,6 +9,7 @@ import httpx
 from tasks.settings import masked_url
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -27,17 +28,32 @@ class ApiAwayError(ApiFailedError):
     """The API could not be reached, or could not answer now; the same call may go well later."""
 
 
+def _authorities() -> ssl.SSLContext:
+    """Return whom to believe a certificate; SSL_CERT_FILE and SSL_CERT_DIR may say."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # one that is no certificate is an SSLError, which is one
+        message = f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error.strerror or error}"
+        raise ApiFailedError(message) from None
+
+
 class Client:
     """Calls the API; every method raises ApiFailedError."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", proxy: str = "") -> None:
+        """proxy: its URL; "": none. The environment names none."""
         base = url.rstrip("/").removesuffix("/v1")
         self.url = masked_url(base)  # as it is shown
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             self._http = httpx.Client(
-                base_url=base, timeout=timeout, headers=headers, trust_env=False
+                base_url=base,
+                timeout=timeout,
+                headers=headers,
+                trust_env=False,
+                proxy=proxy or None,
+                verify=_authorities() if base.lower().startswith("https:") else False,
             )
         except httpx.InvalidURL:
             message = f"{self.url} is no URL of an API"

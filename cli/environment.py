@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cli.client import Client
 from cli.dotenv import read_dotenv
 from cli.terminal import echo
 from tasks.errors import SettingsError
+from tasks.hosts import goes_direct
 from tasks.settings import Settings
 
 API_URL = "FALLTHROUGH_API_URL"
@@ -41,7 +43,8 @@ def client(url: str | None) -> Client:
             current = Settings.from_env({**os.environ, API_URL: url})
         except SettingsError as error:
             raise SettingsError(str(error).replace(f"{API_URL}:", "--url:")) from None
-    return Client(current.api_url, current.api_key)
+    direct = goes_direct(urlsplit(current.api_url).hostname or "", current.no_proxy)
+    return Client(current.api_url, current.api_key, "" if direct else current.proxy)
 
 
 def data_folder() -> Path:

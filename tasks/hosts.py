@@ -30,3 +30,28 @@ def may_be_called(host: str, allowed: str) -> bool:
     name = re.sub(r":\d*$", "", host.strip().lower())
     further = {each.strip().lower() for each in allowed.split(",")} - {""}
     return is_loopback(name) or name in further or "*" in further
+
+
+def goes_direct(host: str, exceptions: str) -> bool:
+    """Whether a host is reached without the proxy: loopback always is.
+
+    exceptions, parted by commas: names, each with all below it; addresses; networks; "*" is any.
+    """
+    name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+    entries = [entry.strip().lower() for entry in exceptions.split(",") if entry.strip()]
+    if is_loopback(name) or "*" in entries:
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        bases = {entry.removeprefix("*").strip(".") for entry in entries}
+        return any(name == base or name.endswith(f".{base}") for base in bases)
+    return any(address in network for network in map(network_of, entries) if network)
+
+
+def network_of(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return the network, or the one address, that a text names; None: it names none."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
+from tasks.hosts import network_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,6 +86,12 @@ def _fault_of_hosts(text: str) -> str:
     names = (name.strip() for name in text.split(","))
     faults = (_fault_of_host(name.strip("[]")) for name in names if name != "*")
     return next(filter(None, faults), "")
+
+
+def _fault_of_exceptions(text: str) -> str:
+    names = (name.strip() for name in text.split(","))
+    hosts = (name.removeprefix("*.") for name in names if name != "*" and not network_of(name))
+    return next(filter(None, map(_fault_of_host, (host.lstrip(".") for host in hosts))), "")
 
 
 def _fault_of_url(schemes: str, text: str) -> str:
@@ -175,6 +182,7 @@ _PATH = _Kind(_fault_of_path)
 _PLACE_OF_FILES = _Kind(_fault_of_path, masked_url)
 _HOST = _Kind(_fault_of_host)
 _NAMES = _Kind(_fault_of_hosts)
+_EXCEPTIONS = _Kind(_fault_of_exceptions)
 _KEY = _Kind(fault_of_key, _hidden)
 _KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
 _NEEDS = _Kind(_fault_of_needs)
@@ -254,6 +262,16 @@ class Settings:
         10.0, "how long a job waits for a place at the CPU tier when a GPU tier is set", low=0
     )
     connect_timeout_seconds: float = _setting(2.0, "limit to reach a tier's server", low=0.001)
+    proxy: str = _setting(
+        "",
+        "proxy on the way to model servers, and of the command line to the API; empty: none",
+        kind=_SERVER,
+    )
+    no_proxy: str = _setting(
+        "",
+        "hosts, domains, networks that are reached without the proxy, as loopback always is",
+        kind=_EXCEPTIONS,
+    )
     degraded_message: str = _setting(
         "The service is temporarily unable to answer. Please try again later.",
         "the answer when every tier failed",

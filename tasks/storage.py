@@ -42,6 +42,7 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
+        _forget_proxies()
         with _as_settings_error():
             # Others write there too: what a listing said before is no longer so.
             self._fs, self._root = fsspec.core.url_to_fs(
@@ -128,6 +129,12 @@ class Storage:
         """Delete a file or a folder; one that is not there is no error."""
         with _as_os_error(), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self.path(name), recursive=True)
+
+
+def _forget_proxies() -> None:
+    # S3's client would take HTTP_PROXY and the like; FSSPEC_S3 may name a proxy for it.
+    options = fsspec.config.conf.setdefault("s3", {}).setdefault("config_kwargs", {})
+    options.setdefault("proxies", {})
 
 
 def _sync_folder(path: str) -> None:
