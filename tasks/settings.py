@@ -141,6 +141,13 @@ def _fault_of_server(text: str) -> str:
     return ""
 
 
+def _fault_of_proxy(text: str) -> str:
+    fault = _fault_of_server(text)
+    if not fault and not (urlsplit(text).hostname or "").isascii():
+        return "its host has letters beyond ASCII: give its xn-- form"
+    return fault
+
+
 def _fault_of_link(text: str) -> str:
     fault = _fault_of_url("http https", text)
     if not fault and "@" in urlsplit(text).netloc:
@@ -190,6 +197,7 @@ _TIERS = _Kind(_fault_of_tiers)
 _STORE = _Kind(partial(_fault_of_url, "redis rediss unix"), masked_url)
 _BROKER = _Kind(partial(_fault_of_brokers, "redis rediss unix amqp amqps memory"), masked_url)
 _SERVER = _Kind(_fault_of_server, masked_url)
+_PROXY = _Kind(_fault_of_proxy, masked_url)
 _LINK = _Kind(_fault_of_link, masked_url)
 
 
@@ -265,7 +273,7 @@ class Settings:
     proxy: str = _setting(
         "",
         "proxy on the way to model servers, and of the command line to the API; empty: none",
-        kind=_SERVER,
+        kind=_PROXY,
     )
     no_proxy: str = _setting(
         "",

@@ -7,8 +7,11 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyreqwest.client import ClientBuilder
 from pyreqwest.http import Url
+from pyreqwest.proxy import ProxyBuilder
 
+from cli.client import Client
 from fallback_chain import Need, normalise_url, parse_accepts
 from tasks.errors import SettingsError
 from tasks.settings import NEEDS, Settings, masked_url
@@ -16,7 +19,7 @@ from tasks.tiers.build import tier_configs
 
 SECRET = "hunter2"  # noqa: S105 - made up
 KEYS = ("GPU_API_KEY", "CPU_API_KEY", "API_KEY")
-SERVERS = ("GPU_URL", "CPU_URL", "API_URL")
+SERVERS = ("GPU_URL", "CPU_URL", "API_URL", "PROXY")
 MODELS = ("GPU_MODEL", "CPU_MODEL")
 HOSTS = ("HOST", "WORKER_HOST")
 STORES = ("REDIS_URL", "BROKER_URL")
@@ -212,6 +215,38 @@ def test_every_url_that_is_taken_is_one_for_the_tiers_client_too(authority):
     except SettingsError:
         return
     assert Url(normalise_url(settings.gpu_url)).host_str  # it raises: within a job
+
+
+@given(AUTHORITIES)
+def test_every_proxy_that_is_taken_is_one_for_both_clients(authority):
+    try:
+        proxy = read(PROXY=f"http://{authority}").proxy
+    except SettingsError:
+        return
+    ClientBuilder().proxy(ProxyBuilder.all(proxy).no_proxy("")).build()
+    Client("http://host", proxy=proxy).close()
+
+
+@pytest.mark.parametrize(
+    "url", ["HTTP://proxy:3128/", "https://us%40er:p%2F@10.0.0.1", "http://[::1]"]
+)
+def test_a_proxy_is_taken_as_it_is(url):
+    assert read(PROXY=url).proxy == url
+    assert "p%2F" not in str(read(PROXY=url).rows())
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        *(("", ""), ("*", ""), ("a.example, .b, *.c,", ""), ("10.0.0.0/8, fd00::/8, ::1", "")),
+        *(("http://a", "'http://a' is"), ("a b", "'a b' is"), ("1.2.3.4/40", "is no host name")),
+    ],
+)
+def test_exceptions_of_the_proxy_are_hosts_domains_and_networks(names, fault):
+    if not fault:
+        assert read(NO_PROXY=names).no_proxy == names.strip()
+    else:
+        assert fault in refusal(NO_PROXY=names)
 
 
 @pytest.mark.parametrize("name", STORES)
