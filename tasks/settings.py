@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tasks.errors import SettingsError
 from tasks.hosts import network_of
@@ -37,6 +37,8 @@ HIGHEST_NUMBER = 2**53
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NO_UTF_8 = re.compile(r"[\ud800-\udfff]")  # what Python reads for such a byte
 _AUTHORITY = re.compile(r"(?:.*@)?(?P<host>\[[^]]*\]|[^][:]*)(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
+_DATABASE = re.compile(r"/{0,2}[0-9]{0,9}")  # kombu takes a slash off once more
+_SCHEME = re.compile(r"(?:^|(?<=;))[A-Za-z]+(?=://)")
 _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
 
@@ -122,10 +124,32 @@ def _fault_of_place(url: str) -> str:
     return "" if good else fault
 
 
+def _fault_of_store(schemes: str, text: str) -> str:
+    """As of one URL; its database, or its socket, must be the same for all who read it."""
+    fault = _fault_of_url(schemes, text)
+    if fault:
+        return fault
+    parts = urlsplit(text)
+    if parts.scheme == "unix":
+        alone = parts.path.strip("/") and not parts.netloc.rpartition("@")[2]
+        return "" if alone else "it is no URL of the kind unix:///path: no host, and a path"
+    if parts.scheme in {"redis", "rediss"} and not _DATABASE.fullmatch(unquote(parts.path)):
+        return "its path is no database: it must be a whole number, or nothing"
+    return ""
+
+
 def _fault_of_brokers(schemes: str, text: str) -> str:
-    """As of one URL; a broker may have several, of which one answers."""
-    faults = (_fault_of_url(schemes, url) for url in re.split(r";(?=[a-z]+://)", text))
-    return next(filter(None, faults), "")
+    """As of one store's; a broker may have several, of which one answers."""
+    urls = text.split(";")
+    fault = next(filter(None, (_fault_of_store(schemes, url) for url in urls)), "")
+    if len(urls) == 1:
+        return fault
+    if fault or any(url != url.strip() for url in urls):
+        fault = fault or "there are blanks"
+        return f"several brokers are parted by ; without blanks (in a password it is %3B): {fault}"
+    if len({urlsplit(url).scheme for url in urls}) > 1:
+        return "several brokers must be of one kind: all redis://, all amqps:// ..."
+    return ""
 
 
 def _fault_of_server(text: str) -> str:
@@ -194,7 +218,7 @@ _KEY = _Kind(fault_of_key, _hidden)
 _KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
 _NEEDS = _Kind(_fault_of_needs)
 _TIERS = _Kind(_fault_of_tiers)
-_STORE = _Kind(partial(_fault_of_url, "redis rediss unix"), masked_url)
+_STORE = _Kind(partial(_fault_of_store, "redis rediss unix"), masked_url)
 _BROKER = _Kind(partial(_fault_of_brokers, "redis rediss unix amqp amqps memory"), masked_url)
 _SERVER = _Kind(_fault_of_server, masked_url)
 _PROXY = _Kind(_fault_of_proxy, masked_url)
@@ -406,8 +430,8 @@ class Settings:
 
     @property
     def effective_broker_url(self) -> str:
-        """The broker's URL: its own, or the store's."""
-        return self.broker_url or self.redis_url
+        """The broker's URL, or the store's; its scheme in lower case: kombu knows no other."""
+        return _SCHEME.sub(lambda found: found[0].lower(), self.broker_url or self.redis_url)
 
     @property
     def broker_is_store(self) -> bool:

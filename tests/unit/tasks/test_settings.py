@@ -296,6 +296,52 @@ def test_a_brokers_url_goes_on_working(url):
     assert read(BROKER_URL=url).broker_url == url
 
 
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/x", "/1/2", "/1.5", "/-1", "/ 1", "/0x1", "/1e3", "/٣", "/9999999999", "/%2F1x", "/1/"),
+        "///1",
+    ],
+)
+def test_a_database_is_the_same_for_all_who_read_it(name, path):
+    assert "no database" in refusal(**{name: f"redis://:{SECRET}@host{path}"})
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("path", ["", "/", "/0", "/15", "/%31", "//1"])
+def test_a_database_is_a_number_or_none(name, path):
+    assert read(**{name: f"REDIS://h{path}"})
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize(
+    "url", ["unix://", "unix:///", "unix://run/v.sock", "unix://u:p@run/v.sock"]
+)
+def test_a_socket_has_a_path_and_no_host(name, url):
+    assert "unix:///path" in refusal(**{name: url})
+    assert read(**{name: "unix://u:p@/run/v.sock"})
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        (f"amqp://a//;u:{SECRET}@b//", "parted by ;"),
+        (f"amqp://u:a;{SECRET}@b//", "%3B"),
+        ("redis://a/0;", "parted by ;"),
+        (f"amqp://a// ;amqp://u:{SECRET}@b//", "there are blanks"),
+        (f"amqp://a// ; amqp://u:{SECRET}@b//", "without blanks"),
+        (f"amqp://a//;redis://:{SECRET}@b/0", "of one kind"),
+        (f"amqps://a//;amqp://u:{SECRET}@b//", "of one kind"),  # a password in clear
+        (f"redis://a/0;redis://:{SECRET}@b/x", "no database"),
+    ],
+)
+def test_of_several_brokers_each_is_one(url, fault):
+    said = refusal(BROKER_URL=url)
+    assert fault in said
+    assert SECRET not in said
+
+
 def test_each_of_several_brokers_is_looked_at():
     assert SECRET not in refusal(BROKER_URL=f"amqp://a//;amqp://u:{SECRET}@b c//")
 
@@ -400,6 +446,8 @@ def test_a_message_for_people_is_shown_as_it_is():
 def test_the_broker_is_the_store_unless_it_has_its_own():
     assert Settings(redis_url="redis://a").effective_broker_url == "redis://a"
     assert Settings(redis_url="redis://a", broker_url="amqp://b").effective_broker_url == "amqp://b"
+    several = Settings(broker_url="AMQP://U:P@A//;Amqp://b//")
+    assert several.effective_broker_url == "amqp://U:P@A//;amqp://b//"
 
 
 @pytest.mark.parametrize(
