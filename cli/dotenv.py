@@ -24,7 +24,11 @@ _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 _ESCAPE = re.compile(r"""\\([\\"'nrt])""")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 # A URL, and what is sent to it.
-KEYS = {f"{PREFIX}{name}_URL": f"{PREFIX}{name}_API_KEY" for name in ("API", "GPU", "CPU")}
+KEYS = {
+    f"{PREFIX}API_URL": f"{PREFIX}API_KEY",
+    f"{PREFIX}GPU_URL": f"{PREFIX}GPU_API_KEY",
+    f"{PREFIX}CPU_URL": f"{PREFIX}CPU_API_KEY",
+}
 PROXY = f"{PREFIX}PROXY"  # whoever runs it reads what is sent over http://
 
 

@@ -104,8 +104,10 @@ def create_app(settings: Settings) -> Celery:
 
 def _forget_other_projects() -> None:
     # Celery would take these before what it is told: another project's broker, pool, or loader.
-    for name in [name for name in os.environ if name.startswith("CELERY_")]:
-        del os.environ[name]
+    # And Flower would take what Kubernetes sets for a Service of its name for a port.
+    for name, value in list(os.environ.items()):
+        if name.startswith("CELERY_") or (name == "FLOWER_PORT" and "://" in value):
+            del os.environ[name]
 
 
 HEARTBEAT_SECONDS = 3  # of RabbitMQ's consumers; the publisher's thread has its own

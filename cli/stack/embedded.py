@@ -50,6 +50,8 @@ def embedded_stack(
             raise FolderError(message) from None
         user_variables = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
         layout = plan(settings, user_variables, options, data)
+        if layout.flower_fault:
+            say(f"Flower is off, the others go on without it: {layout.flower_fault}")
         supervisor = Supervisor(layout.parts, data / "logs", say)
         try:
             yield supervisor, layout

@@ -311,7 +311,7 @@ def tls_options(url: str) -> dict[str, Any] | None:
     if not url.startswith("rediss://"):
         return None
     # Flower, which knows no options of URLs, looks at these alone.
-    told: dict[str, Any] = parse_url(url.partition(";")[0]).get("ssl", {})  # type: ignore[no-untyped-call]
+    told: dict[str, Any] = parse_url(url.partition(";")[0]).get("ssl", {})
     return {"ssl_cert_reqs": ssl.CERT_REQUIRED, **told}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from cli.dotenv import KEYS, LARGEST, PROXY, read_dotenv
 from tasks.errors import SettingsError
+from tasks.settings import Settings
 
 SECRET = "hunter2"  # noqa: S105 - made up
 
@@ -100,6 +101,12 @@ def _denied(*_):
 def test_what_is_larger_than_any_of_them_is_not_read(file):
     file.write_bytes(b"#" * (LARGEST + 1))
     assert f"it is larger than {LARGEST} bytes" in refusal(file)
+
+
+def test_every_key_that_is_sent_has_its_url():
+    names = {row.variable for row in Settings().rows()}
+    assert {name for name in names if name.endswith("_KEY")} == {*KEYS.values()}
+    assert {*KEYS, PROXY} <= names
 
 
 @pytest.mark.parametrize(("url", "key"), KEYS.items())

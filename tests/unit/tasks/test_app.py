@@ -192,6 +192,15 @@ def test_rabbitmq_is_known_whatever_the_case_of_its_scheme(url):
     assert all(each.startswith("amqp") for each in app.connection_for_write().alt)
 
 
+def test_flower_does_not_take_a_service_of_kubernetes_for_its_port(environ):
+    environ.setenv("FLOWER_PORT", "tcp://10.0.0.1:5555")
+    create_app(Settings(broker_url="memory://"))
+    assert "FLOWER_PORT" not in os.environ
+    environ.setenv("FLOWER_PORT", "5556")
+    create_app(Settings(broker_url="memory://"))
+    assert os.environ["FLOWER_PORT"] == "5556"
+
+
 def test_flowers_own_settings_are_left_as_they_are(environ):
     environ.setenv("FLOWER_CONF", "mine.py")
     import tasks.celery  # noqa: F401, PLC0415 - as above
