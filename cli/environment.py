@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cli.client import Client
+from cli.client import ApiFailedError, Client
 from cli.dotenv import read_dotenv
 from cli.terminal import echo
 from tasks.errors import SettingsError
@@ -34,7 +34,7 @@ def settings() -> Settings:
 def client(url: str | None) -> Client:
     """Return a client of the API at url; None: where the settings say that it is.
 
-    Raises SettingsError for either.
+    Raises SettingsError or ApiFailedError for either.
     """
     if not url:
         current = settings()
@@ -44,7 +44,11 @@ def client(url: str | None) -> Client:
         except SettingsError as error:
             raise SettingsError(str(error).replace(f"{API_URL}:", "--url:")) from None
     direct = goes_direct(urlsplit(current.api_url).hostname or "", current.no_proxy)
-    return Client(current.api_url, current.api_key, "" if direct else current.proxy)
+    try:
+        return Client(current.api_url, current.api_key, "" if direct else current.proxy)
+    except ApiFailedError as error:
+        message = f"{'--url' if url else API_URL}: {error}"
+        raise ApiFailedError(message) from None
 
 
 def data_folder() -> Path:

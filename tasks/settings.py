@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PREFIX = "FALLTHROUGH_"
 HIGHEST_PORT = 65_535
+LONGEST_SHOWN = 80  # characters of a value that an error repeats
 REDIS_PORT = 6379
 EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
@@ -43,8 +44,16 @@ _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,6
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
 
 
+def _quoted(text: str) -> str:
+    """Return a value as an error shows it: one line, of a long one its beginning, no password."""
+    shown = masked_url(text)
+    return repr(shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…")
+
+
 def _is_host(text: str) -> bool:
     """Whether a text can be a host: a name, an IPv4 address, or an IPv6 one without brackets."""
+    if not text.isprintable():  # IDNA would drop what nobody sees
+        return False
     try:
         if ":" in text:
             return bool(ipaddress.IPv6Address(text))
@@ -81,7 +90,7 @@ def fault_of_key(text: str) -> str:
 
 def _fault_of_host(text: str) -> str:
     # An empty one is every address of this machine.
-    return "" if not text or _is_host(text) else f"{text!r} is no host name and no address"
+    return "" if not text or _is_host(text) else f"{_quoted(text)} is no host name and no address"
 
 
 def _fault_of_hosts(text: str) -> str:
@@ -189,11 +198,11 @@ def masked_url(text: str) -> str:
 
 def _fault_of_needs(text: str) -> str:
     unknown = [word for word in map(str.strip, text.lower().split(",")) if word not in NEEDS]
-    return f"{unknown[0]!r} is not one of {', '.join(NEEDS)}" if unknown else ""
+    return f"{_quoted(unknown[0])} is not one of {', '.join(NEEDS)}" if unknown else ""
 
 
 def _fault_of_tiers(text: str) -> str:
-    return "" if text in {"1", "0", "gpu", "cpu"} else f"{text!r} is no 1, 0, gpu or cpu"
+    return "" if text in {"1", "0", "gpu", "cpu"} else f"{_quoted(text)} is no 1, 0, gpu or cpu"
 
 
 def _hidden(text: str) -> str:
@@ -400,13 +409,15 @@ class Settings:
 
     def _check(self) -> None:
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-            message = f"{PREFIX}LOG_LEVEL: {self.log_level!r} is no DEBUG, INFO, WARNING or ERROR"
+            message = (
+                f"{PREFIX}LOG_LEVEL: {_quoted(self.log_level)} is no DEBUG, INFO, WARNING or ERROR"
+            )
             raise SettingsError(message)
         if self.log_format not in {"auto", "json", "text"}:
-            message = f"{PREFIX}LOG_FORMAT: {self.log_format!r} is no auto, json or text"
+            message = f"{PREFIX}LOG_FORMAT: {_quoted(self.log_format)} is no auto, json or text"
             raise SettingsError(message)
         if self.durable not in {EVERY_SECOND, ALWAYS}:
-            message = f"{PREFIX}DURABLE: {self.durable!r} is no {EVERY_SECOND} or {ALWAYS}"
+            message = f"{PREFIX}DURABLE: {_quoted(self.durable)} is no {EVERY_SECOND} or {ALWAYS}"
             raise SettingsError(message)
         for name, port in (("PORT", self.port), ("WORKER_PORT", self.worker_port)):
             if port > HIGHEST_PORT:
@@ -414,7 +425,9 @@ class Settings:
                 raise SettingsError(message)
         queues = [q for q in self.worker_queues.split(",") if q]
         if not queues or set(queues) - {"interactive", "batch"}:
-            message = f"{PREFIX}WORKER_QUEUES: {self.worker_queues!r} must name interactive, batch"
+            message = (
+                f"{PREFIX}WORKER_QUEUES: {_quoted(self.worker_queues)} must name interactive, batch"
+            )
             raise SettingsError(message)
         for url, key in (
             ("GPU_URL", "GPU_API_KEY"),
@@ -470,7 +483,8 @@ def _unknown(name: str, known: list[str]) -> str:
     short = [other.removeprefix(PREFIX) for other in known]
     near = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1)
     hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; `fallthrough config` lists them all"
-    return f"{name if name.isprintable() else ascii(name)}: no such setting{hint}"
+    shown = name[:LONGEST_SHOWN]
+    return f"{shown if shown.isprintable() else ascii(shown)}: no such setting{hint}"
 
 
 def _parse(name: str, text: str, spec: dataclasses.Field[Any]) -> Any:
@@ -489,12 +503,12 @@ def _number(name: str, text: str, kind: Callable[[str], float], low: float) -> f
         value = kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number"
-        message = f"{name}: {text!r} is not {what}"
+        message = f"{name}: {_quoted(text)} is not {what}"
         raise SettingsError(message) from None
     high = HIGHEST_SECONDS if name.endswith("_SECONDS") else HIGHEST_NUMBER
     if not low <= value <= high:
         bound = f"least {low}" if value < low else f"most {high:.0f}"
-        message = f"{name}: {text} is out of range, it must be at {bound}"
+        message = f"{name}: {_quoted(text)[1:-1]} is out of range, it must be at {bound}"
         raise SettingsError(message)
     return value
 

@@ -152,6 +152,8 @@ def _as_settings_error() -> Iterator[None]:
         yield
     except OSError as error:
         fault = f"the folder cannot be made: {error.strerror}"
+    except RecursionError:
+        fault = "the folder cannot be made: it lies too deep"
     except ImportError as error:
         fault = f"a package is missing: {error}"
     except (TypeError, ValueError):
