@@ -21,7 +21,14 @@ from cli.stack.supervisor import StartError
 from cli.terminal import echo, speak_any_locale
 from tasks.errors import SettingsError
 
+LONGEST_LINE = 600  # characters
 NOT_TRIED = 2  # exit status: it could not be tried
+
+
+def _complain(message: str) -> None:
+    """Print one line, whatever a user, a file's name or a server put into the message."""
+    line = " ".join(message.splitlines())
+    echo(f"fallthrough: {line[:LONGEST_LINE]}{'…' * (len(line) > LONGEST_LINE)}", err=True)
 
 
 class Fallthrough(click.Group):
@@ -34,9 +41,9 @@ class Fallthrough(click.Group):
             environment.take_dotenv()
             return super().invoke(ctx)
         except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderError) as e:
-            echo(f"fallthrough: {e}", err=True)
+            _complain(str(e))
         except StartError as error:
-            echo(f"fallthrough: the stack did not start: {error}", err=True)
+            _complain(f"the stack did not start: {error}")
         return ctx.exit(NOT_TRIED)
 
 
