@@ -5,6 +5,8 @@ The folder may be another's: what a key of the user's environment is for never c
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -48,8 +50,7 @@ def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
     if len(content) > LARGEST:
         message = f"{path}: it is larger than {LARGEST} bytes"
         raise SettingsError(message)
-    # As an environment would hold bytes that are no UTF-8.
-    text = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))  # as an environment's bytes are read
     found: dict[str, str] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if setting := _LINE.fullmatch(line):

@@ -99,7 +99,7 @@ def test_a_proxy_that_is_away_is_a_tier_that_is_away(fleet, proxy):
 
 
 def test_the_command_line_asks_the_proxy_for_an_api_elsewhere(fleet):
-    api = fleet.api().start()
+    api = fleet.api(allowed_hosts="api.example").start()
     proxy = ForwardProxy(api.url)
     where = proxy.url.replace("://", f"://user:{SECRET}@")
     try:

@@ -55,6 +55,14 @@ def test_names_are_allowed_whole(host, allowed, may):
     [
         *((host, "", True) for host in ("localhost", "127.0.0.1", "::1", "[::1]", "a.localhost.")),
         *((host, "", False) for host in ("gpu", "10.0.0.1", "fd00::1", "0.0.0.0")),  # noqa: S104
+        # Clients take these for loopback: Python's own addresses do not know them.
+        *((host, "", True) for host in ("127.1", "0x7f.1", "2130706433", "0177.0.0.1", "127.0.1")),
+        *((host, "", True) for host in ("::ffff:127.0.0.1", "[::ffff:7f00:1]")),
+        *(
+            (host, "", False)
+            for host in ("10.1", "1.2.3.4.5", "127.x", "127.256.1.1", "", "-1", "1_0")
+        ),
+        ("10.1", "10.0.0.0/24", True),
         *((host, "*", True) for host in ("gpu", "10.0.0.1")),
         *(
             ("gpu.example", names, True)
