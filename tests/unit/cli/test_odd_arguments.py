@@ -122,7 +122,7 @@ GOOD = {
     "job_id": "job_1",
     "key_id": "key-1",
     "owner": "ann",
-    "name": "vllm_gpu",
+    "name": "max_gpu",
 }
 
 
