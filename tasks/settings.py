@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tasks.errors import SettingsError
 from tasks.hosts import network_of
@@ -147,6 +147,28 @@ def _fault_of_store(schemes: str, text: str) -> str:
     return ""
 
 
+# What a store's URL may say after its ?. The client knows more: another host, other replies.
+STORE_OPTIONS = frozenset(
+    {
+        *("db", "username", "password", "client_name", "max_connections", "timeout"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive"),
+        *("health_check_interval", "retry_on_timeout"),
+        *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
+        *("ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
+    }
+)
+
+
+def _fault_of_redis(schemes: str, text: str) -> str:
+    fault = _fault_of_store(schemes, text)
+    if fault:
+        return fault
+    options = parse_qsl(urlsplit(text).query, keep_blank_values=True)
+    if STORE_OPTIONS.issuperset(name for name, _ in options):
+        return ""
+    return "one of its options (those after the ?) is none that the client takes here"
+
+
 def _fault_of_brokers(schemes: str, text: str) -> str:
     """As of one store's; a broker may have several, of which one answers."""
     urls = text.split(";")
@@ -227,7 +249,7 @@ _KEY = _Kind(fault_of_key, _hidden)
 _KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
 _NEEDS = _Kind(_fault_of_needs)
 _TIERS = _Kind(_fault_of_tiers)
-_STORE = _Kind(partial(_fault_of_store, "redis rediss unix"), masked_url)
+_STORE = _Kind(partial(_fault_of_redis, "redis rediss unix"), masked_url)
 _BROKER = _Kind(partial(_fault_of_brokers, "redis rediss unix amqp amqps memory"), masked_url)
 _SERVER = _Kind(_fault_of_server, masked_url)
 _PROXY = _Kind(_fault_of_proxy, masked_url)

@@ -93,7 +93,7 @@ def test_a_key_with_a_line_break_inside_starts_nothing(entry):
     [
         ("GPU_URL", f"http://user:{SECRET}@ho st", "its host or port cannot be one"),
         ("REDIS_URL", f"redis://:{SECRET}@ho st", "its host or port cannot be one"),
-        ("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1?password={SECRET}&x=1", "Celery cannot use"),
+        ("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1?password={SECRET}", "Celery cannot use"),
         ("BROKER_URL", f"amqp://u:{SECRET}@127.0.0.1:1/?x={SECRET}", "Celery cannot use"),
         ("FILES_URL", f"nothing://u:{SECRET}@bucket", "no URL that fsspec knows"),
         ("FILES_URL", "/proc/nothing/here", "cannot be made: No such file"),

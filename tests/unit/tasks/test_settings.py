@@ -277,7 +277,7 @@ def test_what_is_no_stores_url_is_refused_and_not_shown(name, url):
     [
         *("redis://box", "redis://:6379/0", "redis://:p a%3Fss@box:1/2"),
         *(
-            "redis://box/0?a=b",
+            "redis://box/0?socket_timeout=9",
             "redis://[::1]:6379",
             "rediss://user:pass@box",
             "unix:///run/v.sock?db=1",
@@ -515,3 +515,20 @@ def test_only_the_gpu_tiers_answers_pass_whatever_they_are():
     assert tier_configs(Settings(**urls, check_gpu=1))["gpu"].checked
     needs = tier_configs(Settings(**urls, cpu_accepts="text", gpu_accepts="json"))
     assert (needs["gpu"].accepts, needs["cpu"].accepts) == ({Need.JSON}, frozenset())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@box/0?nothing=hunter2",
+        # The client knows them; we would not understand its replies, or ask another server.
+        "redis://:hunter2@box/0?decode_responses=true",
+        "redis://:hunter2@box/0?protocol=3",
+        "redis://:hunter2@box/0?host=hunter2",
+        "unix:///run/x.sock?path=/hunter2",
+    ],
+)
+def test_an_option_of_the_store_that_is_not_for_all_who_read_it_is_refused(url):
+    with pytest.raises(SettingsError, match=r"^FALLTHROUGH_REDIS_URL: one of its options") as error:
+        read(REDIS_URL=url)
+    assert "hunter2" not in str(error.value)

@@ -498,6 +498,10 @@ class Told:
         work = self.batches.batches.end_without_input(self.unit, b"[]")
         self.batches.do_held("end_without_input", work, self.unit)
 
+    def note(self, _):
+        work = self.batches.batches.note_line(self.unit, 1, LineHistory(()))
+        self.batches.do_held("note_line", work, self.unit)
+
     def drop(self, _):
         self.batches.do_held("drop_unit", self.batches.batches.drop(self.unit), self.unit)
 
@@ -588,6 +592,7 @@ STEPS = {
     "move:back": "validate begin:0",
     "move:park": "validate begin:0",
     "drop": "validate begin:0",
+    "note": "validate begin:0",
 }
 
 

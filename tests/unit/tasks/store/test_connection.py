@@ -15,11 +15,6 @@ from tasks.store.connection import connect
         "redis://:hunter2@box/0?socket_timeout=hunter2",
         "redis://:hunter2@box/?db=hunter2",
         "rediss://:hunter2@box/0?ssl_cert_reqs=hunter2",
-        # The client knows them; we would not understand its replies, or ask another server.
-        "redis://:hunter2@box/0?decode_responses=true",
-        "redis://:hunter2@box/0?protocol=3",
-        "redis://:hunter2@box/0?host=hunter2",
-        "unix:///run/x.sock?path=/hunter2",
     ],
 )
 def test_an_option_that_makes_no_sense_is_told_in_one_line(url):
