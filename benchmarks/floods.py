@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 FLOODER, OTHER = "ft-flooder-of-this-server", "ft-another-of-its-owners"
-SAMPLE_SECONDS, SETTLE_SECONDS = 0.1, 3.0
+SAMPLE_SECONDS, SETTLE_SECONDS = 0.1, 10.0
 
 
 class _Target(NamedTuple):
