@@ -9,7 +9,7 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
@@ -42,6 +42,8 @@ UNDER_WAY_SECONDS = 10.0  # that a repeated upload waits for the first one's end
 LOOK_SECONDS = 0.2
 CHUNK = 1024 * 1024
 SHOWN_PURPOSES = {"batch"}
+# Others are slow to read (punycode), or no text (idna, hex).
+CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1"})
 UPLOAD_FORM = {
     "type": "object",
     "properties": {
@@ -128,8 +130,11 @@ async def _begin(
 @contextlib.asynccontextmanager
 async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator[FormData, None]:
     """Parse the form; its temporary file is closed at the end."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise bad("the body must be multipart/form-data with a file and a purpose")
+    if parameters.get(b"charset", b"utf-8").lower() not in CHARSETS:
+        raise bad("the form's charset must be utf-8: leave it out")
     parts = _parts(request, client_seconds)
     # Of many files each would be held in memory up to its first megabyte.
     parser = MultiPartParser(
@@ -141,7 +146,7 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
     parser.spool_max_size = FORM_BYTES  # what is larger goes to disk as it comes
     try:
         form = await parser.parse()
-    except (MultiPartException, MultipartParseError) as error:
+    except (MultiPartException, ValueError) as error:  # the parser's own are ValueErrors
         await _read_past(parts)
         raise bad(f"the form cannot be read: {error}") from None
     except OSError as error:

@@ -8,7 +8,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.responses import HTMLResponse, Response
 
 from api.errors import json_response, not_found
@@ -17,6 +16,7 @@ from api.routing import Description, Route, Undescribed
 from api.services import Services, services_of
 from tasks.errors import StoreUnavailable
 from tasks.store.fleet import percentile
+from tasks.telemetry.metrics import encoder_for
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -114,7 +114,7 @@ async def metrics(request: Request) -> Response:
             )
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
-        encoder, content_type = choose_encoder(accept)
+        encoder, content_type = encoder_for(accept)
         own = services.metrics.registry
         return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
     counts, events, gauges, views = await _fleet(services)

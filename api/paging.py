@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import msgspec
+
 from api.errors import bad, json_response
 from api.services import is_id, owner_of
 
@@ -68,6 +70,17 @@ def whole(text: str) -> int | None:
     return int(text) if fits else None
 
 
+def decimal(text: str) -> float | None:
+    """Return the number that a text is, written as in JSON; None if it is none.
+
+    float() takes "1_0", "nan" and digits of other scripts, too.
+    """
+    try:
+        return msgspec.json.decode(text, type=float)
+    except msgspec.DecodeError:
+        return None
+
+
 def whole_of(request: Request, name: str, default: int, low: int, high: int) -> int:
     """Return a whole number of the query; a 400 says what it may be."""
     text = request.query_params.get(name)
@@ -82,10 +95,7 @@ def number_of(request: Request, name: str, default: float, low: float, high: flo
     text = request.query_params.get(name)
     if text is None:
         return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
+    value = decimal(text)
+    if value is None or not low <= value <= high:
         raise bad(f"{name}: must be a number from {low:g} to {high:g}, not {text!r}", name)
     return value

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.errors import bad
+from api.paging import decimal
 from fallback_chain import UnshowableError, read_answer
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
@@ -212,10 +213,9 @@ def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: f
     _refuse_stream(sampling, "")
     body = dict(value)
     fallthrough = body.pop("fallthrough", None)
+    handling = _from_headers(headers)
     if fallthrough is not None:
-        handling: Handling = check(fallthrough, Handling, "fallthrough")
-    else:
-        handling = _from_headers(headers)
+        handling = check(fallthrough, Handling, "fallthrough")
     metadata = value.get("metadata")
     labels = metadata if isinstance(metadata, dict) else {}
     return Submission(
@@ -230,17 +230,15 @@ def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: f
 
 
 def _from_headers(headers: dict[str, str]) -> Handling:
-    names = {"cache": str, "on_exhausted": str, "deadline_seconds": float}
     fields: dict[str, Any] = {}
-    for name, kind in names.items():
+    for name in ("cache", "on_exhausted", "deadline_seconds"):
         header = "x-fallthrough-" + name.replace("_", "-")
         text = headers.get(header)
         if text is None:
             continue
-        try:
-            fields[name] = kind(text)
-        except ValueError:
-            raise bad(f"{header}: {text!r} is not a number", header) from None
+        fields[name] = decimal(text) if name == "deadline_seconds" else text
+        if fields[name] is None:
+            raise bad(f"{header}: {text!r} is not a number", header)
     handling: Handling = check(fields, Handling, "x-fallthrough")
     return handling
 

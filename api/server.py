@@ -27,6 +27,7 @@ TOO_SLOW = "this request took too long to arrive"
 HEAD = f"a request's head may have {MOST_HEAD} bytes and {MOST_HEADERS} headers"
 URL = f"a URL may have {MOST_URL} bytes"
 FULL = "this server has as many connections as it can"
+UNREADABLE = "this is no request of HTTP/1.1: its head, or the frame of its body, cannot be read"
 
 
 def raise_file_limit() -> int:
@@ -85,11 +86,12 @@ class _Bounded(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head, self._head_bytes, self._body = False, 0, True
+        self._head, self._head_bytes = False, 0
         self._wait_no_more()
         app, self.app = self.app, self._refusal() or self.app
         try:
             super().on_headers_complete()
+            self._body = True
         finally:
             self.app = app
 
@@ -97,6 +99,23 @@ class _Bounded(HttpToolsProtocol):
         self._body = False
         self._wait_no_more()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+        """Refuse what cannot be parsed; whoever asked before it in this connection is answered."""
+        cycle = self.cycle
+        if self._body or cycle is None or cycle.response_complete:
+            self._end(400, UNREADABLE, "invalid_http")
+        else:  # which ends the connection, too
+            cycle.keep_alive = False
+            self.flow.pause_reading()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answer as HTTP/1.1 and hang up: nobody here reads what would follow an upgrade."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self.transport.close()
+        else:
+            cycle.keep_alive = False
 
     def _refusal(self) -> Any:
         """Return what answers in the application's place; None: it may."""
