@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from api.errors import bad, json_response
-from api.services import is_id, owner_of
+from api.services import ID, is_id, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from api.routing import Schema
 
 DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 LONGEST_NUMBER = 9  # digits
@@ -53,12 +55,13 @@ async def page_of(  # noqa: PLR0913 - a list is these
     return json_response(page)
 
 
-def page_query(what: str) -> dict[str, str]:
+def page_query(
+    what: str, default: int = DEFAULT_PAGE, largest: int = LARGEST_PAGE
+) -> dict[str, Schema]:
     """Return what the query of such a list may hold, for its description."""
-    return {
-        "limit": f"1 to {LARGEST_PAGE}, default {DEFAULT_PAGE}",
-        "after": f"id of the last {what} seen",
-    }
+    limit = {"type": "integer", "minimum": 1, "maximum": largest, "default": default}
+    about = f"id of the last {what} seen"
+    return {"limit": limit, "after": {"type": "string", "description": about, "pattern": f"^{ID}$"}}
 
 
 def whole(text: str) -> int | None:

@@ -35,6 +35,8 @@ Metadata = Annotated[
     Meta(max_length=16),
 ]
 Role = Annotated[str, Meta(min_length=1)]
+# A true one is refused with a code of its own.
+Unstreamed = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
 
 class Message(Struct):
@@ -57,7 +59,7 @@ class Sampling(Struct, kw_only=True):
     seed: int | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    stream: bool | None = None
+    stream: Unstreamed | None = None
     user: str | None = None
 
 
@@ -79,6 +81,36 @@ class JobRequest(Sampling, kw_only=True):
     on_exhausted: ExhaustedPolicy = "degraded"
     deadline_seconds: Deadline | None = None
     metadata: Metadata | None = None
+
+
+# What a JobRequest's type does not say, for the document: one of both, and only within a list.
+_NULL, _ALONE = {"type": "null"}, {"requests": False}
+_PROMPT = {"prompt": {"type": "string"}, "messages": _NULL, **_ALONE}
+_MESSAGES = {"messages": {"type": "array"}, "prompt": _NULL, **_ALONE}
+ONE_JOB: dict[str, Any] = {
+    "oneOf": [
+        {"allOf": [JobRequest, {"type": "object", "properties": fields, "required": [name]}]}
+        for name, fields in (("prompt", _PROMPT), ("messages", _MESSAGES))
+    ]
+}
+JOBS: dict[str, Any] = {
+    "oneOf": [
+        *ONE_JOB["oneOf"],
+        {
+            "type": "object",
+            "properties": {
+                "requests": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_REQUESTS,
+                    "items": ONE_JOB,
+                }
+            },
+            "required": ["requests"],
+            "additionalProperties": False,
+        },
+    ]
+}
 
 
 class ExpiresAfter(Struct):
