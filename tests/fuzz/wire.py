@@ -46,7 +46,8 @@ def exchange(
                 connection.sendall(piece)
                 if pause:
                     time.sleep(pause)
-            if half:
+        if half:
+            with contextlib.suppress(OSError):  # closed by the other side already
                 connection.shutdown(socket.SHUT_WR)
         received = b""
         with contextlib.suppress(ConnectionResetError):

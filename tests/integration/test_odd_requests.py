@@ -36,7 +36,7 @@ def nothing_breaks(stack):
         assert httpx.get(f"{process.url}/health").is_success
 
 
-def post(path, headers, body, close=True):
+def post(path, headers, body, *, close=True):
     head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n" % path
     return head + headers + (b"Connection: close\r\n" if close else b"") + b"\r\n" + body
 
@@ -170,6 +170,28 @@ def test_what_breaks_behind_a_good_request_ends_the_connection_after_its_answer(
         exchange(api.port, [post(b"/v1/jobs", length, HELLO, close=False) + b"nonsense\r\n\r\n"])
     )
     assert (reply.status, reply.headers["connection"]) == (202, "close")
+
+
+def test_a_broken_request_behind_one_that_is_answered_is_refused_in_its_turn(api):
+    length, chunks = b"Content-Length: %d\r\n" % len(HELLO), b"Transfer-Encoding: chunked\r\n"
+    asked = post(
+        b"/v1/chat/completions",
+        b"Content-Length: %d\r\n" % len(CHAT % b""),
+        CHAT % b"",
+        close=False,
+    )
+    asked += post(b"/v1/jobs", length, HELLO, close=False)
+    asked += post(b"/v1/jobs", chunks, b"nonsense\r\n", close=False)
+    answers = replies(exchange(api.port, [asked]))
+    assert [check(reply).status for reply in answers] == [200, 202, 400]
+
+
+def test_a_body_that_comes_after_its_answer_keeps_no_connection(api):
+    """Who asks whether to go on, is told no, and goes on: then silence for ever."""
+    headers = b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(HELLO)
+    head = post(b"/nowhere", headers, b"", close=False)
+    (reply,) = replies(exchange(api.port, [head, HELLO], 15, pause=0.2))
+    assert check(reply).status == 404
 
 
 # Forms
@@ -610,3 +632,19 @@ def test_odd_paths(api, method, path):
     if reply.status == 307:
         assert reply.headers["location"].startswith("http://localhost/")
         assert "//" not in reply.headers["location"].removeprefix("http://")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/jobs", "GET, HEAD, POST"),
+        ("/jobs", "GET, HEAD, POST"),
+        ("/v1/files/file-1", "DELETE, GET, HEAD"),
+        ("/v1/jobs/job_1/cancel", "POST"),
+        ("/health", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_all_the_right_ones(api, path, allowed):
+    reply = httpx.patch(f"{api.url}{path}")
+    assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
+    assert allowed in reply.json()["error"]["message"]
