@@ -118,7 +118,10 @@ def routes() -> list[Route]:
         headers=KEY_HEADER,
         body=JOBS,
         errors=REUSED,
-        answer_headers={"Location": "the job's path, or that of the list"},
+        answer_headers={
+            "Location": "the job's path, or that of the list",
+            "openai-poll-after-ms": "until one looks again",
+        },
     )
     listing = Description(
         "List jobs, newest first", page_of_list(JobObject), query=page_query("job")

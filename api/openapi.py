@@ -56,6 +56,7 @@ TOO_LARGE = {"413": "the body is too large"}
 TEXT = {"type": "string"}
 PLAIN = frozenset({"text/plain", "application/openmetrics-text", "application/octet-stream"})
 RETRY = {"Retry-After": "seconds", "retry-after-ms": "the same in milliseconds"}
+REQUEST_ID = {"description": "names this request in the logs, and in what is asked upstream"}
 NAMES = {"id": {"type": "string", "pattern": f"^{ID}$"}}  # others of a path are any text
 
 
@@ -76,15 +77,17 @@ def _parameters(route: Route, description: Description) -> list[dict[str, Any]]:
 
 
 def _headers(about: Mapping[str, str]) -> dict[str, Any]:
-    return {name: {"description": text, "schema": TEXT} for name, text in about.items()}
+    headers = {name: {"description": text, "schema": TEXT} for name, text in about.items()}
+    return {**headers, "x-request-id": {**REQUEST_ID, "required": True, "schema": TEXT}}
 
 
 def _error(status: str, about: Schema | str) -> dict[str, Any]:
     """Return a response that is an error, or something else if there is a schema of that."""
     if not isinstance(about, str):
-        return {"description": "not now", **_content({"anyOf": [about, ErrorEnvelope]})}
-    headers = {"headers": _headers(RETRY)} if status in {"429", "503"} else {}
-    return {"description": about, **headers, **_content(ErrorEnvelope)}
+        content = _content({"anyOf": [about, ErrorEnvelope]})
+        return {"description": "not now", "headers": _headers({}), **content}
+    headers = _headers(RETRY if status in {"429", "503"} else {})
+    return {"description": about, "headers": headers, **_content(ErrorEnvelope)}
 
 
 def _operation(route: Route, description: Description) -> dict[str, Any]:
@@ -94,10 +97,9 @@ def _operation(route: Route, description: Description) -> dict[str, Any]:
         errors = {**NOT_THERE, **errors}
     if description.body:
         errors = {**TOO_LARGE, **errors}
-    answer: dict[str, Any] = {"description": "done"}
-    if description.answer_headers:
-        answer["headers"] = _headers(description.answer_headers)
-    answer |= _content(description.answer, *description.answer_types)
+    headers = _headers(description.answer_headers)
+    content = _content(description.answer, *description.answer_types)
+    answer = {"description": "done", "headers": headers, **content}
     failures = {status: _error(status, errors[status]) for status in sorted(errors)}
     operation: dict[str, Any] = {
         "summary": description.summary,
