@@ -172,6 +172,7 @@ def routes() -> list[Route]:
             **REUSED,
             "409": "the job was cancelled",
             "4XX": "what the model's server refused, with its own status",
+            "500": "worker_lost: three workers died, or broke off, with this request",
             "504": "no answer before the deadline",
         },
         answer_headers={
