@@ -254,7 +254,7 @@ async def _record(services: Services, batch_id: str, owner: str) -> BatchRecord:
 
 def routes() -> list[Route]:
     """Return the routes."""
-    names = {"enum": MetadataOptions.__struct_encode_fields__}
+    names = {"enum": list(MetadataOptions.__struct_encode_fields__)}
     others = {"not": {"pattern": f"^{OPTION_PREFIX}"}}
     options = {"allOf": [MetadataOptions, {"propertyNames": {"anyOf": [names, others]}}]}
     metadata = {"metadata": {"anyOf": [options, {"type": "null"}]}}

@@ -155,8 +155,8 @@ def routes() -> list[Route]:
     handling = {"anyOf": [Handling, {"type": "null"}]}
     in_the_body = {"type": "object", "properties": {"fallthrough": handling}}
     header: dict[str, Schema] = {
-        "x-fallthrough-cache": {"enum": get_args(CachePolicy)},
-        "x-fallthrough-on-exhausted": {"enum": get_args(ExhaustedPolicy)},
+        "x-fallthrough-cache": {"enum": list(get_args(CachePolicy))},
+        "x-fallthrough-on-exhausted": {"enum": list(get_args(ExhaustedPolicy))},
         "x-fallthrough-deadline-seconds": {
             "type": "number",
             "exclusiveMinimum": 0,
