@@ -154,7 +154,7 @@ def _turn_away(request: Request, error: Exception, status: int, code: str) -> Re
 
 async def on_storage_outage(request: Request, error: Exception) -> Response:
     """Answer that the storage of files is away; its own words may name what is not the caller's."""
-    log.warning("%s refused: %s", request.url.path, type(error).__name__)
+    log.warning("%r refused: %s", request.url.path, type(error).__name__)
     reason = error.strerror if isinstance(error, OSError) else None
     message = "the storage of files did not answer" + (f": {reason}" if reason else "")
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
@@ -173,7 +173,7 @@ async def on_client_gone(_: Request, __: Exception) -> Response:
 
 async def on_crash(request: Request, error: Exception) -> Response:
     """Answer a defect of ours without its details; the log has them."""
-    log.error("%s %s broke off", request.method, request.url.path, exc_info=error)
+    log.error("%s %r broke off", request.method, request.url.path, exc_info=error)
     # What breaks outside of a route ends its connection, too: the client must know.
     headers = {"Connection": "close"}
     message = "an error of the server's own; its log says more"

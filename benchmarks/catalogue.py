@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks import batch, fairness, lone_requests, size, takeover
+from benchmarks import batch, fairness, floods, lone_requests, size, takeover
 from benchmarks.budgets import Absolute, Multiple, Scaled, Speed, at_least, at_most, near
 from benchmarks.runner import Benchmark
 
@@ -13,6 +13,7 @@ OF_640 = "0.97 of 640 lines/s, 128 calls of 200 ms"
 OF_1280 = "0.9 of 1280 lines/s, 256 calls of 200 ms"
 OF_TWO_WORKERS = "1.7 of one worker's 320 lines/s, 64 calls of 200 ms"
 MEMORY = "megabytes"
+SERVED = "seconds; whoever else floods it, a server serves"
 LEASES = "seconds; leases and sweeps set it"
 FLAT = "megabytes; flat: up to 200 bytes a line"
 
@@ -79,6 +80,18 @@ BENCHMARKS = {
         (
             at_most("median_s", Absolute(12, LEASES)),
             at_most("worst_s", Absolute(20, LEASES)),
+        ),
+    ),
+    "floods": Benchmark(
+        floods.measure,
+        tuple(
+            at_most(f"{flood}_{figure}", Absolute(most, reason))
+            for flood in floods.FLOODS
+            for figure, most, reason in (
+                ("peak_mb", 512, MEMORY),
+                ("after_mb", 150, MEMORY),
+                ("second_s", 1, SERVED),
+            )
         ),
     ),
     "fairness": Benchmark(fairness.measure, (at_most("x", Absolute(2)),)),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from functools import partial
 from typing import Any
 
+from celery.signals import task_rejected
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between two tries to connect; Celery itself would wait for up to 30 s
 # On RabbitMQ it makes 28 exchanges and 28 quorum queues for tasks with an ETA, at every connect.
@@ -32,6 +36,26 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery ships no types
             url=url, heartbeat=heartbeat, transport_options=unconfirmed
         )
         return self.ensure_connected(connection)
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Any:
+        """Return what takes a message; one that Celery trips over ends no worker."""
+        receive = super().create_task_handler(*arguments, **options)
+
+        def receive_or_drop(message: Any) -> Any:
+            try:
+                return receive(message)
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as error:  # noqa: BLE001 - anything may stand in a message
+                return self.on_decode_error(message, error)
+
+        return receive_or_drop
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Drop what cannot be read, without its words, and tell those who count it."""
+        log.warning("the broker held a message that is no task: it is dropped")
+        message.reject_log_error(log, self.connection_errors)
+        task_rejected.send(sender=self, message=message, exc=exc)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return the connection once the broker takes it."""

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery.signals import task_rejected, task_unknown
 from celery.worker import state as celery_state
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -121,6 +122,12 @@ class WorkerMetrics(Observer):
         )
         for reason in SWEPT:
             _ = self._swept[reason,]
+        dropped = counter(
+            "fallthrough_worker_messages_dropped", "Entries of the broker that were no task."
+        )
+        self._dropped = lambda **_: dropped.inc()  # Celery keeps no reference
+        for signal in (task_rejected, task_unknown):
+            signal.connect(self._dropped)
         self._breakers = _BreakerMetrics(registry)
         self._untold: dict[str, int] = {}
 

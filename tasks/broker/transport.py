@@ -1,19 +1,22 @@
-"""kombu's Redis transport, with six faults mended, and begun work first.
+"""kombu's Redis transport, with seven faults mended, and begun work first.
 
 The faults are closed connections, a new client for every command, messages that a worker which
 stops has asked for and never looks at, commands that a full server refuses, error replies that
-end the worker, and connections that ended and stay in the loop of one that goes on.
+end the worker, entries of a queue that are no messages and end it too, and connections that ended
+and stay in the loop of one that goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import ssl
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from celery.signals import task_rejected
 from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, pyamqp, redis, virtual
 from kombu.utils.scheduling import round_robin_cycle
@@ -26,6 +29,8 @@ from tasks.store.short_memory import ALLOWED, allowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2  # between two looks for begun work of a worker that takes no fresh work now
 EARLIER = "fallthrough_earlier"  # attribute of a loop: what the connection before registered
@@ -141,6 +146,7 @@ class Channel(redis.Channel):
 
     spare = 0
     _next_look = 0.0
+    _read = False  # the entry that a pop brought could be read
     queue_order_strategy = "tasks.broker.transport:BegunFirst"
     from_transport_options = (*redis.Channel.from_transport_options, "spare")  # type: ignore[assignment]
     QoS = QoS
@@ -194,11 +200,55 @@ class Channel(redis.Channel):
             if silent > self.brpop_timeout + self.health_check_interval:
                 self.pool.disconnect(inuse_connections=False)
 
+    def _brpop_read(self, **options: Any) -> Any:
+        self._read = False
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, RecursionError) as error:
+            if self._read:
+                raise
+            _drop(self, error)
+            raise Empty from None
+
+    def basic_consume(self, queue: str, *arguments: Any, **options: Any) -> Any:
+        """Begin to consume; what is no message is dropped, and counted."""
+        tag = super().basic_consume(queue, *arguments, **options)  # type: ignore[no-untyped-call]
+        consume = self.connection._callbacks[queue]  # noqa: SLF001 - kombu keeps it there
+
+        def consume_if_message(raw: Any) -> Any:
+            self._read = True
+            try:
+                _check(raw, self)
+            except (TypeError, ValueError, LookupError) as error:
+                return _drop(self, error)
+            return consume(raw)
+
+        self.connection._callbacks[queue] = consume_if_message  # noqa: SLF001 - as above
+        return tag
+
     def let_go(self) -> None:
         """Wait for the pop that is under way, a second at most; what it brings goes back."""
         if self._in_poll:
             with contextlib.suppress(Empty, *self.connection_errors):
-                self._brpop_read()  # type: ignore[no-untyped-call]
+                self._brpop_read()
+
+
+def _check(raw: Any, channel: Channel) -> None:
+    """Raise whatever reading an entry of a queue comes to if it is no message of kombu's."""
+    properties, headers = raw["properties"], raw["headers"]
+    where = properties["delivery_info"]
+    for text in (properties["delivery_tag"], where["exchange"], where["routing_key"], raw["body"]):
+        if not isinstance(text, str):
+            raise TypeError(text)
+    if not isinstance(headers, dict):
+        raise TypeError(headers)
+    channel.decode_body(raw["body"], properties.get("body_encoding"))  # type: ignore[no-untyped-call]
+
+
+def _drop(channel: Channel, error: Exception) -> None:
+    # Not what it says: it may be anything.
+    log.warning("the broker held an entry that is no message: it is dropped")
+    task_rejected.send(sender=channel, message=None, exc=error)
 
 
 class Transport(redis.Transport):

@@ -258,3 +258,37 @@ def test_bodies_that_never_end_hold_their_owners_share_and_no_more(shared, keys,
     finally:
         for each in flood:
             each.close()
+
+
+def test_nothing_that_clients_choose_makes_a_series_of_its_own(module_fleet):
+    """Of the API's metrics, and of the worker's: each name would stay for as long as they live."""
+    api, worker = module_fleet.start(module_fleet.api(), module_fleet.worker())
+
+    def series():
+        texts = [
+            httpx.get(f"{each.url}/metrics", headers={"Accept": "text/plain"}).text
+            for each in (api, worker)
+        ]
+        lines = (line for text in texts for line in text.splitlines())
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    def choose(number):
+        name = f"chosen-{number}"
+        with httpx.Client(base_url=api.url, timeout=30) as http:
+            body = {"model": name, "messages": [{"role": "user", "content": name}], "user": name}
+            headers = {"x-request-id": name, "Idempotency-Key": name, f"x-{name}": name}
+            http.post("/v1/chat/completions", json=body, headers=headers)
+            http.post("/v1/jobs", json={"prompt": name, "metadata": {name: name}})
+            for path in (f"/{name}", f"/v1/jobs/{name}", f"/v1/batches/{name}?{name}={name}"):
+                http.get(path)
+            http.request(name.upper(), "/v1/jobs")
+            http.request(name.upper(), f"/{name}")
+
+    choose(0)
+    series()  # which is a request itself
+    before = series()
+    for number in range(1, 20):
+        choose(number)
+    assert series() == before
+    # httptools takes no method but HTTP's own.
+    assert not [each for each in before if "chosen" in each.lower()]

@@ -72,6 +72,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if #lines > 0 and redis.call('GETBIT', written(id), slice) == 0 then",
     ): "a batch that ends drops its units, so none of them is leased any more",
     (
+        "move_unit.lua",
+        "if answer >= 0 and #histories > 0 and takes(id, slice) then",
+        "if answer >= 0 and takes(id, slice) then",
+    ): "without histories none is written",
+    (
         "record_lines.lua",
         "if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end",
         "if true then redis.call('HINCRBY', key, 'failed', failed) end",

@@ -112,6 +112,35 @@ def test_a_job_runs_once_though_the_broker_thinks_that_its_worker_takes_too_long
     wait_until(lambda: all_ready((api, worker)), 10)
 
 
+def test_what_is_no_task_is_dropped_counted_and_ends_nobody(rabbit, fleet_on):
+    api, worker = fleet_on(rabbit.add_vhost("strange"))
+    wait_until(lambda: all_ready((api, worker)))
+    task = {"task": "os.system", "id": "x"}
+    arguments = {"content_type": "application/json", "content_encoding": "utf-8"}
+    strange = [
+        ("", {}),
+        ("hello", {}),
+        ("{", arguments),
+        ("5", arguments),
+        ("null", {**arguments, "headers": {"task": "tasks.gpu"}}),
+        ("[[5], {}, {}]", {**arguments, "headers": task}),
+        ("x", {"content_type": "application/x-python-serialize", "headers": {"task": "tasks.gpu"}}),
+    ]
+    for payload, properties in strange:
+        message = {"routing_key": "interactive", "payload": payload, "properties": properties}
+        path = "exchanges/strange/amq.default/publish"
+        assert rabbit.ask("POST", path, {**message, "payload_encoding": "string"})["routed"]
+    name = "fallthrough_worker_messages_dropped_total"
+
+    def dropped():
+        metrics = httpx.get(f"{worker.url}/metrics").text.splitlines()
+        return float(next(line for line in metrics if line.startswith(name)).split()[1])
+
+    wait_until(lambda: dropped() == len(strange))
+    assert answer_to(api, "after them")["status"] == "succeeded"
+    assert worker.process.poll() is None
+
+
 def limits_of(rabbit, vhost):
     """How many messages of each queue the broker lets a worker hold."""
     found = rabbit.ask("GET", f"consumers/{vhost}")

@@ -774,6 +774,31 @@ def test_a_batch_that_failed_is_kept_for_its_time(machine):
     batches.teardown()
 
 
+def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who_began_it(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    unit = told.unit
+    child = batches.split(unit, "t1", {0: LineHistory(())})
+    batches.begin_named(child, "another")
+    before = batches.everything()
+    work = batches.batches.split(unit, "cpu", "t1", {0: LineHistory(())})
+    assert batches.wait(work) == child
+    assert batches.everything() == before
+    batches.teardown()
+
+
+@pytest.mark.parametrize("to", ["on", "park"])
+def test_what_was_tried_of_a_line_goes_along_with_its_unit(machine, to):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    tried = LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), 1)
+    told.tell(f"move:{to} wait:5 sweep begin:0")
+    assert told.unit.histories == {0: tried}
+    batches.teardown()
+
+
 def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
     batches = machine()
     told = Told(batches)
