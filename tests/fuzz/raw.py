@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 
@@ -158,6 +158,14 @@ class Request:
     half: bool = False
 
 
+class Outcome(NamedTuple):
+    """What came of a request. replies: each one's status, and what is wrong with it."""
+
+    request: Request
+    seconds: float
+    replies: list[tuple[int, str]]
+
+
 @dataclass
 class Findings:
     """What so many requests showed. answered: by kind and status; 0: closed without a word."""
@@ -169,6 +177,14 @@ class Findings:
     longest_beside: float = 0.0  # that a good request took meanwhile
     grown_mib: float = 0.0
     grown_files: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a request in."""
+        self.longest_seconds = max(self.longest_seconds, outcome.seconds)
+        for status, fault in outcome.replies:
+            self.answered[outcome.request.kind, status] += 1
+            if fault:
+                self.failures.append(f"{fault}: {outcome.request}"[:3000])
 
     def statuses(self) -> dict[str, int]:
         """Return how often each status was answered; 0: the connection was closed without one."""
@@ -371,14 +387,14 @@ def fuzz(fleet: Stage, number: int, seed: int) -> Findings:
     """Send so many requests, some at once; a good one is sent beside them all the time."""
     findings = Findings()
     with ThreadPoolExecutor(AT_ONCE + 1) as pool:
-        for request in pool.map(lambda each: _send(fleet, each, findings), requests(-seed, WARM)):
-            assert request is not None
+        for outcome in pool.map(lambda each: _send(fleet, each), requests(-seed, WARM)):
+            findings.add(outcome)
         before = fleet.memory_mib(), fleet.open_files()
-        sent = [pool.submit(_send, fleet, each, findings) for each in requests(seed, number)]
+        sent = [pool.submit(_send, fleet, each) for each in requests(seed, number)]
         while not all(each.done() for each in sent):
             _ask_beside(fleet, findings)
         for each in sent:
-            each.result()
+            findings.add(each.result())
     _ask_beside(fleet, findings)
     findings.requests = number
     findings.grown_mib = fleet.memory_mib() - before[0]
@@ -399,21 +415,15 @@ def _ask_beside(fleet: Stage, findings: Findings) -> None:
     time.sleep(0.05)
 
 
-def _send(fleet: Stage, request: Request, findings: Findings) -> Request:
+def _send(fleet: Stage, request: Request) -> Outcome:
     began = time.monotonic()
-    # The keep-alive of uvicorn is 5 s; a chat of a mutated request may take its deadline.
+    # A connection that is kept alive is so for 5 s; a mutated chat may take its deadline.
     most = CLIENT_SECONDS + CHAT_SECONDS + SPARE_SECONDS
     try:
         received = exchange(fleet.api.port, request.pieces, most, request.pause, half=request.half)
     except TimeoutError:
-        findings.failures.append(f"hangs: {request}"[:3000])
-        return request
-    findings.longest_seconds = max(findings.longest_seconds, time.monotonic() - began)
-    for status, fault in _judge(received):
-        findings.answered[request.kind, status] += 1
-        if fault:
-            findings.failures.append(f"{fault}: {request}"[:3000])
-    return request
+        return Outcome(request, most, [(0, "hangs")])
+    return Outcome(request, time.monotonic() - began, _judge(received))
 
 
 def _judge(received: bytes) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ from bisect import bisect_left
 import httpx
 import pytest
 from fuzz.wire import exchange, replies
+from harness.waiting import answers
 
 HELLO = b'{"prompt": "Hello"}'
 CHAT = b'{"messages": [{"role": "user", "content": "Hello"}]%s}'
@@ -33,7 +34,7 @@ def nothing_breaks(stack):
     yield
     for process, length in zip(stack, before, strict=True):
         assert "Traceback" not in process.log[length:]
-        assert httpx.get(f"{process.url}/health").is_success
+        assert answers(f"{process.url}/health")
 
 
 def post(path, headers, body, *, close=True):
@@ -42,9 +43,9 @@ def post(path, headers, body, *, close=True):
 
 
 def one_reply(api, request, seconds=10):
-    answers = replies(exchange(api.port, [request], seconds))
-    assert len(answers) == 1, answers
-    return check(answers[0])
+    found = replies(exchange(api.port, [request], seconds))
+    assert len(found) == 1, found
+    return check(found[0])
 
 
 def check(reply, *statuses):
@@ -159,8 +160,8 @@ def test_requests_behind_one_another_are_answered_in_their_order(api):
         b"GET /v1/jobs?limit=x HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ]
-    answers = replies(exchange(api.port, [b"".join(asked)]))
-    assert [check(reply).status for reply in answers] == [202, 404, 400, 200]
+    found = replies(exchange(api.port, [b"".join(asked)]))
+    assert [check(reply).status for reply in found] == [202, 404, 400, 200]
 
 
 def test_what_breaks_behind_a_good_request_ends_the_connection_after_its_answer(api):
@@ -182,8 +183,8 @@ def test_a_broken_request_behind_one_that_is_answered_is_refused_in_its_turn(api
     )
     asked += post(b"/v1/jobs", length, HELLO, close=False)
     asked += post(b"/v1/jobs", chunks, b"nonsense\r\n", close=False)
-    answers = replies(exchange(api.port, [asked]))
-    assert [check(reply).status for reply in answers] == [200, 202, 400]
+    found = replies(exchange(api.port, [asked]))
+    assert [check(reply).status for reply in found] == [200, 202, 400]
 
 
 def test_a_body_that_comes_after_its_answer_keeps_no_connection(api):
@@ -326,13 +327,13 @@ def test_odd_forms(api, kind, body, status):
 def test_odd_accepts(stack, accept, place):
     number, path = place
     asked = b"GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: %s\r\nConnection: close\r\n\r\n"
-    answers = replies(exchange(stack[number].port, [asked % (path, accept)]))
-    assert [reply.status for reply in answers] == [200]
-    kind = answers[0].headers["content-type"]
+    found = replies(exchange(stack[number].port, [asked % (path, accept)]))
+    assert [reply.status for reply in found] == [200]
+    kind = found[0].headers["content-type"]
     assert kind.isascii()
     assert len(kind) < 150, kind
     if path == b"/metrics" and kind.startswith("application/openmetrics-text"):
-        assert answers[0].body.endswith(b"# EOF\n")
+        assert found[0].body.endswith(b"# EOF\n")
 
 
 # JSON
