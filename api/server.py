@@ -84,9 +84,10 @@ class _Bounded(HttpToolsProtocol):
             if self._head_bytes > MOST_HEAD:
                 self._end(431, HEAD, "head_too_large")
         # A request that comes in one piece, as most do, costs no timer.
-        if self._timer is None and (self._head_bytes or self._body):
-            self._wait()
-        elif not self._body and self.cycle is not None and self.cycle.response_complete:
+        if self._head_bytes or self._body:
+            if self._timer is None:
+                self._wait()
+        elif self.cycle is not None and self.cycle.response_complete:
             self._wait_for_the_next()
 
     def on_message_begin(self) -> None:
