@@ -77,7 +77,11 @@ read_only = os.environ.get("FLOWER_READ_ONLY", "true").lower() not in {"0", "fal
 
 # Its view of tasks and workers outlives it; it never holds a prompt: arguments are ids.
 db = os.environ.get("FLOWER_DB") or str(_data_folder() / "flower")
-Path(db).parent.mkdir(parents=True, exist_ok=True)
+try:
+    Path(db).parent.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    sys.stderr.write(f"flower: FLOWER_DB: {Path(db).parent} cannot be made: {error.strerror}\n")
+    sys.exit(2)
 persistent = True
 state_save_interval = 60_000  # ms
 max_tasks = int(os.environ.get("FLOWER_MAX_TASKS", "10000"))

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from api.errors import bad
 from api.paging import decimal
 from fallback_chain import UnshowableError, read_answer
+from tasks.process import no_collection
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
     MAX_DEADLINE_SECONDS,
@@ -166,7 +167,8 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.
 def parse_json(content: bytes) -> Any:
     """Return the JSON value; a 400 says at which byte it breaks."""
     try:
-        return msgspec.json.decode(content)
+        with no_collection():
+            return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         place = _place_of(content, error)
         raise bad(f"the body is not JSON: {place}", code="invalid_json") from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from urllib.parse import quote
 
 import httpx
 
+from cli.json_body import NoJsonError, encoded
 from tasks.settings import masked_url
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -27,17 +30,37 @@ class ApiAwayError(ApiFailedError):
     """The API could not be reached, or could not answer now; the same call may go well later."""
 
 
+def _authorities() -> ssl.SSLContext:
+    """Return whom to believe a certificate; SSL_CERT_FILE and SSL_CERT_DIR may say."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # one that is no certificate is an SSLError, which is one
+        message = f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error.strerror or error}"
+        raise ApiFailedError(message) from None
+
+
+def _segment(name: str) -> str:
+    """Return a name as one segment of a path, whatever a user has typed."""
+    return quote(name, safe="", errors="surrogateescape")
+
+
 class Client:
     """Calls the API; every method raises ApiFailedError."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", proxy: str = "") -> None:
+        """proxy: its URL; "": none. The environment names none."""
         base = url.rstrip("/").removesuffix("/v1")
         self.url = masked_url(base)  # as it is shown
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             self._http = httpx.Client(
-                base_url=base, timeout=timeout, headers=headers, trust_env=False
+                base_url=base,
+                timeout=timeout,
+                headers=headers,
+                trust_env=False,
+                proxy=proxy or None,
+                verify=_authorities() if base.lower().startswith("https:") else False,
             )
         except httpx.InvalidURL:
             message = f"{self.url} is no URL of an API"
@@ -54,7 +77,7 @@ class Client:
     def job(self, job_id: str, wait: float = 0.0) -> dict[str, Any]:
         """Return a job, waiting for its end up to so many seconds."""
         job: dict[str, Any] = self._call(
-            "GET", f"/v1/jobs/{job_id}?wait={wait:g}", seconds=wait + ANSWER_SECONDS
+            "GET", f"/v1/jobs/{_segment(job_id)}?wait={wait:g}", seconds=wait + ANSWER_SECONDS
         )
         return job
 
@@ -65,7 +88,7 @@ class Client:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job."""
-        job: dict[str, Any] = self._call("POST", f"/v1/jobs/{job_id}/cancel")
+        job: dict[str, Any] = self._call("POST", f"/v1/jobs/{_segment(job_id)}/cancel")
         return job
 
     def upload(self, path: Path) -> dict[str, Any]:
@@ -84,7 +107,7 @@ class Client:
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """Return a batch."""
-        batch: dict[str, Any] = self._call("GET", f"/v1/batches/{batch_id}")
+        batch: dict[str, Any] = self._call("GET", f"/v1/batches/{_segment(batch_id)}")
         return batch
 
     def batches(self, limit: int) -> list[dict[str, Any]]:
@@ -94,13 +117,13 @@ class Client:
 
     def cancel_batch(self, batch_id: str) -> dict[str, Any]:
         """Cancel a batch."""
-        batch: dict[str, Any] = self._call("POST", f"/v1/batches/{batch_id}/cancel")
+        batch: dict[str, Any] = self._call("POST", f"/v1/batches/{_segment(batch_id)}/cancel")
         return batch
 
     def download(self, file_id: str, target: BinaryIO) -> None:
         """Write a file's content, streamed."""
         try:
-            with self._http.stream("GET", f"/v1/files/{file_id}/content") as reply:
+            with self._http.stream("GET", f"/v1/files/{_segment(file_id)}/content") as reply:
                 if reply.is_error:
                     message = f"{file_id} cannot be downloaded: HTTP {reply.status_code}"
                     raise ApiFailedError(message)
@@ -117,7 +140,7 @@ class Client:
 
     def reset(self, name: str) -> dict[str, Any]:
         """Close a breaker."""
-        view: dict[str, Any] = self._call("POST", f"/circuit-breakers/{name}/reset")
+        view: dict[str, Any] = self._call("POST", f"/circuit-breakers/{_segment(name)}/reset")
         return view
 
     def close(self) -> None:
@@ -139,8 +162,14 @@ class Client:
         **form: Any,
     ) -> Any:
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        if body is not None:
+            try:
+                form |= {"content": encoded(body), "headers": {"Content-Type": "application/json"}}
+            except NoJsonError as error:
+                message = f"the request cannot be sent: {error}"
+                raise ApiFailedError(message) from None
         try:
-            reply = self._http.request(method, path, json=body, timeout=timeout, **form)
+            reply = self._http.request(method, path, timeout=timeout, **form)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             message = (

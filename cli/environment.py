@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from cli.client import Client
+from cli.client import ApiFailedError, Client
+from cli.dotenv import read_dotenv
+from cli.terminal import echo
 from tasks.errors import SettingsError
+from tasks.hosts import goes_direct
 from tasks.settings import Settings
 
 API_URL = "FALLTHROUGH_API_URL"
+
+
+def take_dotenv() -> None:
+    """Put what the current folder's `.env` sets into the environment, and say which names.
+
+    Raises SettingsError.
+    """
+    if taken := read_dotenv(Path(".env"), os.environ):
+        os.environ.update(taken)
+        echo(f".env: {', '.join(sorted(taken))}", err=True)
 
 
 def settings() -> Settings:
@@ -20,7 +34,7 @@ def settings() -> Settings:
 def client(url: str | None) -> Client:
     """Return a client of the API at url; None: where the settings say that it is.
 
-    Raises SettingsError for either.
+    Raises SettingsError or ApiFailedError for either.
     """
     if not url:
         current = settings()
@@ -29,7 +43,12 @@ def client(url: str | None) -> Client:
             current = Settings.from_env({**os.environ, API_URL: url})
         except SettingsError as error:
             raise SettingsError(str(error).replace(f"{API_URL}:", "--url:")) from None
-    return Client(current.api_url, current.api_key)
+    direct = goes_direct(urlsplit(current.api_url).hostname or "", current.no_proxy)
+    try:
+        return Client(current.api_url, current.api_key, "" if direct else current.proxy)
+    except ApiFailedError as error:
+        message = f"{'--url' if url else API_URL}: {error}"
+        raise ApiFailedError(message) from None
 
 
 def data_folder() -> Path:

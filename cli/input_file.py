@@ -52,7 +52,7 @@ def _first_line(source: Path) -> tuple[int, Any]:
         raise InputError(message) from None
     try:
         return number, json.loads(text.decode().removeprefix(BOM))
-    except ValueError:
+    except (ValueError, RecursionError):
         return number, None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cli import environment
 from cli.client import ApiFailedError
 from cli.commands.batches import batches
 from cli.commands.breakers import breakers
@@ -20,21 +21,29 @@ from cli.stack.supervisor import StartError
 from cli.terminal import echo, speak_any_locale
 from tasks.errors import SettingsError
 
+LONGEST_LINE = 600  # characters
 NOT_TRIED = 2  # exit status: it could not be tried
 
 
+def _complain(message: str) -> None:
+    """Print one line, whatever a user, a file's name or a server put into the message."""
+    line = " ".join(message.splitlines())
+    echo(f"fallthrough: {line[:LONGEST_LINE]}{'…' * (len(line) > LONGEST_LINE)}", err=True)
+
+
 class Fallthrough(click.Group):
-    """Turns what is the user's to mend into one line and exit status 2."""
+    """Reads `.env`, and turns what is the user's to mend into one line and exit status 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         speak_any_locale()
         try:
+            environment.take_dotenv()
             return super().invoke(ctx)
         except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderError) as e:
-            echo(f"fallthrough: {e}", err=True)
+            _complain(str(e))
         except StartError as error:
-            echo(f"fallthrough: the stack did not start: {error}", err=True)
+            _complain(f"the stack did not start: {error}")
         return ctx.exit(NOT_TRIED)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cli.json_body import NoJsonError, decoded
 
 BOM = "\ufeff"  # what some editors begin a file with
 
@@ -25,16 +26,16 @@ class Prompt:
 
 def read(source: str) -> list[Prompt]:
     """Return the requests that source stands for; raises InputError."""
-    if source == "-":
-        return _parse(sys.stdin.read(), "standard input")
     path = Path(source)
-    if path.suffix in {".jsonl", ".txt"}:
+    if source == "-" or path.suffix in {".jsonl", ".txt"}:
+        where = "standard input" if source == "-" else source
         try:
-            text = path.read_bytes().decode()
+            content = sys.stdin.buffer.read() if source == "-" else path.read_bytes()
+            text = content.decode()
         except (OSError, UnicodeDecodeError) as error:
-            message = f"cannot read {source}: {error}"
+            message = f"cannot read {where}: {error}"
             raise InputError(message) from None
-        return _parse(text, source)
+        return _parse(text, where)
     if not source.strip():
         message = "the prompt is empty"
         raise InputError(message)
@@ -56,8 +57,8 @@ def _parse(text: str, where: str) -> list[Prompt]:
 
 def _line(line: str, where: str, number: str) -> Prompt:
     try:
-        value = json.loads(line)
-    except ValueError as error:
+        value = decoded(line)
+    except NoJsonError as error:
         message = f"{where}: not JSON: {error}"
         raise InputError(message) from None
     if not isinstance(value, dict):

@@ -53,9 +53,11 @@ def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json
     rows = [
         {"part": name, "url": process.part.url, "pid": process.pid, "log": str(process.log)}
         for name, process in supervisor.processes.items()
+        if not process.held_down  # what only watches, and could not start
     ]
+    flower_url = layout.flower_url if any(row["part"] == "flower" for row in rows) else ""
     if as_json:
-        urls = {"api_url": layout.api_url, "flower_url": layout.flower_url}
+        urls = {"api_url": layout.api_url, "flower_url": flower_url}
         echo(json.dumps({**urls, "parts": rows, "data_dir": str(data)}))
         return
     table = Table("part", "where", "pid", "log")
@@ -65,7 +67,7 @@ def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json
     console.print(table)
     console.print(f"logs in {data / 'logs'}", soft_wrap=True)
     console.print(f"status page {layout.api_url}")
-    console.print(f"API {layout.api_url}/docs   Flower {layout.flower_url}   stop: Ctrl-C")
+    console.print(f"API {layout.api_url}/docs   Flower {flower_url or 'off'}   stop: Ctrl-C")
     console.print(
         f'try: curl {layout.api_url}/v1/jobs -d \'{{"prompt": "Hello"}}\'', soft_wrap=True
     )

@@ -15,11 +15,12 @@ from pyreqwest.exceptions import (
     PyreqwestError,
     RequestTimeoutError,
 )
+from pyreqwest.proxy import ProxyBuilder
 
 from fallback_chain.errors import UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pyreqwest.client import Client
     from pyreqwest.response import Response
@@ -67,23 +68,34 @@ class PyreqwestHttp:
     """
 
     def __init__(
-        self, *, connect_timeout_seconds: float, largest_reply: int = LARGEST_REPLY
+        self,
+        *,
+        connect_timeout_seconds: float,
+        largest_reply: int = LARGEST_REPLY,
+        proxy: str = "",
+        direct: Iterable[str] = (),
     ) -> None:
-        """largest_reply: bytes, unpacked; a larger one is an UpstreamError."""
+        """largest_reply: bytes, unpacked; a larger one is an UpstreamError.
+
+        proxy: its URL; direct: hosts that are reached without it. The environment names none.
+        """
         self._largest = largest_reply
+        self._proxy, self._direct = proxy, ",".join(direct)
         self._connect = timedelta(seconds=connect_timeout_seconds)
         self._client: Client | None = None
 
     def _open(self) -> Client:
         if self._client is None:
-            self._client = (
+            builder = (
                 ClientBuilder()
                 .connect_timeout(self._connect)
                 .pool_idle_timeout(timedelta(seconds=IDLE_CONNECTION_SECONDS))
                 .no_proxy()
                 .follow_redirects(enable=False)
-                .build()
             )
+            if self._proxy:
+                builder = builder.proxy(ProxyBuilder.all(self._proxy).no_proxy(self._direct))
+            self._client = builder.build()
         return self._client
 
     async def request(

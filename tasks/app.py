@@ -37,15 +37,20 @@ class TierTask(Task):  # type: ignore[misc]  # celery ships no types
 def check_broker(settings: Settings) -> None:
     """Raise SettingsError for a broker's URL that its client cannot use; opens no connection."""
     broker.use()
+    url = settings.effective_broker_url
     try:
-        _ = Connection(settings.effective_broker_url).transport  # type: ignore[no-untyped-call]
+        _ = Connection(url).transport  # type: ignore[no-untyped-call]
+        fit = all(map(broker.takes_options, url.split(";")))
     except (KeyError, TypeError, ValueError):
+        fit = False
+    if not fit:
         name = "BROKER_URL" if settings.broker_url else "REDIS_URL"
         message = (
             f"FALLTHROUGH_{name}: Celery cannot use it as its broker: it may neither begin with "
-            "unix:// nor have options (after a ?) that kombu does not know"
+            "unix://, nor have a ; in its password (that is %3B), nor options (after a ?) but "
+            "login_method of RabbitMQ, and those of TLS for rediss:// and amqps://"
         )
-        raise SettingsError(message) from None
+        raise SettingsError(message)
 
 
 def create_app(settings: Settings) -> Celery:
@@ -99,8 +104,10 @@ def create_app(settings: Settings) -> Celery:
 
 def _forget_other_projects() -> None:
     # Celery would take these before what it is told: another project's broker, pool, or loader.
-    for name in [name for name in os.environ if name.startswith("CELERY_")]:
-        del os.environ[name]
+    # And Flower would take what Kubernetes sets for a Service of its name for a port.
+    for name, value in list(os.environ.items()):
+        if name.startswith("CELERY_") or (name == "FLOWER_PORT" and "://" in value):
+            del os.environ[name]
 
 
 HEARTBEAT_SECONDS = 3  # of RabbitMQ's consumers; the publisher's thread has its own

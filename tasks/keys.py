@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX = "ft-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LONGEST_SHOWN = 200  # characters of a path that an error repeats
 SHORTEST = 16  # characters of a key from the environment
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,13 @@ def read_file(path: Path) -> list[Key]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:  # msgspec's own are ValueErrors
-        message = f"FALLTHROUGH_KEYS_FILE: {path} cannot be read: {error}"
-        raise SettingsError(message) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> SettingsError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    message = f"FALLTHROUGH_KEYS_FILE: {str(path)[:LONGEST_SHOWN]} cannot be read: {reason}"
+    return SettingsError(message)
 
 
 def create(path: Path, owner: str, *, admin: bool) -> tuple[Key, str]:
@@ -128,7 +134,7 @@ def _change(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
             keys = _File(change(read_file(path)))
             _replace(path, msgspec.json.format(msgspec.json.encode(keys)) + b"\n")
     except OSError as error:
-        message = f"{path} cannot be written: {error}"
+        message = f"{str(path)[:LONGEST_SHOWN]} cannot be written: {error.strerror or error}"
         raise SettingsError(message) from None
 
 
@@ -188,8 +194,7 @@ class KeyRing:
         except FileNotFoundError:
             seen = None
         except OSError as error:
-            message = f"FALLTHROUGH_KEYS_FILE: {path} cannot be read: {error}"
-            raise SettingsError(message) from None
+            raise _unreadable(path, error) from None
         if seen != self._seen:
             self._read, self._seen = read_file(path), seen
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import socket
 import threading
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HAND_OVER_SECONDS = 4.0  # what a process that stops gets after its drain, and no more
 DIED = 70  # exit status (EX_SOFTWARE): without its loops a process only pretends to work
@@ -26,6 +30,21 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Have the collector not look at what is made here: of millions of small values it would often.
+
+    It must make no cycles, and be short.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def freeze_garbage() -> None:

@@ -9,15 +9,17 @@ import socket
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tasks.errors import SettingsError
+from tasks.hosts import network_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PREFIX = "FALLTHROUGH_"
 HIGHEST_PORT = 65_535
+LONGEST_SHOWN = 80  # characters of a value that an error repeats
 REDIS_PORT = 6379
 EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
@@ -36,12 +38,22 @@ HIGHEST_NUMBER = 2**53
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NO_UTF_8 = re.compile(r"[\ud800-\udfff]")  # what Python reads for such a byte
 _AUTHORITY = re.compile(r"(?:.*@)?(?P<host>\[[^]]*\]|[^][:]*)(?::(?P<port>[0-9]{0,5}))?", re.DOTALL)
+_DATABASE = re.compile(r"/{0,2}[0-9]{0,9}")  # kombu takes a slash off once more
+_SCHEME = re.compile(r"(?:^|(?<=;))[A-Za-z]+(?=://)")
 _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
 
 
+def _quoted(text: str) -> str:
+    """Return a value as an error shows it: one line, of a long one its beginning, no password."""
+    shown = masked_url(text)
+    return repr(shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…")
+
+
 def _is_host(text: str) -> bool:
     """Whether a text can be a host: a name, an IPv4 address, or an IPv6 one without brackets."""
+    if not text.isprintable():  # IDNA would drop what nobody sees
+        return False
     try:
         if ":" in text:
             return bool(ipaddress.IPv6Address(text))
@@ -78,13 +90,19 @@ def fault_of_key(text: str) -> str:
 
 def _fault_of_host(text: str) -> str:
     # An empty one is every address of this machine.
-    return "" if not text or _is_host(text) else f"{text!r} is no host name and no address"
+    return "" if not text or _is_host(text) else f"{_quoted(text)} is no host name and no address"
 
 
 def _fault_of_hosts(text: str) -> str:
     names = (name.strip() for name in text.split(","))
     faults = (_fault_of_host(name.strip("[]")) for name in names if name != "*")
     return next(filter(None, faults), "")
+
+
+def _fault_of_exceptions(text: str) -> str:
+    names = (name.strip() for name in text.split(","))
+    hosts = (name.removeprefix("*.") for name in names if name != "*" and not network_of(name))
+    return next(filter(None, map(_fault_of_host, (host.lstrip(".") for host in hosts))), "")
 
 
 def _fault_of_url(schemes: str, text: str) -> str:
@@ -115,10 +133,54 @@ def _fault_of_place(url: str) -> str:
     return "" if good else fault
 
 
+def _fault_of_store(schemes: str, text: str) -> str:
+    """As of one URL; its database, or its socket, must be the same for all who read it."""
+    fault = _fault_of_url(schemes, text)
+    if fault:
+        return fault
+    parts = urlsplit(text)
+    if parts.scheme == "unix":
+        alone = parts.path.strip("/") and not parts.netloc.rpartition("@")[2]
+        return "" if alone else "it is no URL of the kind unix:///path: no host, and a path"
+    if parts.scheme in {"redis", "rediss"} and not _DATABASE.fullmatch(unquote(parts.path)):
+        return "its path is no database: it must be a whole number, or nothing"
+    return ""
+
+
+# What a store's URL may say after its ?. The client knows more: another host, other replies.
+STORE_OPTIONS = frozenset(
+    {
+        *("db", "username", "password", "client_name", "max_connections", "timeout"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive"),
+        *("health_check_interval", "retry_on_timeout"),
+        *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
+        *("ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
+    }
+)
+
+
+def _fault_of_redis(schemes: str, text: str) -> str:
+    fault = _fault_of_store(schemes, text)
+    if fault:
+        return fault
+    options = parse_qsl(urlsplit(text).query, keep_blank_values=True)
+    if STORE_OPTIONS.issuperset(name for name, _ in options):
+        return ""
+    return "one of its options (those after the ?) is none that the client takes here"
+
+
 def _fault_of_brokers(schemes: str, text: str) -> str:
-    """As of one URL; a broker may have several, of which one answers."""
-    faults = (_fault_of_url(schemes, url) for url in re.split(r";(?=[a-z]+://)", text))
-    return next(filter(None, faults), "")
+    """As of one store's; a broker may have several, of which one answers."""
+    urls = text.split(";")
+    fault = next(filter(None, (_fault_of_store(schemes, url) for url in urls)), "")
+    if len(urls) == 1:
+        return fault
+    if fault or any(url != url.strip() for url in urls):
+        fault = fault or "there are blanks"
+        return f"several brokers are parted by ; without blanks (in a password it is %3B): {fault}"
+    if len({urlsplit(url).scheme for url in urls}) > 1:
+        return "several brokers must be of one kind: all redis://, all amqps:// ..."
+    return ""
 
 
 def _fault_of_server(text: str) -> str:
@@ -132,6 +194,13 @@ def _fault_of_server(text: str) -> str:
     if "?" in text or "#" in text:
         return "it has a query or a fragment: it must end before its ? or #, as paths are to follow"
     return ""
+
+
+def _fault_of_proxy(text: str) -> str:
+    fault = _fault_of_server(text)
+    if not fault and not (urlsplit(text).hostname or "").isascii():
+        return "its host has letters beyond ASCII: give its xn-- form"
+    return fault
 
 
 def _fault_of_link(text: str) -> str:
@@ -151,11 +220,11 @@ def masked_url(text: str) -> str:
 
 def _fault_of_needs(text: str) -> str:
     unknown = [word for word in map(str.strip, text.lower().split(",")) if word not in NEEDS]
-    return f"{unknown[0]!r} is not one of {', '.join(NEEDS)}" if unknown else ""
+    return f"{_quoted(unknown[0])} is not one of {', '.join(NEEDS)}" if unknown else ""
 
 
 def _fault_of_tiers(text: str) -> str:
-    return "" if text in {"1", "0", "gpu", "cpu"} else f"{text!r} is no 1, 0, gpu or cpu"
+    return "" if text in {"1", "0", "gpu", "cpu"} else f"{_quoted(text)} is no 1, 0, gpu or cpu"
 
 
 def _hidden(text: str) -> str:
@@ -175,13 +244,15 @@ _PATH = _Kind(_fault_of_path)
 _PLACE_OF_FILES = _Kind(_fault_of_path, masked_url)
 _HOST = _Kind(_fault_of_host)
 _NAMES = _Kind(_fault_of_hosts)
+_EXCEPTIONS = _Kind(_fault_of_exceptions)
 _KEY = _Kind(fault_of_key, _hidden)
 _KEYS = _Kind(lambda _: "", _hidden)  # `tasks.keys` reads them, where they count
 _NEEDS = _Kind(_fault_of_needs)
 _TIERS = _Kind(_fault_of_tiers)
-_STORE = _Kind(partial(_fault_of_url, "redis rediss unix"), masked_url)
+_STORE = _Kind(partial(_fault_of_redis, "redis rediss unix"), masked_url)
 _BROKER = _Kind(partial(_fault_of_brokers, "redis rediss unix amqp amqps memory"), masked_url)
 _SERVER = _Kind(_fault_of_server, masked_url)
+_PROXY = _Kind(_fault_of_proxy, masked_url)
 _LINK = _Kind(_fault_of_link, masked_url)
 
 
@@ -254,6 +325,16 @@ class Settings:
         10.0, "how long a job waits for a place at the CPU tier when a GPU tier is set", low=0
     )
     connect_timeout_seconds: float = _setting(2.0, "limit to reach a tier's server", low=0.001)
+    proxy: str = _setting(
+        "",
+        "proxy on the way to model servers, and of the command line to the API; empty: none",
+        kind=_PROXY,
+    )
+    no_proxy: str = _setting(
+        "",
+        "hosts, domains, networks that are reached without the proxy, as loopback always is",
+        kind=_EXCEPTIONS,
+    )
     degraded_message: str = _setting(
         "The service is temporarily unable to answer. Please try again later.",
         "the answer when every tier failed",
@@ -350,13 +431,15 @@ class Settings:
 
     def _check(self) -> None:
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-            message = f"{PREFIX}LOG_LEVEL: {self.log_level!r} is no DEBUG, INFO, WARNING or ERROR"
+            message = (
+                f"{PREFIX}LOG_LEVEL: {_quoted(self.log_level)} is no DEBUG, INFO, WARNING or ERROR"
+            )
             raise SettingsError(message)
         if self.log_format not in {"auto", "json", "text"}:
-            message = f"{PREFIX}LOG_FORMAT: {self.log_format!r} is no auto, json or text"
+            message = f"{PREFIX}LOG_FORMAT: {_quoted(self.log_format)} is no auto, json or text"
             raise SettingsError(message)
         if self.durable not in {EVERY_SECOND, ALWAYS}:
-            message = f"{PREFIX}DURABLE: {self.durable!r} is no {EVERY_SECOND} or {ALWAYS}"
+            message = f"{PREFIX}DURABLE: {_quoted(self.durable)} is no {EVERY_SECOND} or {ALWAYS}"
             raise SettingsError(message)
         for name, port in (("PORT", self.port), ("WORKER_PORT", self.worker_port)):
             if port > HIGHEST_PORT:
@@ -364,7 +447,9 @@ class Settings:
                 raise SettingsError(message)
         queues = [q for q in self.worker_queues.split(",") if q]
         if not queues or set(queues) - {"interactive", "batch"}:
-            message = f"{PREFIX}WORKER_QUEUES: {self.worker_queues!r} must name interactive, batch"
+            message = (
+                f"{PREFIX}WORKER_QUEUES: {_quoted(self.worker_queues)} must name interactive, batch"
+            )
             raise SettingsError(message)
         for url, key in (
             ("GPU_URL", "GPU_API_KEY"),
@@ -380,8 +465,8 @@ class Settings:
 
     @property
     def effective_broker_url(self) -> str:
-        """The broker's URL: its own, or the store's."""
-        return self.broker_url or self.redis_url
+        """The broker's URL, or the store's; its scheme in lower case: kombu knows no other."""
+        return _SCHEME.sub(lambda found: found[0].lower(), self.broker_url or self.redis_url)
 
     @property
     def broker_is_store(self) -> bool:
@@ -420,7 +505,8 @@ def _unknown(name: str, known: list[str]) -> str:
     short = [other.removeprefix(PREFIX) for other in known]
     near = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1)
     hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; `fallthrough config` lists them all"
-    return f"{name if name.isprintable() else ascii(name)}: no such setting{hint}"
+    shown = name[:LONGEST_SHOWN]
+    return f"{shown if shown.isprintable() else ascii(shown)}: no such setting{hint}"
 
 
 def _parse(name: str, text: str, spec: dataclasses.Field[Any]) -> Any:
@@ -439,12 +525,12 @@ def _number(name: str, text: str, kind: Callable[[str], float], low: float) -> f
         value = kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number"
-        message = f"{name}: {text!r} is not {what}"
+        message = f"{name}: {_quoted(text)} is not {what}"
         raise SettingsError(message) from None
     high = HIGHEST_SECONDS if name.endswith("_SECONDS") else HIGHEST_NUMBER
     if not low <= value <= high:
         bound = f"least {low}" if value < low else f"most {high:.0f}"
-        message = f"{name}: {text} is out of range, it must be at {bound}"
+        message = f"{name}: {_quoted(text)[1:-1]} is out of range, it must be at {bound}"
         raise SettingsError(message)
     return value
 

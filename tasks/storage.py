@@ -42,6 +42,7 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
+        _forget_proxies()
         with _as_settings_error():
             # Others write there too: what a listing said before is no longer so.
             self._fs, self._root = fsspec.core.url_to_fs(
@@ -130,6 +131,12 @@ class Storage:
             self._fs.rm(self.path(name), recursive=True)
 
 
+def _forget_proxies() -> None:
+    # S3's client would take HTTP_PROXY and the like; FSSPEC_S3 may name a proxy for it.
+    options = fsspec.config.conf.setdefault("s3", {}).setdefault("config_kwargs", {})
+    options.setdefault("proxies", {})
+
+
 def _sync_folder(path: str) -> None:
     folder = os.open(path, os.O_RDONLY)
     try:
@@ -145,6 +152,8 @@ def _as_settings_error() -> Iterator[None]:
         yield
     except OSError as error:
         fault = f"the folder cannot be made: {error.strerror}"
+    except RecursionError:
+        fault = "the folder cannot be made: it lies too deep"
     except ImportError as error:
         fault = f"a package is missing: {error}"
     except (TypeError, ValueError):

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from cli import environment
-from cli.commands.options import as_json, at_url, check_writable, to_file
+from cli.commands.options import Finite, as_json, at_url, check_writable, to_file
 from cli.interrupt import leave_on_interrupt
 from cli.jobs import milliseconds, submit_prompts, wait_for
 from cli.prompts import read
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @to_file
 @click.option("--model", help="Model to ask for.")
 @click.option("--max-tokens", type=click.IntRange(1))
-@click.option("--temperature", type=click.FloatRange(0, 2))
+@click.option("--temperature", type=Finite(0, 2))
 @click.option("--cache", type=click.Choice(get_args(CachePolicy)))
 @click.option("--on-exhausted", type=click.Choice(get_args(ExhaustedPolicy)))
-@click.option("--deadline", "deadline_seconds", type=float, help="Seconds until it is given up.")
+@click.option("--deadline", "deadline_seconds", type=Finite(), help="Seconds until it is given up.")
 @at_url
 @as_json
 def submit(
@@ -99,7 +99,7 @@ def _print_results(
 
 @click.command()
 @click.argument("job_id")
-@click.option("--wait", type=click.FloatRange(0, 60), default=0.0, help="Seconds to wait for it.")
+@click.option("--wait", type=Finite(0, 60), default=0.0, help="Seconds to wait for it.")
 @at_url
 @as_json
 def status(job_id: str, wait: float, url: str | None, *, as_json: bool) -> None:

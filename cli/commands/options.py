@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.prompts import InputError
+
+
+class Finite(click.FloatRange):
+    """A number that JSON can say."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not finite", param, ctx)
+        return number
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 at_url = click.option(
@@ -22,8 +38,8 @@ def check_writable(output: Path) -> None:
 
     Better known before the prompts are answered than after.
     """
-    is_new = not output.exists()
     try:
+        is_new = not output.exists()
         output.open("a", encoding="utf-8").close()
         if is_new:
             output.unlink()  # what is never answered leaves no file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from cli.commands.options import as_json
 from cli.stack.parts import UpOptions
 from cli.up import run_up
 
+PORT = click.IntRange(0, 65_535)
+
 
 @click.command()
-@click.option("--port", type=int, help="Port of the API; 0 picks a free one  [default: 8000]")
+@click.option("--port", type=PORT, help="Port of the API; 0 picks a free one  [default: 8000]")
 @click.option(
-    "--flower-port", type=int, default=5555, show_default=True, help="Port of Flower; 0: free."
+    "--flower-port", type=PORT, default=5555, show_default=True, help="Port of Flower; 0: free."
 )
 @click.option(
     "--workers",
@@ -41,7 +44,12 @@ def up(
     FALLTHROUGH_GPU_URL for the server that all this is for. `fallthrough config` lists them.
     """
     settings = environment.settings()
-    options = UpOptions(settings.port if port is None else port, flower_port, workers)
+    options = UpOptions(
+        port=settings.port if port is None else port,
+        flower_port=flower_port,
+        workers=workers,
+        flower_prefix=os.environ.get("FLOWER_URL_PREFIX", ""),
+    )
     sys.exit(run_up(settings, options, data_dir or environment.data_folder(), as_json=as_json))
 
 

@@ -32,15 +32,16 @@ def embedded_stack(
 
     Raises FolderError or PortTakenError before anything starts.
     """
-    data = data.resolve()
     os.umask(0o077)  # what is asked and answered lies here: it is nobody else's on this machine
     try:
+        data = data.resolve()
         for folder in (data / name for name in OWN_FOLDERS):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)  # it may be there already
         lock_file = (data / "lock").open("w")
-    except OSError as error:
-        message = f"--data-dir: {data} cannot be used: {error.strerror}; choose another"
+    except (OSError, RuntimeError) as error:  # a link in a circle is one of the two
+        reason = getattr(error, "strerror", None) or error
+        message = f"--data-dir: {data} cannot be used: {reason}; choose another"
         raise FolderError(message) from None
     with lock_file as lock:
         try:
@@ -50,6 +51,8 @@ def embedded_stack(
             raise FolderError(message) from None
         user_variables = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
         layout = plan(settings, user_variables, options, data)
+        if layout.flower_fault:
+            say(f"Flower is off, the others go on without it: {layout.flower_fault}")
         supervisor = Supervisor(layout.parts, data / "logs", say)
         try:
             yield supervisor, layout

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cli.stack.memory import machine_memory, store_memory
-from cli.stack.ports import claim, free_port
+from cli.stack.ports import PortTakenError, claim, free_port
 from tasks.hosts import http_url
 
 if TYPE_CHECKING:
@@ -36,15 +36,20 @@ class Part:
     environ: Mapping[str, str] = field(default_factory=dict)
     drain_seconds: float = 5.0  # what it gets to stop by itself
     folder: Path | None = None  # where it runs; None: where we do
+    watches: bool = False  # it only looks on: the others go on without it
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The parts, and where a user finds the product."""
+    """The parts, and where a user finds the product.
+
+    flower_fault: why there is no Flower; "": there is one.
+    """
 
     parts: tuple[Part, ...]
     api_url: str
     flower_url: str
+    flower_fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class UpOptions:
     port: int = 8000
     flower_port: int = 5555
     workers: int = 1
+    flower_prefix: str = ""  # path below which Flower lies
 
 
 def plan(
@@ -65,7 +71,6 @@ def plan(
     ours to run. Raises PortTakenError.
     """
     api_port = claim(options.port, "--port", "the API", settings.host)
-    flower_port = claim(options.flower_port, "--flower-port", "Flower")
     shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
     parts: list[Part] = []
     if "FALLTHROUGH_REDIS_URL" not in user_variables:
@@ -83,7 +88,12 @@ def plan(
     parts += [
         _worker(f"worker-batch-{n}", "batch", shared, drain) for n in range(1, options.workers + 1)
     ]
-    flower = _flower(flower_port, shared, data)
+    try:
+        flower_port = claim(options.flower_port, "--flower-port", "Flower")
+    except PortTakenError as error:
+        api = _api(api_port, settings.host, shared, drain)
+        return Layout((*parts, api), api.url, "", flower_fault=str(error))
+    flower = _flower(flower_port, options.flower_prefix, shared, data)
     api = _api(api_port, settings.host, {"FALLTHROUGH_FLOWER_URL": flower.url, **shared}, drain)
     return Layout((*parts, api, flower), api.url, flower.url)
 
@@ -167,10 +177,10 @@ def _api(port: int, host: str, shared: Mapping[str, str], drain: float) -> Part:
     return Part("api", _python("api"), url, is_ready, 3, environ, drain_seconds=drain)
 
 
-def _flower(port: int, shared: Mapping[str, str], data: Path) -> Part:
-    url = f"http://127.0.0.1:{port}"
+def _flower(port: int, prefix: str, shared: Mapping[str, str], data: Path) -> Part:
+    url = f"http://127.0.0.1:{port}/{prefix.strip('/')}".rstrip("/")
     command = _python("celery", "-A", "tasks", "flower", f"--port={port}", "--address=127.0.0.1")
     environ = {**shared, "FLOWER_DB": str(data / "flower")}
     healthy = _health_probe(f"{url}/healthcheck")
     # Celery looks for its application in the current folder first.
-    return Part("flower", command, url, healthy, 3, environ, folder=data)
+    return Part("flower", command, url, healthy, 3, environ, folder=data, watches=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cli.stack.parts import Part
 
 START_SECONDS = 90.0
+WATCHER_SECONDS = 15.0  # that the others, healthy, wait for what only watches them
 TICK_SECONDS = 0.1
 BACKOFF_SECONDS = (0.5, 30.0)
 STEADY_SECONDS = 60.0  # a part that ran so long starts again at the shortest back-off
@@ -120,7 +121,9 @@ class Supervisor:
             for process in group:
                 process.start()
             if stage in {stages[0], stages[-1]}:
-                self._until_healthy(self.processes.values() if stage == stages[-1] else group)
+                awaited = self.processes.values() if stage == stages[-1] else group
+                self._until_healthy(each for each in awaited if not each.part.watches)
+        self._look_at_watchers()
 
     def _stages(self) -> list[int]:
         return sorted({process.part.stage for process in self.processes.values()})
@@ -140,6 +143,25 @@ class Supervisor:
             if waiting and time.monotonic() > deadline:
                 raise StartError(_failure(waiting[0], f"not healthy within {START_SECONDS:g} s"))
             time.sleep(TICK_SECONDS)
+
+    def _look_at_watchers(self) -> None:
+        """Say which parts that only watch are not there; one that ended stays off."""
+        deadline = time.monotonic() + WATCHER_SECONDS
+        waiting = [process for process in self.processes.values() if process.part.watches]
+        while waiting and not self.stop_requested:
+            for process in list(waiting):
+                fault = ""
+                if process.pid is None:
+                    process.held_down = True
+                    fault = "is off, the others go on without it: it ended while it started"
+                elif time.monotonic() > deadline:
+                    fault = "does not answer yet, the others go on without it"
+                if fault:
+                    self._say(_failure(process, fault))
+                if fault or process.part.healthy():
+                    waiting.remove(process)
+            if waiting:
+                time.sleep(TICK_SECONDS)
 
     def tend(self) -> None:
         """Restart what died."""

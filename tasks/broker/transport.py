@@ -15,11 +15,13 @@ import ssl
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from celery.signals import task_rejected
 from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, pyamqp, redis, virtual
 from kombu.utils.scheduling import round_robin_cycle
+from kombu.utils.url import parse_url
 from redis import Redis
 from redis.client import Pipeline, PubSub
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError  # noqa: A004
@@ -305,5 +307,25 @@ def use() -> None:
 
 
 def tls_options(url: str) -> dict[str, Any] | None:
-    """Return how a broker over TLS is looked at where its URL does not say; None: without TLS."""
-    return {"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None
+    """Return how a Redis over TLS is looked at, as its URL says or else strictly; None: no TLS."""
+    if not url.startswith("rediss://"):
+        return None
+    # Flower, which knows no options of URLs, looks at these alone.
+    told: dict[str, Any] = parse_url(url.partition(";")[0]).get("ssl", {})
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, **told}
+
+
+_TLS = frozenset(
+    f"ssl_{name}" for name in ("ca_certs", "certfile", "keyfile", "cert_reqs", "check_hostname")
+)
+OPTIONS = {"rediss": _TLS, "amqp": {"login_method"}, "amqps": {"login_method", *_TLS}}
+
+
+def takes_options(url: str) -> bool:
+    """Whether a broker's URL has such options alone as hold for all that read it.
+
+    kombu knows others: with some a connection fails when it is made, or is looked at no more.
+    """
+    parts = urlsplit(url)
+    names = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    return names <= OPTIONS.get(parts.scheme, set())

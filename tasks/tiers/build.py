@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from circuit_breaker import AsyncRedisStore, CircuitBreaker, CircuitBreakerConfig
 from circuit_breaker.events import Held, StateChanged, StoreUnavailable
@@ -19,6 +20,7 @@ from fallback_chain import (
     model_configs,
     parse_accepts,
 )
+from tasks.hosts import goes_direct
 from tasks.records.jobs import TIERS, Queue
 from tasks.tiers.slots import FleetSlots, LocalSlots
 
@@ -118,9 +120,12 @@ def build_models(
     settings: Settings, connection: Connection, breakers: Mapping[str, CircuitBreaker]
 ) -> tuple[dict[str, ChatTier], Http]:
     """Return the model tiers by name, and the HTTP client that they share."""
+    hosts = {urlsplit(url).hostname or "" for url in (settings.gpu_url, settings.cpu_url) if url}
     http = PyreqwestHttp(
         connect_timeout_seconds=settings.connect_timeout_seconds,
         largest_reply=min(LARGEST_REPLY, connection.largest_content),
+        proxy=settings.proxy,
+        direct=[host for host in hosts if goes_direct(host, settings.no_proxy)],
     )
     models = {
         name: ChatTier(config, breakers[config.breaker_name], http)

@@ -30,6 +30,8 @@ class ValkeyServer:
     appendfsync: str = "everysec"
     clustered: bool = False  # one node that owns all slots
     environ: dict[str, str] = field(default_factory=dict)  # besides this process's own
+    password: str = ""
+    socket: Path | None = None  # a unix socket, and [::1], besides
     bus_port: int = 0  # where the nodes of a cluster speak to one another
     process: subprocess.Popen[bytes] | None = None
 
@@ -38,7 +40,7 @@ class ValkeyServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=5, password=self.password or None)
 
     def start(self) -> None:
         command = [
@@ -46,6 +48,10 @@ class ValkeyServer:
             *("--save", "", "--appendonly", "yes", "--dir", str(self.folder)),
             *("--appendfsync", self.appendfsync),
         ]
+        if self.password:
+            command += ["--requirepass", self.password]
+        if self.socket:
+            command += ["--unixsocket", str(self.socket), "--bind", "127.0.0.1", "-::1"]
         if self.clustered:
             # The bus' port is the other one's plus 10000, which must be a port too.
             self.bus_port = free_port()
@@ -74,7 +80,7 @@ class ValkeyServer:
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis(port=self.port, socket_timeout=1) as client:
+            with self.client() as client:
                 return bool(client.ping())
         except redis.RedisError:
             return False

@@ -9,11 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from harness.stores import store_on
 from harness.waiting import wait_until
-
-from tasks.records.idempotency import IdempotencyKey
-from tasks.records.jobs import Options, Queue, Ref, Status, Submission, new_job_id
 
 CHAT = {"messages": [{"role": "user", "content": "Name a random town."}]}
 FIRST, AGAIN = {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}
@@ -96,65 +92,3 @@ def test_what_one_caller_left_is_found_by_one(http, gpu):
 def test_a_job_whose_caller_was_told_of_it_is_his(http):
     ids = [http.post("/jobs", json={"prompt": "x"}, headers=AGAIN).json()["id"] for _ in range(3)]
     assert len(set(ids)) == 3
-
-
-# The store
-
-
-@pytest.fixture
-async def jobs(valkey):
-    store = store_on(valkey.url)
-    yield store.jobs
-    await store.close()
-
-
-def key(**fields):
-    return IdempotencyKey(
-        **{"name": "n", "digest": "d" * 32, "lookup": True, "own": False, **fields}
-    )
-
-
-async def create(jobs, *keys):
-    job = Submission(new_job_id(), "ann", Queue.INTERACTIVE, {}, Options(), 60.0)
-    _, earlier = await jobs.create([job], "gpu", keys)
-    return earlier[0] if earlier else job.id
-
-
-async def status(jobs, job_id):
-    return (await jobs.get(job_id, "ann")).status
-
-
-@pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize("others", [1, 2])
-async def test_only_the_last_who_leaves_cancels(jobs, begun, others):
-    job_id = await create(jobs, key(own=True))
-    if begun:
-        await jobs.begin("me", "gpu", [Ref(job_id, 0)])
-    for _ in range(others):
-        assert await create(jobs, key(own=True)) == job_id
-    for _ in range(others):
-        assert not await jobs.leave(job_id, "ann", [])
-    assert await jobs.leave(job_id, "ann", [])
-    assert await create(jobs, key(own=True)) == job_id
-    assert await jobs.cancel(job_id, "ann", unless_told=True)
-    assert not (await status(jobs, job_id)).final
-    assert await jobs.leave(job_id, "ann", [])
-    assert await jobs.cancel(job_id, "ann", unless_told=True)
-    assert await status(jobs, job_id) is Status.CANCELLED
-
-
-async def test_what_is_left_once_is_found_once(jobs):
-    left, once = await create(jobs), key(once=True)
-    assert await create(jobs, once) != left
-    assert await jobs.leave(left, "ann", [once])
-    assert await create(jobs, once._replace(digest="e" * 32, name="other")) != left
-    assert await create(jobs, once) == left
-    assert await create(jobs, once) != left
-
-
-async def test_what_was_made_is_forgotten_by_who_made_it(jobs):
-    first = await create(jobs, key())
-    await jobs.forget("ann", ["another"], [key()])
-    assert await create(jobs, key()) == first
-    await jobs.forget("ann", [first], [key()])
-    assert await create(jobs, key()) != first

@@ -19,6 +19,14 @@ def services_of(name):
     return yaml.safe_load((ROOT / name).read_text())["services"]
 
 
+def test_nothing_waits_for_what_only_watches():
+    for service in services_of("docker-compose.yaml").values():
+        awaited = set(service.get("depends_on", []))
+        watchers = {"flower", "prometheus", "grafana"}
+        assert not awaited & (watchers - {"prometheus"})
+        assert "prometheus" not in awaited or "/grafana" in service["image"]
+
+
 def test_compose_runs_every_part_with_settings_that_exist():
     services = services_of("docker-compose.yaml")
     assert {

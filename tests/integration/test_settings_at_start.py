@@ -93,7 +93,7 @@ def test_a_key_with_a_line_break_inside_starts_nothing(entry):
     [
         ("GPU_URL", f"http://user:{SECRET}@ho st", "its host or port cannot be one"),
         ("REDIS_URL", f"redis://:{SECRET}@ho st", "its host or port cannot be one"),
-        ("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1?password={SECRET}&x=1", "Celery cannot use"),
+        ("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1?password={SECRET}", "Celery cannot use"),
         ("BROKER_URL", f"amqp://u:{SECRET}@127.0.0.1:1/?x={SECRET}", "Celery cannot use"),
         ("FILES_URL", f"nothing://u:{SECRET}@bucket", "no URL that fsspec knows"),
         ("FILES_URL", "/proc/nothing/here", "cannot be made: No such file"),
@@ -124,12 +124,57 @@ def test_what_the_command_line_is_given_is_looked_at_too(url, settings, fault):
     assert fault in ended("-m", "cli.main", "status", "job_1", "--url", url, **settings)
 
 
+# One of every kind of setting; all of them in one process: tests/unit/test_odd_settings.py.
+ODD = [
+    *(("REDIS_URL", f"redis://:{SECRET}@h/1/2"), ("BROKER_URL", f"amqp://a//;redis://:{SECRET}@b")),
+    *(("GPU_URL", f"http://{SECRET}:x@"), ("API_URL", ""), ("PROXY", f"socks5://u:{SECRET}@h")),
+    *(("NO_PROXY", "a b"), ("GPU_MODEL", "a\x1bb"), ("CPU_API_KEY", f"{SECRET} {SECRET}")),
+    *(("GPU_CONCURRENCY", "1e3"), ("CPU_CONCURRENCY", ""), ("SWEEP_SECONDS", "nan")),
+    *(("JOB_DEADLINE_SECONDS", "1e400"), ("GPU_ACCEPTS", "x" * 10_240), ("STRICT_FINISH", "yes")),
+    *(("HOST", "a\nb"), ("ALLOWED_HOSTS", "http://a"), ("PORT", "70000"), ("LOG_LEVEL", "info")),
+    *(("FLOWER_URL", f"https://u:{SECRET}@h"), ("DEGRADED_MESSAGE", "\udcff"), ("DURABLE", "1")),
+    *(("WORKER_QUEUES", ","), ("KEYS_FILE", "a\tb"), ("FILES_URL", "a\nb"), ("NOTHING", "\x1b")),
+]
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "value"),
+    [(entry, *ODD[n]) for n in range(len(ODD)) for entry in (list(ENTRIES) * 2)[n % 7 : n % 7 + 2]],
+)
+def test_an_odd_value_starts_nothing(entry, name, value):
+    said = ended(*ENTRIES[entry], **{name: value})
+    assert f"FALLTHROUGH_{name}: " in said
+    assert len(said) < 700
+
+
+@pytest.mark.parametrize("entry", ["api", "workers"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("FILES_URL", "/dev/null/x"), ("FILES_URL", "x/" * 3000), ("FILES_URL", "nothing://b")),
+        *(("BROKER_URL", "amqp://h//?ssl=true"), ("BROKER_URL", "unix:///run/v.sock")),
+    ],
+)
+def test_a_place_that_cannot_be_one_starts_nothing(valkey, tmp_path, entry, name, value):
+    settings = {"REDIS_URL": valkey.url, "PORT": "0", name: value}
+    assert f"FALLTHROUGH_{name}: " in ended("-P", *ENTRIES[entry], cwd=tmp_path, **settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[" * 100_000, b'{"keys": 5}', None])
+def test_a_file_of_keys_that_is_none_starts_no_server(tmp_path, content):
+    file = tmp_path / "keys.json"
+    file.mkdir() if content is None else file.write_bytes(content)
+    assert "FALLTHROUGH_KEYS_FILE: " in ended(*ENTRIES["api"], KEYS_FILE=str(file))
+
+
 def test_the_load_test_tells_a_key_that_cannot_be_one():
     assert "FALLTHROUGH_API_KEY: it has" in ended("load_test.py", API_KEY=f"{SECRET} {SECRET}")
 
 
 def test_config_shows_no_part_of_a_password():
-    url = f"redis://:1/{SECRET}@host/0?password={SECRET}"
+    # Of two readers, each finds another host in it.
+    assert "REDIS_URL: " in ended(*ENTRIES["config"], REDIS_URL=f"redis://:1/{SECRET}@host/0")
+    url = f"redis://:1{SECRET}@host/0?password={SECRET}"
     done = subprocess.run(
         [sys.executable, *ENTRIES["config"]],
         env=environ(FALLTHROUGH_REDIS_URL=url, FALLTHROUGH_API_KEYS=f"ann={SECRET}{SECRET}\n"),

@@ -28,6 +28,7 @@ create_app(Settings.from_env(os.environ)).connection_for_write().connect()
 KINDS = {
     "store": ("store", "REDIS_URL", "rediss://:{secret}@localhost:{port}/0"),
     "Redis as broker": ("broker", "BROKER_URL", "rediss://:{secret}@localhost:{port}/0"),
+    "in capitals": ("broker", "BROKER_URL", "REDISS://:{secret}@localhost:{port}/0"),
     "RabbitMQ": ("broker", "BROKER_URL", "amqps://guest:{secret}@localhost:{port}//"),
 }
 

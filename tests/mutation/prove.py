@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 CODE = ("api", "circuit_breaker", "cli", "fallback_chain", "tasks", "tests", "workers")
-STORE_TESTS = ("jobs", "limits", "files", "scripts", "job_transitions", "batch_transitions")
+STORE_TESTS = (
+    "jobs",
+    "callers",
+    "limits",
+    "files",
+    "scripts",
+    "job_transitions",
+    "batch_transitions",
+)
 OF_BATCHES = re.compile("batch|unit|slice|line")
 STORE_SECONDS, UNIT_SECONDS = 200, 60
 SEEDS, QUICK = 150, 20  # of the simulation; those before the store's tests

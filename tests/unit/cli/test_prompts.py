@@ -10,6 +10,10 @@ import pytest
 from cli.prompts import InputError, Prompt, read
 
 
+def stdin(text):
+    return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii")  # as a locale may have it
+
+
 def test_a_text_is_a_prompt():
     assert read("Why is it blue?") == [Prompt("1", {"prompt": "Why is it blue?"})]
 
@@ -36,6 +40,11 @@ def test_a_jsonl_file_has_requests_or_lines_of_openais_batch_format(tmp_path):
     ("line", "said"),
     [
         ("{", "line 2: not JSON"),
+        ('{"prompt": "x", "n": NaN}', "line 2: not JSON: it has a number that is not finite"),
+        ('{"prompt": "x", "n": 1e999}', "line 2: not JSON: it has a number that is not finite"),
+        ('{"prompt": "x", "n": ' + "9" * 5000 + "}", "line 2: not JSON: it has a number of too"),
+        ('{"prompt": "\\ud800"}', "line 2: not JSON: it has half a character"),
+        ("[" * 100_000, "line 2: not JSON: it is nested too deep"),
         ("[]", "line 2: must be an object"),
         ("{}", "line 2: needs either prompt or messages"),
         ('{"prompt": "x", "messages": []}', "line 2: needs either"),
@@ -50,9 +59,9 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, line, said):
 
 
 def test_standard_input(monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    monkeypatch.setattr("sys.stdin", stdin("one\ntwo\n"))
     assert [a.request["prompt"] for a in read("-")] == ["one", "two"]
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "json"}\n'))
+    monkeypatch.setattr("sys.stdin", stdin('{"prompt": "json"}\n'))
     assert [a.request["prompt"] for a in read("-")] == ["json"]
 
 
@@ -84,5 +93,5 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path, monkeypatch)
         file = tmp_path / name
         file.write_text(content, encoding="utf-8")
         assert read(str(file)) == [Prompt("1", {"prompt": "one"})]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffone\n"))
+    monkeypatch.setattr("sys.stdin", stdin("\ufeffone\n"))
     assert read("-") == [Prompt("1", {"prompt": "one"})]

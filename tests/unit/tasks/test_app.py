@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from ssl import CERT_NONE, CERT_REQUIRED
 
 import pytest
 
@@ -135,6 +136,19 @@ def test_a_setting_that_makes_no_sense_ends_celery_in_one_line(environ, capsys):
     [
         ("broker_url", "amqp://user:hunter2@box/?nothing=hunter2"),
         ("broker_url", "amqp://user:hunter2@box/?heartbeat=hunter2"),
+        ("broker_url", "amqp://user:hunter2@box/?heartbeat=5"),  # ours would not hold
+        # TLS that looks at nothing, or fails when it is spoken.
+        ("broker_url", "amqp://user:hunter2@box//?ssl=true"),
+        ("broker_url", "amqp://user:hunter2@box//?ssl_cert_reqs=none"),
+        ("broker_url", "amqps://user:hunter2@box//?ssl_version=hunter2"),
+        ("broker_url", "amqp://u:p@a//;amqp://u:p@b//?transport=hunter2"),
+        ("broker_url", "redis://:hunter2@box/0?ssl_cert_reqs=none"),
+        ("broker_url", "redis://:hunter2@box/0?db=3"),
+        ("broker_url", "redis://:hunter2@box/0?virtual_host="),
+        ("broker_url", "unix:///run/hunter2.sock"),
+        ("redis_url", "redis://:a;hunter2@box/0"),
+        ("redis_url", "redis://:hunter2@box?db=3"),
+        ("redis_url", "redis://box?password=hunter2"),
         ("broker_url", "rediss://:hunter2@box/?ssl_cert_reqs=hunter2"),
         ("redis_url", "redis://:hunter2@box/0?health_check_interval=1"),
         ("redis_url", "unix:///run/hunter2.sock"),
@@ -144,6 +158,47 @@ def test_a_url_that_celery_cannot_use_is_told_in_one_line(name, url):
     with pytest.raises(SettingsError, match=f"^FALLTHROUGH_{name.upper()}: Celery") as error:
         create_app(Settings(**{name: url}))
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "ssl"),
+    [
+        ("rediss://box", {"ssl_cert_reqs": CERT_REQUIRED}),
+        ("REDISS://box", {"ssl_cert_reqs": CERT_REQUIRED}),  # it was not looked at
+        ("rediss://box?ssl_cert_reqs=none", {"ssl_cert_reqs": CERT_NONE}),
+        (
+            "rediss://box?ssl_check_hostname=false&ssl_ca_certs=/ca",
+            {
+                "ssl_cert_reqs": CERT_REQUIRED,
+                "ssl_check_hostname": False,
+                "ssl_ca_certs": "/ca",
+            },
+        ),
+        ("redis://box", None),
+        ("AMQPS://box", None),  # its transport looks
+    ],
+)
+def test_whoever_reads_the_brokers_url_looks_at_its_certificate_alike(url, ssl):
+    app = create_app(Settings(broker_url=url))
+    assert app.conf.broker_use_ssl == ssl
+    assert {**(ssl or {}), **(app.connection_for_write().ssl or {})} == (ssl or {})
+
+
+@pytest.mark.parametrize("url", ["AMQP://u:p@a//", "amqp://a//;AMQP://b//", "AMQPS://a"])
+def test_rabbitmq_is_known_whatever_the_case_of_its_scheme(url):
+    app = create_app(Settings(broker_url=url))
+    assert app.conf.broker_transport_options["confirm_publish"]
+    assert app.conf.task_queues[0].queue_arguments == {"x-queue-type": "quorum"}
+    assert all(each.startswith("amqp") for each in app.connection_for_write().alt)
+
+
+def test_flower_does_not_take_a_service_of_kubernetes_for_its_port(environ):
+    environ.setenv("FLOWER_PORT", "tcp://10.0.0.1:5555")
+    create_app(Settings(broker_url="memory://"))
+    assert "FLOWER_PORT" not in os.environ
+    environ.setenv("FLOWER_PORT", "5556")
+    create_app(Settings(broker_url="memory://"))
+    assert os.environ["FLOWER_PORT"] == "5556"
 
 
 def test_flowers_own_settings_are_left_as_they_are(environ):

@@ -7,8 +7,11 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyreqwest.client import ClientBuilder
 from pyreqwest.http import Url
+from pyreqwest.proxy import ProxyBuilder
 
+from cli.client import Client
 from fallback_chain import Need, normalise_url, parse_accepts
 from tasks.errors import SettingsError
 from tasks.settings import NEEDS, Settings, masked_url
@@ -16,7 +19,7 @@ from tasks.tiers.build import tier_configs
 
 SECRET = "hunter2"  # noqa: S105 - made up
 KEYS = ("GPU_API_KEY", "CPU_API_KEY", "API_KEY")
-SERVERS = ("GPU_URL", "CPU_URL", "API_URL")
+SERVERS = ("GPU_URL", "CPU_URL", "API_URL", "PROXY")
 MODELS = ("GPU_MODEL", "CPU_MODEL")
 HOSTS = ("HOST", "WORKER_HOST")
 STORES = ("REDIS_URL", "BROKER_URL")
@@ -214,6 +217,38 @@ def test_every_url_that_is_taken_is_one_for_the_tiers_client_too(authority):
     assert Url(normalise_url(settings.gpu_url)).host_str  # it raises: within a job
 
 
+@given(AUTHORITIES)
+def test_every_proxy_that_is_taken_is_one_for_both_clients(authority):
+    try:
+        proxy = read(PROXY=f"http://{authority}").proxy
+    except SettingsError:
+        return
+    ClientBuilder().proxy(ProxyBuilder.all(proxy).no_proxy("")).build()
+    Client("http://host", proxy=proxy).close()
+
+
+@pytest.mark.parametrize(
+    "url", ["HTTP://proxy:3128/", "https://us%40er:p%2F@10.0.0.1", "http://[::1]"]
+)
+def test_a_proxy_is_taken_as_it_is(url):
+    assert read(PROXY=url).proxy == url
+    assert "p%2F" not in str(read(PROXY=url).rows())
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        *(("", ""), ("*", ""), ("a.example, .b, *.c,", ""), ("10.0.0.0/8, fd00::/8, ::1", "")),
+        *(("http://a", "'http://a' is"), ("a b", "'a b' is"), ("1.2.3.4/40", "is no host name")),
+    ],
+)
+def test_exceptions_of_the_proxy_are_hosts_domains_and_networks(names, fault):
+    if not fault:
+        assert read(NO_PROXY=names).no_proxy == names.strip()
+    else:
+        assert fault in refusal(NO_PROXY=names)
+
+
 @pytest.mark.parametrize("name", STORES)
 @pytest.mark.parametrize(
     "url",
@@ -242,7 +277,7 @@ def test_what_is_no_stores_url_is_refused_and_not_shown(name, url):
     [
         *("redis://box", "redis://:6379/0", "redis://:p a%3Fss@box:1/2"),
         *(
-            "redis://box/0?a=b",
+            "redis://box/0?socket_timeout=9",
             "redis://[::1]:6379",
             "rediss://user:pass@box",
             "unix:///run/v.sock?db=1",
@@ -259,6 +294,52 @@ def test_a_stores_url_goes_on_working(url):
 )
 def test_a_brokers_url_goes_on_working(url):
     assert read(BROKER_URL=url).broker_url == url
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/x", "/1/2", "/1.5", "/-1", "/ 1", "/0x1", "/1e3", "/٣", "/9999999999", "/%2F1x", "/1/"),
+        "///1",
+    ],
+)
+def test_a_database_is_the_same_for_all_who_read_it(name, path):
+    assert "no database" in refusal(**{name: f"redis://:{SECRET}@host{path}"})
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("path", ["", "/", "/0", "/15", "/%31", "//1"])
+def test_a_database_is_a_number_or_none(name, path):
+    assert read(**{name: f"REDIS://h{path}"})
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize(
+    "url", ["unix://", "unix:///", "unix://run/v.sock", "unix://u:p@run/v.sock"]
+)
+def test_a_socket_has_a_path_and_no_host(name, url):
+    assert "unix:///path" in refusal(**{name: url})
+    assert read(**{name: "unix://u:p@/run/v.sock"})
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        (f"amqp://a//;u:{SECRET}@b//", "parted by ;"),
+        (f"amqp://u:a;{SECRET}@b//", "%3B"),
+        ("redis://a/0;", "parted by ;"),
+        (f"amqp://a// ;amqp://u:{SECRET}@b//", "there are blanks"),
+        (f"amqp://a// ; amqp://u:{SECRET}@b//", "without blanks"),
+        (f"amqp://a//;redis://:{SECRET}@b/0", "of one kind"),
+        (f"amqps://a//;amqp://u:{SECRET}@b//", "of one kind"),  # a password in clear
+        (f"redis://a/0;redis://:{SECRET}@b/x", "no database"),
+    ],
+)
+def test_of_several_brokers_each_is_one(url, fault):
+    said = refusal(BROKER_URL=url)
+    assert fault in said
+    assert SECRET not in said
 
 
 def test_each_of_several_brokers_is_looked_at():
@@ -365,6 +446,8 @@ def test_a_message_for_people_is_shown_as_it_is():
 def test_the_broker_is_the_store_unless_it_has_its_own():
     assert Settings(redis_url="redis://a").effective_broker_url == "redis://a"
     assert Settings(redis_url="redis://a", broker_url="amqp://b").effective_broker_url == "amqp://b"
+    several = Settings(broker_url="AMQP://U:P@A//;Amqp://b//")
+    assert several.effective_broker_url == "amqp://U:P@A//;amqp://b//"
 
 
 @pytest.mark.parametrize(
@@ -432,3 +515,20 @@ def test_only_the_gpu_tiers_answers_pass_whatever_they_are():
     assert tier_configs(Settings(**urls, check_gpu=1))["gpu"].checked
     needs = tier_configs(Settings(**urls, cpu_accepts="text", gpu_accepts="json"))
     assert (needs["gpu"].accepts, needs["cpu"].accepts) == ({Need.JSON}, frozenset())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@box/0?nothing=hunter2",
+        # The client knows them; we would not understand its replies, or ask another server.
+        "redis://:hunter2@box/0?decode_responses=true",
+        "redis://:hunter2@box/0?protocol=3",
+        "redis://:hunter2@box/0?host=hunter2",
+        "unix:///run/x.sock?path=/hunter2",
+    ],
+)
+def test_an_option_of_the_store_that_is_not_for_all_who_read_it_is_refused(url):
+    with pytest.raises(SettingsError, match=r"^FALLTHROUGH_REDIS_URL: one of its options") as error:
+        read(REDIS_URL=url)
+    assert "hunter2" not in str(error.value)

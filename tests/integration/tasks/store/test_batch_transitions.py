@@ -498,6 +498,10 @@ class Told:
         work = self.batches.batches.end_without_input(self.unit, b"[]")
         self.batches.do_held("end_without_input", work, self.unit)
 
+    def note(self, _):
+        work = self.batches.batches.note_line(self.unit, 1, LineHistory(()))
+        self.batches.do_held("note_line", work, self.unit)
+
     def drop(self, _):
         self.batches.do_held("drop_unit", self.batches.batches.drop(self.unit), self.unit)
 
@@ -588,6 +592,7 @@ STEPS = {
     "move:back": "validate begin:0",
     "move:park": "validate begin:0",
     "drop": "validate begin:0",
+    "note": "validate begin:0",
 }
 
 
@@ -785,6 +790,17 @@ def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who
     work = batches.batches.split(unit, "cpu", "t1", {0: LineHistory(())})
     assert batches.wait(work) == child
     assert batches.everything() == before
+    batches.teardown()
+
+
+def test_what_is_noted_of_a_line_is_known_to_who_has_its_unit_next(machine):
+    batches = machine()
+    told = Told(batches)
+    told.tell("validate begin:0")
+    tried = LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), 1)
+    assert batches.wait(batches.batches.note_line(told.unit, 1, tried))
+    told.tell("wait:1 sweep begin:0")
+    assert told.unit.histories == {1: tried}
     batches.teardown()
 
 

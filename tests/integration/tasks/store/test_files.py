@@ -286,6 +286,14 @@ async def test_an_upload_that_stood_still_does_not_make_a_second_file(files):
     assert await files.begin("ann", KEYS) == (record.id, False)
 
 
+async def test_an_upload_whose_claim_lapsed_takes_its_key_again(files):
+    mine, _ = await files.begin("ann", KEYS)
+    [claim] = keyspace.claims("ann", KEYS)
+    await files._connection.command("DEL", claim)
+    await files.create(NewFile(mine, "ann", "a", "batch", HOUR), io.BytesIO(b"{}"), KEYS)
+    assert await files.begin("ann", KEYS) == (mine, False)
+
+
 async def test_an_upload_that_only_notes_its_key_leaves_it_to_who_has_it(files):
     noted = [KEYS[0].noted()]
     first, _ = await files.begin("ann", noted)
