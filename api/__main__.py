@@ -75,6 +75,7 @@ def main() -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
+        ws="none",  # whatever else is installed here
         http=protocol(raise_file_limit(), settings.client_seconds),
         headers=[("x-content-type-options", "nosniff")],
         access_log=False,

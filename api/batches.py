@@ -10,15 +10,16 @@ from msgspec import Meta, Struct
 
 from api.body import body_of
 from api.errors import bad, json_response, not_found, polled
-from api.idempotency import idempotency_keys
+from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
 from api.paging import page_of, page_query, whole, whole_of
 from api.results import PAGE_BYTES, Results, no_cursor
-from api.routing import Description, Route, list_of, until_sent
+from api.routing import Description, Route, list_of, object_of, page_of_list, until_sent
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
 from tasks.errors import NoSuchInput
 from tasks.records.batches import (
     FINAL,
+    WINDOW,
     BatchOptions,
     Endpoint,
     NewBatch,
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 POLL_MS = 2000  # until one looks again
 OPTION_PREFIX = "fallthrough_"
 DEFAULT_RESULTS, LARGEST_RESULTS = 100, 1000  # lines of a page
+CURSOR = r"^[0-9]{1,9}\.[0-9]{1,9}$"
+
+
+# A wrong one is told which there are.
+Window = Annotated[str, Meta(extra_json_schema={"pattern": f"^{WINDOW}$"})]
 
 
 class BatchRequest(Struct, kw_only=True):
@@ -43,7 +49,7 @@ class BatchRequest(Struct, kw_only=True):
 
     input_file_id: Annotated[str, Meta(min_length=1)]
     endpoint: Endpoint
-    completion_window: str
+    completion_window: Window
     metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
 
@@ -248,17 +254,30 @@ async def _record(services: Services, batch_id: str, owner: str) -> BatchRecord:
 
 def routes() -> list[Route]:
     """Return the routes."""
-    creation = Description("Create a batch from an uploaded file", BatchObject, body=BatchRequest)
+    names = {"enum": list(MetadataOptions.__struct_encode_fields__)}
+    others = {"not": {"pattern": f"^{OPTION_PREFIX}"}}
+    options = {"allOf": [MetadataOptions, {"propertyNames": {"anyOf": [names, others]}}]}
+    metadata = {"metadata": {"anyOf": [options, {"type": "null"}]}}
+    creation = Description(
+        "Create a batch from an uploaded file",
+        BatchObject,
+        headers=KEY_HEADER,
+        body={"allOf": [BatchRequest, {"type": "object", "properties": metadata}]},
+        errors=REUSED,
+    )
     listing = Description(
-        "List batches, newest first", list_of(BatchObject), query=page_query("batch")
+        "List batches, newest first", page_of_list(BatchObject), query=page_query("batch")
     )
-    page = Description(
-        "Read finished lines, while it runs and after",
-        query={
-            "after": "the page before's next",
-            "limit": f"1 to {LARGEST_RESULTS}, default {DEFAULT_RESULTS}",
-        },
+    lines = list_of(
+        object_of(custom_id={"type": "string"}),
+        next={"type": "string"},
+        has_more={"type": "boolean"},
+        status={"type": "string"},
+        done={"type": "boolean"},
     )
+    cursor = {"type": "string", "pattern": CURSOR, "description": "the page before's next"}
+    query = {**page_query("line", DEFAULT_RESULTS, LARGEST_RESULTS), "after": cursor}
+    page = Description("Read finished lines, while it runs and after", lines, query=query)
     return [
         Route("POST", "/v1/batches", create, creation),
         Route("GET", "/v1/batches", list_batches, listing),

@@ -52,7 +52,7 @@ def length_of(request: Request, limit: int) -> int:
     text = request.headers.get("content-length")
     if text is None:
         return limit if "transfer-encoding" in request.headers else 0
-    length = whole(text)
+    length = whole(text.lstrip("0") or "0")
     return limit + 1 if length is None else length
 
 

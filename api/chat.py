@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -15,19 +15,22 @@ from starlette.responses import Response
 from api.body import body_of
 from api.callers import Caller, unless_gone
 from api.errors import ApiError, envelope, json_response, stopping
-from api.idempotency import chat_keys
+from api.idempotency import KEY_HEADER, REUSED, chat_keys
 from api.request_ids import named
-from api.routing import Description, Route
+from api.routing import Description, Route, list_of, object_of
 from api.schemas import Handling, Sampling, chat_of, parse_json
 from api.services import Services, owner_of, services_of
 from fallback_chain import UpstreamError
 from tasks.errors import StoreUnavailable
-from tasks.records.jobs import JobRecord, Status
+from tasks.records.jobs import MAX_DEADLINE_SECONDS, JobRecord, Status
+from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.requests import Request
+
+    from api.routing import Schema
 
 ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
 GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
@@ -149,11 +152,40 @@ async def _models_of(services: Services, name: str) -> tuple[str, list[str]]:
 
 def routes() -> list[Route]:
     """Return the routes."""
-    handling = {"type": "object", "properties": {"fallthrough": Handling}}
+    handling = {"anyOf": [Handling, {"type": "null"}]}
+    in_the_body = {"type": "object", "properties": {"fallthrough": handling}}
+    header: dict[str, Schema] = {
+        "x-fallthrough-cache": {"enum": list(get_args(CachePolicy))},
+        "x-fallthrough-on-exhausted": {"enum": list(get_args(ExhaustedPolicy))},
+        "x-fallthrough-deadline-seconds": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": MAX_DEADLINE_SECONDS,
+        },
+    }
     completion = Description(
-        "Answer now, through the same chain", body={"allOf": [Sampling, handling]}
+        "Answer now, through the same chain",
+        object_of(choices={"type": "array"}),
+        headers={**KEY_HEADER, **header},
+        body={"allOf": [Sampling, in_the_body]},
+        errors={
+            **REUSED,
+            "409": "the job was cancelled",
+            "4XX": "what the model's server refused, with its own status",
+            "500": "worker_lost: three workers died, or broke off, with this request",
+            "504": "no answer before the deadline",
+        },
+        answer_headers={
+            "x-fallthrough-job-id": "the job that answered",
+            "x-fallthrough-tier": "gpu, cpu, cache or degraded",
+            "x-fallthrough-degraded": "true: no model answered",
+            "x-fallthrough-cache-age": "seconds since the answer was made",
+            "x-fallthrough-fit": "failed, or unchecked: whether it is what was asked for",
+        },
     )
+    model = object_of(id={"type": "string"}, object={"const": "model"})
+    listing = Description("List the tiers' models", list_of(model))
     return [
         Route("POST", "/v1/chat/completions", complete, completion),
-        Route("GET", "/v1/models", models, Description("List the tiers' models")),
+        Route("GET", "/v1/models", models, listing),
     ]

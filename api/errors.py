@@ -9,6 +9,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from tasks.errors import KeyReused, PublishError, StoreFull, StoreUnavailable, TooManyQueued
 
@@ -109,10 +110,24 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raised: no such route, wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     request.app.state.metrics.refused(request.method, error.status_code)
-    message = error.detail
+    message, headers = error.detail, dict(error.headers or {})
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
         message = f"no route {request.method} {request.url.path}; /docs lists them"
-    return ApiError(error.status_code, message, headers=error.headers).response()
+    methods = _methods_of(request)
+    if error.status_code == 405 and methods:  # noqa: PLR2004
+        # The framework tells those of the first route alone.
+        headers["Allow"] = ", ".join(methods)
+        message = f"{request.url.path} takes {headers['Allow']}, not {request.method}"
+    return ApiError(error.status_code, message, headers=headers).response()
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods that a path takes, of all its routes."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
 
 
 async def on_outage(request: Request, error: Exception) -> Response:

@@ -7,19 +7,20 @@ import contextlib
 import functools
 import hashlib
 import time
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from python_multipart.exceptions import MultipartParseError
+from msgspec import Struct
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
 
 from api.body import length_of, seconds_for, too_slow
 from api.errors import ApiError, bad, json_response, not_found
-from api.idempotency import idempotency_keys
-from api.paging import page_of, whole
-from api.routing import Description, Route
-from api.schemas import ExpiresAfter, check
+from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
+from api.paging import page_of, page_query, whole
+from api.routing import Description, Route, object_of, page_of_list
+from api.schemas import SHORTEST_EXPIRY_SECONDS, ExpiresAfter, check
 from api.services import id_of, owner_of, services_of
 from tasks.errors import StoreUnavailable
 from tasks.records.files import FILE_SECONDS, NewFile
@@ -42,30 +43,64 @@ UNDER_WAY_SECONDS = 10.0  # that a repeated upload waits for the first one's end
 LOOK_SECONDS = 0.2
 CHUNK = 1024 * 1024
 SHOWN_PURPOSES = {"batch"}
+# Others are slow to read (punycode), or no text (idna, hex).
+CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1"})
 UPLOAD_FORM = {
     "type": "object",
     "properties": {
         "file": {"type": "string", "format": "binary"},
         "purpose": {"type": "string", "enum": ["batch"]},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer"},
+        "expires_after[seconds]": {
+            "type": "integer",
+            "minimum": SHORTEST_EXPIRY_SECONDS,
+            "maximum": FILE_SECONDS,
+        },
     },
     "required": ["file", "purpose"],
+    "dependentRequired": {
+        "expires_after[anchor]": ["expires_after[seconds]"],
+        "expires_after[seconds]": ["expires_after[anchor]"],
+    },
 }
 
 
-def show_file(record: FileRecord) -> dict[str, object]:
-    """Return a file as OpenAI's clients read it."""
-    return {
-        "id": record.id,
-        "object": "file",
-        "bytes": record.bytes,
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-        "filename": record.filename,
-        "purpose": record.purpose,
-        "status": "processed",  # deprecated, yet the SDK's type requires it
+UPLOAD_ENCODING = {
+    "file": {
+        "headers": {
+            "Content-Disposition": {
+                "description": "with a filename that ends in .jsonl",
+                "schema": {"type": "string"},
+                "example": 'form-data; name="file"; filename="input.jsonl"',
+            }
+        }
     }
+}
+
+
+class FileObject(Struct, kw_only=True):
+    """A file as OpenAI's clients read it. Times are epoch seconds."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: str = "processed"  # deprecated, yet the SDK's type requires it
+
+
+def show_file(record: FileRecord) -> FileObject:
+    """Return a file as it is shown."""
+    return FileObject(
+        id=record.id,
+        bytes=record.bytes,
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+        filename=record.filename,
+        purpose=record.purpose,
+    )
 
 
 async def create(request: Request) -> Response:
@@ -128,8 +163,11 @@ async def _begin(
 @contextlib.asynccontextmanager
 async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator[FormData, None]:
     """Parse the form; its temporary file is closed at the end."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise bad("the body must be multipart/form-data with a file and a purpose")
+    if parameters.get(b"charset", b"utf-8").lower() not in CHARSETS:
+        raise bad("the form's charset must be utf-8: leave it out")
     parts = _parts(request, client_seconds)
     # Of many files each would be held in memory up to its first megabyte.
     parser = MultiPartParser(
@@ -141,7 +179,7 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
     parser.spool_max_size = FORM_BYTES  # what is larger goes to disk as it comes
     try:
         form = await parser.parse()
-    except (MultiPartException, MultipartParseError) as error:
+    except (MultiPartException, ValueError) as error:  # the parser's own are ValueErrors
         await _read_past(parts)
         raise bad(f"the form cannot be read: {error}") from None
     except OSError as error:
@@ -285,18 +323,29 @@ async def _record_of(request: Request) -> FileRecord:
 def routes() -> list[Route]:
     """Return the routes."""
     upload = Description(
-        "Upload a batch's input, up to 200 MB", body=UPLOAD_FORM, body_type="multipart/form-data"
+        "Upload a batch's input, up to 200 MB",
+        FileObject,
+        headers=KEY_HEADER,
+        body=UPLOAD_FORM,
+        body_type="multipart/form-data",
+        body_encoding=UPLOAD_ENCODING,
+        errors={**REUSED, "409": "this upload was sent before, and is still under way"},
     )
     query = {
-        "limit": f"1 to {LARGEST_LIST}, which is the default",
-        "after": "id of the last file seen",
-        "order": "desc, or asc: oldest first",
-        "purpose": "batch or batch_output: only those",
+        **page_query("file", LARGEST_LIST, LARGEST_LIST),
+        "order": {"enum": ["desc", "asc"], "description": "asc: oldest first"},
+        "purpose": {"type": "string", "description": "batch or batch_output: only those"},
     }
+    listing = Description("List files, newest first", page_of_list(FileObject), query=query)
+    deleted = object_of(id={"type": "string"}, object={"const": "file"}, deleted={"const": True})
+    deletion = Description(
+        "Delete a file", deleted, errors={"409": "it is the input of a batch that still runs"}
+    )
+    download = Description("Download a file", {}, answer_types=("application/octet-stream",))
     return [
         Route("POST", "/v1/files", create, upload),
-        Route("GET", "/v1/files", list_files, Description("List files, newest first", query=query)),
-        Route("GET", "/v1/files/{id}", get, Description("Describe a file")),
-        Route("DELETE", "/v1/files/{id}", delete, Description("Delete a file")),
-        Route("GET", "/v1/files/{id}/content", content, Description("Download a file")),
+        Route("GET", "/v1/files", list_files, listing),
+        Route("GET", "/v1/files/{id}", get, Description("Describe a file", FileObject)),
+        Route("DELETE", "/v1/files/{id}", delete, deletion),
+        Route("GET", "/v1/files/{id}/content", content, download),
     ]

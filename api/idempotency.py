@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LONGEST_KEY = 255
 RETRY_HEADER = "x-stainless-retry-count"
+# For the descriptions of what goes by them.
+KEY_HEADER = {"Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY}}
+REUSED = {"422": "this Idempotency-Key stands for another request"}
 
 
 def idempotency_keys(request: Request, content: bytes) -> list[IdempotencyKey]:

@@ -10,14 +10,14 @@ from starlette.background import BackgroundTask
 from api.body import body_of
 from api.callers import unless_gone
 from api.errors import json_response, not_found, polled
-from api.idempotency import idempotency_keys
+from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
 from api.paging import number_of, page_of, page_query
 from api.request_ids import named
-from api.routing import Description, Route, list_of
+from api.routing import Description, Route, list_of, page_of_list
 from api.schemas import (
+    JOBS,
     MAX_WAIT_SECONDS,
     JobObject,
-    JobRequest,
     accepted,
     jobs_of,
     parse_json,
@@ -111,15 +111,24 @@ async def cancel(request: Request) -> Response:
 
 def routes() -> list[Route]:
     """Return the routes."""
-    requests = {"type": "object", "properties": {"requests": {"type": "array"}}}
     submission = Description(
         "Submit one request, or up to 1 000 under requests",
-        JobObject,
+        {"oneOf": [JobObject, list_of(JobObject)]},
         status=202,
-        body={"anyOf": [JobRequest, requests]},
+        headers=KEY_HEADER,
+        body=JOBS,
+        errors=REUSED,
+        answer_headers={
+            "Location": "the job's path, or that of the list",
+            "openai-poll-after-ms": "until one looks again",
+        },
     )
-    listing = Description("List jobs, newest first", list_of(JobObject), query=page_query("job"))
-    wait = {"wait": f"seconds to wait for it, up to {MAX_WAIT_SECONDS:.0f}"}
+    listing = Description(
+        "List jobs, newest first", page_of_list(JobObject), query=page_query("job")
+    )
+    about = "seconds to wait for its end"
+    number = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "description": about}
+    wait = {"wait": number}
     return [
         Route("POST", "/v1/jobs", create, submission),
         Route("GET", "/v1/jobs", list_jobs, listing),

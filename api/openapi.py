@@ -16,9 +16,10 @@ from starlette.staticfiles import StaticFiles
 from api.errors import json_response
 from api.routing import JSON, Description, Route, Undescribed
 from api.schemas import ErrorEnvelope
+from api.services import ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from msgspec import Struct
     from starlette.applications import Starlette
@@ -39,30 +40,76 @@ CONTENT_POLICY = (
 REFERENCE = "#/components/schemas/{name}"
 
 
-def _content(schema: Schema, media_type: str = JSON) -> dict[str, Any]:
-    return {"content": {media_type: {"schema": schema}}}
+# What any route may answer, or the server in its place. A 500 is a defect, and is none of these.
+COMMON = {
+    "400": "the request does not fit: the message names what, and param the field",
+    "401": "no valid API key",
+    "403": "not an admin's key; without keys: a host or a page's origin that is not ours",
+    "408": "the request took too long to arrive",
+    "414": "the URL is too long",
+    "429": "too much at once: try again after Retry-After seconds",
+    "431": "the head is too large",
+    "503": "the store, the broker or the storage is away, or the server stops: try again later",
+}
+NOT_THERE = {"404": "there is no such thing, or it is another's"}
+TOO_LARGE = {"413": "the body is too large"}
+TEXT = {"type": "string"}
+PLAIN = frozenset({"text/plain", "application/openmetrics-text", "application/octet-stream"})
+RETRY = {"Retry-After": "seconds", "retry-after-ms": "the same in milliseconds"}
+REQUEST_ID = {"description": "names this request in the logs, and in what is asked upstream"}
+NAMES = {"id": {"type": "string", "pattern": f"^{ID}$"}}  # others of a path are any text
+
+
+def _content(schema: Schema, *media_types: str) -> dict[str, Any]:
+    """Return content of these types; the schema is that of JSON and of forms."""
+    types = media_types or (JSON,)
+    return {"content": {each: {"schema": TEXT if each in PLAIN else schema} for each in types}}
+
+
+def _parameters(route: Route, description: Description) -> list[dict[str, Any]]:
+    path = {name: NAMES.get(name, TEXT) for name in route.param_convertors}
+    places = {"query": description.query, "header": description.headers, "path": path}
+    return [
+        {"name": name, "in": place, "required": place == "path", "schema": schema}
+        for place, schemas in places.items()
+        for name, schema in schemas.items()
+    ]
+
+
+def _headers(about: Mapping[str, str]) -> dict[str, Any]:
+    headers = {name: {"description": text, "schema": TEXT} for name, text in about.items()}
+    return {**headers, "x-request-id": {**REQUEST_ID, "required": True, "schema": TEXT}}
+
+
+def _error(status: str, about: Schema | str) -> dict[str, Any]:
+    """Return a response that is an error, or something else if there is a schema of that."""
+    if not isinstance(about, str):
+        content = _content({"anyOf": [about, ErrorEnvelope]})
+        return {"description": "not now", "headers": _headers({}), **content}
+    headers = _headers(RETRY if status in {"429", "503"} else {})
+    return {"description": about, "headers": headers, **_content(ErrorEnvelope)}
 
 
 def _operation(route: Route, description: Description) -> dict[str, Any]:
     """Return a route as an operation; Structs are still in it."""
-    text = {"type": "string"}
-    query = [
-        {"name": name, "in": "query", "description": about, "schema": text}
-        for name, about in description.query.items()
-    ]
-    path = [
-        {"name": name, "in": "path", "required": True, "schema": text}
-        for name in route.param_convertors
-    ]
-    answer = {"description": "done", **_content(description.answer or {"type": "object"})}
-    error = {"description": "an error in OpenAI's envelope", **_content(ErrorEnvelope)}
+    errors = {**COMMON, **description.errors}
+    if route.param_convertors:
+        errors = {**NOT_THERE, **errors}
+    if description.body:
+        errors = {**TOO_LARGE, **errors}
+    headers = _headers(description.answer_headers)
+    content = _content(description.answer, *description.answer_types)
+    answer = {"description": "done", "headers": headers, **content}
+    failures = {status: _error(status, errors[status]) for status in sorted(errors)}
     operation: dict[str, Any] = {
         "summary": description.summary,
-        "parameters": query + path,
-        "responses": {str(description.status): answer, "default": error},
+        "parameters": _parameters(route, description),
+        "responses": {str(description.status): answer, **failures},
     }
     if description.body:
         body = _content(description.body, description.body_type)
+        if description.body_encoding:
+            body["content"][description.body_type]["encoding"] = description.body_encoding
         operation["requestBody"] = {"required": True, **body}
     return operation
 

@@ -8,15 +8,16 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.responses import HTMLResponse, Response
 
 from api.errors import json_response, not_found
 from api.metrics import FleetMetrics, StoreAway, unusable_counts
-from api.routing import Description, Route, Undescribed
+from api.routing import JSON, Description, Route, Undescribed, object_of
 from api.services import Services, services_of
+from circuit_breaker import CircuitState
 from tasks.errors import StoreUnavailable
 from tasks.store.fleet import percentile
+from tasks.telemetry.metrics import encoder_for
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -114,7 +115,7 @@ async def metrics(request: Request) -> Response:
             )
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
-        encoder, content_type = choose_encoder(accept)
+        encoder, content_type = encoder_for(accept)
         own = services.metrics.registry
         return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
     counts, events, gauges, views = await _fleet(services)
@@ -182,13 +183,23 @@ def _summary(
 
 def routes() -> list[Route]:
     """Return the routes."""
-    views = Description("The breakers that the fleet shares")
-    closing = Description("Close a breaker for the whole fleet")
+    breaker = object_of(state={"enum": list(CircuitState)}, configured={"type": "boolean"})
+    named = {"type": "object", "additionalProperties": breaker}
+    views = Description("The breakers that the fleet shares", object_of(circuit_breakers=named))
+    closing = Description("Close a breaker for the whole fleet", breaker)
+    reasons = {"type": "array", "items": {"type": "string"}}
+    readiness = object_of(ready={"type": "boolean"}, reasons=reasons)
+    readily = Description("Ready for requests", readiness, errors={"503": readiness})
+    counting = Description(
+        "Counts and latencies of the fleet",
+        object_of(metrics={"type": "object"}),
+        answer_types=(JSON, "text/plain", "application/openmetrics-text"),
+    )
     return [
         Route("GET", "/", status_page, Undescribed.PAGE),
-        Route("GET", "/health", health, Description("Alive")),
-        Route("GET", "/health/ready", ready, Description("Ready for requests")),
+        Route("GET", "/health", health, Description("Alive", object_of(status={"const": "ok"}))),
+        Route("GET", "/health/ready", ready, readily),
         Route("GET", "/circuit-breakers", breakers, views),
         Route("POST", "/circuit-breakers/{name}/reset", reset, closing),
-        Route("GET", "/metrics", metrics, Description("Counts and latencies of the fleet")),
+        Route("GET", "/metrics", metrics, counting),
     ]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import msgspec
+
 from api.errors import bad, json_response
-from api.services import is_id, owner_of
+from api.services import ID, is_id, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from api.routing import Schema
 
 DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 LONGEST_NUMBER = 9  # digits
@@ -51,12 +55,13 @@ async def page_of(  # noqa: PLR0913 - a list is these
     return json_response(page)
 
 
-def page_query(what: str) -> dict[str, str]:
+def page_query(
+    what: str, default: int = DEFAULT_PAGE, largest: int = LARGEST_PAGE
+) -> dict[str, Schema]:
     """Return what the query of such a list may hold, for its description."""
-    return {
-        "limit": f"1 to {LARGEST_PAGE}, default {DEFAULT_PAGE}",
-        "after": f"id of the last {what} seen",
-    }
+    limit = {"type": "integer", "minimum": 1, "maximum": largest, "default": default}
+    about = f"id of the last {what} seen"
+    return {"limit": limit, "after": {"type": "string", "description": about, "pattern": f"^{ID}$"}}
 
 
 def whole(text: str) -> int | None:
@@ -66,6 +71,17 @@ def whole(text: str) -> int | None:
     """
     fits = text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
     return int(text) if fits else None
+
+
+def decimal(text: str) -> float | None:
+    """Return the number that a text is, written as in JSON; None if it is none.
+
+    float() takes "1_0", "nan" and digits of other scripts, too.
+    """
+    try:
+        return msgspec.json.decode(text, type=float)
+    except msgspec.DecodeError:
+        return None
 
 
 def whole_of(request: Request, name: str, default: int, low: int, high: int) -> int:
@@ -82,10 +98,7 @@ def number_of(request: Request, name: str, default: float, low: float, high: flo
     text = request.query_params.get(name)
     if text is None:
         return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
+    value = decimal(text)
+    if value is None or not low <= value <= high:
         raise bad(f"{name}: must be a number from {low:g} to {high:g}, not {text!r}", name)
     return value

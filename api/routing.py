@@ -32,14 +32,22 @@ UNTIL_SENT = "fallthrough.until_sent"  # what is held for a request, in its scop
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the OpenAPI document says of a route; its path tells its parameters there."""
+    """What the OpenAPI document says of a route; its path tells its parameters there.
+
+    errors: those that this route alone may answer; each may answer the document's COMMON ones.
+    """
 
     summary: str
-    answer: Schema | None = None  # None: any object
+    answer: Schema
     status: int = 200
-    query: Mapping[str, str] = field(default_factory=dict)  # parameter -> what it may be
+    query: Mapping[str, Schema] = field(default_factory=dict)  # parameter -> what it may be
+    headers: Mapping[str, Schema] = field(default_factory=dict)  # of the request
     body: Schema | None = None
     body_type: str = JSON
+    body_encoding: Mapping[str, Any] = field(default_factory=dict)  # of a form's parts
+    errors: Mapping[str, Schema | str] = field(default_factory=dict)  # status -> what, or why
+    answer_headers: Mapping[str, str] = field(default_factory=dict)  # what each tells
+    answer_types: tuple[str, ...] = (JSON,)
 
 
 async def until_sent(request: Request, held: AbstractAsyncContextManager[None]) -> None:
@@ -56,9 +64,20 @@ class Undescribed(Enum):
     TWIN = "it is described at its other path"
 
 
-def list_of(struct: type[Struct]) -> Schema:
-    """Return the schema of a list of these."""
-    return {"type": "object", "properties": {"data": {"type": "array", "items": struct}}}
+def object_of(**properties: Schema) -> Schema:
+    """Return the schema of an object that has all of these."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def list_of(items: Schema, **properties: Schema) -> Schema:
+    """Return the schema of a list of these, and of what else is in its object."""
+    return object_of(object={"const": "list"}, data={"type": "array", "items": items}, **properties)
+
+
+def page_of_list(items: Schema) -> Schema:
+    """Return the schema of one page of a list."""
+    name = {"type": ["string", "null"]}
+    return list_of(items, first_id=name, last_id=name, has_more={"type": "boolean"})
 
 
 class Route(routing.Route):

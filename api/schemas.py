@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.errors import bad
+from api.paging import decimal
 from fallback_chain import UnshowableError, read_answer
 from tasks.process import no_collection
 from tasks.records.files import FILE_SECONDS
@@ -35,6 +36,8 @@ Metadata = Annotated[
     Meta(max_length=16),
 ]
 Role = Annotated[str, Meta(min_length=1)]
+# A true one is refused with a code of its own.
+Unstreamed = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
 
 class Message(Struct):
@@ -57,7 +60,7 @@ class Sampling(Struct, kw_only=True):
     seed: int | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    stream: bool | None = None
+    stream: Unstreamed | None = None
     user: str | None = None
 
 
@@ -79,6 +82,36 @@ class JobRequest(Sampling, kw_only=True):
     on_exhausted: ExhaustedPolicy = "degraded"
     deadline_seconds: Deadline | None = None
     metadata: Metadata | None = None
+
+
+# What a JobRequest's type does not say, for the document: one of both, and only within a list.
+_NULL, _ALONE = {"type": "null"}, {"requests": False}
+_PROMPT = {"prompt": {"type": "string"}, "messages": _NULL, **_ALONE}
+_MESSAGES = {"messages": {"type": "array"}, "prompt": _NULL, **_ALONE}
+ONE_JOB: dict[str, Any] = {
+    "oneOf": [
+        {"allOf": [JobRequest, {"type": "object", "properties": fields, "required": [name]}]}
+        for name, fields in (("prompt", _PROMPT), ("messages", _MESSAGES))
+    ]
+}
+JOBS: dict[str, Any] = {
+    "oneOf": [
+        *ONE_JOB["oneOf"],
+        {
+            "type": "object",
+            "properties": {
+                "requests": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_REQUESTS,
+                    "items": ONE_JOB,
+                }
+            },
+            "required": ["requests"],
+            "additionalProperties": False,
+        },
+    ]
+}
 
 
 class ExpiresAfter(Struct):
@@ -214,10 +247,9 @@ def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: f
     _refuse_stream(sampling, "")
     body = dict(value)
     fallthrough = body.pop("fallthrough", None)
+    handling = _from_headers(headers)
     if fallthrough is not None:
-        handling: Handling = check(fallthrough, Handling, "fallthrough")
-    else:
-        handling = _from_headers(headers)
+        handling = check(fallthrough, Handling, "fallthrough")
     metadata = value.get("metadata")
     labels = metadata if isinstance(metadata, dict) else {}
     return Submission(
@@ -232,17 +264,15 @@ def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: f
 
 
 def _from_headers(headers: dict[str, str]) -> Handling:
-    names = {"cache": str, "on_exhausted": str, "deadline_seconds": float}
     fields: dict[str, Any] = {}
-    for name, kind in names.items():
+    for name in ("cache", "on_exhausted", "deadline_seconds"):
         header = "x-fallthrough-" + name.replace("_", "-")
         text = headers.get(header)
         if text is None:
             continue
-        try:
-            fields[name] = kind(text)
-        except ValueError:
-            raise bad(f"{header}: {text!r} is not a number", header) from None
+        fields[name] = decimal(text) if name == "deadline_seconds" else text
+        if fields[name] is None:
+            raise bad(f"{header}: {text!r} is not a number", header)
     handling: Handling = check(fields, Handling, "x-fallthrough")
     return handling
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
 MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # files: those that are no client's
@@ -27,6 +28,7 @@ TOO_SLOW = "this request took too long to arrive"
 HEAD = f"a request's head may have {MOST_HEAD} bytes and {MOST_HEADERS} headers"
 URL = f"a URL may have {MOST_URL} bytes"
 FULL = "this server has as many connections as it can"
+UNREADABLE = "this is no request of HTTP/1.1: its head, or the frame of its body, cannot be read"
 
 
 def raise_file_limit() -> int:
@@ -56,6 +58,7 @@ class _Bounded(HttpToolsProtocol):
     _moved = False  # some of it came since the last look
     _timer: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None  # looks whether the client takes what it asked for
+    _running: RequestResponseCycle | None = None  # which is answered now
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -64,9 +67,13 @@ class _Bounded(HttpToolsProtocol):
         else:
             self._wait()
 
+    def eof_received(self) -> None:
+        self._tell_of_the_end()  # the transport closes now
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
         self._read_again()
+        self._tell_of_the_end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,19 +84,23 @@ class _Bounded(HttpToolsProtocol):
             if self._head_bytes > MOST_HEAD:
                 self._end(431, HEAD, "head_too_large")
         # A request that comes in one piece, as most do, costs no timer.
-        if self._timer is None and (self._head_bytes or self._body):
-            self._wait()
+        if self._head_bytes or self._body:
+            if self._timer is None:
+                self._wait()
+        elif self.cycle is not None and self.cycle.response_complete:
+            self._wait_for_the_next()
 
     def on_message_begin(self) -> None:
         self._head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head, self._head_bytes, self._body = False, 0, True
+        self._head, self._head_bytes = False, 0
         self._wait_no_more()
         app, self.app = self.app, self._refusal() or self.app
         try:
             super().on_headers_complete()
+            self._body = True
         finally:
             self.app = app
 
@@ -97,6 +108,25 @@ class _Bounded(HttpToolsProtocol):
         self._body = False
         self._wait_no_more()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+        """Refuse what cannot be parsed; whoever asked before it in this connection is answered."""
+        cycle = self.cycle
+        if self._body and self.pipeline:  # in its turn
+            self.pipeline[0] = cycle, _refusing(400, UNREADABLE, "invalid_http")
+        elif self._body or cycle is None or cycle.response_complete:
+            self._end(400, UNREADABLE, "invalid_http")
+            return
+        cycle.keep_alive = False  # its answer ends the connection, too
+        self.flow.pause_reading()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answer as HTTP/1.1 and hang up: nobody here reads what would follow an upgrade."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self.transport.close()
+        else:
+            cycle.keep_alive = False
 
     def _refusal(self) -> Any:
         """Return what answers in the application's place; None: it may."""
@@ -107,9 +137,27 @@ class _Bounded(HttpToolsProtocol):
             return _refusing(431, HEAD, "head_too_large")
         return None
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _tell_of_the_end(self) -> None:
+        """Have who is at work on an answer know that nobody reads it: he must not write it."""
+        for cycle in (self._running, self.cycle):  # which may wait behind that one
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
     def _wait(self) -> None:
         self._moved = False
         self._timer = self.loop.call_later(self.client_seconds, self._look)
+
+    def _wait_for_the_next(self) -> None:
+        """Wait again, as after an answer: what came was the rest of a request that had its own."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
@@ -156,6 +204,7 @@ class _Bounded(HttpToolsProtocol):
             response = _closing(status, message, code)
             head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
             self.transport.write(f"HTTP/1.1 {status} \r\n{head}\r\n".encode() + response.body)
+        self._tell_of_the_end()
         self.transport.close()
 
 

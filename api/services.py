@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from tasks.store import Store
 
 DECODED_BYTES = 4 * 1024 * 1024  # a body that is larger is decoded alone
-
-_ID = re.compile(r"[a-z]+[-_][0-9a-f]+(-output|-error)?")
+ID = r"[a-z]+[-_][0-9a-f]+(-output|-error)?"
 
 
 @dataclass(slots=True)
@@ -119,7 +118,7 @@ def owner_of(request: Request) -> str:
 
 def is_id(text: str) -> bool:
     """Whether a text could be an id that we gave out; a store's key is made of nothing else."""
-    return _ID.fullmatch(text) is not None
+    return re.fullmatch(ID, text) is not None
 
 
 def id_of(request: Request, what: str) -> str:

@@ -7,12 +7,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import uvicorn
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tasks.errors import StoreUnavailable
+from tasks.telemetry.metrics import encoder_for
 
 if TYPE_CHECKING:
     import socket
@@ -45,7 +45,7 @@ def health_app(pulse: Pulse, connection: Connection, registry: CollectorRegistry
         return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     async def metrics(request: Request) -> Response:
-        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        encoder, content_type = encoder_for(request.headers.get("accept", ""))
         return Response(encoder(registry), media_type=content_type)
 
     return Starlette(
@@ -66,5 +66,5 @@ class _Server(uvicorn.Server):
 
 async def serve(app: Starlette, sock: socket.socket) -> None:
     """Serve until cancelled."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
     await _Server(config).serve(sockets=[sock])

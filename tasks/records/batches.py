@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PHASES = ("validate", "part", "join")  # of a batch
 SLICE_BYTES = 1024 * 1024  # a slice holds no more, unless one line does
 WINDOWS = {"low": 0.25, "normal": 1.0, "high": 4.0}  # share of the window by priority
-_WINDOW = re.compile(r"(\d{1,6})([smhd])")
+WINDOW = r"([0-9]{1,6})([smhd])"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_WINDOW_SECONDS = 7 * 86_400
 
@@ -337,7 +337,7 @@ def is_batch(name: str) -> bool:
 
 def window_seconds(text: str) -> int | None:
     """Return the seconds of a completion window such as "24h"; None if it is none."""
-    found = _WINDOW.fullmatch(text)
+    found = re.fullmatch(WINDOW, text)
     if not found:
         return None
     seconds = int(found[1]) * _UNITS[found[2]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -54,6 +56,17 @@ def test_who_comes_back_after_the_answer_came_gets_it(http, gpu):
 def test_who_went_away_and_does_not_retry_has_his_job_cancelled(http, gpu):
     gpu.delay = 20
     leave(http, {})
+    wait_until(lambda: http.get("/jobs").json()["data"][0]["status"] == "cancelled", 5)
+
+
+def test_who_went_away_with_more_requests_under_way_has_his_job_cancelled(http, gpu):
+    """Behind one another in a connection: the one that is answered has to hear of its end."""
+    gpu.delay = 20
+    body = json.dumps(CHAT).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+        connection.sendall((head % len(body) + body) * 2)
+        wait_until(lambda: gpu.running == 1)
     wait_until(lambda: http.get("/jobs").json()["data"][0]["status"] == "cancelled", 5)
 
 

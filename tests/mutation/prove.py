@@ -1,7 +1,7 @@
-"""`./run prove`: every mutant dies, or stands among the equivalents.
+"""`./run prove`: every mutant dies, or stands among the equivalents; whatever comes in is bounded.
 
 A mutant of the store's scripts is run by the simulation, seed after seed, and then by the store's
-tests; one of what judges an answer by its unit tests.
+tests; one of what judges an answer by its unit tests. What comes in is fuzz's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fuzz import command as fuzz
 from redis.exceptions import ResponseError
 from simulation.command import stay_on_one_core, valkey
 from simulation.store import Server
@@ -161,17 +162,21 @@ KINDS: dict[str, tuple[Callable[[], list[Any]], Callable[[int], Any]]] = {
 
 
 def main() -> int:
-    """Return 0 if no mutant lives but those that change nothing."""
+    """Return 0 if no mutant lives but those that change nothing, and nothing else failed."""
     parser = argparse.ArgumentParser(prog="./run prove", description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="default: all of them")
+    parser.add_argument(
+        "kinds", nargs="*", choices=[*KINDS, *fuzz.KINDS, []], help="default: all of them"
+    )
     parser.add_argument("--only", default="", help="mutants whose name has this in it")
     parser.add_argument("--part", default="1/1", help="the first of two halves: 1/2")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="for each; default %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="of what comes in; default %(default)s")
     options = parser.parse_args()
     part, of = (int(number) for number in options.part.split("/"))
+    kinds = options.kinds or [*KINDS, *fuzz.KINDS]
+    alive = sum(fuzz.run(kind, options.seed + part - 1, of) for kind in kinds if kind in fuzz.KINDS)
     stay_on_one_core(part)
-    alive = 0
-    for kind in options.kinds or KINDS:
+    for kind in (kind for kind in kinds if kind in KINDS):
         mutants, killers = KINDS[kind]
         chosen = [each for each in mutants() if options.only in each.name][part - 1 :: of]
         with killers(options.seeds) as killer:

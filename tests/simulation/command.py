@@ -166,7 +166,9 @@ def record(commit: str, seeds: range, seconds: float, failed: Mapping[int, str])
 def commit_here() -> str:
     """Return the commit that is checked out, with a "+" if something else than results is new."""
     head = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--", ".", f":(exclude){RESULTS.relative_to(ROOT)}")
+    changed = _git(
+        "status", "--porcelain", "--", ".", f":(exclude){RESULTS.parent.relative_to(ROOT)}"
+    )
     return head + "+" * bool(changed)
 
 

@@ -6,12 +6,15 @@ import json
 import re
 from collections import Counter
 
+import jsonschema_rs
 import pytest
 from starlette.staticfiles import StaticFiles
 
 from api.app import PREFIX, create_app
+from api.errors import ApiError
 from api.openapi import document
 from api.routing import Description, Route, Undescribed
+from api.schemas import jobs_of
 from tasks.settings import Settings
 
 
@@ -61,3 +64,59 @@ def test_an_operation_has_the_parameters_of_its_query_and_its_path(app):
 def test_every_reference_of_the_document_leads_to_a_schema(app):
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document(app))))
     assert names == set(document(app)["components"]["schemas"]), "and no schema is left over"
+
+
+@pytest.fixture(scope="module")
+def operations(app):
+    paths = document(app)["paths"]
+    return {f"{m} {path}": o for path, methods in paths.items() for m, o in methods.items()}
+
+
+def test_every_operation_says_each_status_that_any_may_answer(operations):
+    """And none stands for all the others, or a status that nobody named would be as good."""
+    for name, operation in operations.items():
+        assert {"400", "401", "403", "408", "414", "429", "431", "503"} <= set(
+            operation["responses"]
+        ), name
+        assert not {"default", "5XX"} & set(operation["responses"]), name
+        # Of a job that three workers died with; of nothing else.
+        assert ("500" in operation["responses"]) == (name == "post /v1/chat/completions")
+        assert ("413" in operation["responses"]) == ("requestBody" in operation)
+
+
+def test_every_reply_is_described_whole(operations):
+    for name, operation in operations.items():
+        for status, response in operation["responses"].items():
+            assert response["headers"]["x-request-id"]["required"], (name, status)
+            for media_type, content in response["content"].items():
+                assert content["schema"], (name, status, media_type)
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ({"prompt": "x"}, True),
+        ({"prompt": "x", "messages": None}, True),
+        ({"prompt": "x", "messages": [{"role": "user"}]}, False),
+        ({"prompt": None}, False),
+        ({}, False),
+        ({"messages": [{"role": "user"}], "extra": 1}, True),
+        ({"messages": [{"role": "user"}], "stream": True}, False),
+        ({"requests": [{"prompt": "x"}]}, True),
+        ({"requests": []}, False),
+        ({"requests": [{}]}, False),
+        ({"requests": [{"prompt": "x"}], "model": "m"}, False),
+        ({"prompt": "x", "requests": []}, False),
+        ({"prompt": "x", "requests": None}, False),
+    ],
+)
+def test_the_document_of_a_job_is_as_strict_as_the_api(app, operations, body, fits):
+    content = operations["post /v1/jobs"]["requestBody"]["content"]["application/json"]
+    schema = {**content["schema"], "components": document(app)["components"]}
+    assert jsonschema_rs.is_valid(schema, body) == fits
+    try:
+        jobs_of(body, "ann", 60)
+    except ApiError:
+        assert not fits
+    else:
+        assert fits
