@@ -72,6 +72,16 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if #lines > 0 and redis.call('GETBIT', written(id), slice) == 0 then",
     ): "a batch that ends drops its units, so none of them is leased any more",
     (
+        "finish_job.lua",
+        "if h[1] ~= 'running' or h[2] ~= tier or h[3] ~= attempt then return 0 end",
+        "if h[1] ~= 'running' or h[3] ~= attempt then return 0 end",
+    ): "an attempt is at one tier: each dispatch to another has a number of its own",
+    (
+        "measure_queues.lua",
+        "local queue = redis.call('HGET', record(id), 'queue') or ''",
+        "local queue = redis.call('HGET', record(id), 'queue')",
+    ): "a record that is gone is counted for no queue that is asked for, under either name",
+    (
         "move_unit.lua",
         "if answer >= 0 and #histories > 0 and takes(id, slice) then",
         "if answer >= 0 and takes(id, slice) then",

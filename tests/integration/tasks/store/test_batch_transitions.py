@@ -771,6 +771,30 @@ def test_a_batch_whose_record_somebody_deleted_is_forgotten_after_its_window(mac
     batches.close()
 
 
+def test_a_batch_whose_input_is_gone_says_so(machine):
+    batches = machine()
+    Told(batches).tell("validate begin:0 gone")
+    assert bytes(batches.wait(batches.batches.get(batches.id, "ann")).errors) == b"[]"
+    batches.teardown()
+
+
+def test_who_works_on_a_batch_hears_of_its_end(machine):
+    batches = machine()
+    Told(batches).tell("validate begin:0")
+
+    async def heard():
+        listening = batches.store.connection.events("cancelled")
+        assert await anext(listening) is None
+        batches.publish(await batches.batches.cancel(batches.id, "ann"))
+        async with asyncio.timeout(5):
+            event = await anext(listening)
+        await listening.aclose()
+        return event
+
+    assert batches.wait(heard()) == ("cancelled", batches.id)
+    batches.teardown()
+
+
 def test_a_batch_that_failed_is_kept_for_its_time(machine):
     batches = machine()
     Told(batches).tell("begin start:errors")

@@ -59,6 +59,7 @@ async def test_only_the_last_who_leaves_cancels(jobs, begun, others):
 
 async def test_what_is_left_once_is_found_once(jobs):
     left, once = await create(jobs), key(once=True)
+    assert await create(jobs, once) != await create(jobs, once), "who asks so leaves nothing"
     assert await create(jobs, once) != left
     assert await jobs.leave(left, "ann", [once])
     assert await create(jobs, once._replace(digest="e" * 32, name="other")) != left

@@ -404,6 +404,23 @@ async def test_what_waits_for_its_message_is_looked_for_twice_a_minute_at_least(
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
+async def test_what_is_unfinished_is_measured_by_queue(store, jobs, clock):
+    await created(jobs)
+    clock.advance(2)
+    for _ in range(2):
+        await created(jobs, queue=Queue.BATCH)
+    running = [await begun(jobs) for _ in range(3)]
+    gone = await begun(jobs, queue=Queue.BATCH)
+    await jobs.park(running[0], "t1", Park((), 0, 30))
+    await store.connection.command("DEL", keyspace.job(gone.id))
+    clock.advance(1)
+    gauges = await store.fleet.gauges()
+    assert gauges.parked == 1
+    assert {name: n for name, n in gauges.waiting.items() if n} == {"interactive": 1, "batch": 2}
+    assert {name: n for name, n in gauges.running.items() if n} == {"interactive": 2}
+    assert {n: s for n, s in gauges.oldest.items() if s} == {"interactive": 3.0, "batch": 1.0}
+
+
 async def test_a_backlog_is_not_taken_for_lost(store, jobs, clock):
     await created(jobs)
     clock.advance(1)
