@@ -60,7 +60,8 @@ def main() -> int:
     try:
         settings = Settings.from_env(os.environ)
         logs.configure(settings, "api")
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        for name in ("uvicorn.error", "python_multipart"):  # they warn of each request that is odd
+            logging.getLogger(name).setLevel(logging.ERROR)
         check_exposure(settings, key_ring(settings))
         listener = _listen(settings)
         # In one line, before the framework would say it in a hundred.

@@ -292,3 +292,15 @@ def test_nothing_that_clients_choose_makes_a_series_of_its_own(module_fleet):
     assert series() == before
     # httptools takes no method but HTTP's own.
     assert not [each for each in before if "chosen" in each.lower()]
+
+
+def test_odd_requests_write_no_log(api):
+    """Else whoever sends them fills the disk."""
+    before = api.log
+    for _ in range(20):
+        sends(api, b"GET\r\n\r\n")
+        sends(api, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        sends(api, get(path="/v1/jobs?limit=x"))
+        form = FORM + b"Connection: close\r\nContent-Length: 9\r\n\r\n--y\r\na: b"
+        sends(api, form)
+    assert api.log == before
