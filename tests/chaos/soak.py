@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RESULTS = Path("docs/results/soak.jsonl")
 TTL_SECONDS = 60  # how long results and answers are kept, so that what is kept comes to a level
 SAMPLE_SECONDS = 10.0
-WARM_SECONDS = 60.0  # of load, until pools and caches are what they will be
+WARM_SECONDS = 60.0  # of load and cut links, until pools and caches are what they will be
 IDLE_SECONDS = IDLE_CONNECTION_SECONDS + 15.0  # until connections that nobody needs are closed
 GONE_SECONDS = 180.0  # until the sweeper has cleared what is past its time
 LONGEST_KEPT = 31 * 86_400  # seconds: anything
@@ -193,7 +193,8 @@ async def perform(seed: int, minutes: float, folder: Path) -> Soak:
     try:
         await asyncio.to_thread(stage.start)
         urls, keys_before = [api.url for api in stage.apis], keys(stage)
-        await load_for(WARM_SECONDS, Load(urls, ledger, "warm", dice))
+        disturbing = asyncio.create_task(disturb(stage, dice))
+        await load_for(WARM_SECONDS, Load(urls, ledger, "warm", dice), disturbing)
         before = descriptors(stage), connections(stage)
         samples: Samples = defaultdict(list)
         ended: Counter[str] = Counter()
