@@ -40,7 +40,6 @@ TIMERS = (
     *("_restore_messages_tref", "_subclient_health_tref", "_brpop_health_tref"),
     *("_reauth_tref", "_binding_expiry_tref"),
 )
-LOOK_AGAIN_SECONDS = (10, 60, 300)  # for what is left of a lost connection
 AT_ONCE = 0.001  # the shortest time that a pop waits, in seconds
 
 
@@ -272,11 +271,8 @@ class Transport(redis.Transport):
                 timer.fun = None  # it stays in its heap until its time, and would hold them all
         loop.on_tick -= ticks
         # What is left of it are cycles, with open files: the collector alone would take hours, as
-        # a process of ours gives it little to look at (process.freeze_garbage). What runs now may
-        # hold them a while.
+        # a process of ours gives it little to look at (process.freeze_garbage).
         gc.collect()
-        for seconds in LOOK_AGAIN_SECONDS:
-            loop.call_later(seconds, gc.collect)
         before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         setattr(loop, EARLIER, (self.cycle, loop.on_tick - before))
