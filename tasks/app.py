@@ -84,8 +84,6 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=2,
-        # By which tasks send the next one of their chain. Each that was used once stays open.
-        broker_pool_limit=2,
         broker_transport_options=dict(_AMQP_TRANSPORT if amqp else _REDIS_TRANSPORT),
         # A consumer whose route is lost without a word knows after twice as long.
         broker_heartbeat=HEARTBEAT_SECONDS,

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
 COUNT_SECONDS = 2.0  # between two times that the fleet is told what it counts
+# By which tasks send the next one of their chain; each that was used once stays open.
+TASK_CONNECTIONS = 2
 SPARE_THREADS = 2  # which fresh work never takes: what has begun once does not wait for it
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class WorkerProcess:
     def _celery_worker(self) -> Any:
         # How fresh work leaves threads for begun work: the first on Redis, the second on RabbitMQ.
         self._app.conf.broker_transport_options["spare"] = SPARE_THREADS
+        self._app.conf.broker_pool_limit = TASK_CONNECTIONS
         for queue, prefetch in self._prefetch().items():
             self._app.amqp.queues[queue.value].prefetch = prefetch
         self._app.steps["consumer"].add(pulse_step(self._pulse))

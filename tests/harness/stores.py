@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
+import shutil
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,6 +33,14 @@ class Clock:
         self.ms += int(seconds * 1000)
 
 
+@functools.cache
+def _folder() -> str:
+    """Make a folder for what the stores of this process keep; it goes with the process."""
+    folder = tempfile.mkdtemp(prefix="fallthrough-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def store_on(
     url: str, clock_ms: Callable[[], int] | None = None, files_url: str = "", **settings: Any
 ) -> Store:
@@ -38,7 +49,7 @@ def store_on(
     Opens no connection yet. Without a clock: the server's.
     """
     connection = SpyingConnection(url, clock_ms=clock_ms)
-    storage = Storage(files_url or tempfile.mkdtemp(prefix="fallthrough-test-"))
+    storage = Storage(files_url or tempfile.mkdtemp(dir=_folder()))
     return Store.over(connection, Settings(redis_url=url, **settings), storage)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -299,3 +302,31 @@ def test_a_batch_leaves_lone_requests_a_place_at_the_cpu_tier(fleet, gpu, cpu):
             began = time.monotonic()
             assert chat(client, f"lone {n}").headers["x-fallthrough-tier"] == "cpu"
             assert time.monotonic() - began < 1
+
+
+def test_a_worker_that_hands_on_much_at_once_keeps_few_connections(fleet, valkey, gpu, cpu):
+    """Each would stay open, and be closed by the other side one day, for as long as it lives."""
+    api, worker = fleet.start(fleet.api(), fleet.worker())
+    with httpx.Client(base_url=api.url, timeout=60) as http, ThreadPoolExecutor(32) as pool:
+        chat(http)
+        before = sockets_of(worker)
+        gpu.delay, gpu.mode = 0.3, "500"
+        replies = pool.map(lambda number: chat(http, f"{number}"), range(200))
+        assert {reply.status_code for reply in replies} == {200}
+    # To the model servers: as many as were called at once.
+    assert sockets_of(worker) - before < 8
+    assert len(cpu.calls) > 100
+
+
+def sockets_of(process):
+    """How many connections to the store and the broker a process has."""
+    port = int(process.environ["FALLTHROUGH_REDIS_URL"].rpartition(":")[2].partition("/")[0])
+    own = set()
+    for file in Path(f"/proc/{process.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            own.add(str(file.readlink()))
+    lines = Path(f"/proc/{process.process.pid}/net/tcp").read_text().splitlines()[1:]
+    remote = {
+        f"socket:[{line.split()[9]}]" for line in lines if line.split()[2].endswith(f":{port:04X}")
+    }
+    return len(own & remote)
