@@ -80,7 +80,7 @@ def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(fle
 def test_kill_9_to_each_worker_in_turn_loses_nothing_and_counts_nothing_twice(fleet, gpu):
     gpu.delay = 0.05
     ids = []
-    with three_workers(fleet, lease_seconds=2) as (client, workers):
+    with three_workers(fleet, lease_seconds=2, gpu_timeout_seconds=20) as (client, workers):
         for n, worker in enumerate(workers):
             done = len(gpu.calls)
             ids += submit(client, 100, f"kill {n}")
