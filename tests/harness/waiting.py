@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import socket
 import time
 from http.client import HTTPConnection, HTTPException
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+PORTS = range(20_000, 32_000)  # below those of outgoing connections
+CHANCE = random.SystemRandom()  # no seed of a test makes two processes pick the same
 
 
 def wait_until(condition: Callable[[], T], seconds: float = 20.0, what: str = "") -> T:
@@ -61,6 +65,13 @@ def answers(url: str, seconds: float = 3.0) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port that nobody listens on.
+
+    Not one that the system picks: from those come the ports of outgoing connections, too, and the
+    server that is to have this one starts a little later.
+    """
+    while True:
+        port = CHANCE.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port

@@ -290,7 +290,6 @@ def test_nothing_that_clients_choose_makes_a_series_of_its_own(module_fleet):
     for number in range(1, 20):
         choose(number)
     assert series() == before
-    # httptools takes no method but HTTP's own.
     assert not [each for each in before if "chosen" in each.lower()]
 
 
