@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.body import body_of
-from api.errors import bad, json_response, not_found, polled
+from api.errors import bad, json_response, not_found, poll_after
 from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
 from api.paging import page_of, page_query, whole, whole_of
 from api.results import PAGE_BYTES, Results, no_cursor
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tasks.records.batches import BatchRecord
 
-POLL_MS = 2000  # until one looks again
+POLL = poll_after(milliseconds=2000)
 OPTION_PREFIX = "fallthrough_"
 DEFAULT_RESULTS, LARGEST_RESULTS = 100, 1000  # lines of a page
 CURSOR = r"^[0-9]{1,9}\.[0-9]{1,9}$"
@@ -177,8 +177,7 @@ async def _create(request: Request, body: bytes) -> Response:
 
 
 def _shown(record: BatchRecord) -> Response:
-    final = record.status in FINAL
-    return polled(show_batch(record), final=final, milliseconds=POLL_MS)
+    return json_response(show_batch(record), headers=None if record.status in FINAL else POLL)
 
 
 def _options(metadata: dict[str, str]) -> BatchOptions:

@@ -61,10 +61,9 @@ def envelope(
     return json_response({"error": error}, status, headers)
 
 
-def polled(content: Any, *, final: bool, milliseconds: int) -> Response:
-    """Return what is asked for again and again, until it is final; when next, the SDK reads."""
-    headers = None if final else {"openai-poll-after-ms": str(milliseconds)}
-    return json_response(content, headers=headers)
+def poll_after(milliseconds: int) -> dict[str, str]:
+    """Return the header that tells the SDK when to look again at what is not final."""
+    return {"openai-poll-after-ms": str(milliseconds)}
 
 
 def json_response(

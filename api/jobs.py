@@ -9,7 +9,7 @@ from starlette.background import BackgroundTask
 
 from api.body import body_of
 from api.callers import unless_gone
-from api.errors import json_response, not_found, polled
+from api.errors import json_response, not_found, poll_after
 from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
 from api.paging import number_of, page_of, page_query
 from api.request_ids import named
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from tasks.store.jobs import JobStore
 
 
-POLL_MS = 500  # until one looks again
-POLL = {"openai-poll-after-ms": str(POLL_MS)}
+POLL = poll_after(milliseconds=500)
 
 
 async def create(request: Request) -> Response:
@@ -88,7 +87,7 @@ async def get(request: Request) -> Response:
 
 
 def _shown(record: JobRecord) -> Response:
-    return polled(show(record), final=record.status.final, milliseconds=POLL_MS)
+    return json_response(show(record), headers=None if record.status.final else POLL)
 
 
 async def list_jobs(request: Request) -> Response:
