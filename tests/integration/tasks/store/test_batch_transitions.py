@@ -512,6 +512,14 @@ class Told:
         self.batches.sweep(none_left=True)
 
 
+def led(machine, story):
+    """Lead a new batch through a story; return it, and who can go on."""
+    batches = machine()
+    told = Told(batches)
+    told.tell(story)
+    return batches, told
+
+
 # What makes each row happen.
 STORIES = {
     "validate slices join drop": {
@@ -599,9 +607,7 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_step_by_one_who_has_lost_the_lease_changes_nothing(machine, step, taken):
-    batches = machine()
-    told = Told(batches)
-    told.tell(STEPS[step])
+    batches, told = led(machine, STEPS[step])
     lost = told.unit
     told.tell("wait:1 sweep")
     assert not batches.is_held(lost)
@@ -614,9 +620,7 @@ def test_a_step_by_one_who_has_lost_the_lease_changes_nothing(machine, step, tak
 
 @pytest.mark.parametrize("lost", ["a result", "a unit that some lines left for"])
 def test_a_unit_that_the_store_has_forgotten_something_of_is_not_dropped(machine, lost):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     unit = told.unit
     before = batches.everything()
     if lost == "a result":
@@ -637,9 +641,7 @@ def test_a_unit_that_the_store_has_forgotten_something_of_is_not_dropped(machine
 
 
 def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     unit = told.unit
     batches.record(unit, [0])
     assert batches.wait(batches.batches.split(unit, "cpu", "token", {1: LineHistory(())}))
@@ -652,9 +654,7 @@ def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
 @pytest.mark.parametrize("late", ["hand on", "split", "note"])
 def test_nothing_is_noted_of_a_line_once_its_batch_has_ended(machine, late):
     """A unit may be there still: its lines were answered elsewhere. Nobody would clear it away."""
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     store, unit, history = batches.batches, told.unit, LineHistory(())
     command = batches.store.connection.command
     key, part = keyspace.batch(batches.id), keyspace.results(batches.id, 0)
@@ -672,9 +672,7 @@ def test_nothing_is_noted_of_a_line_once_its_batch_has_ended(machine, late):
 
 def test_lines_that_come_after_their_slice_was_written_change_nothing(machine):
     """Of a worker that was paused: they would count twice, and nobody would clear them away."""
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     late = told.unit
     told.tell("wait:1 sweep begin:0 record part")
     before = batches.everything()
@@ -685,9 +683,7 @@ def test_lines_that_come_after_their_slice_was_written_change_nothing(machine):
 
 def test_the_last_lines_of_one_who_has_lost_the_lease_count_and_leave_the_unit_as_it_is(machine):
     """It is queued by then; who begins it finds every line answered, and writes the part."""
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     late = told.unit
     told.tell("wait:1 sweep")
     [key] = [key for key in batches.everything() if key.endswith(keyspace.job(late.id).encode())]
@@ -700,9 +696,7 @@ def test_the_last_lines_of_one_who_has_lost_the_lease_count_and_leave_the_unit_a
 
 
 def test_lines_whose_answer_was_lost_are_recorded_again_and_change_nothing(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0 record")
+    batches, told = led(machine, "validate begin:0 record")
     before = batches.everything()
     assert batches.record(told.unit, [0, 1]) == (0, True)
     assert batches.everything() == before
@@ -710,9 +704,7 @@ def test_lines_whose_answer_was_lost_are_recorded_again_and_change_nothing(machi
 
 
 def test_the_last_line_renews_the_lease_of_who_is_to_write_the_part(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0 wait:0.9 record wait:0.9 sweep")
+    batches, told = led(machine, "validate begin:0 wait:0.9 record wait:0.9 sweep")
     assert batches.is_held(told.unit)
     told.tell("part")
     assert batches.written == {0}
@@ -733,9 +725,7 @@ def test_the_last_line_renews_the_lease_of_who_is_to_write_the_part(machine):
     ],
 )
 def test_a_batch_whose_record_somebody_deleted_does_not_come_back(machine, story, step):
-    batches = machine()
-    told = Told(batches)
-    told.tell(story)
+    batches, told = led(machine, story)
     store, unit, key = batches.batches, told.unit, keyspace.batch(batches.id)
     batches.wait(batches.store.connection.command("DEL", key))
     findings = Findings(total=LINES, ranges=[SliceRange(0, 10, LINES, 1)])
@@ -804,9 +794,7 @@ def test_a_batch_that_failed_is_kept_for_its_time(machine):
 
 
 def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who_began_it(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     unit = told.unit
     child = batches.split(unit, "t1", {0: LineHistory(())})
     batches.begin_named(child, "another")
@@ -818,9 +806,7 @@ def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who
 
 
 def test_what_is_noted_of_a_line_is_known_to_who_has_its_unit_next(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     tried = LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), 1)
     assert batches.wait(batches.batches.note_line(told.unit, 1, tried))
     told.tell("wait:1 sweep begin:0")
@@ -830,9 +816,7 @@ def test_what_is_noted_of_a_line_is_known_to_who_has_its_unit_next(machine):
 
 @pytest.mark.parametrize("to", ["on", "park"])
 def test_what_was_tried_of_a_line_goes_along_with_its_unit(machine, to):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0")
+    batches, told = led(machine, "validate begin:0")
     tried = LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), 1)
     told.tell(f"move:{to} wait:5 sweep begin:0")
     assert told.unit.histories == {0: tried}
@@ -840,9 +824,7 @@ def test_what_was_tried_of_a_line_goes_along_with_its_unit(machine, to):
 
 
 def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0 record:1 cancel begin:join")
+    batches, told = led(machine, "validate begin:0 record:1 cancel begin:join")
     parts = [Part(number, 1, 1) for number in range(SLICES)]
 
     def complete():
@@ -859,9 +841,7 @@ def test_an_end_whose_answer_was_lost_is_asked_again_and_counts_once(machine):
 
 
 def test_what_a_batch_leaves_in_the_store_goes_with_its_end_and_its_end_is_once(machine):
-    batches = machine()
-    told = Told(batches)
-    told.tell("validate begin:0 record:1 cancel begin:join complete")
+    batches, told = led(machine, "validate begin:0 record:1 cancel begin:join complete")
     ended = batches.everything()
     assert not [key for key in ended if b":part:" in key or b":written" in key]
     told.tell("complete")
