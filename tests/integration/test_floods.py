@@ -9,10 +9,12 @@ import stat
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from harness.waiting import wait_until
 
 import tasks.keys
 
@@ -258,6 +260,42 @@ def test_bodies_that_never_end_hold_their_owners_share_and_no_more(shared, keys,
     finally:
         for each in flood:
             each.close()
+
+
+def test_bodies_of_small_values_are_decoded_one_after_the_other(shared, keys):
+    """Each takes twenty times its bytes then."""
+    before, (_, ann, _), stop, most = memory(shared), keys, threading.Event(), 0.0
+
+    def watch():
+        nonlocal most
+        while not stop.wait(0.02):
+            most = max(most, memory(shared))
+
+    body = b'{"prompt": "x", "cache": "off", "y": [' + b"[]," * (4 * MIB // 3 - 100) + b"[]]}"
+    headers = {"Authorization": f"Bearer {ann}"}
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(12) as pool:
+        url = f"{shared.url}/v1/jobs"
+        asked = [
+            pool.submit(httpx.post, url, content=body, headers=headers, timeout=60)
+            for _ in range(12)
+        ]
+        assert {each.result().status_code for each in asked} == {202}
+    stop.set()
+    watching.join()
+    assert most < before + 250
+
+
+def test_an_upload_lies_on_disk_as_it_comes(shared, keys):
+    before, (_, ann, _) = memory(shared), keys
+    content = part(b"file", b"", b"a.jsonl") + b"x" * 900_000
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            connection = stack.enter_context(connect(shared))
+            connection.sendall(head_of("upload", ann, MIB) + content)
+        wait_until(lambda: in_temporary_files(shared) > 20 * MIB)
+        assert memory(shared) < before + 20
 
 
 def test_nothing_that_clients_choose_makes_a_series_of_its_own(module_fleet):
