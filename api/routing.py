@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
     from starlette.responses import Response
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     Endpoint = Callable[[Request], Awaitable[Response]]
     # A Struct, or a JSON schema in which Structs stand for theirs.
@@ -54,6 +54,18 @@ async def until_sent(request: Request, held: AbstractAsyncContextManager[None]) 
     """Hold something until the answer to a request is sent."""
     stack = request.scope.setdefault(UNTIL_SENT, AsyncExitStack())
     await stack.enter_async_context(held)
+
+
+def _to_the_end(send: Send) -> Send:
+    """Return what sends, and waits until it is taken: the server does before the next piece."""
+
+    async def send_and_wait(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await send({**message, "more_body": True})
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    return send_and_wait
 
 
 class Undescribed(Enum):
@@ -99,11 +111,11 @@ class Route(routing.Route):
                 response = stopping("the server is stopping; ask again").response()
             except Exception as error:  # noqa: BLE001 - each has its handler
                 response = await answer_to(request, error)
-            try:
+            if UNTIL_SENT not in scope:
                 await response(scope, receive, send)
-            finally:
-                if UNTIL_SENT in scope:
-                    await scope[UNTIL_SENT].aclose()
+            else:
+                async with scope[UNTIL_SENT]:
+                    await response(scope, receive, _to_the_end(send))
             scope["app"].state.metrics.answered(
                 scope["method"], path, response.status_code, time.perf_counter() - start
             )

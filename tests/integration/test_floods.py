@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
+from harness.batches import ended, line, start
 from harness.waiting import wait_until
 
 import tasks.keys
@@ -341,3 +343,26 @@ def test_odd_requests_write_no_log(api):
         form = FORM + b"Connection: close\r\nContent-Length: 9\r\n\r\n--y\r\na: b"
         sends(api, form)
     assert api.log == before
+
+
+def test_a_page_of_results_that_nobody_reads_holds_its_owners_share(
+    shared, keys, module_fleet, module_gpu
+):
+    _, ann, bob = keys
+    module_fleet.worker("batch").start()
+    sdk = openai.OpenAI(base_url=f"{shared.url}/v1", api_key=ann)
+    with module_gpu.lent() as gpu:
+        gpu.mode = "huge"
+        batch = ended(sdk, start(sdk, [line(f"{n}", f"{n}") for n in range(6)]).id)
+    path = f"/v1/batches/{batch.id}/results?limit=1000"
+    headers = {"Authorization": f"Bearer {ann}"}
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+        unread.connect(("127.0.0.1", shared.port))
+        unread.sendall(get(b"Authorization: Bearer %s\r\n" % ann.encode(), path=path))
+        assert unread.recv(1000)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{shared.url}{path}", headers=headers, timeout=2)
+        other = httpx.get(f"{shared.url}/v1/jobs", headers={"Authorization": f"Bearer {bob}"})
+        assert other.is_success
+    assert len(httpx.get(f"{shared.url}{path}", headers=headers, timeout=20).content) > 6 * MIB
