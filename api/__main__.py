@@ -14,6 +14,7 @@ import uvloop
 from api.access import check_exposure, key_ring
 from api.app import create_app
 from api.server import protocol, raise_file_limit
+from api.tiers import batch_tiers
 from tasks import process
 from tasks.app import check_broker
 from tasks.errors import FallthroughError, SettingsError
@@ -63,6 +64,7 @@ def main() -> int:
         for name in ("uvicorn.error", "python_multipart"):  # they warn of each request that is odd
             logging.getLogger(name).setLevel(logging.ERROR)
         check_exposure(settings, key_ring(settings))
+        batch_tiers(settings)
         listener = _listen(settings)
         # In one line, before the framework would say it in a hundred.
         check_broker(settings)
@@ -73,6 +75,7 @@ def main() -> int:
         return 2
     app = create_app(settings)
     process.freeze_garbage()
+    process.give_back_memory()
     config = uvicorn.Config(
         app,
         loop="uvloop",

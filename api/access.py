@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from api.errors import ApiError, on_outage
 from tasks.errors import SettingsError, StoreUnavailable
-from tasks.hosts import is_loopback, may_be_called
+from tasks.hosts import is_loopback, may_be_called, origins_of
 from tasks.keys import Key, KeyRing
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ FREE_GUESSES, FORGIVEN_A_SECOND = 100, 0.2  # wrong keys of one address
 WRONG_SECONDS = 1.0  # what a further one costs
 MOST_ADDRESSES = 10_000  # that are remembered for wrong keys
 LEASE_SECONDS = 15.0  # after which a request whose server crashed counts no more
+LIMIT_HEADERS = tuple(
+    f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")
+)  # of one who is limited
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 
 log = logging.getLogger(__name__)
@@ -122,6 +125,7 @@ class Access:
         self._needed = bool(settings.keys_file) or bool(keys)
         # Who serves the network without keys does so on purpose, under any name.
         self._by_any_name = not is_loopback(settings.host) and not settings.allowed_hosts
+        self._origins = {origin.encode() for origin in origins_of(settings.cors_origins)}
         self._wrong_keys = WrongKeys()
         self._names: set[bytes] = set()  # by which it was called, and may be
         if self._needed and not keys:
@@ -143,7 +147,7 @@ class Access:
                 "has in FALLTHROUGH_ALLOWED_HOSTS"
             )
             return _refuse(ApiError(403, message, code="unknown_host"), scope, receive, send)
-        if scope["method"] not in SAFE and _is_cross_site(scope["headers"]):
+        if scope["method"] not in SAFE and self._is_cross_site(scope["headers"]):
             message = "without an API key a page of another site may change nothing here"
             return _refuse(ApiError(403, message, code="cross_site"), scope, receive, send)
         return self._by_anybody(scope, receive, send)
@@ -157,6 +161,11 @@ class Access:
         if good and len(self._names) < MOST_NAMES:
             self._names.add(host)
         return good
+
+    def _is_cross_site(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        invited = origin is not None and not self._origins.isdisjoint({origin, b"*"})
+        return not invited and _is_cross_site(headers)
 
     def _by_anybody(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         scope.setdefault("state", {})["key"] = ANYBODY
@@ -199,11 +208,8 @@ class Access:
             response = await on_outage(Request(scope), error)
             await response(scope, receive, send)
             return
-        limit_headers = {
-            "x-ratelimit-limit-requests": str(rate),
-            "x-ratelimit-remaining-requests": str(admission.remaining),
-            "x-ratelimit-reset-requests": f"{admission.reset_seconds:.3f}s",
-        }
+        told = (str(rate), str(admission.remaining), f"{admission.reset_seconds:.3f}s")
+        limit_headers = dict(zip(LIMIT_HEADERS, told, strict=True))
         if not rate:
             limit_headers = {}
         if admission.full:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import batches, chat, files, jobs, openapi, operations
+from api import batches, chat, embeddings, files, jobs, models, openapi, operations, streams
 from api.access import Access, key_ring
+from api.cors import Cors
 from api.errors import HANDLERS
 from api.metrics import ApiMetrics
 from api.request_ids import answering
 from api.services import open_services
+from api.tiers import names_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,13 +48,16 @@ def create_app(settings: Settings) -> Starlette:
             app.state.services = services
             yield
 
-    routes = [route for part in (jobs, chat, files, batches) for route in part.routes()]
+    parts = (jobs, streams, chat, embeddings, models, files, batches)
+    routes = [route for part in parts for route in part.routes()]
     twins = [route.without(PREFIX) for route in routes]
+    cors = [Middleware(Cors, settings=settings, routes=routes)] if settings.cors_origins else []
     app = _Application(
         routes=[*routes, *twins, *operations.routes(), *openapi.routes()],
         exception_handlers=HANDLERS,
-        middleware=[Middleware(Access, settings=settings, keys=key_ring(settings))],
+        middleware=[*cors, Middleware(Access, settings=settings, keys=key_ring(settings))],
         lifespan=lifespan,
     )
     app.state.metrics = metrics
+    app.state.tier_names = names_of(settings)
     return app

@@ -16,17 +16,18 @@ from api.results import PAGE_BYTES, Results, no_cursor
 from api.routing import Description, Route, list_of, object_of, page_of_list, until_sent
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
+from api.tiers import TierText, check_tiers
+from fallback_chain import Endpoint  # noqa: TC001 - msgspec reads it
 from tasks.errors import NoSuchInput
 from tasks.records.batches import (
     FINAL,
     WINDOW,
     BatchOptions,
-    Endpoint,
     NewBatch,
     new_batch_id,
     window_seconds,
 )
-from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
+from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,7 +46,7 @@ Window = Annotated[str, Meta(extra_json_schema={"pattern": f"^{WINDOW}$"})]
 
 
 class BatchRequest(Struct, kw_only=True):
-    """POST /v1/batches. metadata may hold priority, fallthrough_cache, fallthrough_on_exhausted."""
+    """POST /v1/batches. metadata may hold what MetadataOptions names."""
 
     input_file_id: Annotated[str, Meta(min_length=1)]
     endpoint: Endpoint
@@ -56,12 +57,13 @@ class BatchRequest(Struct, kw_only=True):
 
 class MetadataOptions(
     Struct,
-    rename={"cache": "fallthrough_cache", "on_exhausted": "fallthrough_on_exhausted"},
+    rename={name: f"{OPTION_PREFIX}{name}" for name in ("cache", "on_exhausted", "tiers")},
 ):
     """What a batch's metadata may say of how it is answered."""
 
     cache: CachePolicy = "off"
     on_exhausted: ExhaustedPolicy = "wait"
+    tiers: TierText | None = None
     priority: Literal["low", "normal", "high"] = "normal"
 
 
@@ -98,7 +100,7 @@ class BatchObject(Struct, kw_only=True):
     request_counts: RequestCounts
     usage: dict[str, Any] | None
     metadata: dict[str, str] | None
-    fallthrough: dict[str, Any]  # beside OpenAI's: lines by the tier that answered them
+    fallthrough: dict[str, Any]  # beside OpenAI's: lines by the tier, and model, that answered them
 
 
 def show_batch(record: BatchRecord) -> BatchObject:
@@ -136,7 +138,12 @@ def show_batch(record: BatchRecord) -> BatchObject:
         request_counts=RequestCounts(record.total, record.completed, record.failed),
         usage=usage,
         metadata=record.metadata or None,
-        fallthrough={"tiers": record.by_tier, "slices": record.slices, "slices_done": record.done},
+        fallthrough={
+            "tiers": record.by_tier,
+            "models": record.by_model,
+            "slices": record.slices,
+            "slices_done": record.done,
+        },
     )
 
 
@@ -153,7 +160,7 @@ async def _create(request: Request, body: bytes) -> Response:
         message = "completion_window: must be 24h, or another time such as 90m or 2d, up to 7d"
         raise bad(message, "completion_window")
     metadata = batch_request.metadata or {}
-    options = _options(metadata)
+    options = _options(services, metadata)
     file_id = batch_request.input_file_id
     missing = bad(f"input_file_id: no file {file_id!r}", "input_file_id")
     if not is_id(file_id):
@@ -180,20 +187,24 @@ def _shown(record: BatchRecord) -> Response:
     return json_response(show_batch(record), headers=None if record.status in FINAL else POLL)
 
 
-def _options(metadata: dict[str, str]) -> BatchOptions:
+def _options(services: Services, metadata: dict[str, str]) -> BatchOptions:
     names = MetadataOptions.__struct_encode_fields__
     unknown = [name for name in metadata if name.startswith(OPTION_PREFIX) and name not in names]
     if unknown:
         name = f"metadata.{min(unknown)}"
         raise bad(f"{name}: there is no such option; there are {', '.join(names)}", name)
     options: MetadataOptions = check(metadata, MetadataOptions, "metadata")
-    return BatchOptions(options.cache, options.on_exhausted, options.priority)
+    tiers = services.batch_tiers
+    if options.tiers is not None:
+        tiers = tier_names(options.tiers) or ("",)  # none at all is no list of them either
+        check_tiers(tiers, services.tier_names, "metadata.fallthrough_tiers")
+    return BatchOptions(options.cache, options.on_exhausted, options.priority, tiers)
 
 
 async def list_batches(request: Request) -> Response:
     """GET /v1/batches: newest first."""
     batches = services_of(request).store.batches
-    return await page_of(request, "batch", batches.list_batches, batches.get, show_batch)
+    return await page_of(request, "batch", batches.list_batches, show_batch)
 
 
 async def get(request: Request) -> Response:

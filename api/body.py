@@ -42,7 +42,7 @@ async def body_of(request: Request) -> AsyncGenerator[bytes, None]:
                 content = await _read(request, limit)
         except TimeoutError:
             raise too_slow() from None
-        # Decoded, small values take twenty times their bytes.
+        # Decoded, small values take twenty times their bytes; and it is copied on its way.
         async with services.decoded.hold(owner, len(content)):
             yield content
 

@@ -13,20 +13,23 @@ from tasks.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from starlette.requests import Request
+    from starlette.types import Receive
 
     from tasks.records.idempotency import IdempotencyKey
     from tasks.store import Store
 
 R = TypeVar("R")
 
-BACK_SECONDS = 10.0  # in which a client that retries by itself has come back
+BACK_SECONDS = 10.0  # in which who has a key of his own comes back, if he does
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """Return what work comes to; raises ClientDisconnect once the client has gone away."""
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, R]) -> R:
+    """Return what work comes to; raises ClientDisconnect once the client has gone away.
+
+    receive: of a request whose body was read. Nothing of the work runs on afterwards.
+    """
     working = asyncio.create_task(work)
-    disconnect = asyncio.create_task(_await_disconnect(request))
+    disconnect = asyncio.create_task(_await_disconnect(receive))
     try:
         await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -35,19 +38,21 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
     finally:
         working.cancel()
         disconnect.cancel()
+        await asyncio.gather(working, disconnect, return_exceptions=True)
 
 
-async def _await_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _await_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class Caller(NamedTuple):
-    """Who waits for a job, and the keys by which he may ask for it again."""
+    """Who waits for a job, the keys by which he may ask for it again, and how soon he does (s)."""
 
     job_id: str
     owner: str
     keys: Sequence[IdempotencyKey]
+    back_seconds: float = BACK_SECONDS
 
     @property
     def unchosen(self) -> list[IdempotencyKey]:
@@ -74,7 +79,7 @@ class Callers:
             if not await jobs.leave(caller.job_id, caller.owner, caller.unchosen):
                 return
             if caller.keys:
-                await asyncio.sleep(BACK_SECONDS)
+                await asyncio.sleep(caller.back_seconds)
             await jobs.cancel(caller.job_id, caller.owner, unless_told=True)
 
     async def stop(self) -> None:

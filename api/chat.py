@@ -1,11 +1,9 @@
-"""Chat completions and models, as OpenAI's clients ask for them."""
+"""Answers for whoever waits: of chats and of prompts, as OpenAI's clients ask for them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
-import time
 from typing import TYPE_CHECKING, get_args
 
 import msgspec
@@ -13,14 +11,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.body import body_of
-from api.callers import Caller, unless_gone
-from api.errors import ApiError, envelope, json_response, stopping
-from api.idempotency import KEY_HEADER, REUSED, chat_keys
+from api.callers import BACK_SECONDS, Caller, unless_gone
+from api.errors import ApiError, envelope, stopping
+from api.idempotency import KEY_HEADER, REUSED, back_seconds, chat_keys
 from api.request_ids import named
-from api.routing import Description, Route, list_of, object_of
-from api.schemas import Handling, Sampling, chat_of, parse_json
+from api.routing import EVENT_STREAM, JSON, Description, Route, object_of
+from api.schemas import REQUESTS, Deadlines, Handling, parse_json, submission_of
 from api.services import Services, owner_of, services_of
-from fallback_chain import UpstreamError
+from api.streams import PLAIN_SECONDS, Answering, EventStream
+from api.tiers import NAMES_SCHEMA, check_tiers
+from fallback_chain import Endpoint
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import MAX_DEADLINE_SECONDS, JobRecord, Status
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
@@ -30,35 +30,87 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from api import routing
     from api.routing import Schema
+    from tasks.records.jobs import Submission
 
 ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
 GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
-MODELS_SECONDS = 2.0  # that a tier gets to list its models
 
 
-async def complete(request: Request) -> Response:
-    """POST /v1/chat/completions: through the same chain as every job; waits for the answer."""
-    services, owner = services_of(request), owner_of(request)
+def answering(endpoint: Endpoint) -> routing.Endpoint:
+    """Return what answers requests at an endpoint of a model server's, through our chain."""
+
+    async def answer(request: Request) -> Response:
+        return await _answer_now(request, endpoint)
+
+    return answer
+
+
+async def _answer_now(request: Request, endpoint: Endpoint) -> Response:
+    """Send a request through the same chain as every job; wait for the answer."""
+    services = services_of(request)
     async with body_of(request) as content:
-        caller, deadline_seconds = await _submit(request, content)
+        caller, job = await _submit(request, content, endpoint)
     del content  # who waits for an answer holds no body meanwhile
-    job_id = caller.job_id
-    record = await _wait_or_leave(request, services, caller, deadline_seconds + GRACE_SECONDS)
+    if job.options.stream:
+        return await _stream(request, caller)
+    wait = job.deadline_seconds + GRACE_SECONDS
+    record = await _wait_or_leave(request, services, caller, wait)
     if not record.status.final and services.waiters.closed:
-        with contextlib.suppress(StoreUnavailable):  # then he has the id
-            await services.store.jobs.leave(job_id, owner, caller.unchosen)
-        message = f"the server is stopping; the job goes on: GET /v1/jobs/{record.id}"
-        raise stopping(message, {"x-fallthrough-job-id": record.id})
+        raise await _let_go(services, caller)
     return _answer(record)
 
 
-async def _submit(request: Request, content: bytes) -> tuple[Caller, float]:
-    """Accept a completion's job; return who waits for it, and the job's deadline in seconds."""
+async def _let_go(services: Services, caller: Caller) -> ApiError:
+    """Return what a caller is told whose job goes on when this process has stopped."""
+    job_id = caller.job_id
+    with contextlib.suppress(StoreUnavailable):  # then he has the id
+        await services.store.jobs.leave(job_id, caller.owner, caller.unchosen)
+    message = f"the server is stopping; the job goes on: GET /v1/jobs/{job_id}"
+    return stopping(message, {"x-fallthrough-job-id": job_id})
+
+
+async def _stream(request: Request, caller: Caller) -> Response:
+    """Answer as the answer comes; what is refused at once has a status of its own."""
+    services = services_of(request)
+    stream = Answering(services, caller.job_id, caller.owner)
+    try:
+        first = await unless_gone(request.receive, stream.begin(PLAIN_SECONDS))
+    except ClientDisconnect:
+        services.callers.leave(caller)
+        raise
+    if first is None:
+        raise _lost()
+    if isinstance(first, JobRecord) and first.status.final:
+        await stream.close()
+        return _answer(first)
+    if isinstance(first, JobRecord) and services.waiters.closed:
+        await stream.close()
+        raise await _let_go(services, caller)
+    headers = {"x-fallthrough-job-id": caller.job_id}
+    if stream.tier == "cache":
+        record = await services.store.jobs.get(caller.job_id, caller.owner)
+        headers = _headers_of(record) if record else headers
+    elif stream.tier:
+        headers |= _tier_headers(stream.tier)
+    # No client sends again by itself what it has begun to read.
+    reader = caller._replace(keys=[key for key in caller.keys if key.own])
+    return EventStream(stream, first, headers, lambda: services.callers.leave(reader))
+
+
+async def _submit(
+    request: Request, content: bytes, endpoint: Endpoint
+) -> tuple[Caller, Submission]:
+    """Accept a request's job; return who waits for it, and the job."""
     services, owner = services_of(request), owner_of(request)
     headers = dict(request.headers)
-    job = chat_of(parse_json(content), headers, owner, services.settings.chat_deadline_seconds)
-    if job.options.on_exhausted == "degraded":  # else its retries find it, and wait on
+    settings = services.settings
+    deadlines = Deadlines(settings.chat_deadline_seconds, settings.stream_deadline_seconds)
+    job = submission_of(parse_json(content), endpoint, headers, owner, deadlines)
+    check_tiers(job.options.tiers, services.tier_names, "fallthrough.tiers")
+    # One that fails or waits is found by its retries; a stream says that it is still waited for.
+    if job.options.on_exhausted == "degraded" and not job.options.stream:
         deadline = min(job.deadline_seconds, _patience(headers))
         job = msgspec.structs.replace(job, deadline_seconds=deadline)
     [job] = named(request, [job])
@@ -72,7 +124,9 @@ async def _submit(request: Request, content: bytes) -> tuple[Caller, float]:
             job_id = earlier.id
         else:
             await services.submitter.submit([job], [key.noted() for key in keys if key.own])
-    return Caller(job_id, owner, keys), job.deadline_seconds
+    back = back_seconds(request)
+    caller = Caller(job_id, owner, keys, BACK_SECONDS if back is None else back)
+    return caller, job
 
 
 def _patience(headers: Mapping[str, str]) -> float:
@@ -90,24 +144,38 @@ async def _wait_or_leave(
     """Wait for the job; raises ClientDisconnect once the client has gone away."""
     waiting = services.waiters.wait(caller.job_id, caller.owner, wait)
     try:
-        record = await unless_gone(request, waiting)
+        record = await unless_gone(request.receive, waiting)
     except ClientDisconnect:
         services.callers.leave(caller)
         raise
     if record is None:  # the store lost its last second, and the job with it
-        message = "the job is not known any more: send the request again"
-        raise ApiError(503, message, code="job_lost", headers={"Retry-After": "0"})
+        raise _lost()
     return record
 
 
-def _answer(record: JobRecord) -> Response:
+def _lost() -> ApiError:
+    message = "the job is not known any more: send the request again"
+    return ApiError(503, message, code="job_lost", headers={"Retry-After": "0"})
+
+
+def _tier_headers(tier: str) -> dict[str, str]:
+    headers = {"x-fallthrough-tier": tier}
+    if tier == "degraded":
+        headers["x-fallthrough-degraded"] = "true"
+    return headers
+
+
+def _headers_of(record: JobRecord) -> dict[str, str]:
     headers = {"x-fallthrough-job-id": record.id}
     if record.tier_used:
-        headers["x-fallthrough-tier"] = record.tier_used
-    if record.tier_used == "degraded":
-        headers["x-fallthrough-degraded"] = "true"
+        headers |= _tier_headers(record.tier_used)
     if record.cache_age_seconds is not None:
         headers["x-fallthrough-cache-age"] = f"{record.cache_age_seconds:.0f}"
+    return headers
+
+
+def _answer(record: JobRecord) -> Response:
+    headers = _headers_of(record)
     if record.status is Status.SUCCEEDED and record.answer is not None:
         if record.fit:
             headers["x-fallthrough-fit"] = record.fit
@@ -127,47 +195,28 @@ def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:
     return ApiError(504, message, code="deadline_exceeded", headers=headers).response()
 
 
-async def models(request: Request) -> Response:
-    """GET /v1/models: what the tiers serve now; a tier that is away is left out."""
-    services = services_of(request)
-    models_by_tier = await asyncio.gather(*(_models_of(services, name) for name in services.tiers))
-    data = {
-        model: {"id": model, "object": "model", "created": int(time.time()), "owned_by": tier}
-        for tier, names in reversed(models_by_tier)
-        for model in names
-    }
-    return json_response({"object": "list", "data": list(data.values())[::-1]})
-
-
-async def _models_of(services: Services, name: str) -> tuple[str, list[str]]:
-    tier = services.tiers[name]
-    try:
-        async with asyncio.timeout(MODELS_SECONDS):
-            names = await tier.models()
-    except (UpstreamError, TimeoutError):
-        names = []
-    own = [tier.config.model] if tier.config.model else []
-    return name, own + [model for model in names if model not in own]
-
-
-def routes() -> list[Route]:
-    """Return the routes."""
+def described(
+    endpoint: Endpoint, summary: str, answer: Schema, *, streams: bool = False
+) -> Description:
+    """Return what the document says of a route that answers requests at an endpoint."""
     handling = {"anyOf": [Handling, {"type": "null"}]}
     in_the_body = {"type": "object", "properties": {"fallthrough": handling}}
     header: dict[str, Schema] = {
         "x-fallthrough-cache": {"enum": list(get_args(CachePolicy))},
         "x-fallthrough-on-exhausted": {"enum": list(get_args(ExhaustedPolicy))},
+        "x-fallthrough-tiers": NAMES_SCHEMA,
         "x-fallthrough-deadline-seconds": {
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": MAX_DEADLINE_SECONDS,
         },
     }
-    completion = Description(
-        "Answer now, through the same chain",
-        object_of(choices={"type": "array"}),
+    return Description(
+        summary,
+        answer,
         headers={**KEY_HEADER, **header},
-        body={"allOf": [Sampling, in_the_body]},
+        body={"allOf": [REQUESTS[endpoint], in_the_body]},
+        answer_types=(JSON, EVENT_STREAM) if streams else (JSON,),
         errors={
             **REUSED,
             "409": "the job was cancelled",
@@ -177,15 +226,27 @@ def routes() -> list[Route]:
         },
         answer_headers={
             "x-fallthrough-job-id": "the job that answered",
-            "x-fallthrough-tier": "gpu, cpu, cache or degraded",
+            "x-fallthrough-tier": "the tier, as gpu or cpu; cache or degraded",
             "x-fallthrough-degraded": "true: no model answered",
             "x-fallthrough-cache-age": "seconds since the answer was made",
             "x-fallthrough-fit": "failed, or unchecked: whether it is what was asked for",
         },
     )
-    model = object_of(id={"type": "string"}, object={"const": "model"})
-    listing = Description("List the tiers' models", list_of(model))
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    answer = object_of(choices={"type": "array"})
+    summaries = {
+        Endpoint.CHAT: "Answer now, through the same chain",
+        Endpoint.COMPLETIONS: "Complete a prompt now, through the same chain",
+    }
     return [
-        Route("POST", "/v1/chat/completions", complete, completion),
-        Route("GET", "/v1/models", models, listing),
+        Route(
+            "POST",
+            endpoint.value,
+            answering(endpoint),
+            described(endpoint, summary, answer, streams=True),
+        )
+        for endpoint, summary in summaries.items()
     ]

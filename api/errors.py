@@ -11,7 +11,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from tasks.errors import KeyReused, PublishError, StoreFull, StoreUnavailable, TooManyQueued
+from circuit_breaker import ChangeLostError
+from tasks.errors import (
+    KeyReused,
+    PublishError,
+    StoreFull,
+    StoreUnavailable,
+    TooManyFiles,
+    TooManyQueued,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 RETRY_AFTER_SECONDS = 5
+RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 CLIENT_CLOSED = 499
 
 log = logging.getLogger(__name__)
@@ -106,13 +115,15 @@ async def on_turned_away(request: Request, error: Exception) -> Response:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer what the framework raised: no such route, wrong method."""
+    """Answer what the framework raised: no such route, wrong method; OPTIONS with the methods."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    request.app.state.metrics.refused(request.method, error.status_code)
     message, headers = error.detail, dict(error.headers or {})
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
         message = f"no route {request.method} {request.url.path}; /docs lists them"
     methods = _methods_of(request)
+    if request.method == "OPTIONS" and methods:
+        return Response(status_code=204, headers={"Allow": ", ".join(methods)})
+    request.app.state.metrics.refused(request.method, error.status_code)
     if error.status_code == 405 and methods:  # noqa: PLR2004
         # The framework tells those of the first route alone.
         headers["Allow"] = ", ".join(methods)
@@ -125,7 +136,7 @@ def _methods_of(request: Request) -> list[str]:
     found: set[str] = set()
     for route in request.app.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods or set()
+            found |= (route.methods or set()) | {"OPTIONS"}
     return sorted(found)
 
 
@@ -144,11 +155,21 @@ async def on_too_many(request: Request, error: Exception) -> Response:
     return _turn_away(request, error, 429, "too_many_queued")
 
 
-def _turn_away(request: Request, error: Exception, status: int, code: str) -> Response:
+async def on_too_many_files(request: Request, error: Exception) -> Response:
+    """Answer that as many files as may be are kept: to come again alone makes no room."""
+    return _turn_away(request, error, 429, "too_many_files", {"x-should-retry": "false"})
+
+
+def _turn_away(
+    request: Request,
+    error: Exception,
+    status: int,
+    code: str,
+    headers: Mapping[str, str] = RETRY,
+) -> Response:
     log.warning("request refused: %s", error)
     request.app.state.metrics.turned_away(code)
-    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return ApiError(status, str(error), code=code, headers=retry).response()
+    return ApiError(status, str(error), code=code, headers=headers).response()
 
 
 async def on_storage_outage(request: Request, error: Exception) -> Response:
@@ -186,8 +207,10 @@ HANDLERS: dict[Any, Any] = {
     ClientDisconnect: on_client_gone,
     StoreUnavailable: on_outage,
     PublishError: on_outage,
+    ChangeLostError: on_outage,
     StoreFull: on_full,
     TooManyQueued: on_too_many,
+    TooManyFiles: on_too_many_files,
     KeyReused: on_key_reused,
     OSError: on_storage_outage,
     Exception: on_crash,

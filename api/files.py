@@ -123,33 +123,22 @@ async def _create(request: Request, form: FormData) -> Response:
     content = upload.file
     name, purpose = upload.filename or "", str(form["purpose"])
     keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
-    file_id, record = await _begin(services.store.files, owner, keys)
+    file_id, record = await _begin(services.store.files, owner, keys, upload.size or 0)
     if record is None:
         new_file = NewFile(file_id, owner, name, purpose, seconds)
-        record = await _keep(services.store.files, new_file, content, keys)
+        record = await services.store.files.create(new_file, content, keys)
     else:
         await services.store.durability.file(file_id)
     return json_response(show_file(record))
 
 
-async def _keep(
-    files: FileStore, new_file: NewFile, content: BinaryIO, keys: list[IdempotencyKey]
-) -> FileRecord:
-    try:
-        return await files.create(new_file, content, keys)
-    except StoreUnavailable as error:
-        if isinstance(error.__cause__, OSError):  # the storage's: its words may tell where that is
-            raise error.__cause__ from None
-        raise
-
-
 async def _begin(
-    files: FileStore, owner: str, keys: list[IdempotencyKey]
+    files: FileStore, owner: str, keys: list[IdempotencyKey], size: int
 ) -> tuple[str, FileRecord | None]:
     """Return the id for an upload; with its record, if an earlier one with its key has made it."""
     until = time.monotonic() + UNDER_WAY_SECONDS
     while True:
-        file_id, new = await files.begin(owner, keys)
+        file_id, new = await files.begin(owner, keys, size)
         record = None if new else await files.get(file_id, owner)
         if new or record:
             return file_id, record
@@ -272,7 +261,6 @@ async def list_files(request: Request) -> Response:
         request,
         what="file",
         find=find,
-        get=files.get,
         show=show_file,
         limit=LARGEST_LIST,
         largest=LARGEST_LIST,

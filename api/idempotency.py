@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_KEY = 255
 RETRY_HEADER = "x-stainless-retry-count"
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, WAY_SECONDS = 0.5, 8.0, 0.4
 # For the descriptions of what goes by them.
 KEY_HEADER = {"Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY}}
 REUSED = {"422": "this Idempotency-Key stands for another request"}
@@ -40,6 +41,18 @@ def idempotency_keys(request: Request, content: bytes) -> list[IdempotencyKey]:
         return [IdempotencyKey(f"key:{path}:{key}", digest, lookup=True)]
     retried = bool(whole(count or ""))
     return [IdempotencyKey(f"body:{path}:{digest}", digest, lookup=retried, own=False)]
+
+
+def back_seconds(request: Request) -> float | None:
+    """Return in how many seconds a client that leaves comes back, if it retries by itself.
+
+    None: nobody knows. The SDKs wait half a second before their first retry, twice as long before
+    each further one, up to eight seconds; and then the request takes its way.
+    """
+    count = whole(request.headers.get(RETRY_HEADER, ""))
+    if count is None or "idempotency-key" in request.headers:
+        return None
+    return float(min(FIRST_RETRY_SECONDS * 2 ** min(count, 8), LAST_RETRY_SECONDS)) + WAY_SECONDS
 
 
 def chat_keys(request: Request, content: bytes) -> list[IdempotencyKey]:

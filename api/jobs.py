@@ -24,6 +24,7 @@ from api.schemas import (
     show,
 )
 from api.services import id_of, owner_of, services_of
+from api.tiers import check_tiers
 from tasks.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -46,8 +47,12 @@ async def create(request: Request) -> Response:
 
 async def _create(request: Request, content: bytes) -> Response:
     services = services_of(request)
-    value, owner = parse_json(content), owner_of(request)
-    jobs = named(request, jobs_of(value, owner, services.settings.job_deadline_seconds))
+    owner = owner_of(request)
+    jobs, listed = jobs_of(parse_json(content), owner, services.settings.job_deadline_seconds)
+    for number, job in enumerate(jobs):
+        place = f"requests[{number}].tiers" if listed else "tiers"
+        check_tiers(job.options.tiers, services.tier_names, place)
+    jobs = named(request, jobs)
     keys = idempotency_keys(request, content)
     created_at, earlier_ids = await services.submitter.submit(jobs, keys)
     objects = [accepted(job, created_at) for job in jobs]
@@ -57,9 +62,9 @@ async def _create(request: Request, content: bytes) -> Response:
     if not objects:  # past their time between the two looks: as if it had not been sent before
         created_at, _ = await services.submitter.submit(jobs, [key.noted() for key in keys])
         objects = [accepted(job, created_at) for job in jobs]
-    if "requests" in value:
-        listed = {"object": "list", "data": objects}
-        response = json_response(listed, 202, {"Location": "/v1/jobs", **POLL})
+    if listed:
+        page = {"object": "list", "data": objects}
+        response = json_response(page, 202, {"Location": "/v1/jobs", **POLL})
     else:
         headers = {"Location": f"/v1/jobs/{objects[0].id}", **POLL}
         response = json_response(objects[0], 202, headers)
@@ -80,7 +85,7 @@ async def get(request: Request) -> Response:
     wait = number_of(request, "wait", 0.0, 0.0, MAX_WAIT_SECONDS)
     job_id = id_of(request, "job")
     waiting = services_of(request).waiters.wait(job_id, owner_of(request), wait)
-    record = await (unless_gone(request, waiting) if wait else waiting)
+    record = await (unless_gone(request.receive, waiting) if wait else waiting)
     if record is None:
         raise not_found("job", job_id)
     return _shown(record)
@@ -93,7 +98,7 @@ def _shown(record: JobRecord) -> Response:
 async def list_jobs(request: Request) -> Response:
     """GET /v1/jobs?limit=&after=: newest first."""
     jobs = services_of(request).store.jobs
-    return await page_of(request, "job", jobs.list_jobs, jobs.get, show)
+    return await page_of(request, "job", jobs.list_jobs, show)
 
 
 async def cancel(request: Request) -> Response:

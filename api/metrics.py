@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from circuit_breaker import BreakerView, CircuitState
-from tasks.records.jobs import TIERS
+from tasks.records.jobs import Status
+from tasks.records.troubles import Trouble
 from tasks.telemetry.metrics import (
     SECONDS,
     UNUSABLE,
@@ -20,19 +21,20 @@ from tasks.telemetry.metrics import (
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from prometheus_client.metrics_core import Metric
 
+    from tasks.records.troubles import SeenTrouble
     from tasks.store.fleet import Gauges
 
 LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
-LOOPS = ("finishes", "request limits")
+LOOPS = ("finishes", "request limits", "breakers")
 TURNED_AWAY = (
     *("too_many_queued", "store_full", "rate_limit_exceeded", "unavailable"),
-    *("too_many_bytes",),
+    *("too_many_bytes", "too_many_files"),
 )
 UNROUTED = "(none)"  # the route of what is answered before its route is found
 
@@ -62,6 +64,11 @@ class ApiMetrics(Observer):
             "fallthrough_requests_turned_away",
             "Requests that were told to come again, by the code of the error.",
             ["code"],
+            registry=registry,
+        )
+        self.streams = Gauge(
+            "fallthrough_http_streams_in_flight",
+            "Answers that are sent to a client as they come.",
             registry=registry,
         )
         for code in TURNED_AWAY:  # from 0 on, so that the first one is a rise
@@ -95,19 +102,24 @@ class ApiMetrics(Observer):
         self.answered(method, UNROUTED, status, 0.0)
 
 
+class FleetView(NamedTuple):
+    """What the store counts of the whole fleet. troubles: by breaker."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    events: Mapping[str, int]
+    gauges: Gauges
+    views: Mapping[str, BreakerView]
+    troubles: Mapping[str, Sequence[SeenTrouble]]
+
+
 class FleetMetrics:
     """What the store knows of the whole fleet, at one moment; a collector."""
 
-    def __init__(
-        self,
-        counts: Mapping[str, Mapping[str, int]],
-        events: Mapping[str, int],
-        gauges: Gauges,
-        views: Mapping[str, BreakerView],
-        configured: AbstractSet[str],
-    ) -> None:
-        self._counts, self._events, self._gauges, self._views = counts, events, gauges, views
-        self._configured = configured
+    def __init__(self, view: FleetView, configured: AbstractSet[str], tiers: Iterable[str]) -> None:
+        """tiers: the names of the model tiers; configured: the breakers of what is set up."""
+        self._tiers = tiers
+        self._counts, self._events, self._gauges = view.counts, view.events, view.gauges
+        self._views, self._troubles, self._configured = view.views, view.troubles, configured
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -117,9 +129,13 @@ class FleetMetrics:
         holds = {name: int(view.held) for name, view in self._views.items()}
         about = "1: its server is busy, or refuses our key or path; nobody asks it for a while."
         yield _gauge("circuit_breaker_held", about, "name", holds)
+        by_hand = {name: int(view.override != "") for name, view in self._views.items()}
+        about = "1: somebody has opened or disabled it by hand."
+        yield _gauge("circuit_breaker_overridden", about, "name", by_hand)
         configured = {name: int(name in self._configured) for name in self._views}
         yield _gauge("circuit_breaker_configured", "1: its tier is set up.", "name", configured)
         yield _store_up(1)
+        yield _trouble_levels(self._troubles)
         jobs = CounterMetricFamily(
             "fallthrough_jobs", "Jobs and lines of batches that ended.", labels=["tier", "status"]
         )
@@ -132,10 +148,32 @@ class FleetMetrics:
             "Tries of which nobody was shown what the tier gave, or would have given.",
             labels=["tier", "detail"],
         )
-        for tier, details in unusable_counts(self._events).items():
+        for tier, details in unusable_counts(self._events, self._tiers).items():
             for detail, number in details.items():
                 unusable.add_metric([tier, detail], number)
         yield unusable
+        streams = CounterMetricFamily(
+            "fallthrough_streams",
+            "Answers that were told as they came, from their first word on, and ended.",
+            labels=["status"],
+        )
+        for status, number in stream_counts(self._events).items():
+            streams.add_metric([status], number)
+        yield streams
+        yield GaugeMetricFamily(
+            "fallthrough_streams_in_flight",
+            "Answers that are told as they come, between their first word and their end.",
+            gauges.streams,
+        )
+        work = GaugeMetricFamily(
+            "fallthrough_unfinished",
+            "Jobs, and lines of open batches, that have not ended; parked: until a tier is due.",
+            labels=["what", "state"],
+        )
+        for name, counts in (("jobs", gauges.jobs), ("lines", gauges.lines)):
+            for doing, count in counts._asdict().items():
+                work.add_metric([name, doing], count)
+        yield work
         what = "a unit of a batch, up to a slice, counts as one."
         yield _gauge(
             "fallthrough_queue_waiting", f"Jobs that wait to begin; {what}", "queue", gauges.waiting
@@ -149,6 +187,12 @@ class FleetMetrics:
             "queue",
             gauges.oldest,
         )
+        yield _gauge(
+            "fallthrough_tier_limit",
+            "Calls at once to a tier whose limit adapts to its server, of the whole fleet.",
+            "tier",
+            gauges.limits,
+        )
         yield GaugeMetricFamily(
             "fallthrough_parked", "Jobs that wait for a tier to come back.", gauges.parked
         )
@@ -160,12 +204,27 @@ class FleetMetrics:
         )
 
 
-def unusable_counts(events: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Return what the models' tiers gave and nobody was shown: tier → what → times."""
+def _trouble_levels(troubles: Mapping[str, Sequence[SeenTrouble]]) -> GaugeMetricFamily:
+    about = "1: it keeps the server from answering, whatever its breaker says."
+    family = GaugeMetricFamily("fallthrough_tier_trouble", about, labels=["name", "trouble"])
+    for name, seen in troubles.items():
+        now = {each.trouble for each in seen}
+        for trouble in Trouble:
+            family.add_metric([name, trouble.value], int(trouble in now))
+    return family
+
+
+def unusable_counts(events: Mapping[str, int], tiers: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return what the model tiers gave and nobody was shown: tier → what → times."""
     return {
         tier: {what: events.get(unusable_event(tier, what), 0) for what in UNUSABLE}
-        for tier in TIERS[:-1]
+        for tier in tiers
     }
+
+
+def stream_counts(events: Mapping[str, int]) -> dict[str, int]:
+    """Return how many streams that had begun ended so: status → number."""
+    return {status.value: events.get(f"streams:{status}", 0) for status in Status if status.final}
 
 
 class StoreAway:

@@ -13,8 +13,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from api import tiers
 from api.errors import json_response
-from api.routing import JSON, Description, Route, Undescribed
+from api.routing import EVENT_STREAM, JSON, Description, Route, Undescribed
 from api.schemas import ErrorEnvelope
 from api.services import ID
 
@@ -55,6 +56,7 @@ NOT_THERE = {"404": "there is no such thing, or it is another's"}
 TOO_LARGE = {"413": "the body is too large"}
 TEXT = {"type": "string"}
 PLAIN = frozenset({"text/plain", "application/openmetrics-text", "application/octet-stream"})
+EVENT = {"type": "object", "properties": {"data": TEXT}, "required": ["data"]}  # of a stream
 RETRY = {"Retry-After": "seconds", "retry-after-ms": "the same in milliseconds"}
 REQUEST_ID = {"description": "names this request in the logs, and in what is asked upstream"}
 NAMES = {"id": {"type": "string", "pattern": f"^{ID}$"}}  # others of a path are any text
@@ -62,8 +64,9 @@ NAMES = {"id": {"type": "string", "pattern": f"^{ID}$"}}  # others of a path are
 
 def _content(schema: Schema, *media_types: str) -> dict[str, Any]:
     """Return content of these types; the schema is that of JSON and of forms."""
+    schemas = {**dict.fromkeys(PLAIN, TEXT), EVENT_STREAM: EVENT}
     types = media_types or (JSON,)
-    return {"content": {each: {"schema": TEXT if each in PLAIN else schema} for each in types}}
+    return {"content": {each: {"schema": schemas.get(each, schema)} for each in types}}
 
 
 def _parameters(route: Route, description: Description) -> list[dict[str, Any]]:
@@ -110,7 +113,7 @@ def _operation(route: Route, description: Description) -> dict[str, Any]:
         body = _content(description.body, description.body_type)
         if description.body_encoding:
             body["content"][description.body_type]["encoding"] = description.body_encoding
-        operation["requestBody"] = {"required": True, **body}
+        operation["requestBody"] = {"required": description.body_required, **body}
     return operation
 
 
@@ -118,7 +121,7 @@ def _paths(routes: Iterable[BaseRoute]) -> dict[str, dict[str, Any]]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         if isinstance(route, Route) and isinstance(route.description, Description):
-            operations = paths.setdefault(route.path, {})
+            operations = paths.setdefault(route.path_format, {})
             operations[route.method.lower()] = _operation(route, route.description)
     return paths
 
@@ -140,7 +143,7 @@ def document(app: Starlette) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Fallthrough", "version": "1"},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": {**schemas, **tiers.schemas(app.state.tier_names)}},
     }
 
 

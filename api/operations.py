@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.responses import HTMLResponse, Response
 
+from api.body import body_of
 from api.errors import json_response, not_found
-from api.metrics import FleetMetrics, StoreAway, unusable_counts
+from api.metrics import FleetMetrics, FleetView, StoreAway, stream_counts, unusable_counts
 from api.routing import JSON, Description, Route, Undescribed, object_of
-from api.services import Services, services_of
-from circuit_breaker import CircuitState
+from api.schemas import BreakerChange, check, parse_json
+from api.services import Services, caller_of, services_of
+from circuit_breaker import Action, CircuitState, Override
+from fallback_chain import breaker_name
 from tasks.errors import StoreUnavailable
+from tasks.records.order import order_of
+from tasks.records.troubles import troubles_of, unanswered_of
 from tasks.store.fleet import percentile
 from tasks.telemetry.metrics import encoder_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.requests import Request
 
+    from api.routing import Endpoint
     from circuit_breaker import BreakerView
+    from tasks.records.troubles import SeenTrouble, TierHealth
     from tasks.store.fleet import Gauges
+
+log = logging.getLogger(__name__)
 
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -59,24 +73,67 @@ async def ready(request: Request) -> Response:
 async def breakers(request: Request) -> Response:
     """GET /circuit-breakers: the state that the fleet shares."""
     services = services_of(request)
-    views = await _views(services)
+    views, tries = await asyncio.gather(_views(services), _known_tries(services))
     objects = {name: _breaker_object(services, name, view) for name, view in views.items()}
+    for name, known in tries.items():
+        objects[name].update(known)
     return json_response({"circuit_breakers": objects})
 
 
-async def reset(request: Request) -> Response:
-    """POST /circuit-breakers/{name}/reset: close it, for the whole fleet."""
-    services = services_of(request)
-    name = request.path_params["name"]
-    breaker = services.breakers.get(name)
-    if breaker is None:
-        raise not_found("circuit breaker", name)
-    return json_response({"name": name, **_breaker_object(services, name, await breaker.areset())})
+def _changes(action: Action) -> Endpoint:
+    async def change(request: Request) -> Response:
+        """POST /circuit-breakers/{name}/{action}: for the whole fleet; a body may say why."""
+        services, name = services_of(request), request.path_params["name"]
+        breaker = services.breakers.get(name)
+        if breaker is None:
+            raise not_found("circuit breaker", name)
+        async with body_of(request) as content:
+            asked = check(parse_json(content), BreakerChange) if content else BreakerChange()
+        by = caller_of(request)
+        view = await breaker.achange(action, by, asked.why)
+        log.warning("breaker %s: %s by %s: %s", name, action, by, asked.why or "no reason given")
+        return json_response({"name": name, **_breaker_object(services, name, view)})
+
+    return change
+
+
+async def _troubles(services: Services) -> dict[str, list[SeenTrouble]]:
+    """Return what keeps each model server from answering, besides its breaker, by its name."""
+    healths, now = await _healths(services)
+    return troubles_of(healths, now, services.settings.silent_tier_seconds)
+
+
+async def _healths(services: Services) -> tuple[dict[str, TierHealth], float]:
+    """Return what the fleet knows of each model server, by its breaker's name, and the time."""
+    store = services.store.tiers
+    return await asyncio.gather(store.healths(_servers(services)), store.now())
+
+
+async def _known_tries(services: Services) -> dict[str, dict[str, Any]]:
+    """Return what tries showed of each model server, as JSON; null while the store is away."""
+    try:
+        healths, now = await _healths(services)
+    except StoreUnavailable:
+        return {name: {"troubles": None, "unanswered": None} for name in _servers(services)}
+    troubles = troubles_of(healths, now, services.settings.silent_tier_seconds)
+    return {
+        name: {
+            "troubles": msgspec.to_builtins(troubles[name]),
+            "unanswered": msgspec.to_builtins(unanswered_of(health)),
+        }
+        for name, health in healths.items()
+    }
 
 
 def _configured(services: Services) -> set[str]:
     """Return the breakers of tiers that are set up."""
-    return {tier.config.breaker_name for tier in services.tiers.values()} | {"redis_cache"}
+    return {*_servers(services), "redis_cache"}
+
+
+def _servers(services: Services) -> list[str]:
+    """Return the breakers of the model servers that are set up."""
+    tiers = services.tiers.values()
+    return [each.breaker_name for tier in tiers for each in tier.config.endpoints]
 
 
 async def _views(services: Services) -> dict[str, BreakerView]:
@@ -88,17 +145,44 @@ def _breaker_object(services: Services, name: str, view: BreakerView) -> dict[st
     breaker = services.breakers[name]
     return {
         "state": view.state,
+        "tier": _tier_of(services, name),
         "configured": name in _configured(services),
         "consecutive_failures": view.consecutive_failures,
         "half_open_successes": view.half_open_successes,
         "retry_after_seconds": view.retry_after_seconds,
         "held": view.held,
         "hold_reason": view.hold_reason or None,
+        "share": breaker.share_of(view),
+        "opened_in_a_row": view.opened,
+        "probes": view.probes,
+        "window": {
+            "seconds": breaker.config.window_seconds,
+            "calls": view.calls,
+            "failures": view.failed_calls,
+            "slow": view.slow_calls,
+        },
+        "override": view.override or None,
+        "changed": _by_hand(view),
         "generation": view.generation,
         "failure_threshold": breaker.config.failure_threshold,
         "recovery_timeout_seconds": breaker.config.recovery_timeout_seconds,
         "success_threshold": breaker.config.success_threshold,
     }
+
+
+def _tier_of(services: Services, name: str) -> str:
+    """Return the tier that a breaker is of."""
+    tiers = order_of(services.settings.model_tiers)
+    first = name.partition(":")[0]
+    return next(tier for tier in tiers if breaker_name(tier, 1) == first)
+
+
+def _by_hand(view: BreakerView) -> dict[str, Any] | None:
+    """Return who did the last thing by hand, why, and when (epoch s)."""
+    if view.changed_seconds is None:
+        return None
+    at = round(time.time() - view.changed_seconds, 3)
+    return {"by": view.by or None, "why": view.why or None, "at": at}
 
 
 async def metrics(request: Request) -> Response:
@@ -108,37 +192,34 @@ async def metrics(request: Request) -> Response:
     if wants_text(accept):
         fleet = CollectorRegistry()
         try:
-            view = await _fleet(services)
-            configured = _configured(services)
-            fleet.register(
-                FleetMetrics(view.counts, view.events, view.gauges, view.views, configured)
-            )
+            view, tiers = await _fleet(services), services.settings.model_tiers
+            fleet.register(FleetMetrics(view, _configured(services), tiers))
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
         encoder, content_type = encoder_for(accept)
         own = services.metrics.registry
         return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
-    counts, events, gauges, views = await _fleet(services)
-    summary = _summary(counts, await services.store.fleet.latencies(), gauges, views)
-    rest = {"unusable": unusable_counts(events), "flower_url": services.settings.flower_url or None}
+    view = await _fleet(services)
+    counted = services.store.fleet
+    latencies, first_words = await asyncio.gather(counted.latencies(), counted.first_words())
+    summary = _summary(view.counts, latencies, view.gauges, view.views)
+    rest = {
+        "p50_first_token_ms": percentile(first_words, 0.50),
+        "p95_first_token_ms": percentile(first_words, 0.95),
+        "streams": stream_counts(view.events),
+        "unusable": unusable_counts(view.events, services.settings.model_tiers),
+        "troubles": msgspec.to_builtins(view.troubles),
+        "flower_url": services.settings.flower_url or None,
+    }
     return json_response({"metrics": {**summary, **rest}})
-
-
-class FleetView(NamedTuple):
-    """What the store counts of the whole fleet."""
-
-    counts: dict[str, dict[str, int]]
-    events: dict[str, int]
-    gauges: Gauges
-    views: dict[str, BreakerView]
 
 
 async def _fleet(services: Services) -> FleetView:
     fleet = services.store.fleet
-    counts, events, gauges, views = await asyncio.gather(
-        fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services)
+    counts, events, gauges, views, troubles = await asyncio.gather(
+        fleet.counts(), fleet.event_counts(), fleet.gauges(), _views(services), _troubles(services)
     )
-    return FleetView(counts=counts, events=events, gauges=gauges, views=views)
+    return FleetView(counts, events, gauges, views, troubles)
 
 
 def _join(*texts: bytes) -> bytes:
@@ -154,10 +235,10 @@ def wants_text(accept: str) -> bool:
 
 
 def _summary(
-    counts: dict[str, dict[str, int]],
-    latencies: dict[int, int],
+    counts: Mapping[str, Mapping[str, int]],
+    latencies: Mapping[int, int],
     gauges: Gauges,
-    views: dict[str, BreakerView],
+    views: Mapping[str, BreakerView],
 ) -> dict[str, Any]:
     by_status: dict[str, int] = {}
     for statuses in counts.values():
@@ -174,7 +255,9 @@ def _summary(
         # What a fleet is scaled by: work that waits, and work that a worker would take along.
         **{f"load_{queue}": n + gauges.running[queue] for queue, n in gauges.waiting.items()},
         "oldest_seconds": gauges.oldest,
+        "unfinished": {"jobs": gauges.jobs._asdict(), "lines": gauges.lines._asdict()},
         "running": sum(gauges.running.values()),
+        "streams_in_flight": gauges.streams,
         "parked": gauges.parked,
         "workers": gauges.workers,
         "circuit_breakers": {name: view.state for name, view in views.items()},
@@ -183,10 +266,30 @@ def _summary(
 
 def routes() -> list[Route]:
     """Return the routes."""
-    breaker = object_of(state={"enum": list(CircuitState)}, configured={"type": "boolean"})
+    override = {"enum": [None, *(each.value for each in Override if each)]}
+    breaker = object_of(
+        state={"enum": list(CircuitState)},
+        tier={"type": "string"},
+        configured={"type": "boolean"},
+        override=override,
+    )
     named = {"type": "object", "additionalProperties": breaker}
     views = Description("The breakers that the fleet shares", object_of(circuit_breakers=named))
-    closing = Description("Close a breaker for the whole fleet", breaker)
+    summaries = {
+        Action.OPEN: "Keep every call away, until told otherwise",
+        Action.DISABLE: "Let every call through and count none, until told otherwise",
+        Action.AUTO: "End that; what was open is probed",
+        Action.RESET: "Close a breaker for the whole fleet",
+    }
+    changes = [
+        Route(
+            "POST",
+            f"/circuit-breakers/{{name}}/{action}",
+            _changes(action),
+            Description(summary, breaker, body=BreakerChange, body_required=False),
+        )
+        for action, summary in summaries.items()
+    ]
     reasons = {"type": "array", "items": {"type": "string"}}
     readiness = object_of(ready={"type": "boolean"}, reasons=reasons)
     readily = Description("Ready for requests", readiness, errors={"503": readiness})
@@ -200,6 +303,6 @@ def routes() -> list[Route]:
         Route("GET", "/health", health, Description("Alive", object_of(status={"const": "ok"}))),
         Route("GET", "/health/ready", ready, readily),
         Route("GET", "/circuit-breakers", breakers, views),
-        Route("POST", "/circuit-breakers/{name}/reset", reset, closing),
+        *changes,
         Route("GET", "/metrics", metrics, counting),
     ]

@@ -8,6 +8,7 @@ import msgspec
 
 from api.errors import bad, json_response
 from api.services import ID, is_id, owner_of
+from tasks.errors import NoSuchCursor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,7 +34,6 @@ async def page_of(  # noqa: PLR0913 - a list is these
     request: Request,
     what: str,
     find: Callable[[str, int, str | None], Awaitable[tuple[list[R], bool]]],
-    get: Callable[[str, str], Awaitable[R | None]],
     show: Callable[[R], Any],
     *,
     limit: int = DEFAULT_PAGE,
@@ -42,9 +42,13 @@ async def page_of(  # noqa: PLR0913 - a list is these
     """Answer ?limit=&after= with the owner's records after that one."""
     limit = whole_of(request, "limit", limit, 1, largest)
     after, owner = request.query_params.get("after"), owner_of(request)
-    if after is not None and not (is_id(after) and await get(after, owner)):
-        raise bad(f"after: no {what} {after!r}", "after")
-    records, more = await find(owner, limit, after)
+    unknown = bad(f"after: no {what} {after!r}", "after")
+    if after is not None and not is_id(after):
+        raise unknown
+    try:
+        records, more = await find(owner, limit, after)
+    except NoSuchCursor:
+        raise unknown from None
     page = {
         "object": "list",
         "data": [show(record) for record in records],

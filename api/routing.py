@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     # A Struct, or a JSON schema in which Structs stand for theirs.
     Schema = type[Struct] | Mapping[str, Any]
 
-JSON = "application/json"
+JSON, EVENT_STREAM = "application/json", "text/event-stream"
 UNTIL_SENT = "fallthrough.until_sent"  # what is held for a request, in its scope
 
 
@@ -44,6 +44,7 @@ class Description:
     headers: Mapping[str, Schema] = field(default_factory=dict)  # of the request
     body: Schema | None = None
     body_type: str = JSON
+    body_required: bool = True
     body_encoding: Mapping[str, Any] = field(default_factory=dict)  # of a form's parts
     errors: Mapping[str, Schema | str] = field(default_factory=dict)  # status -> what, or why
     answer_headers: Mapping[str, str] = field(default_factory=dict)  # what each tells

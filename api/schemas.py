@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
 from api.errors import bad
 from api.paging import decimal
-from fallback_chain import UnshowableError, read_answer
+from api.tiers import Tiers  # noqa: TC001 - msgspec reads it
+from fallback_chain import (
+    LARGEST_ID,
+    MOST_INPUTS,
+    Body,
+    Endpoint,
+    UnshowableError,
+    fault_of,
+    read_answer,
+)
 from tasks.process import no_collection
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
+    BEGUN,
     MAX_DEADLINE_SECONDS,
     JobRecord,
     Options,
@@ -24,7 +34,7 @@ from tasks.records.jobs import (
     new_job_id,
 )
 from tasks.records.outcomes import error_of
-from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
+from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
 MAX_WAIT_SECONDS = 60.0  # of a long poll
@@ -36,8 +46,6 @@ Metadata = Annotated[
     Meta(max_length=16),
 ]
 Role = Annotated[str, Meta(min_length=1)]
-# A true one is refused with a code of its own.
-Unstreamed = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
 
 class Message(Struct):
@@ -46,10 +54,15 @@ class Message(Struct):
     role: Role
 
 
-class Sampling(Struct, kw_only=True):
-    """The fields of a chat-completions body that we check; all others pass through unread."""
+class StreamOptions(Struct):
+    """How a stream is to be sent; what else stands in it is no matter."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    include_usage: bool | None = None
+
+
+class Sampling(Struct, kw_only=True):
+    """The fields of a request that we check, whatever it asks; all others pass through unread."""
+
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -60,7 +73,45 @@ class Sampling(Struct, kw_only=True):
     seed: int | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    stream: Unstreamed | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+class ChatRequest(Sampling, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+
+
+# Of several prompts each would have its own answer, of a tier of its own; and another tier's model
+# reads other words in the ids of tokens.
+OnePrompt = (
+    Annotated[str, Meta(min_length=1)]
+    | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=1)]
+)
+
+
+class CompletionRequest(Sampling, kw_only=True):
+    """POST /v1/completions: one prompt, as text."""
+
+    prompt: OnePrompt
+
+
+_ID = {"type": "integer", "minimum": 0, "exclusiveMaximum": LARGEST_ID}
+_IDS = {"type": "array", "minItems": 1, "items": _ID}
+_SOME = {"type": "array", "minItems": 1, "maxItems": MOST_INPUTS}
+_WORDS = {"type": "string", "minLength": 1}
+_INPUT = {"anyOf": [_WORDS, {**_SOME, "items": _WORDS}, _IDS, {**_SOME, "items": _IDS}]}
+
+
+class EmbeddingRequest(Struct, kw_only=True):
+    """POST /v1/embeddings; its other fields go to the model as they are."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    input: Annotated[Any, Meta(extra_json_schema=_INPUT)]
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 
 
@@ -69,6 +120,7 @@ class Handling(Struct, kw_only=True):
 
     cache: CachePolicy = "fallback"
     on_exhausted: ExhaustedPolicy = "degraded"
+    tiers: Tiers | None = None
     deadline_seconds: Deadline | None = None
     metadata: Metadata | None = None
 
@@ -76,10 +128,11 @@ class Handling(Struct, kw_only=True):
 class JobRequest(Sampling, kw_only=True):
     """POST /v1/jobs: a prompt or messages, sampling parameters, and how to handle it."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)] | None = None  # type: ignore[assignment]
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
     prompt: Annotated[str, Meta(min_length=1)] | None = None
     cache: CachePolicy = "fallback"
     on_exhausted: ExhaustedPolicy = "degraded"
+    tiers: Tiers | None = None
     deadline_seconds: Deadline | None = None
     metadata: Metadata | None = None
 
@@ -112,6 +165,12 @@ JOBS: dict[str, Any] = {
         },
     ]
 }
+
+
+class BreakerChange(Struct, forbid_unknown_fields=True):
+    """What may be said with a change of a breaker by hand."""
+
+    why: Annotated[str, Meta(max_length=500)] = ""
 
 
 class ExpiresAfter(Struct):
@@ -200,22 +259,26 @@ def check(value: Any, kind: type[Any], place: str = "") -> Any:
         raise bad(f"{param or 'body'}: {what}", param) from None
 
 
-def jobs_of(value: Any, owner: str, default_deadline: float) -> list[Submission]:
-    """Read POST /v1/jobs: one request, or {"requests": [...]}; all are good or none is."""
+def jobs_of(value: Any, owner: str, default_deadline: float) -> tuple[list[Submission], bool]:
+    """Read POST /v1/jobs: one request, or {"requests": [...]}; all are good or none is.
+
+    Returns them, and whether it is a list.
+    """
     if not isinstance(value, dict):
         raise bad("the body must be a JSON object")
     if "requests" not in value:
-        return [_job(value, owner, Queue.INTERACTIVE, default_deadline, "")]
+        return [_job(value, owner, Queue.INTERACTIVE, default_deadline, "")], False
     requests = value["requests"]
     if len(value) > 1:
         other = next(name for name in value if name != "requests")
         raise bad(f"{other}: beside requests, every field belongs into a request", other)
     if not isinstance(requests, list) or not 1 <= len(requests) <= MAX_REQUESTS:
         raise bad(f"requests: must be a list of 1 to {MAX_REQUESTS} requests", "requests")
-    return [
+    jobs = [
         _job(request, owner, Queue.BATCH, default_deadline, f"requests[{i}]")
         for i, request in enumerate(requests)
     ]
+    return jobs, True
 
 
 def _job(value: Any, owner: str, queue: Queue, deadline: float, place: str) -> Submission:
@@ -223,7 +286,6 @@ def _job(value: Any, owner: str, queue: Queue, deadline: float, place: str) -> S
     if (request.prompt is None) == (request.messages is None):
         param = f"{place}.prompt".strip(".")
         raise bad(f"{param}: give either prompt or messages", param)
-    _refuse_stream(request, place)
     body = {name: v for name, v in value.items() if name not in _HANDLING and name != "prompt"}
     if request.prompt is not None:
         body.pop("messages", None)
@@ -232,56 +294,102 @@ def _job(value: Any, owner: str, queue: Queue, deadline: float, place: str) -> S
         id=new_job_id(),
         owner=owner,
         queue=queue,
-        body=body,
-        options=Options(request.cache, request.on_exhausted),
+        body=_sent(body),
+        options=_options(request, request),
         deadline_seconds=request.deadline_seconds or deadline,
         metadata=request.metadata or {},
     )
 
 
-def chat_of(value: Any, headers: dict[str, str], owner: str, default_deadline: float) -> Submission:
-    """Read POST /v1/chat/completions; "fallthrough" in the body, or x-fallthrough- headers."""
+def _sent(body: dict[str, Any]) -> Body:
+    """Return what goes to the model; a 400 if it is nested just less deep than what can be read."""
+    try:
+        return Body.of(body)
+    except RecursionError as error:
+        raise bad(f"the body is nested too deep: {error}", code="invalid_json") from None
+
+
+class Deadlines(NamedTuple):
+    """Seconds that who waits for a completion is made to wait at most.
+
+    stream: of one that comes in pieces, of which the first comes within `plain`.
+    """
+
+    plain: float
+    stream: float
+
+
+# What a caller who waits for the answer may send, by what he asks for.
+REQUESTS: dict[Endpoint, type[Struct]] = {
+    Endpoint.CHAT: ChatRequest,
+    Endpoint.COMPLETIONS: CompletionRequest,
+    Endpoint.EMBEDDINGS: EmbeddingRequest,
+}
+
+
+NO_SAMPLING = Sampling()
+
+
+def submission_of(
+    value: Any, endpoint: Endpoint, headers: dict[str, str], owner: str, deadlines: Deadlines
+) -> Submission:
+    """Read a request at an endpoint; "fallthrough" in its body, or x-fallthrough- headers."""
     if not isinstance(value, dict):
         raise bad("the body must be a JSON object")
-    sampling: Sampling = check(value, Sampling)
-    _refuse_stream(sampling, "")
+    request: Struct = check(value, REQUESTS[endpoint])
     body = dict(value)
+    if isinstance(request, CompletionRequest) and isinstance(request.prompt, list):
+        [body["prompt"]] = request.prompt  # not every server takes a list
+    if isinstance(request, EmbeddingRequest) and (fault := fault_of(request.input)):
+        param = f"input{fault.place}"
+        raise bad(f"{param}: {fault.what}", param)
     fallthrough = body.pop("fallthrough", None)
     handling = _from_headers(headers)
     if fallthrough is not None:
         handling = check(fallthrough, Handling, "fallthrough")
     metadata = value.get("metadata")
     labels = metadata if isinstance(metadata, dict) else {}
+    sampling = request if isinstance(request, Sampling) else NO_SAMPLING
+    own = handling.deadline_seconds
     return Submission(
         id=new_job_id(),
         owner=owner,
         queue=Queue.INTERACTIVE,
-        body=body,
-        options=Options(handling.cache, handling.on_exhausted),
-        deadline_seconds=handling.deadline_seconds or default_deadline,
+        body=_sent(body),
+        options=msgspec.structs.replace(
+            _options(handling, sampling),
+            endpoint=endpoint.value,
+            answer_by=deadlines.plain if sampling.stream and not own else 0.0,
+        ),
+        deadline_seconds=own or (deadlines.stream if sampling.stream else deadlines.plain),
         metadata={str(k): str(v) for k, v in labels.items()},
+    )
+
+
+def _options(given: Handling | JobRequest, sampling: Sampling) -> Options:
+    asked = sampling.stream_options
+    return Options(
+        given.cache,
+        given.on_exhausted,
+        tiers=tuple(given.tiers or ()),
+        stream=bool(sampling.stream),
+        usage=bool(sampling.stream and asked and asked.include_usage),
     )
 
 
 def _from_headers(headers: dict[str, str]) -> Handling:
     fields: dict[str, Any] = {}
-    for name in ("cache", "on_exhausted", "deadline_seconds"):
+    for name in ("cache", "on_exhausted", "tiers", "deadline_seconds"):
         header = "x-fallthrough-" + name.replace("_", "-")
         text = headers.get(header)
         if text is None:
             continue
-        fields[name] = decimal(text) if name == "deadline_seconds" else text
+        readers = {"deadline_seconds": decimal, "tiers": tier_names}
+        fields[name] = readers.get(name, str)(text)
         if fields[name] is None:
             raise bad(f"{header}: {text!r} is not a number", header)
     handling: Handling = check(fields, Handling, "x-fallthrough")
     return handling
-
-
-def _refuse_stream(request: Sampling, place: str) -> None:
-    if request.stream:
-        param = f"{place}.stream".strip(".")
-        message = f"{param}: streaming is not supported yet; leave it out or send false"
-        raise bad(message, param, "unsupported_parameter")
 
 
 def show(record: JobRecord) -> JobObject:
@@ -291,14 +399,14 @@ def show(record: JobRecord) -> JobObject:
     if answer is not None:
         try:
             read = read_answer(bytes(answer))
-            text, usage = read.text, read.usage
+            text, usage = read.text if read.choices else None, read.usage
         except UnshowableError:  # kept by a release that did not look: it hides no other job
             answer = None
             error = error_of("the answer that was kept cannot be read", "unreadable_answer")
     return JobObject(
         id=record.id,
         status=record.status,
-        queue=record.queue,
+        queue=record.queue.removesuffix(BEGUN),
         created_at=record.created_at,
         started_at=record.started_at,
         finished_at=record.finished_at,
@@ -327,7 +435,7 @@ def accepted(job: Submission, created_at: float) -> JobObject:
         started_at=None,
         finished_at=None,
         deadline_at=created_at + job.deadline_seconds,
-        model=job.body.get("model"),
+        model=job.body.model or None,
         tier_used=None,
         degraded=False,
         cache_age_seconds=None,

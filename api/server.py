@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.errors import ApiError
 from api.request_ids import HEADER, new_request_id
+from api.streams import ABORT
 
 if TYPE_CHECKING:
     import asyncio
@@ -97,6 +98,7 @@ class _Bounded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head, self._head_bytes = False, 0
         self._wait_no_more()
+        self.scope["extensions"] = {ABORT: self._abort}  # type: ignore[dict-item]
         app, self.app = self.app, self._refusal() or self.app
         try:
             super().on_headers_complete()
@@ -140,6 +142,12 @@ class _Bounded(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _abort(self) -> None:
+        """End the connection in the middle of an answer, so that nobody takes it for whole."""
+        if self._running is not None:
+            self._running.disconnected = True
+        self.transport.close()
 
     def _tell_of_the_end(self) -> None:
         """Have who is at work on an answer know that nobody reads it: he must not write it."""

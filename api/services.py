@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from api.access import RequestLimits
+from api.access import ANYBODY, RequestLimits
 from api.callers import Callers
 from api.errors import not_found
 from api.in_flight import Room
 from api.readiness import Readiness
+from api.tiers import batch_tiers, names_of
 from api.waiters import Waiters
 from tasks.app import create_app
 from tasks.background import Background
@@ -21,6 +23,7 @@ from tasks.storage import Storage
 from tasks.store import open_store
 from tasks.submit import Submitter
 from tasks.tiers.build import build_breakers, build_models, tier_configs
+from tasks.tiers.changes import follow_breakers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,8 +32,9 @@ if TYPE_CHECKING:
 
     from api.metrics import ApiMetrics
     from circuit_breaker import CircuitBreaker
-    from fallback_chain import ChatTier
+    from fallback_chain import Tier
     from tasks.keys import Key
+    from tasks.records.policies import TierNames
     from tasks.settings import Settings
     from tasks.store import Store
 
@@ -53,9 +57,11 @@ class Services:
     decoded: Room  # of those, what is read and not recorded yet
     uploads: Room  # in the temporary folder
     breakers: dict[str, CircuitBreaker]
-    tiers: dict[str, ChatTier]
+    tiers: dict[str, Tier]
     metrics: ApiMetrics
     readiness: Readiness
+    tier_names: TierNames  # that a caller may name
+    batch_tiers: TierNames  # that may answer a batch which does not say
     draining: bool = False
 
     @property
@@ -79,6 +85,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     background = Background(metrics.loop_died)
     background.start("finishes", waiters.listen)
     background.start("request limits", request_limits.keep)
+    background.start("breakers", partial(follow_breakers, store.connection, breakers))
     try:
         yield Services(
             settings=settings,
@@ -94,6 +101,8 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
             breakers=breakers,
             tiers=tiers,
             metrics=metrics,
+            tier_names=names_of(settings),
+            batch_tiers=batch_tiers(settings),
             readiness=Readiness(store=store.connection.ping, broker=publisher.check),
         )
     finally:
@@ -114,6 +123,12 @@ def owner_of(request: Request) -> str:
     """Return the name space that a request may see."""
     key: Key = request.scope["state"]["key"]
     return key.owner
+
+
+def caller_of(request: Request) -> str:
+    """Return who asks, for the log: a key's owner, or "anonymous" where there are no keys."""
+    key: Key = request.scope["state"]["key"]
+    return "anonymous" if key is ANYBODY else key.owner
 
 
 def is_id(text: str) -> bool:

@@ -1,20 +1,73 @@
-"""Who waits for a job is woken by its finish: one subscription for the process, no polling."""
+"""Who waits for a job is woken by its finish, and who follows its answer is told what it says.
+
+One subscription for the process, no polling.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from tasks.errors import StoreUnavailable
+from tasks.records.streams import Entry
+from tasks.store import keyspace
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tasks.records.jobs import JobRecord
     from tasks.store import Store
 
 LOOK_SECONDS = 5.0  # the record is read so often while somebody waits: being woken is only faster
+# What a follower who does not take it has at most, about: entries, and bytes of them.
+MOST_WAITING, LARGEST_WAITING = 256, 256 * 1024
 AGAIN_SECONDS = 0.5  # before a lost subscription is taken up again
+
+
+class Inbox:
+    """What a follower was told and has not taken yet: so much, then he reads the log again."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._came = asyncio.Event()
+
+    def put(self, content: bytes) -> None:
+        """Add an entry; too many are none."""
+        self._bytes += len(content)
+        if len(self._waiting) >= MOST_WAITING or self._bytes > LARGEST_WAITING:
+            self._waiting.clear()
+            self._bytes = len(content)
+        self._waiting.append(content)
+        self._came.set()
+
+    def take(self) -> Entry | None:
+        """Return the next entry; None: there is none."""
+        if not self._waiting:
+            return None
+        content = self._waiting.popleft()
+        self._bytes -= len(content)
+        return Entry.of(content)
+
+    async def wait(self, ended: asyncio.Future[None], seconds: float) -> None:
+        """Return once there is an entry, or the job has ended, or after so long."""
+        self._came.clear()
+        if self._waiting or ended.done():
+            return
+        # Not asyncio.timeout: of what a word costs here it was a fifth.
+        timer = asyncio.get_running_loop().call_later(seconds, self._came.set)
+        ended.add_done_callback(self._wake)
+        try:
+            await self._came.wait()
+        finally:
+            timer.cancel()
+            ended.remove_done_callback(self._wake)
+
+    def _wake(self, _: object) -> None:
+        self._came.set()
 
 
 class Waiters:
@@ -23,6 +76,8 @@ class Waiters:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._heard = store.connection.subscription("finished")
+        self._followers: dict[str, set[Inbox]] = {}
         self._loop = asyncio.get_running_loop()
         self.closed = False
 
@@ -40,7 +95,7 @@ class Waiters:
         until = time.monotonic() + seconds
         while True:
             # Listed before the record is read: a finish in between is not missed.
-            woken = self._enter(job_id)
+            woken = self.enter(job_id)
             try:
                 record = await self._read(job_id, owner, until)
                 left = until - time.monotonic()
@@ -49,7 +104,7 @@ class Waiters:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken, min(left, LOOK_SECONDS))
             finally:
-                self._leave(job_id, woken)
+                self.leave(job_id, woken)
 
     async def _read(self, job_id: str, owner: str, until: float) -> JobRecord | None:
         """Read a record; who waits anyway waits for a store that is just restarting, too."""
@@ -61,12 +116,14 @@ class Waiters:
                     raise
             await asyncio.sleep(AGAIN_SECONDS)
 
-    def _enter(self, job_id: str) -> asyncio.Future[None]:
+    def enter(self, job_id: str) -> asyncio.Future[None]:
+        """Return a future that is done once a job is final, or there is a reason to look."""
         woken = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job_id, set()).add(woken)
         return woken
 
-    def _leave(self, job_id: str, woken: asyncio.Future[None]) -> None:
+    def leave(self, job_id: str, woken: asyncio.Future[None]) -> None:
+        """Wait no longer."""
         futures = self._waiting.get(job_id)
         if futures is not None:
             futures.discard(woken)
@@ -78,14 +135,36 @@ class Waiters:
             if not woken.done():
                 woken.set_result(None)
 
+    @contextlib.asynccontextmanager
+    async def hear(self, job_id: str) -> AsyncIterator[Inbox]:
+        """Give what is written to the log of a job's stream from now on."""
+        inbox = Inbox()
+        name = keyspace.stream(job_id)
+        self._followers.setdefault(name, set()).add(inbox)
+        try:
+            await self._heard.add(name)
+            yield inbox
+        finally:
+            others = self._followers[name]
+            others.discard(inbox)
+            if not others:
+                del self._followers[name]
+                await self._heard.drop(name)
+
     async def listen(self) -> None:
         """Wake the waiters of every job that finishes; run until cancelled."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                async for event in self._store.connection.events("finished"):
-                    if event:
-                        self._wake(event[1])
-                    else:  # what happened before we listened (again): let everybody look
+                async for event in self._heard.messages():
+                    if event is None:  # what happened before we listened (again): all look
                         for job_id in list(self._waiting):
                             self._wake(job_id)
+                    elif event[0] == "finished":
+                        self._wake(event[1].decode())
+                    else:
+                        self._tell(*event)
             await asyncio.sleep(AGAIN_SECONDS)
+
+    def _tell(self, name: str, content: bytes) -> None:
+        for inbox in self._followers.get(name, ()):
+            inbox.put(content)

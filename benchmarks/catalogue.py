@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks import batch, fairness, floods, lone_requests, size, takeover
+from benchmarks import (
+    batch,
+    breaker,
+    fairness,
+    floods,
+    interference,
+    lone_requests,
+    recovery,
+    size,
+    streams,
+    takeover,
+)
 from benchmarks.budgets import Absolute, Multiple, Scaled, Speed, at_least, at_most, near
 from benchmarks.runner import Benchmark
 
@@ -14,7 +25,13 @@ OF_1280 = "0.9 of 1280 lines/s, 256 calls of 200 ms"
 OF_TWO_WORKERS = "1.7 of one worker's 320 lines/s, 64 calls of 200 ms"
 MEMORY = "megabytes"
 SERVED = "seconds; whoever else floods it, a server serves"
+SECONDS = "seconds; a crowd does not set it"
 LEASES = "seconds; leases and sweeps set it"
+CAPACITY = "lines; its calls at once set it"
+TIMERS = "seconds; the breaker's timers and the ramp set it"
+AS_IT_COMES = "milliseconds; nobody waits for others' words"
+WAIT = "milliseconds; slots that are free set it"
+FULL = "0.9 of all lines/s by slots that are not reserved"
 FLAT = "megabytes; flat: up to 200 bytes a line"
 
 BENCHMARKS = {
@@ -65,6 +82,14 @@ BENCHMARKS = {
             at_most("added_p99_ms", Scaled(20, Speed.TIME)),
         ),
     ),
+    "streams": Benchmark(
+        streams.measure,
+        (
+            at_most("first_p50_ms", Absolute(10, AS_IT_COMES)),
+            at_most("first_p99_ms", Absolute(30, AS_IT_COMES)),
+            at_least("share", Absolute(0.97)),
+        ),
+    ),
     "upload": Benchmark(size.upload, (at_most("api_grows_mb", Absolute(64, MEMORY)),)),
     "memory": Benchmark(
         size.batch,
@@ -90,9 +115,64 @@ BENCHMARKS = {
             for figure, most, reason in (
                 ("peak_mb", 512, MEMORY),
                 ("after_mb", 150, MEMORY),
+                ("worker_peak_mb", 512, MEMORY),
+                ("worker_after_mb", 200, MEMORY),
+                ("store_peak_mb", floods.MAXMEMORY_MB, MEMORY),
                 ("second_s", 1, SERVED),
             )
         ),
     ),
+    "crowd-of-batches": Benchmark(
+        fairness.of_batches,
+        tuple(
+            at_most(figure, Absolute(5, SECONDS))
+            for figure in ("just_created_s", "running_s", "ends_s")
+        ),
+    ),
+    "crowd-of-jobs": Benchmark(
+        fairness.of_owners,
+        tuple(at_most(figure, Absolute(5, SECONDS)) for figure in ("single_s", "list_s", "chat_s")),
+    ),
+    **{
+        name: Benchmark(
+            partial(recovery.measure, cpu_seconds),
+            (
+                at_most("probe_late_s", Absolute(2, TIMERS)),
+                at_most("full_rate_s", Absolute(10, TIMERS)),
+                at_most("cpu_lines", Absolute(recovery.most_lines(cpu_seconds), CAPACITY)),
+            ),
+        )
+        for name, cpu_seconds in (("recovery", 0.5), ("recovery-slow-cpu", 5.0))
+    },
+    "breaker": Benchmark(
+        breaker.measure,
+        (
+            at_most("open_us", Absolute(20, "microseconds; no network")),
+            at_most("open_commands", Absolute(0)),
+            at_most("memory_us", Multiple(1, "memory_pybreaker_us")),
+            at_most("memory_us", Multiple(1, "memory_purgatory_us")),
+            at_most("memory_async_us", Multiple(1, "memory_async_purgatory_us")),
+            at_most("store_commands", Absolute(1)),
+            at_most("store_commands", Multiple(1, "store_pybreaker_commands")),
+            at_most("store_commands", Multiple(1, "store_purgatory_commands")),
+            at_least("store_rate", Multiple(1, "store_pybreaker_rate")),
+            at_least("store_rate", Multiple(1, "store_purgatory_rate")),
+        ),
+    ),
+    **{
+        name: Benchmark(
+            partial(interference.measure, workers, settings),
+            (
+                at_most("added_p95_ms", Absolute(20, WAIT)),
+                at_most("x", Absolute(1.3)),
+                at_least("lines_rate", Absolute(0.9 * interference.lines_rate(reserved), FULL)),
+            ),
+        )
+        for name, workers, settings, reserved in (
+            ("interference", 1, interference.of_each_worker(1), 4),
+            ("interference-2-workers", 2, interference.of_each_worker(2), 8),
+            ("interference-limit", 2, interference.OF_THE_FLEET, 4),
+        )
+    },
     "fairness": Benchmark(fairness.measure, (at_most("x", Absolute(2)),)),
 }

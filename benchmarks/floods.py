@@ -1,4 +1,4 @@
-"""Memory of the API under floods of what clients may send, and how a second client fares."""
+"""Memory of API, worker and store under floods of what clients may send; how a second one fares."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from harness.processes import Process
+    from redis import Redis
 
 MIB = 1024 * 1024
 FLOODER, OTHER = "ft-flooder-of-this-server", "ft-another-of-its-owners"
 SAMPLE_SECONDS, SETTLE_SECONDS = 0.1, 10.0
+MAXMEMORY_MB = 700  # of the store, as in the compose file
 
 
 class _Target(NamedTuple):
     api: Process
+    worker: Process
+    store: Redis
     batch: str  # one that has ended, whose results are large
 
     def connect(self) -> socket.socket:
@@ -41,7 +45,9 @@ def measure() -> dict[str, float]:
     """Return of each flood: the most MB, the MB after it, and the seconds of a second client."""
     figures: dict[str, float] = {}
     keys = f"flooder={FLOODER},other={OTHER}"
-    with stub(0.0) as upstream, empty_fleet(upstream, FALLTHROUGH_API_KEYS=keys) as (fleet, _):
+    with stub(0.0) as upstream, empty_fleet(upstream, FALLTHROUGH_API_KEYS=keys) as (fleet, valkey):
+        store = valkey.client()
+        store.config_set("maxmemory", MAXMEMORY_MB * MIB)
         worker = fleet.worker("batch").start()
         api = fleet.api().start()
         headers = {"Authorization": f"Bearer {FLOODER}"}
@@ -51,20 +57,21 @@ def measure() -> dict[str, float]:
         api.stop()
         worker.stop()
         for name, flood in FLOODS.items():
-            target = _Target(fleet.api().start(), batch_id)
+            api, worker = fleet.start(fleet.api(), fleet.worker())
+            target = _Target(api, worker, store, batch_id)
             figures |= {f"{name}_{what}": value for what, value in _watched(target, flood).items()}
-            target.api.stop()
+            api.stop()
+            worker.stop()
+        store.close()
     return figures
 
 
 def _watched(target: _Target, flood: Callable[[_Target], None]) -> dict[str, float]:
-    assert target.api.process  # noqa: S101 - it was started
-    pid, over = target.api.process.pid, threading.Event()
-    sizes = [resident_mb(pid)]
+    over, sizes = threading.Event(), [_megabytes(target)]
 
     def sample() -> None:
         while not over.wait(SAMPLE_SECONDS):
-            sizes.append(resident_mb(pid))
+            sizes.append(_megabytes(target))
 
     sampler = threading.Thread(target=sample)
     # A process of its own: it must not wait for those that flood.
@@ -78,12 +85,24 @@ def _watched(target: _Target, flood: Callable[[_Target], None]) -> dict[str, flo
     waits = json.loads(second.communicate()[0])
     sampler.join()
     time.sleep(SETTLE_SECONDS)
+    peak, after = (list(map(max, zip(*sizes, strict=True))), _megabytes(target))
     return {
-        "peak_mb": max(sizes),
-        "after_mb": resident_mb(pid),
+        "peak_mb": peak[0],
+        "after_mb": after[0],
+        "worker_peak_mb": peak[1],
+        "worker_after_mb": after[1],
+        "store_peak_mb": peak[2],
         "second_s": statistics.median(waits),
         "second_worst_s": max(waits),
     }
+
+
+def _megabytes(target: _Target) -> tuple[float, float, float]:
+    """Return what API, worker and store have."""
+    assert target.api.process  # noqa: S101 - it was started
+    assert target.worker.process  # noqa: S101 - as above
+    store = float(target.store.info("memory")["used_memory"]) / MIB  # type: ignore[index]
+    return resident_mb(target.api.process.pid), resident_mb(target.worker.process.pid), store
 
 
 def _second_client(url: str) -> None:
@@ -153,6 +172,19 @@ def _nested_bodies(target: _Target) -> None:
         list(pool.map(lambda each: _send(each, head, body), flood))
 
 
+def _large_jobs(target: _Target) -> None:
+    """Whole bodies of much text; more than the store takes."""
+    body = b'{"cache": "off", "prompt": "' + b"x" * (4 * MIB - 100) + b'"}'
+    head = _head("POST", "/v1/jobs", f"Content-Length: {len(body)}", "Connection: close") + b"\r\n"
+
+    def post(_: int) -> None:
+        with target.connect() as connection:
+            _send(connection, head, body, seconds=60)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(post, range(300)))
+
+
 def _forms(target: _Target) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     content = (part + b"x" * MIB + b"\r\n") * 40
@@ -214,6 +246,7 @@ FLOODS: dict[str, Callable[[_Target], None]] = {
     "long_heads": _long_heads,
     "held_bodies": _held_bodies,
     "nested_bodies": _nested_bodies,
+    "large_jobs": _large_jobs,
     "forms": _forms,
     "uploads": _uploads,
     "unread_results": _unread_results,

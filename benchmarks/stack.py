@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 from harness.processes import Fleet
@@ -31,18 +32,44 @@ def answers(url: str) -> bool:
         return False
 
 
+class Stub(NamedTuple):
+    """A model server of ours."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def turn(self) -> None:
+        """Make it fail from now on; or, if it does, be well again."""
+        self.process.send_signal(signal.SIGUSR1)
+
+    def calls(self) -> list[tuple[float, int]]:
+        """Return when each completion was asked for (s, monotonic), and its status."""
+        calls = httpx.get(f"{self.url}/calls", timeout=30).json()
+        return [(at / 1000, status) for at, status in calls]
+
+
 @contextlib.contextmanager
 def stub(delay: float) -> Iterator[str]:
     """Yield the URL of a fast model server."""
+    with stub_process(delay) as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def stub_process(delay: float, slots: int | None = None) -> Iterator[Stub]:
+    """Yield a fast model server. slots: calls that it runs at once; None: any number."""
     port = free_port()
+    options = ["--port", str(port), "--delay", str(delay)]
+    if slots is not None:
+        options += ["--slots", str(slots)]
     process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "benchmarks.upstream", "--port", str(port), "--delay", str(delay)]
+        [sys.executable, "-m", "benchmarks.upstream", *options]
     )
     url = f"http://127.0.0.1:{port}"
 
     try:
         wait_until(lambda: answers(url))
-        yield url
+        yield Stub(url, process)
     finally:
         process.kill()
         process.wait()

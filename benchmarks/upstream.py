@@ -1,13 +1,24 @@
-"""A model server that is no bottleneck: `python -m benchmarks.upstream --port N --delay S`."""
+"""A model server that is no bottleneck: `python -m benchmarks.upstream --port N --delay S`.
+
+With --slots it runs so many calls at once, and the others wait in their order, as an engine has it.
+A SIGUSR1 makes it fail every completion from now on; another one makes it well again. GET /calls
+tells when each was asked for (ms of the machine's monotonic clock), and its status. What is asked
+for as a stream comes in paced words (benchmarks/paced.py).
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-from typing import cast
+import signal
+import time
+from collections import deque
+from typing import ClassVar, cast
 
 import uvloop
+
+from benchmarks.paced import Paced, is_streamed
 
 ANSWER = json.dumps(
     {
@@ -28,20 +39,24 @@ ANSWER = json.dumps(
 MODELS = json.dumps({"object": "list", "data": [{"id": "bench", "object": "model"}]}).encode()
 
 
-def _reply(body: bytes) -> bytes:
-    head = (
-        f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
+def _reply(body: bytes, status: str = "200 OK") -> bytes:
+    kind = "content-type: application/json"
+    head = f"HTTP/1.1 {status}\r\n{kind}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 CHAT, LIST = _reply(ANSWER), _reply(MODELS)
+FAILURE = _reply(b'{"error": {"message": "it fails"}}', "500 Internal Server Error")
 
 
 class Server(asyncio.Protocol):
     """Reads requests by their content-length; answers each after the delay."""
 
     delay = 0.0
+    slots = 0  # free ones; below 0: so many calls wait
+    fails = False
+    calls: ClassVar[list[tuple[int, int]]] = []
+    waiting: ClassVar[deque[Server]] = deque()
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -60,20 +75,50 @@ class Server(asyncio.Protocol):
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             if len(self._buffer) < end + 4 + length:
                 return
+            body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
-            reply = LIST if head.startswith(b"get") else CHAT
-            if self.delay and reply is CHAT:
-                asyncio.get_running_loop().call_later(self.delay, self._send, reply)
+            if head.startswith(b"get"):
+                self._send(_reply(json.dumps(self.calls).encode()) if b" /calls " in head else LIST)
+            elif is_streamed(body):
+                Paced(self._transport, body).begin()
             else:
-                self._send(reply)
+                self._complete()
+
+    def _complete(self) -> None:
+        self.calls.append((time.monotonic_ns() // 1_000_000, 500 if self.fails else 200))
+        if self.fails:
+            self._send(FAILURE)
+        elif not self.delay:
+            self._send(CHAT)
+        else:
+            Server.slots -= 1
+            if Server.slots < 0:
+                self.waiting.append(self)
+            else:
+                self.run()
+
+    def run(self) -> None:
+        """Answer a call when it has taken its time."""
+        asyncio.get_running_loop().call_later(self.delay, self._end)
+
+    def _end(self) -> None:
+        Server.slots += 1
+        if self.waiting:
+            self.waiting.popleft().run()
+        self._send(CHAT)
 
     def _send(self, reply: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(reply)
 
 
+def _turn() -> None:
+    Server.fails = not Server.fails
+
+
 async def serve(port: int) -> None:
     """Serve for ever."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _turn)
     server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", port)
     await server.serve_forever()
 
@@ -83,8 +128,9 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--delay", type=float, default=0.0)
+    options.add_argument("--slots", type=int, default=1_000_000)
     given = options.parse_args()
-    Server.delay = given.delay
+    Server.delay, Server.slots = given.delay, given.slots
     uvloop.run(serve(given.port))
 
 

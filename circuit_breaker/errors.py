@@ -2,6 +2,7 @@
 
 BreakerError
 ├── CircuitBreakerError   the breaker refused a call
+├── ChangeLostError       what an operator wanted was not stored
 └── StoreError            the shared state is out of reach; never leaves this package
 """
 
@@ -18,6 +19,14 @@ class CircuitBreakerError(BreakerError):
         self.name = name
         self.reason = reason
         self.retry_after = retry_after
+
+
+class ChangeLostError(BreakerError):
+    """The shared state is out of reach: what an operator wanted may not be stored. Try again."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"circuit breaker {name!r} was not changed: its store did not answer")
+        self.name = name
 
 
 class StoreError(BreakerError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from circuit_breaker.machine import CircuitState, Outcome
+    from circuit_breaker.machine import CircuitState, Outcome, Override
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,16 @@ class Held:
     name: str
     reason: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overridden:
+    """Somebody has opened or disabled the breaker by hand, or ended that. override: now."""
+
+    name: str
+    override: Override
+    by: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +67,6 @@ class StoreUnavailable:
     name: str
 
 
-Event = StateChanged | Held | CallRecorded | CallRejected | LateResult | StoreUnavailable
+Event = (
+    StateChanged | Held | Overridden | CallRecorded | CallRejected | LateResult | StoreUnavailable
+)

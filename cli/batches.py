@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ POLL_INTERVAL_SECONDS = 0.5
 AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
-SHOW_CURSOR = b"\x1b[?25h"
+PACE_SECONDS = 10.0  # over which lines a second are measured while a batch runs
 
 
 def create_batch(client: Client, source: Path, window: str, metadata: dict[str, str]) -> str:
@@ -48,13 +47,8 @@ def follow(
 ) -> dict[str, Any]:
     """Show a batch's progress until it has ended; return it. Ctrl-C leaves it running."""
     display = _Display()
-
-    def last_words() -> None:
-        display.show_cursor()
-        say_how_to_come_back()
-
     # Before the cursor is hidden: from then on whoever interrupts gets it back.
-    leave_on_interrupt(last_words)
+    leave_on_interrupt(say_how_to_come_back)
     with display.progress:
         while True:
             try:
@@ -69,6 +63,21 @@ def follow(
             time.sleep(POLL_INTERVAL_SECONDS)
 
 
+class Pace:
+    """How fast lines were answered within the last PACE_SECONDS."""
+
+    def __init__(self) -> None:
+        self._counted: deque[tuple[float, int]] = deque()
+
+    def rate(self, now: float, lines: int) -> float:
+        """Return lines a second. now: seconds of any clock; lines: all that are answered by now."""
+        self._counted.append((now, lines))
+        while now - self._counted[0][0] > PACE_SECONDS:
+            self._counted.popleft()
+        since, before = self._counted[0]
+        return (lines - before) / max(now - since, 0.001)
+
+
 class _Display:
     """A batch's progress on standard error: a bar, lines a second, lines by tier."""
 
@@ -81,15 +90,13 @@ class _Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[tiers]}"),
         )
-        self.progress = Progress(*columns, console=Console(stderr=True))
+        self.progress = Progress(
+            *columns, console=Console(stderr=True), speed_estimate_period=PACE_SECONDS
+        )
         self._bar = self.progress.add_task("", total=None, status="validating", rate="", tiers="")
         self._start = time.monotonic()
         self._lines_at_start: int | None = None
-
-    def show_cursor(self) -> None:
-        # Past rich, which may have been interrupted in the midst of anything.
-        if self.progress.console.is_terminal:
-            os.write(sys.stderr.fileno(), SHOW_CURSOR + b"\r\n")
+        self._pace = Pace()
 
     def show(self, batch: dict[str, Any]) -> None:
         counts = batch["request_counts"]
@@ -99,15 +106,30 @@ class _Display:
             total=counts["total"] or None,
             completed=lines,
             status=batch["status"],
-            rate=f"{self._rate(lines):,.0f}/s",
+            rate=f"{self._rate(batch['status'], lines):,.0f}/s",
             tiers=_summary(batch),
         )
 
-    def _rate(self, lines: int) -> float:
-        """Return lines a second since this command follows the batch."""
+    def _rate(self, status: str, lines: int) -> float:
+        """Return lines a second: of late; once it has ended, since this command followed it."""
+        now = time.monotonic()
+        of_late = self._pace.rate(now, lines)
         if self._lines_at_start is None:
             self._lines_at_start = lines
-        return (lines - self._lines_at_start) / max(time.monotonic() - self._start, 0.001)
+        average = (lines - self._lines_at_start) / max(now - self._start, 0.001)
+        return average if status in FINAL else of_late
+
+
+def _models(batch: dict[str, Any]) -> str:
+    """Return which models answered how many lines, those that answered most first; "" for none."""
+    by_tier = batch.get("fallthrough", {}).get("models", {})
+    lines = {
+        f"{tier} {model}": number
+        for tier, models in by_tier.items()
+        for model, number in models.items()
+    }
+    most_first = sorted(lines.items(), key=lambda each: -each[1])
+    return ", ".join(f"{number} by {name}" for name, number in most_first)
 
 
 def _summary(batch: dict[str, Any]) -> str:
@@ -149,6 +171,8 @@ def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
         + (f"; results in {output}" if output and files else ""),
         err=True,
     )
+    if models := _models(batch):
+        echo(f"answered: {models}", err=True)
     return 0 if batch["status"] == "completed" and not counts["failed"] else 1
 
 

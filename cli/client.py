@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import httpx
 
-from cli.json_body import NoJsonError, encoded
-from tasks.settings import masked_url
+from cli.json_body import NoJsonError, decoded, encoded
+from tasks.setting_kinds import masked_url
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 CONNECT_SECONDS = 3.0
@@ -42,6 +42,14 @@ def _authorities() -> ssl.SSLContext:
 def _segment(name: str) -> str:
     """Return a name as one segment of a path, whatever a user has typed."""
     return quote(name, safe="", errors="surrogateescape")
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines of a text that comes in pieces; only a line's end parts them."""
+    left = b""
+    for piece in pieces:
+        *lines, left = (left + piece).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
 
 
 class Client:
@@ -80,6 +88,33 @@ class Client:
             "GET", f"/v1/jobs/{_segment(job_id)}?wait={wait:g}", seconds=wait + ANSWER_SECONDS
         )
         return job
+
+    def stream(self, job_id: str, after: int) -> Iterator[dict[str, Any] | str]:
+        """Yield a job's answer as it comes, after a sequence number; -1: from its beginning.
+
+        A dict is a chunk; a str says what is waited for. It ends where the API ends it: whether
+        that is the answer's end, the job says.
+        """
+        path = f"/v1/jobs/{_segment(job_id)}/stream"
+        query = {"starting_after": after} if after >= 0 else {}
+        try:
+            with self._http.stream("GET", path, params=query) as reply:
+                if reply.is_error:
+                    reply.read()
+                    self._answer(path, reply)
+                for line in _lines(reply.iter_bytes()):
+                    if line.startswith(": "):
+                        yield line.removeprefix(": ")
+                    elif line.startswith("data: {"):
+                        chunk = decoded(line.removeprefix("data: "))
+                        if "error" in chunk:
+                            return
+                        yield chunk
+        except httpx.HTTPError as error:
+            raise self._away(error) from None
+        except NoJsonError as error:
+            message = f"{self.url}{path} told what is no JSON ({error}): is it the API?"
+            raise ApiAwayError(message) from None
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """Return the latest jobs."""
@@ -138,9 +173,10 @@ class Client:
         views: dict[str, dict[str, Any]] = answer["circuit_breakers"]
         return views
 
-    def reset(self, name: str) -> dict[str, Any]:
-        """Close a breaker."""
-        view: dict[str, Any] = self._call("POST", f"/circuit-breakers/{_segment(name)}/reset")
+    def change_breaker(self, name: str, action: str, why: str) -> dict[str, Any]:
+        """Open, disable, reset a breaker, or have it decide by itself (auto)."""
+        path = f"/circuit-breakers/{_segment(name)}/{action}"
+        view: dict[str, Any] = self._call("POST", path, {"why": why} if why else None)
         return view
 
     def close(self) -> None:
@@ -171,13 +207,15 @@ class Client:
         try:
             reply = self._http.request(method, path, timeout=timeout, **form)
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            message = (
-                f"cannot reach the API at {self.url} ({reason}); start it with `fallthrough up`, "
-                "or name another with --url"
-            )
-            raise ApiAwayError(message) from None
+            raise self._away(error) from None
         return self._answer(path, reply)
+
+    def _away(self, error: httpx.HTTPError) -> ApiAwayError:
+        reason = str(error) or type(error).__name__
+        return ApiAwayError(
+            f"cannot reach the API at {self.url} ({reason}); start it with `fallthrough up`, "
+            "or name another with --url"
+        )
 
     def _answer(self, path: str, reply: httpx.Response) -> Any:
         """Return what a reply holds, or raise what its status says."""

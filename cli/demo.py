@@ -66,7 +66,8 @@ def _run_on_own_stack(settings: Settings, folder: Path, console: Console) -> Non
         api_keys="",
         keys_file="",
     )
-    with embedded_stack(settings, UpOptions(0, 0), folder, click.echo) as (supervisor, layout):
+    options = UpOptions(0, 0, embedded_cpu=True)
+    with embedded_stack(settings, options, folder, click.echo) as (supervisor, layout):
         console.print(f"[bold]Starting[/] {', '.join(supervisor.processes)} …")
         supervisor.start()
         console.print(f"watch it: {layout.api_url}")
@@ -79,14 +80,15 @@ class _Demo:
     def __init__(
         self, settings: Settings, supervisor: Supervisor, client: Client, console: Console
     ) -> None:
-        self._first_tier = "gpu" if settings.gpu_url else "cpu"
+        servers = (name for name, tier in settings.model_tiers.items() if tier.url)
+        self._first_tier = next(servers, "cpu")
         self._message = settings.degraded_message
         self._supervisor, self._client, self._console = supervisor, client, console
         self._prompts = read(str(files("cli") / "demo_prompts.jsonl"))
 
     def run(self) -> None:
         answers = self._answers()
-        if self._first_tier == "gpu" or "model" not in self._supervisor.processes:
+        if self._first_tier != "cpu" or "model" not in self._supervisor.processes:
             self._console.print(
                 "\nYour own model servers answered. Stopping them is not the demo's to do, so the "
                 "outage is not shown: run it without FALLTHROUGH_GPU_URL and FALLTHROUGH_CPU_URL."

@@ -25,12 +25,7 @@ _QUOTED = re.compile(
 _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 _ESCAPE = re.compile(r"""\\([\\"'nrt])""")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
-# A URL, and what is sent to it.
-KEYS = {
-    f"{PREFIX}API_URL": f"{PREFIX}API_KEY",
-    f"{PREFIX}GPU_URL": f"{PREFIX}GPU_API_KEY",
-    f"{PREFIX}CPU_URL": f"{PREFIX}CPU_API_KEY",
-}
+TIERS = f"{PREFIX}TIERS"
 PROXY = f"{PREFIX}PROXY"  # whoever runs it reads what is sent over http://
 
 
@@ -78,9 +73,10 @@ def _value(text: str, where: str) -> str:
 
 def _keep_keys_at_home(path: Path, taken: Mapping[str, str], environ: Mapping[str, str]) -> None:
     """Raise SettingsError where a key of the environment would be sent to a place of the file's."""
-    passwords = [name for name in KEYS if "@" in environ.get(name, "")]
-    keys = [name for name in KEYS.values() if environ.get(name, "").strip()]
-    sent = {name: [key] for name, key in KEYS.items() if key in keys}
+    known = keys_of({**taken, **environ}.get(TIERS, ""))
+    passwords = [name for name in known if "@" in environ.get(name, "")]
+    keys = [name for name in known.values() if environ.get(name, "").strip()]
+    sent = {name: [key] for name, key in known.items() if key in keys}
     for name, secrets in {**sent, PROXY: keys + passwords}.items():
         if secrets and taken.get(name):
             message = (
@@ -88,3 +84,10 @@ def _keep_keys_at_home(path: Path, taken: Mapping[str, str], environ: Mapping[st
                 "or both in the file"
             )
             raise SettingsError(message)
+
+
+def keys_of(tiers: str) -> dict[str, str]:
+    """Return the URLs to which a key is sent, and what that key is. tiers: those that are named."""
+    names = {"GPU", "CPU", *(name.strip().upper() for name in tiers.split(","))}
+    of_tiers = {f"{PREFIX}{name}_URL": f"{PREFIX}{name}_API_KEY" for name in sorted(names) if name}
+    return {f"{PREFIX}API_URL": f"{PREFIX}API_KEY", **of_tiers}

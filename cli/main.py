@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from cli import environment
+from cli.check import CheckFailedError
 from cli.client import ApiFailedError
 from cli.commands.batches import batches
 from cli.commands.breakers import breakers
+from cli.commands.check import check
 from cli.commands.jobs import cancel, status, submit
 from cli.commands.keys import keys
 from cli.commands.settings import config
@@ -23,6 +25,10 @@ from tasks.errors import SettingsError
 
 LONGEST_LINE = 600  # characters
 NOT_TRIED = 2  # exit status: it could not be tried
+FAILURES = (
+    *(ApiFailedError, InputError, SettingsError, PortTakenError, FolderError),
+    CheckFailedError,
+)
 
 
 def _complain(message: str) -> None:
@@ -40,8 +46,8 @@ class Fallthrough(click.Group):
         try:
             environment.take_dotenv()
             return super().invoke(ctx)
-        except (ApiFailedError, InputError, SettingsError, PortTakenError, FolderError) as e:
-            _complain(str(e))
+        except FAILURES as error:
+            _complain(str(error))
         except StartError as error:
             _complain(f"the stack did not start: {error}")
         return ctx.exit(NOT_TRIED)
@@ -60,7 +66,7 @@ def main() -> None:
     """  # noqa: D301 - \b is click's
 
 
-for command in (up, demo, submit, status, cancel, batches, breakers, keys, config):
+for command in (up, demo, submit, status, cancel, batches, breakers, keys, config, check):
     main.add_command(command)
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import TYPE_CHECKING
 
 import click
+from rich.cells import cell_len
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 # All of C0 but the tab and the end of a line, and all of C1: with any of them a sequence begins.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -21,6 +26,46 @@ def echo(text: str, *, err: bool = False) -> None:
     """Print a line. What goes to a file or a pipe stays as it is."""
     stream = sys.stderr if err else sys.stdout
     click.echo(shown(text) if stream.isatty() else text, err=err)
+
+
+class Speech:
+    """A text that comes to a terminal in pieces, on standard output."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+        self._held = ""  # it may be the half of a line's end
+
+    @property
+    def text(self) -> str:
+        """All that was to be said so far."""
+        return "".join(self._said)
+
+    def say(self, text: str) -> None:
+        """Write what comes next."""
+        self._said.append(text)
+        text = self._held + text
+        self._held = "\r" if text.endswith("\r") else ""
+        click.echo(shown(text.removesuffix(self._held)), nl=False)
+
+    def end(self) -> None:
+        """End the line, if anything was said."""
+        if self._said:
+            click.echo(shown(self._held))
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a line for each row, its cells under one another; the first row is the head.
+
+    No cell is cut: a terminal that is too narrow breaks the line.
+    """
+    rows = list(rows)
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def speak_any_locale() -> None:

@@ -7,14 +7,17 @@ import signal
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
+from cli.check import FAILED, Check, table
 from cli.stack.embedded import embedded_stack
-from cli.terminal import echo
+from cli.stack.supervisor import environ_with
+from cli.terminal import aligned, echo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from cli.check import Row
     from cli.stack.parts import Layout, UpOptions
     from cli.stack.supervisor import Supervisor
     from tasks.settings import Settings
@@ -28,14 +31,34 @@ def run_up(settings: Settings, options: UpOptions, data: Path, *, as_json: bool)
 
     with embedded_stack(settings, options, data, say) as (supervisor, layout):
         _stop_on_signals(supervisor)
+        say("the chain, in the order in which a request falls through:")
+        for link in layout.chain:
+            say(f"  {link.tier:9} {link.who}")
         say(f"starting {len(layout.parts)} parts in {data} …")
         supervisor.start()
         if not supervisor.stop_requested:
             _print_layout(supervisor, layout, data, as_json=as_json)
-        supervisor.run()
+        with Check(_settings_of_worker(layout)) as check:
+            check.when_done(lambda rows: _tell(rows, say))
+            supervisor.run()
         say("stopping: running work is finished or handed back …")
     say("stopped")
     return 0
+
+
+def _settings_of_worker(layout: Layout) -> dict[str, str]:
+    worker = next(part for part in layout.parts if part.name == "worker-interactive")
+    return environ_with(worker.environ)
+
+
+def _tell(rows: list[Row], say: Callable[[str], None]) -> None:
+    """Say what is not well; the stack runs all the same, for what is."""
+    failed = [row for row in rows if row["state"] == FAILED]
+    if failed:
+        say("not all is well (`fallthrough check` asks again):")
+        say(table(failed))
+    elif rows:
+        say("checked: every tier answers")
 
 
 def _stop_on_signals(supervisor: Supervisor) -> None:
@@ -58,13 +81,13 @@ def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json
     flower_url = layout.flower_url if any(row["part"] == "flower" for row in rows) else ""
     if as_json:
         urls = {"api_url": layout.api_url, "flower_url": flower_url}
-        echo(json.dumps({**urls, "parts": rows, "data_dir": str(data)}))
+        chain = [link._asdict() for link in layout.chain]
+        echo(json.dumps({**urls, "chain": chain, "parts": rows, "data_dir": str(data)}))
         return
-    table = Table("part", "where", "pid", "log")
-    for row in rows:
-        table.add_row(str(row["part"]), str(row["url"]), str(row["pid"]), f"{row['part']}.log")
+    head = ("part", "where", "pid", "log")
+    told = [[str(row[name]) for name in ("part", "url", "pid")] for row in rows]
+    echo("\n".join(aligned([head, *([*row, f"{row[0]}.log"] for row in told)])))
     console = Console()
-    console.print(table)
     console.print(f"logs in {data / 'logs'}", soft_wrap=True)
     console.print(f"status page {layout.api_url}")
     console.print(f"API {layout.api_url}/docs   Flower {flower_url or 'off'}   stop: Ctrl-C")

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from circuit_breaker import machine as breaker
 from fallback_chain.classify import RULES
 from tasks.records import batches, jobs
 from tasks.records.transitions import diagram, table
@@ -35,6 +36,28 @@ def _spans(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
+def breaker_diagram() -> str:
+    """Return how a breaker's states follow each other, for Mermaid."""
+    lines = ["stateDiagram-v2", f"    [*] --> {breaker.CircuitState.CLOSED}"]
+    for source, target in dict.fromkeys((each.source, each.target) for each in breaker.TRANSITIONS):
+        reasons = [
+            each.reason
+            for each in breaker.TRANSITIONS
+            if (each.source, each.target) == (source, target)
+        ]
+        sources = [source] if source else [s for s in breaker.CircuitState if s is not target]
+        lines += [f"    {each} --> {target}: {'<br/>'.join(reasons)}" for each in sources]
+    return "\n".join(lines)
+
+
+def breaker_table() -> str:
+    """Return the same as a table."""
+    rows = ["| from | to | when |", "|---|---|---|"]
+    for source, target, reason in breaker.TRANSITIONS:
+        rows.append(f"| {f'`{source}`' if source else 'any'} | `{target}` | {reason} |")
+    return "\n".join(rows)
+
+
 FOLDER = Path(__file__).parent
 ARCHITECTURE = {
     "diagram of a job": f"```mermaid\n{diagram(jobs.TRANSITIONS)}\n```",
@@ -45,7 +68,12 @@ ARCHITECTURE = {
 }
 
 
+BREAKER_PAGE = "../CIRCUIT_BREAKER_IMPLEMENTATION.md"
 PAGES = {
+    BREAKER_PAGE: {
+        "diagram of a breaker": f"```mermaid\n{breaker_diagram()}\n```",
+        "table of a breaker": breaker_table(),
+    },
     "architecture.md": ARCHITECTURE,
     "reference.md": {"table of replies": replies()},
 }

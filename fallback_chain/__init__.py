@@ -6,6 +6,8 @@
 """
 
 from fallback_chain.answers import Answer, degraded_answer, read_answer, text_of
+from fallback_chain.auto_http import AutoHttp
+from fallback_chain.body import Body, Endpoint
 from fallback_chain.cache import (
     AnswerCache,
     CachedAnswer,
@@ -14,8 +16,15 @@ from fallback_chain.cache import (
     RedisCache,
     cache_key,
 )
-from fallback_chain.chain import ChainOptions, FallbackChain, model_configs
+from fallback_chain.chain import (
+    ChainOptions,
+    FallbackChain,
+    breaker_names,
+    build_tier,
+)
 from fallback_chain.classify import CONTEXT, LACKING, NO_SUCH_MODEL, Meaning, classify
+from fallback_chain.diagnosis import Fault, Finding, check_tier
+from fallback_chain.endpoints import TierOfEndpoints
 from fallback_chain.errors import (
     FallbackError,
     NoFormError,
@@ -23,16 +32,28 @@ from fallback_chain.errors import (
     UnshowableError,
     UpstreamError,
 )
-from fallback_chain.http import LARGEST_REPLY, Http, PyreqwestHttp, Reply
+from fallback_chain.http import LARGEST_REPLY, Http, Reply, StreamedReply, read_authorities
 from fallback_chain.needs import Need, Needs, parse_accepts
-from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig, normalise_url
+from fallback_chain.pyreqwest_http import PyreqwestHttp
+from fallback_chain.streams import Chunks, Sink, chunks_of, head_of, joined
+from fallback_chain.tier import (
+    BREAKER_NAMES,
+    ChatTier,
+    Tier,
+    TierConfig,
+    breaker_name,
+    normalise_url,
+    split_urls,
+)
 from fallback_chain.trial import (
     INTERRUPTED,
     LACKS,
     MISFIT,
+    ONLY_EMBEDS,
     UNCHECKED,
     UNSHOWABLE,
     Attempt,
+    Pace,
     Step,
     Tokens,
     Trial,
@@ -41,6 +62,8 @@ from fallback_chain.trial import (
     next_step,
     outcome_of,
 )
+from fallback_chain.urgency import Urgency
+from fallback_chain.vectors import LARGEST_ID, MOST_INPUTS, InputFault, count_of, fault_of
 
 __all__ = [
     "BREAKER_NAMES",
@@ -48,46 +71,72 @@ __all__ = [
     "INTERRUPTED",
     "LACKING",
     "LACKS",
+    "LARGEST_ID",
     "LARGEST_REPLY",
     "MISFIT",
+    "MOST_INPUTS",
     "NO_SUCH_MODEL",
+    "ONLY_EMBEDS",
     "UNCHECKED",
     "UNSHOWABLE",
     "Answer",
     "AnswerCache",
     "Attempt",
+    "AutoHttp",
+    "Body",
     "CacheTier",
     "CachedAnswer",
     "ChainOptions",
     "ChatTier",
+    "Chunks",
+    "Endpoint",
     "FallbackChain",
     "FallbackError",
+    "Fault",
+    "Finding",
     "Http",
+    "InputFault",
     "Meaning",
     "MemoryCache",
     "Need",
     "Needs",
     "NoFormError",
+    "Pace",
     "PyreqwestHttp",
     "RedisCache",
     "Reply",
     "RequestRefusedError",
+    "Sink",
     "Step",
+    "StreamedReply",
+    "Tier",
     "TierConfig",
+    "TierOfEndpoints",
     "Tokens",
     "Trial",
     "UnshowableError",
     "UpstreamError",
+    "Urgency",
     "Verdict",
+    "breaker_name",
+    "breaker_names",
+    "build_tier",
     "cache_key",
+    "check_tier",
+    "chunks_of",
     "classify",
+    "count_of",
     "degraded_answer",
+    "fault_of",
     "fit_of",
-    "model_configs",
+    "head_of",
+    "joined",
     "next_step",
     "normalise_url",
     "outcome_of",
     "parse_accepts",
     "read_answer",
+    "read_authorities",
+    "split_urls",
     "text_of",
 ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from circuit_breaker import Refusal
+from fallback_chain.body import Endpoint
 from fallback_chain.errors import CacheFullError
 from fallback_chain.trial import Attempt, Trial, Verdict, outcome_of
 
@@ -40,10 +41,11 @@ class CachedAnswer:
     stored_at: float
 
 
-def cache_key(owner: str, body: Mapping[str, Any]) -> str:
+def cache_key(owner: str, body: Mapping[str, Any], endpoint: str = Endpoint.CHAT) -> str:
     """Return a hash of all that determines the answer; one owner never gets another's."""
     relevant = {name: value for name, value in body.items() if name not in IRRELEVANT}
-    canonical = msgspec.json.encode([owner, relevant], order="deterministic")
+    of_another = [] if endpoint == Endpoint.CHAT else [endpoint]  # one body may suit several
+    canonical = msgspec.json.encode([owner, relevant, *of_another], order="deterministic")
     return hashlib.sha256(canonical).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,23 +16,31 @@ from circuit_breaker import (
     CircuitBreakerConfig,
     MemoryStore,
     OneByOne,
+    follow_changes,
 )
 from fallback_chain.answers import degraded_answer, text_of
+from fallback_chain.body import Body
 from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key, pipelined
+from fallback_chain.endpoints import TierOfEndpoints
 from fallback_chain.errors import NoFormError, RequestRefusedError
-from fallback_chain.http import PyreqwestHttp
+from fallback_chain.http import read_authorities
 from fallback_chain.needs import Needs
-from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig
+from fallback_chain.pyreqwest_http import PyreqwestHttp
+from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig, breaker_name
 from fallback_chain.trial import Step, Trial, Verdict, next_step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import httpx
 
     from circuit_breaker.stores import Store
     from fallback_chain.cache import AnswerCache
     from fallback_chain.http import Http
     from fallback_chain.needs import Need
+    from fallback_chain.tier import Tier
 
+TIERS = ("gpu", "cpu", "cache")
 DEGRADED_MESSAGE = "The service is temporarily unable to answer. Please try again later."
 
 
@@ -41,7 +50,8 @@ class ChainOptions:
 
     …_accepts: what a request may need of a tier; None: anything. check_gpu: an answer of the GPU
     tier that does not fit its request is none, as one of the CPU tier's. strict_finish: tiers of
-    which an answer must say why it ended.
+    which an answer must say why it ended. ca_file: certificates in PEM that are believed beside the
+    system's.
     """
 
     gpu_model: str | None = None
@@ -56,6 +66,7 @@ class ChainOptions:
     cpu_accepts: frozenset[Need] | None = None
     check_gpu: bool = False
     strict_finish: frozenset[str] = frozenset({"gpu", "cpu"})
+    ca_file: str = ""
     breaker: CircuitBreakerConfig = field(default_factory=CircuitBreakerConfig)
 
 
@@ -64,35 +75,44 @@ class FallbackChain:
 
     redis_client: a redis.Redis or redis.asyncio.Redis; its server then keeps the cache and the
     breakers, shared with every chain and worker on it. Without one, both are this object's own.
+    What others change of the breakers is known within a second; at once in `async with`, which
+    keeps a connection to the server for it.
+    An endpoint may be several, parted by commas: each has a breaker of its own, and the least
+    loaded that is well is asked. client: an httpx.AsyncClient that asks the servers, for
+    authentication, certificates, proxies and hooks of the caller's own, who closes it. Raises
+    TypeError for a client of another kind, OSError or ValueError for a ca_file without
+    certificates.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a program has at hand
         self,
         max_gpu_endpoint: str,
         ollama_cpu_endpoint: str | None = None,
         redis_client: Any = None,
         degraded_message: str = DEGRADED_MESSAGE,
         options: ChainOptions | None = None,
+        *,
+        client: httpx.AsyncClient | None = None,
     ) -> None:
         options = options or ChainOptions()
         self._degraded_message = degraded_message
         self._redis = _asynchronous(redis_client)
         self._owns_redis = self._redis is not redis_client
-        self._http: Http = PyreqwestHttp(connect_timeout_seconds=options.connect_timeout_seconds)
+        self._http = _http(options, client)
         self._counts: Counter[str] = Counter()
         store: Store = AsyncRedisStore(OneByOne(self._redis)) if self._redis else MemoryStore()
+        configs = _model_configs(max_gpu_endpoint, ollama_cpu_endpoint or "", options)
         self.breakers = {
-            name: CircuitBreaker(name, options.breaker, store) for name in BREAKER_NAMES.values()
+            name: CircuitBreaker(name, options.breaker, store)
+            for name in breaker_names(TIERS, configs)
         }
-        self._tiers = [
-            ChatTier(config, self.breakers[config.breaker_name], self._http)
-            for config in model_configs(max_gpu_endpoint, ollama_cpu_endpoint or "", options)
-        ]
+        self._tiers = [build_tier(config, self.breakers, self._http) for config in configs]
         ttl = options.cache_ttl_seconds
         cache: AnswerCache = (
             RedisCache(pipelined(self._redis), ttl_seconds=ttl) if self._redis else MemoryCache(ttl)
         )
         self._cache = CacheTier(cache, self.breakers[BREAKER_NAMES["cache"]])
+        self._following: asyncio.Task[None] | None = None
 
     async def generate(
         self,
@@ -120,8 +140,9 @@ class FallbackChain:
     async def _fall_through(self, body: dict[str, Any]) -> list[Trial]:
         key = cache_key("default", body)
         trials: list[Trial] = []
+        asked = Body.of(body)
         for tier in self._tiers:
-            trial = await tier.ask(body)
+            trial = await tier.ask(asked)
             trials.append(trial)
             step = next_step(trial.attempt.verdict)
             if step is Step.FINISH_ANSWER and trial.answer is not None:
@@ -147,7 +168,9 @@ class FallbackChain:
             "text": text_of(answer),
             "tier_used": tier_used,
             "model": last.model,
-            "attempts": [msgspec.to_builtins(trial.attempt) for trial in trials],
+            "attempts": [
+                msgspec.to_builtins(attempt) for trial in trials for attempt in trial.attempts
+            ],
             "latency_ms": round((time.monotonic() - began) * 1000, 1),
             "degraded": degraded,
             "cache_age_seconds": last.cache_age_seconds,
@@ -160,18 +183,51 @@ class FallbackChain:
 
     async def aclose(self) -> None:
         """Close the connections that this chain opened."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
         await self._http.aclose()
         if self._owns_redis and self._redis is not None:
             await self._redis.aclose()
 
     async def __aenter__(self) -> Self:
+        if self._redis is not None:
+            following = follow_changes(self._redis, self.breakers.values())
+            self._following = asyncio.create_task(following)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
 
-def model_configs(gpu_url: str, cpu_url: str, options: ChainOptions) -> list[TierConfig]:
+def _http(options: ChainOptions, client: httpx.AsyncClient | None) -> Http:
+    connect = options.connect_timeout_seconds
+    if client is not None:
+        from fallback_chain.httpx_http import HttpxHttp  # noqa: PLC0415 - only who uses it pays
+
+        return HttpxHttp.of(client, connect)
+    authorities = read_authorities(options.ca_file) if options.ca_file else b""
+    return PyreqwestHttp(connect_timeout_seconds=connect, authorities=authorities)
+
+
+def build_tier(config: TierConfig, breakers: Mapping[str, CircuitBreaker], http: Http) -> Tier:
+    """Return a tier with its one server, or its several; breakers: by name."""
+    servers = [ChatTier(each, breakers[each.breaker_name], http) for each in config.endpoints]
+    return servers[0] if len(servers) == 1 else TierOfEndpoints(config, servers)
+
+
+def breaker_names(tiers: Iterable[str], configs: Iterable[TierConfig]) -> list[str]:
+    """Return the names of the breakers: of each tier's first server, and then of its others.
+
+    tiers: all that have one, those without a server too.
+    """
+    own = [each.breaker_name for config in configs for each in config.endpoints]
+    names = list(dict.fromkeys([*(breaker_name(tier, 1) for tier in tiers), *own]))
+    firsts = [name for name in names if ":" not in name]
+    return sorted(names, key=lambda name: firsts.index(name.partition(":")[0]))
+
+
+def _model_configs(gpu_url: str, cpu_url: str, options: ChainOptions) -> list[TierConfig]:
     """Return the model tiers that have a URL, in the order in which they are tried."""
     configs = (
         TierConfig(

@@ -9,8 +9,10 @@ import msgspec
 
 from fallback_chain.answers import ENDINGS, Answer, read_answer
 from fallback_chain.answers import INTERRUPTED as BROKEN_OFF
+from fallback_chain.body import Endpoint
 from fallback_chain.errors import UnshowableError
-from fallback_chain.trial import INTERRUPTED, UNSHOWABLE, Tokens, Verdict
+from fallback_chain.trial import INTERRUPTED, NO_VECTORS, UNSHOWABLE, Tokens, Verdict
+from fallback_chain.vectors import read_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +83,8 @@ RULES = (
     Rule(frozenset({401, 402, 403, 404, 405, 406, 407, 410, 421, 426}), ANY, Verdict.MISCONFIGURED),
 )
 OTHERWISE = Rule(frozenset(), ANY, Verdict.FAILURE)
+# Of a server that has no such path, but that of chats: nothing is wrong with its tier.
+NO_PATH = Rule(frozenset({404, 405, 501}), ANY, Verdict.UNFIT, LACKING)
 
 
 class Meaning(msgspec.Struct, frozen=True):
@@ -100,20 +104,30 @@ class Meaning(msgspec.Struct, frozen=True):
     answer: Answer | None = None
 
 
-def classify(reply: Reply, now: float, *, strict: bool = True) -> Meaning:
-    """Say what a reply to a (chat) completion means.
+def classify(
+    reply: Reply,
+    now: float,
+    *,
+    strict: bool = True,
+    endpoint: str = Endpoint.CHAT,
+    inputs: int = 1,
+) -> Meaning:
+    """Say what a reply means.
 
     now: epoch seconds, for Retry-After dates. strict: a choice that does not say why it ended was
-    interrupted.
+    interrupted. inputs: of a request for embeddings: so many there must be.
     """
     if reply.status == 200:  # noqa: PLR2004 - HTTP's own number
-        return _success(reply, strict=strict)
-    return _failure(reply, now)
+        embeds = endpoint == Endpoint.EMBEDDINGS
+        return _embedded(reply, inputs) if embeds else _success(reply, strict=strict)
+    return _failure(reply, now, endpoint)
 
 
-def _failure(reply: Reply, now: float) -> Meaning:
+def _failure(reply: Reply, now: float, endpoint: str) -> Meaning:
     error, said, is_error = _error_of(reply)
     rule = rule_for(reply.status, said, is_error=is_error)
+    if endpoint != Endpoint.CHAT and reply.status in NO_PATH.statuses and not rule.words:
+        rule = NO_PATH
     saturated = rule.verdict is Verdict.SATURATED
     return Meaning(
         rule.verdict,
@@ -148,6 +162,14 @@ def _success(reply: Reply, *, strict: bool) -> Meaning:
     keep = all(choice.shows_something for choice in answer.choices)
     tokens = _tokens(answer.usage)
     return Meaning(Verdict.ANSWERED, model=answer.model, tokens=tokens, keep=keep, answer=answer)
+
+
+def _embedded(reply: Reply, inputs: int) -> Meaning:
+    try:
+        vectors = read_vectors(reply.content, inputs)
+    except UnshowableError:
+        return Meaning(Verdict.FAILURE, NO_VECTORS)
+    return Meaning(Verdict.ANSWERED, model=vectors.model, tokens=_tokens(vectors.usage))
 
 
 def _is_interrupted(answer: Answer, *, strict: bool) -> bool:

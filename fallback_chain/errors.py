@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Kind = Literal["connect", "timeout", "reset", "protocol", "too large"]
+Kind = Literal["connect", "tls", "timeout", "reset", "protocol", "too large"]
 
 
 class FallbackError(Exception):
@@ -29,6 +29,14 @@ class UpstreamError(FallbackError):
 
 class UnshowableError(FallbackError):
     """It is no (chat) completion that can be read whole, so nobody can be shown it."""
+
+
+class BrokenStreamError(FallbackError):
+    """A stream that is no whole answer. event: what its server says of it, if it says anything."""
+
+    def __init__(self, detail: str, event: bytes = b"") -> None:
+        super().__init__(detail)
+        self.detail, self.event = detail, event
 
 
 class CacheFullError(FallbackError):

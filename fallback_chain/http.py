@@ -1,29 +1,20 @@
-"""The HTTP port of the tiers, small so that the cheapest client serves: one request, one reply."""
+"""The HTTP port of the tiers, small so that the cheapest client serves: one request, one reply.
+
+A reply comes whole, or piece by piece. The port's adapters are `pyreqwest_http`, `aiohttp_http` and
+`httpx_http`; one suite of tests holds them to the same.
+"""
 
 from __future__ import annotations
 
-import time
-from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
-from pyreqwest.client import ClientBuilder
-from pyreqwest.exceptions import (
-    ConnectError,
-    ConnectTimeoutError,
-    NetworkError,
-    PyreqwestError,
-    RequestTimeoutError,
-)
-from pyreqwest.proxy import ProxyBuilder
-
-from fallback_chain.errors import UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pyreqwest.client import Client
-    from pyreqwest.response import Response
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from fallback_chain.errors import Kind
 
@@ -35,15 +26,35 @@ TIMER_SECONDS = 0.005  # what a timer may be early
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A whole answer. headers: names in lower case; none for a status of 200."""
+    """A whole answer. headers: names in lower case, those that are text; none for a status of 200.
+
+    content: unpacked.
+    """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
 
 
+class StreamedReply(NamedTuple):
+    """An answer that is still coming.
+
+    headers: names in lower case, those that are text, whatever the status. pieces: the body as it
+    comes, unpacked, whole or UpstreamError; of an error, its beginning. Who gives up waiting for a
+    piece gets no other.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
 class Http(Protocol):
-    """Sends a request and reads the whole reply, or raises UpstreamError."""
+    """Sends a request and reads the reply, or raises UpstreamError.
+
+    It follows no redirect, keeps no cookie, and takes no proxy from the environment. Whoever is
+    cut off closes the connection of his request, except with pyreqwest.
+    """
 
     async def request(
         self,
@@ -54,18 +65,33 @@ class Http(Protocol):
         content: bytes | None,
         timeout_seconds: float,
     ) -> Reply:
-        """Send one request. The time limit covers all of it."""
+        """Send one request and read the whole reply; of an error, its beginning.
+
+        The time limit covers all of it.
+        """
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        timeout_seconds: float,
+    ) -> AbstractAsyncContextManager[StreamedReply]:
+        """Send one request; the context begins once the reply's head is there.
+
+        The time limit covers connecting and the head; the body has asyncio.timeout() of whoever
+        reads it. Who leaves before the body's end, or is cut off, closes the connection at once,
+        by each client.
+        """
 
     async def aclose(self) -> None:
         """Close the connections."""
 
 
-class PyreqwestHttp:
-    """One client, and a pool that does not scan itself. Connections open on first use.
-
-    A small call costs 0.12 ms CPU; over the same client's transport for httpx it costs 0.28 ms,
-    as an httpx.AsyncClient 0.58 ms; and httpx's own pool makes 45 calls/s at 256 connections.
-    """
+class HttpAdapter:
+    """What each of them is told. Connections open on first use."""
 
     def __init__(
         self,
@@ -74,93 +100,89 @@ class PyreqwestHttp:
         largest_reply: int = LARGEST_REPLY,
         proxy: str = "",
         direct: Iterable[str] = (),
+        authorities: bytes = b"",
     ) -> None:
         """largest_reply: bytes, unpacked; a larger one is an UpstreamError.
 
         proxy: its URL; direct: hosts that are reached without it. The environment names none.
+        authorities: certificates in PEM that are believed beside the system's.
         """
         self._largest = largest_reply
-        self._proxy, self._direct = proxy, ",".join(direct)
-        self._connect = timedelta(seconds=connect_timeout_seconds)
-        self._client: Client | None = None
-
-    def _open(self) -> Client:
-        if self._client is None:
-            builder = (
-                ClientBuilder()
-                .connect_timeout(self._connect)
-                .pool_idle_timeout(timedelta(seconds=IDLE_CONNECTION_SECONDS))
-                .no_proxy()
-                .follow_redirects(enable=False)
-            )
-            if self._proxy:
-                builder = builder.proxy(ProxyBuilder.all(self._proxy).no_proxy(self._direct))
-            self._client = builder.build()
-        return self._client
-
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        content: bytes | None,
-        timeout_seconds: float,
-    ) -> Reply:
-        """Send one request and read the whole reply; of an error, its beginning."""
-        limit = timedelta(seconds=max(timeout_seconds, 0.0))
-        until = time.monotonic() + timeout_seconds
-        try:
-            builder = self._open().request(method, url).headers(headers).timeout(limit)
-            if content is not None:
-                builder = builder.body_bytes(content)
-            async with builder.build_streamed() as response:
-                if response.status == 200:  # noqa: PLR2004 - HTTP's own number
-                    largest = LARGEST_LIST if method == "GET" else self._largest
-                    return Reply(200, {}, await _bounded(response, largest))
-                told = dict(response.headers.items())
-                return Reply(response.status, told, await _up_to(response, LARGEST_ERROR))
-        except UpstreamError:
-            raise
-        except PyreqwestError as error:
-            kind = _kind(error, over=time.monotonic() >= until - TIMER_SECONDS)
-            raise UpstreamError(type(error).__name__, kind) from error
-        except Exception as error:  # what a server sends must break nothing but its own call
-            raise UpstreamError(type(error).__name__, "protocol") from error
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
+        self._connect_seconds = connect_timeout_seconds
+        self._proxy, self._direct = proxy, tuple(direct)
+        self._authorities = authorities
 
 
-async def _bounded(response: Response, largest: int) -> bytes:
-    body = await _up_to(response, largest + 1)
-    if len(body) > largest:
-        message = f"more than {largest} bytes"
-        raise UpstreamError(message, "too large")
-    return body
+def largest_of(method: str, largest_reply: int) -> int:
+    """Return how many bytes a reply of status 200 may have, unpacked."""
+    return LARGEST_LIST if method == "GET" else largest_reply
 
 
-async def _up_to(response: Response, most: int) -> bytes:
-    """Read a body, whatever its length is said to be, or so many bytes of one without end."""
-    said = response.get_header("content-length") or ""
-    body = bytes(await response.body_reader.read(most) or b"")
-    if said.isdigit() and len(body) == int(said):
-        return body
-    while len(body) < most and (more := await response.body_reader.read(most - len(body))):
-        body += bytes(more)
-    return body
+def read_authorities(path: str) -> bytes:
+    """Return the certificates in a PEM file; raises OSError or ValueError if there are none."""
+    content = Path(path).read_bytes()
+    if "CERTIFICATE" not in content.decode("ascii", "replace"):
+        message = "it has no certificate in PEM"
+        raise ValueError(message)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    return content
 
 
-def _kind(error: PyreqwestError, *, over: bool) -> Kind:
-    if isinstance(error, RequestTimeoutError):
-        # The client names every timeout before the reply's head after the connecting.
-        connecting = isinstance(error, ConnectTimeoutError) and not over
-        return "connect" if connecting else "timeout"
-    if isinstance(error, ConnectError):
-        return "connect"
-    if isinstance(error, NetworkError):
-        return "reset"
-    return "protocol"
+def tls_context(authorities: bytes) -> ssl.SSLContext:
+    """Return whom to believe: the system's authorities, or SSL_CERT_FILE's, and these in PEM."""
+    context = ssl.create_default_context()
+    # Authorities of companies often lack what only this asks of them.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if authorities:
+        context.load_verify_locations(cadata=authorities.decode("utf-8", "replace"))
+    return context
+
+
+class Reason(NamedTuple):
+    """Why no connection came about. words: without secrets."""
+
+    kind: Kind
+    words: str
+
+
+# What the clients' errors say, in lower case and without blanks. The first that is found counts.
+_REASONS = (
+    ("self-signedcertificate", Reason("tls", "self-signed certificate")),
+    ("selfsignedcertificate", Reason("tls", "self-signed certificate")),
+    ("causedasendentity", Reason("tls", "self-signed certificate with CA:TRUE")),
+    ("unknownissuer", Reason("tls", "unknown authority, or self-signed certificate")),
+    ("unabletogetlocalissuer", Reason("tls", "unknown authority")),
+    ("unabletogetissuer", Reason("tls", "unknown authority")),
+    ("notvalidforname", Reason("tls", "wrong host name")),
+    ("notvalidfor'", Reason("tls", "wrong host name")),
+    ("certificateexpired", Reason("tls", "certificate expired")),
+    ("certificatehasexpired", Reason("tls", "certificate expired")),
+    ("notvalidyet", Reason("tls", "certificate not valid yet")),
+    ("notyetvalid", Reason("tls", "certificate not valid yet")),
+    ("invalidpeercertificate", Reason("tls", "certificate not accepted")),
+    ("certificateverifyfailed", Reason("tls", "certificate not accepted")),
+    ("certificaterequired", Reason("tls", "a client certificate is required")),
+    ("invalidcontenttype", Reason("tls", "no TLS there")),
+    ("wrongversionnumber", Reason("tls", "no TLS there")),
+    ("recordlayerfailure", Reason("tls", "no TLS there")),
+    ("fatalalert", Reason("tls", "no TLS in common")),
+    ("[ssl", Reason("tls", "no TLS in common")),
+    ("connectionrefused", Reason("connect", "refused")),
+    ("connectcallfailed", Reason("connect", "refused")),
+    ("dnserror", Reason("connect", "no such host")),
+    ("nameorservicenotknown", Reason("connect", "no such host")),
+    ("nodenamenorservname", Reason("connect", "no such host")),
+    ("nameresolution", Reason("connect", "no such host")),
+    ("noaddressassociated", Reason("connect", "no such host")),
+    ("unreachable", Reason("connect", "unreachable")),
+    ("tunnel", Reason("connect", "refused by the proxy")),
+)
+
+
+def reason_of(said: str) -> Reason | None:
+    """Return why no connection came about, by what a client's error says; None: not known.
+
+    said: without the URL, whose host may have any name.
+    """
+    text = said.lower().replace(" ", "").replace("_", "")
+    return next((reason for words, reason in _REASONS if words in text), None)

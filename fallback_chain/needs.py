@@ -26,10 +26,12 @@ class Need(StrEnum):
     FILES = "files"
     N = "n"  # several choices
     LOGPROBS = "logprobs"
+    EMBEDDINGS = "embeddings"  # of a tier: these, and nothing else
 
 
 UNREADABLE = ""  # stands for a schema that is there, but cannot be written as JSON
 TEXT = "text"  # the word of a setting for "no need at all"
+CHAT = "chat"  # what a tier lacks that embeds, and does nothing else
 
 _PARTS = {
     "image_url": Need.IMAGES,
@@ -45,9 +47,11 @@ _STRUCTURED = ("regex", "choice", "grammar", "structural_tag")
 _GRAMMARS = ("guided_regex", "guided_choice", "guided_grammar", "grammar", "regex", "ebnf")
 _LOGPROBS = ("logprobs", "prompt_logprobs")
 _FORMS = frozenset({Need.SCHEMA, Need.JSON})
+ONLY_EMBEDDINGS = frozenset({Need.EMBEDDINGS})
 _CHECKABLE = _FORMS | {Need.TOOLS}
 _REQUIRED = ("required", "any")  # any: Mistral's word for it
 
+_WORDED = frozenset({"messages", "prompt"})  # what a request for words has
 # A body with none of these needs at most what its messages hold.
 _TELLING = frozenset(
     (
@@ -65,12 +69,15 @@ class Needs(msgspec.Struct, frozen=True):
     other_form: bool = False  # a form is demanded that is no JSON
     tools: Mapping[str, str | None] = {}  # what may be called; the schema of strict arguments
     call_required: bool = False
+    embeds: bool = False  # it wants vectors, not words
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> Needs:
-        """Read the body of a chat completion, or of a legacy completion."""
+        """Read the body of a request, whatever it asks."""
         if not isinstance(body, dict):
             return NOTHING
+        if "input" in body and _WORDED.isdisjoint(body):
+            return VECTORS
         kinds = _media(body.get("messages"))
         if _TELLING.isdisjoint(body):
             return Needs(frozenset(kinds)) if kinds else NOTHING
@@ -98,12 +105,14 @@ class Needs(msgspec.Struct, frozen=True):
 
 
 NOTHING = Needs()
+VECTORS = Needs(embeds=True)
 
 
 def parse_accepts(text: str) -> frozenset[Need] | None:
     """Read what a tier accepts: "" is anything (None), "text" no need at all, "json,tools" those.
 
-    Raises ValueError, with one line that names the known words, for any other word.
+    Raises ValueError, with one line that names the known words, for any other word; and for
+    "embeddings" beside others.
     """
     if not text.strip():
         return None
@@ -112,13 +121,17 @@ def parse_accepts(text: str) -> frozenset[Need] | None:
     for word in words:
         if word not in known:
             raise ValueError(f"{word!r} is not one of {', '.join(known)}")  # noqa: EM102, TRY003
+    if Need.EMBEDDINGS in words and set(words) != ONLY_EMBEDDINGS:
+        raise ValueError(f"{Need.EMBEDDINGS} stands alone")  # noqa: EM102, TRY003
     return frozenset(Need(word) for word in words if word != TEXT)
 
 
-def lacks(needs: Needs, accepts: frozenset[Need] | None) -> list[Need]:
+def lacks(needs: Needs, accepts: frozenset[Need] | None) -> list[str]:
     """Return the needs that a tier does not meet, in Need's order. accepts: None is all."""
-    if accepts is None:
+    if accepts is None or needs.embeds:  # whether it embeds is its models' to say
         return []
+    if accepts == ONLY_EMBEDDINGS:
+        return [CHAT]
     return [need for need in Need if need in needs.kinds and need not in accepts]
 
 

@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from circuit_breaker import CircuitBreaker, Permit, Refusal
-from fallback_chain.classify import Meaning, classify
-from fallback_chain.errors import UpstreamError
+from circuit_breaker import CircuitBreaker, CircuitState, Outcome, Permit, Refusal
+from fallback_chain.body import Body, Endpoint
+from fallback_chain.classify import NO_SUCH_MODEL, Meaning, classify
+from fallback_chain.errors import BrokenStreamError, UpstreamError
 from fallback_chain.fit import NO_JSON, check, without_fence
 from fallback_chain.http import Reply
-from fallback_chain.needs import Needs, lacks
+from fallback_chain.needs import lacks
+from fallback_chain.streaming import Streaming
+from fallback_chain.streams import EVENT_STREAM
 from fallback_chain.trial import (
     LACKS,
     MISFIT,
+    STALLED,
     UNCHECKED,
     Attempt,
     Trial,
     Verdict,
     outcome_of,
 )
+from fallback_chain.urgency import NOTHING, told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fallback_chain.http import Http
-    from fallback_chain.needs import Need
+    from fallback_chain.needs import Need, Needs
+    from fallback_chain.streams import Sink
+    from fallback_chain.urgency import Told
 
-CHAT = "/v1/chat/completions"
+PRIORITY = b"priority"  # what a server that takes none complains of
+STREAM_OPTIONS = b"stream_options"  # as above
 REQUEST_ID = "x-request-id"
+TOO_LARGE = "answer too large"  # why a request for embeddings does not fit
+KNOCK_SECONDS = 5.0  # that a server gets to list its models, as a probe
 MODELS_SECONDS = 300.0  # how long a server's list of models is believed
-DROPPED = frozenset({"stream", "stream_options"})  # the pipeline wants whole answers
+# Of the seed's tiers; another's begins with "tier_".
 BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
+
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=https?://)|[\s,]+$", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +59,13 @@ log = logging.getLogger(__name__)
 class TierConfig:
     """A server that speaks OpenAI's API. url: with or without /v1. model: None = found.
 
+    Or several: their URLs, parted by commas or blanks; number: which of them this one is, from 1.
     strict_finish: a choice without a reason to finish was interrupted; some servers leave it out.
     accepts: what a request may need of it; None: anything. checked: an answer that does not fit its
-    request is none; otherwise it is only marked.
+    request is none; otherwise it is only marked. adapts: how many call it at once follows what it
+    bears, so that a server which is busy, and does not say for how long, is not held for it.
+    priority: how it is told the urgency of a call: see fallback_chain.urgency. Of a stream its
+    first_token_seconds (0: timeout_seconds) and next_token_seconds are the limits.
     """
 
     name: str
@@ -58,11 +76,33 @@ class TierConfig:
     strict_finish: bool = True
     accepts: frozenset[Need] | None = None
     checked: bool = False
+    number: int = 1
+    adapts: bool = False
+    priority: str = "off"
+    first_token_seconds: float = 0.0
+    next_token_seconds: float = 30.0
 
     @property
     def breaker_name(self) -> str:
         """The name of the breaker in front of it."""
-        return BREAKER_NAMES[self.name]
+        return breaker_name(self.name, self.number)
+
+    @property
+    def endpoints(self) -> list[TierConfig]:
+        """Each of its servers; of a tier without a URL its one that has none."""
+        urls = split_urls(self.url) or [""]
+        return [replace(self, url=url, number=number) for number, url in enumerate(urls, 1)]
+
+
+def breaker_name(tier: str, number: int) -> str:
+    """Return the name of the breaker of a tier's server; number: from 1, or 0 for its only one."""
+    name = BREAKER_NAMES.get(tier, f"tier_{tier}")
+    return name if number <= 1 else f"{name}:{number}"
+
+
+def split_urls(text: str) -> list[str]:
+    """Return the URLs in a text, parted by commas or blanks."""
+    return [url for url in _BETWEEN_URLS.split(text.strip()) if url]
 
 
 def normalise_url(url: str) -> str:
@@ -74,9 +114,56 @@ def normalise_url(url: str) -> str:
 
 
 class _Asked(NamedTuple):
-    body: Mapping[str, Any]
+    body: Body
     endpoint: str
     headers: Mapping[str, str]
+    stream: Streaming | None = None
+
+
+class Tier(Protocol):
+    """What a model tier is to those who ask it, with one server (ChatTier) or with several."""
+
+    config: TierConfig
+
+    def refusal(self) -> Refusal | None:
+        """Return what ask() would be refused with, as far as is known here; no I/O."""
+
+    def reject(self) -> Refusal | None:
+        """Refuse as ask() would, as far as is known here, and count it; no I/O."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls go through as if nothing had happened, as last seen here; no I/O."""
+
+    @property
+    def well(self) -> bool:
+        """Whether it takes every call, as last seen here; no I/O."""
+
+    @property
+    def share(self) -> float:
+        """The share of calls that it takes now, as last seen here: from 0 to 1; no I/O."""
+
+    async def due_seconds(self) -> float:
+        """Ask the store in how many seconds a call may be let through; 0: now."""
+
+    async def knock(self) -> None:
+        """Ask what is due for a probe for its models, which costs no tokens."""
+
+    async def models(self) -> list[str]:
+        """Return the models that it says it has; raises UpstreamError."""
+
+    def misfit(self, needs: Needs) -> Trial | None:
+        """Return the try of a request that it is known not to take; None: it may."""
+
+    async def ask(
+        self,
+        body: Body | Mapping[str, Any],
+        timeout_seconds: float | None = None,
+        endpoint: str = Endpoint.CHAT,
+        request_id: str = "",
+        sink: Sink | None = None,
+    ) -> Trial:
+        """Try to get an answer; see ChatTier.ask()."""
 
 
 class ChatTier:
@@ -90,43 +177,103 @@ class ChatTier:
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if config.api_key:
             self._headers["authorization"] = f"Bearer {config.api_key}"
+        self._takes_priority = True  # as far as is known
+        self._counts_streams = True  # as above
         self._models: list[str] | None = None
         self._models_until = 0.0
         self._finding: asyncio.Task[list[str]] | None = None
 
+    # What its breaker says of it, for who must not know whether there is one or several
+
+    def refusal(self) -> Refusal | None:
+        """Return what ask() would be refused with, as far as is known here; no I/O."""
+        return self.breaker.refusal()
+
+    def reject(self) -> Refusal | None:
+        """Refuse as ask() would, as far as is known here, and count it; no I/O."""
+        return self.breaker.reject()
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls go through as if nothing had happened, as last seen here; no I/O."""
+        return self.breaker.state is CircuitState.CLOSED
+
+    @property
+    def share(self) -> float:
+        """The share of calls that it takes now, as last seen here: from 0 to 1; no I/O."""
+        return self.breaker.share
+
+    @property
+    def well(self) -> bool:
+        """Whether it takes every call, as last seen here; no I/O."""
+        return self.closed and self.refusal() is None
+
+    async def due_seconds(self) -> float:
+        """Ask the store in how many seconds a call may be let through; 0: now.
+
+        While others probe it: until the first of them counts as lost; it may end before.
+        """
+        view = await self.breaker.view()
+        probed = view.probes >= self.breaker.config.half_open_permits
+        return max(view.retry_after_seconds, view.lease_seconds if probed else 0.0)
+
+    # Its server
+
+    def serves(self, model: str) -> bool:
+        """Whether it is known to have a model, and answers with no other; no I/O."""
+        return model == self.config.model or model in (self._models or ())
+
     async def ask(
         self,
-        body: Mapping[str, Any],
+        body: Body | Mapping[str, Any],
         timeout_seconds: float | None = None,
-        endpoint: str = CHAT,
+        endpoint: str = Endpoint.CHAT,
         request_id: str = "",
+        sink: Sink | None = None,
     ) -> Trial:
         """Try to get an answer.
 
-        timeout_seconds: what is left of the caller's own deadline. request_id: what the server is
-        told as x-request-id; it must be this call's alone, as some servers go by it.
+        timeout_seconds: what is left of the caller's own deadline; of a stream until its first
+        word. request_id: what the server is told as x-request-id; it must be this call's alone, as
+        some servers go by it. sink: who is given the answer as it comes, from its first word on;
+        once he was, no other try can answer.
         """
         began = time.monotonic()
-        needs = Needs.of(body)
+        body = Body.of(body)
+        needs = body.needs
         if lacking := self._lacking(needs):
             return self._trial(began, lacking)
         permit = await self.breaker.acquire()
         if isinstance(permit, Refusal):
             return self._trial(began, Meaning(Verdict.REJECTED, permit.reason))
         meaning, reply = Meaning(Verdict.CANCELLED), None
+        stream = None
+        if sink is not None:
+            buffered = self.config.checked and needs.checkable
+            stream = Streaming(
+                sink, self.config, legacy=endpoint == Endpoint.COMPLETIONS, buffered=buffered
+            )
+            stream.at_first(partial(self._record, permit, Meaning(Verdict.ANSWERED)))
         try:
             headers = {**self._headers, REQUEST_ID: request_id} if request_id else self._headers
-            asked = _Asked(body, endpoint, headers)
+            asked = _Asked(body, endpoint, headers, stream)
             meaning, reply = await self._limited(asked, timeout_seconds)
         finally:
-            await self._record(permit, meaning)
+            if stream is None or stream.first_seconds is None:
+                await self._record(permit, meaning, time.monotonic() - began)
+            else:
+                await self._record_end(stream, meaning)
         if meaning.answer is not None and (needs.checkable or meaning.answer.calls_a_tool):
             meaning, reply = self._fitted(meaning, reply, needs)
-        return self._trial(began, meaning, reply)
+        trial = self._trial(began, meaning, reply)
+        if stream is None:
+            return trial
+        rest = stream.rest() if meaning.verdict is Verdict.ANSWERED else None
+        return msgspec.structs.replace(trial, rest=rest, pace=stream.pace)
 
-    def misfit(self, body: Mapping[str, Any]) -> Trial | None:
+    def misfit(self, needs: Needs) -> Trial | None:
         """Return the try of a request that this tier is known not to take; None: it may."""
-        lacking = self._lacking(Needs.of(body))
+        lacking = self._lacking(needs)
         return self._trial(time.monotonic(), lacking) if lacking else None
 
     def _lacking(self, needs: Needs) -> Meaning | None:
@@ -170,12 +317,37 @@ class ChatTier:
             return []
         if reply.status != 200:  # noqa: PLR2004 - HTTP's own number
             raise _StatusError(reply)
-        return _listed(reply.content)
+        return listed_models(reply.content)
 
-    async def _record(self, permit: Permit, meaning: Meaning) -> None:
+    async def knock(self) -> None:
+        """Ask a server that is due for a probe for its models, which costs no tokens.
+
+        If it does not answer, its breaker opens again. If it does, the next job probes it: a server
+        may list its models with a dead engine behind it.
+        """
+        if self.breaker.state is not CircuitState.OPEN:
+            return
+        permit = await self.breaker.acquire()
+        if isinstance(permit, Refusal):
+            return
+        outcome = Outcome.IGNORED
+        try:
+            async with asyncio.timeout(KNOCK_SECONDS):
+                await self.models()
+        except _StatusError as error:
+            if error.reply.status >= 500:  # noqa: PLR2004 - HTTP's own number
+                outcome = Outcome.FAILURE
+        except (UpstreamError, TimeoutError):
+            outcome = Outcome.FAILURE
+        finally:
+            await asyncio.shield(self.breaker.record(permit, outcome))
+
+    async def _record(self, permit: Permit, meaning: Meaning, took: float) -> None:
         outcome = outcome_of(meaning.verdict)
+        if outcome is Outcome.SATURATED and self.config.adapts and not meaning.retry_after_seconds:
+            outcome = Outcome.IGNORED
         recording: Awaitable[object] = self.breaker.record(
-            permit, outcome, meaning.retry_after_seconds
+            permit, outcome, meaning.retry_after_seconds, took
         )
         answered = meaning.verdict is Verdict.ANSWERED
         if permit.probe or not answered:  # of other successes one more or less says nothing
@@ -186,8 +358,21 @@ class ChatTier:
             if not answered:  # else it is kept: nobody has to be asked for it again
                 raise
 
+    async def _record_end(self, stream: Streaming, meaning: Meaning) -> None:
+        """Count the end of a stream that was counted as answered when it began.
+
+        So a probe says at its first word that its server is well, and not minutes later.
+        """
+        await stream.recorded()
+        if meaning.verdict is Verdict.FAILURE:
+            permit = await self.breaker.acquire()
+            if isinstance(permit, Permit):
+                await asyncio.shield(self.breaker.record(permit, Outcome.FAILURE))
+
     async def _limited(self, asked: _Asked, left: float | None) -> tuple[Meaning, Reply | None]:
         own = self.config.timeout_seconds
+        if asked.stream:
+            own = self.config.first_token_seconds or own
         until = time.monotonic() + (own if left is None else min(own, left))
         try:
             return await self._converse(asked, until)
@@ -198,52 +383,118 @@ class ChatTier:
             if meaning.verdict in {Verdict.REFUSED, Verdict.UNFIT}:
                 meaning = Meaning(Verdict.FAILURE, f"HTTP {error.reply.status} for its models")
             return meaning, error.reply
-        except UpstreamError as error:
-            if error.kind != "timeout":
-                return Meaning(Verdict.FAILURE, error.kind), None
+        except (UpstreamError, BrokenStreamError) as error:
+            if (why := _reason_of(error)) != "timeout":
+                return _unread(why, asked.endpoint), None
         except Exception as error:  # noqa: BLE001 - whatever it is, the next tier may answer
             # Without its words: they may hold a key.
             kind = type(error).__name__
             log.error("a try at tier %s broke off: %s", self.config.name, kind)  # noqa: TRY400
             return Meaning(Verdict.FAILURE, kind), None
-        if left is not None and left < own:
-            return Meaning(Verdict.EXPIRED, "deadline"), None
-        return Meaning(Verdict.FAILURE, "timeout"), None
+        late, why = left is not None and left < own, "timeout"
+        if asked.stream and asked.stream.first_seconds is not None:
+            late, why = not asked.stream.stalled, STALLED
+        return Meaning(*((Verdict.EXPIRED, "deadline") if late else (Verdict.FAILURE, why))), None
 
     async def _converse(self, asked: _Asked, until: float) -> tuple[Meaning, Reply | None]:
-        model = await self._model_for(asked.body, until)
+        if asked.endpoint == Endpoint.EMBEDDINGS:
+            return await self._embed(asked, until)
+        model = await self._model_for(asked.body.model, until)
         meaning, reply = await self._post(asked, model, until)
         if meaning.no_such_model:
             self._models = None  # the server was given other models since we looked
-            other = await self._model_for(asked.body, until)
+            other = await self._model_for(asked.body.model, until)
             if other != model:
                 return await self._post(asked, other, until)
         return meaning, reply
 
+    async def _embed(self, asked: _Asked, until: float) -> tuple[Meaning, Reply | None]:
+        """Ask for vectors of the very model that is named: another's mean nothing beside them."""
+        model = asked.body.model
+        if not self.serves(model):
+            self._models = None  # the server may have been given it since we looked
+            if model not in await self._served(until):
+                return Meaning(Verdict.UNFIT, NO_SUCH_MODEL, error=_no_model(model)), None
+        meaning, reply = await self._post(asked, model, until)
+        if meaning.no_such_model:
+            self._models = None
+        return meaning, reply
+
     async def _post(self, asked: _Asked, model: str | None, until: float) -> tuple[Meaning, Reply]:
-        sent = {name: value for name, value in asked.body.items() if name not in DROPPED}
-        if model is not None:
-            sent["model"] = model
-        reply = await self._http.request(
+        urgency = NOTHING
+        if self._takes_priority:
+            urgency = told(self.config.priority, asked.body.urgency)
+        reply = await self._send(asked, model, until, urgency)
+        if urgency != NOTHING and reply.status in {400, 422} and PRIORITY in reply.content.lower():
+            refused, reply = reply, await self._send(asked, model, until, NOTHING)
+            if reply.status != refused.status:  # else it was the request's own
+                self._takes_priority = False
+                log.warning(
+                    "tier %s takes no priority as %s does: it is told no more",
+                    self.config.name,
+                    self.config.priority,
+                )
+        meaning = classify(
+            reply,
+            time.time(),
+            strict=self.config.strict_finish,
+            endpoint=asked.endpoint,
+            inputs=asked.body.inputs,
+        )
+        named = model == asked.body.model and not self.config.model and not self._models
+        if meaning.no_such_model and named:
+            # By the caller, at a server that lists none: nothing is wrong with the tier.
+            meaning = msgspec.structs.replace(meaning, detail=f"{meaning.detail}, as it was named")
+        return meaning, reply
+
+    async def _send(self, asked: _Asked, model: str | None, until: float, urgency: Told) -> Reply:
+        if asked.stream:
+            return await self._send_streamed(asked, model, until, urgency)
+        return await self._http.request(
             "POST",
             self._base + asked.endpoint.removeprefix("/v1"),
-            headers=asked.headers,
-            content=msgspec.json.encode(sent),
+            headers={**asked.headers, **urgency.headers},
+            content=asked.body.sent(model, urgency.fields),
             timeout_seconds=until - time.monotonic(),
         )
-        return classify(reply, time.time(), strict=self.config.strict_finish), reply
 
-    async def _model_for(self, body: Mapping[str, Any], until: float) -> str | None:
+    async def _send_streamed(
+        self, asked: _Asked, model: str | None, until: float, urgency: Told
+    ) -> Reply:
+        """Ask for a stream; return what it came to as if it had come whole."""
+        assert asked.stream is not None  # noqa: S101 - the caller looked
+        more: dict[str, Any] = {**urgency.fields, "stream": True}
+        if self._counts_streams:
+            more["stream_options"] = {"include_usage": True}
+        left = until - time.monotonic()
+        async with (
+            asyncio.timeout(left) as limit,
+            self._http.stream(
+                "POST",
+                self._base + asked.endpoint.removeprefix("/v1"),
+                headers={**asked.headers, **urgency.headers, "accept": EVENT_STREAM},
+                content=asked.body.sent(model, more),
+                timeout_seconds=left,
+            ) as streamed,
+        ):
+            reply = await asked.stream.read(streamed, limit)
+        complains = reply.status in {400, 422} and STREAM_OPTIONS in reply.content.lower()
+        if complains and self._counts_streams:
+            self._counts_streams = False
+            log.warning("tier %s takes no stream_options: no tokens counted", self.config.name)
+            return await self._send_streamed(asked, model, until, urgency)
+        return reply
+
+    async def _model_for(self, wanted: str, until: float) -> str | None:
         """Return the model that the request names if it is served here, else the tier's own."""
-        wanted = body.get("model")
-        if self.config.model and wanted in {None, "", self.config.model}:
+        if self.config.model and wanted in {"", self.config.model}:
             return self.config.model
         served = await self._served(until)
         if wanted in served:
-            return str(wanted)
+            return wanted
         if self.config.model:
             return self.config.model
-        return served[0] if served else (str(wanted) if wanted else None)
+        return served[0] if served else wanted or None
 
     async def _served(self, until: float) -> list[str]:
         if self._models is not None and time.monotonic() < self._models_until:
@@ -285,7 +536,25 @@ class ChatTier:
         )
 
 
-def _listed(content: bytes) -> list[str]:
+def _unread(why: str, endpoint: str) -> Meaning:
+    """Return what it means that no reply was read."""
+    if why == "too large" and endpoint == Endpoint.EMBEDDINGS:
+        return Meaning(Verdict.UNFIT, TOO_LARGE)  # of so many inputs; fewer will do
+    return Meaning(Verdict.FAILURE, why)
+
+
+def _no_model(name: str) -> dict[str, Any]:
+    """Return OpenAI's error object of a model that is not served."""
+    return {
+        "message": f"the model {name!r} is not served: GET /v1/models lists those that are",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+
+
+def listed_models(content: bytes) -> list[str]:
+    """Return the ids in a list of models; of one that cannot be read, those that can."""
     try:
         listed: Any = msgspec.json.decode(content)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -297,6 +566,13 @@ def _listed(content: bytes) -> list[str]:
         else []
     )
     return [name for name in ids if isinstance(name, str) and name]
+
+
+def _reason_of(error: UpstreamError | BrokenStreamError) -> str:
+    """Return why there is no whole answer."""
+    if isinstance(error, BrokenStreamError):
+        return error.detail
+    return f"tls: {error}" if error.kind == "tls" else error.kind
 
 
 class _StatusError(UpstreamError):

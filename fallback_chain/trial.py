@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from circuit_breaker import Outcome
 
-# Details of a FAILURE that say more than a status: the model was cut off; nobody can be shown it.
-INTERRUPTED, UNSHOWABLE = "interrupted", "unshowable"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fallback_chain.streams import Chunks
+
+# Details of a FAILURE that say more than a status: the model was cut off; nobody can be shown it;
+# not every input has its embedding.
+INTERRUPTED, UNSHOWABLE, NO_VECTORS = "interrupted", "unshowable", "no embeddings"
+STALLED = "stalled"  # a stream that began, and said no more
 # Details of what does not fit: a tier that declares that it lacks something; an answer that is not
 # what was asked for. And of an answer of which that could not be said as a whole.
 LACKS, MISFIT, UNCHECKED = "lacks", "misfit", "unchecked"
+ONLY_EMBEDS = f"{LACKS} chat"
 
 
 class Verdict(StrEnum):
@@ -31,6 +39,7 @@ class Verdict(StrEnum):
     MISS = "miss"  # nothing in the cache
     NO_PERMIT = "no_permit"  # no place was free in time
     NOT_CONFIGURED = "not_configured"
+    NOT_ALLOWED = "not_allowed"  # its caller wants no answer of this tier
     LOST = "lost"  # whoever tried it was not heard of again
 
 
@@ -72,7 +81,9 @@ def outcome_of(verdict: Verdict) -> Outcome:
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     """A try as it is told to the user. detail never holds a prompt or an answer.
 
-    error: OpenAI's error object with the upstream's own words, of a request that does not fit.
+    endpoint: which of a tier's several servers was asked, from 1; 0: its only one, or the tier as
+    a whole. error: OpenAI's error object with the upstream's own words, of a request that does not
+    fit.
     """
 
     tier: str
@@ -81,6 +92,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     status: int | None = None
     error: dict[str, Any] | None = None
+    endpoint: int = 0
 
 
 def fit_of(verdict: str, detail: str) -> str | None:
@@ -105,11 +117,25 @@ class Tokens(NamedTuple):
     reasoning: int = 0
 
 
+class Pace(NamedTuple):
+    """How fast an answer came in pieces; seconds.
+
+    first: from the request to the first word. pauses: from each piece that said something to the
+    next one.
+    """
+
+    first: float
+    pauses: Sequence[float] = ()
+
+
 class Trial(msgspec.Struct, frozen=True):
     """A try as the pipeline needs it.
 
     answer: the upstream's chat completion, verbatim JSON. error: OpenAI's error object, with the
-    upstream's own words for the caller. model: who spoke. keep: the answer may be cached.
+    upstream's own words for the caller. model: who spoke. keep: the answer may be cached. before:
+    tries at other servers of the tier that came before this one. rest: of an answer that came in
+    pieces, some of which were given to its reader already, the last ones. pace: of a stream that
+    said something.
     """
 
     attempt: Attempt
@@ -120,3 +146,11 @@ class Trial(msgspec.Struct, frozen=True):
     cache_age_seconds: float | None = None
     tokens: Tokens = Tokens()
     keep: bool = True
+    before: tuple[Attempt, ...] = ()
+    rest: Chunks | None = None
+    pace: Pace | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every try of it, in order."""
+        return (*self.before, self.attempt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
@@ -12,10 +13,15 @@ from kombu.entity import Queue as BrokerQueue
 from tasks.broker import transport as broker
 from tasks.errors import SettingsError
 from tasks.records.batches import PHASES
-from tasks.records.jobs import TIERS, Queue, Ref
+from tasks.records.jobs import Queue, Ref
+from tasks.records.order import order_of
+from tasks.setting_kinds import TIER_NAME
+from tasks.telemetry.slices import SliceReport
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
+
+TASK_PREFIX = "tasks."
 
 
 class TierTask(Task):  # type: ignore[misc]  # celery ships no types
@@ -23,12 +29,23 @@ class TierTask(Task):  # type: ignore[misc]  # celery ships no types
 
     abstract = True
     tier: str
+    Request = "workers.slice_request:SliceRequest"  # of a worker alone: its events
+    _run_here = threading.local()
+
+    @property
+    def report(self) -> SliceReport:
+        """What the run of this thread did with its slice."""
+        report: SliceReport = self._run_here.report
+        return report
 
     def run(self, pairs: list[list[Any]]) -> list[Ref]:
         """Take [id, attempt] pairs; return those that the next tier of the chain is to answer."""
         queue = (self.request.delivery_info or {}).get("routing_key") or Queue.INTERACTIVE.value
         refs = [Ref(str(job_id), int(attempt)) for job_id, attempt in pairs]
-        left: list[Ref] = self.app.runner(self.tier, refs, queue)
+        chain = self.request.chain or ()
+        following = chain[-1]["task"].removeprefix(TASK_PREFIX) if chain else ""
+        self._run_here.report = report = SliceReport()
+        left: list[Ref] = self.app.runner(self.tier, refs, queue, following, report)
         if not left:
             self.request.chain = None
         return left
@@ -97,9 +114,20 @@ def create_app(settings: Settings) -> Celery:
         worker_proc_alive_timeout=30,
     )
     app.runner = None
-    for tier in TIERS + PHASES:
-        app.register_task(type(f"{tier.title()}Task", (TierTask,), _task(tier))())
+    for tier in (*order_of(settings.model_tiers), *PHASES):
+        register_tier(app, tier)
     return app
+
+
+def register_tier(app: Celery, tier: str) -> None:
+    """Have an app know a tier's task."""
+    app.register_task(type(f"{tier.title()}Task", (TierTask,), _task(tier))())
+
+
+def tier_of(task: str) -> str:
+    """Return the tier whose task has this name; "" if none can have it."""
+    name = task.removeprefix(TASK_PREFIX)
+    return name if name != task and TIER_NAME.fullmatch(name) else ""
 
 
 def _forget_other_projects() -> None:
@@ -129,4 +157,4 @@ _REDIS_TRANSPORT = {
 
 
 def _task(tier: str) -> dict[str, Any]:
-    return {"name": f"tasks.{tier}", "tier": tier, "__module__": __name__, "abstract": False}
+    return {"name": f"{TASK_PREFIX}{tier}", "tier": tier, "__module__": __name__, "abstract": False}

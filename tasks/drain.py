@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,24 @@ class Drain:
         self.started = False
         self.cut_off = False
         self._running: set[asyncio.Task[Any]] = set()
+        self._handing_over: set[asyncio.Task[Any]] = set()
+        self._at_start: list[Callable[[], None]] = []
+
+    def at_start(self, tell: Callable[[], None]) -> None:
+        """Have somebody told as soon as it has started."""
+        self._at_start.append(tell)
 
     def watch(self, calls: Iterable[asyncio.Task[Any]]) -> None:
         """Wait for these calls before the process stops."""
         self._running.update(calls)
+
+    def wait_for(self, task: asyncio.Task[Any]) -> None:
+        """Wait for it before the process stops, and cut off nothing of it but its calls.
+
+        No thread of Celery's waits for it; it hands over what is cut off.
+        """
+        self._handing_over.add(task)
+        task.add_done_callback(self._handing_over.discard)
 
     def forget(self, calls: Iterable[asyncio.Task[Any]]) -> None:
         """Wait for these calls no more."""
@@ -36,11 +50,15 @@ class Drain:
     async def run(self, seconds: float) -> None:
         """Let what runs end for so long, then cut off the rest."""
         self.started = True
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=seconds)
+        for tell in self._at_start:
+            tell()
+        if running := self._running | self._handing_over:
+            await asyncio.wait(running, timeout=seconds)
         self.cut_off = True
         rest = {call for call in self._running if not call.done()}
         if rest:
             log.warning("drain time is over: %d calls are cut off and handed over", len(rest))
         for call in rest:
             call.cancel()
+        while self._handing_over:
+            await asyncio.wait(self._handing_over)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 
 def http_url(host: str, port: int) -> str:
     """Return where a server that listens on this host can be asked from this machine."""
     reached = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def shown_host(url: str) -> str:
+    """Return host and port of a URL, without user and password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def is_loopback(host: str) -> bool:
@@ -30,6 +36,11 @@ def may_be_called(host: str, allowed: str) -> bool:
     name = re.sub(r":\d*$", "", host.strip().lower())
     further = {each.strip().lower() for each in allowed.split(",")} - {""}
     return is_loopback(name) or name in further or "*" in further
+
+
+def origins_of(text: str) -> tuple[str, ...]:
+    """Return the origins in a text, parted by commas, as browsers write them; "*" is any."""
+    return tuple(each.strip().lower() for each in text.split(",") if each.strip())
 
 
 def goes_direct(host: str, exceptions: str) -> bool:

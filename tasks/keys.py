@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 
 from tasks.errors import SettingsError
-from tasks.settings import fault_of_key
+from tasks.setting_kinds import fault_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 HAND_OVER_SECONDS = 4.0  # what a process that stops gets after its drain, and no more
 DIED = 70  # exit status (EX_SOFTWARE): without its loops a process only pretends to work
 GARBAGE_THRESHOLDS = (20_000, 20, 20)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+LARGE_BLOCK = 256 * 1024  # bytes
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,18 @@ def freeze_garbage() -> None:
     """
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+def give_back_memory() -> None:
+    """Have the C library give large blocks back to the system as soon as they are free.
+
+    Of its own accord glibc takes blocks as large as the first that it was given back from its heap,
+    where a small one behind them keeps all of it: a flood of large requests would stay for ever.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        c_library.mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BLOCK)
 
 
 def end() -> NoReturn:

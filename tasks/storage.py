@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
@@ -63,10 +63,8 @@ class Storage:
         if writing and self._folders:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         with _as_os_error():
-            opened: BinaryIO = self._fs.open(
-                path, mode, block_size=WRITE_BLOCK if writing else CHUNK
-            )
-        return opened
+            opened: Any = self._fs.open(path, mode, block_size=WRITE_BLOCK if writing else CHUNK)
+        return cast("BinaryIO", opened if self._folders else _Remote(opened))
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return a range of a file."""
@@ -78,8 +76,7 @@ class Storage:
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """Write a file that appears when it is whole: others may be reading the one before it."""
         if not self._folders:
-            with _as_os_error():
-                yield from self._sending(name)
+            yield from self._sending(name)
             return
         fresh = f"{UNFINISHED}/{os.urandom(8).hex()}"
         try:
@@ -104,7 +101,7 @@ class Storage:
             file.close()
         except BaseException:
             file.discard()
-            file.closed = True
+            file.sent.closed = True
             raise
 
     def write(self, name: str, content: bytes) -> None:
@@ -174,6 +171,26 @@ def _as_os_error() -> Iterator[None]:
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         raise OSError(message) from error
+
+
+class _Remote:
+    """A file of an object store: whatever is done to it raises what a local one would."""
+
+    def __init__(self, sent: Any) -> None:
+        self.sent = sent
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.sent, name)
+        return _as_os_error()(found) if callable(found) else found
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def content_name(file_id: str) -> str:

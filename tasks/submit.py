@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
 from tasks.group_commit import GroupCommit
-from tasks.records.batches import phase_unit_id
-from tasks.records.jobs import Dispatch, Queue, Ref
+from tasks.records.jobs import Ref
+from tasks.records.order import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,15 +46,18 @@ class Submitter:
         accepted.
         """
         await self.check_room()
-        tier = self._publisher.first_tier
-        created, earlier = await self._store.jobs.create(jobs, tier, keys)
+        order = self._publisher.order
+        created, earlier, queue = await self._store.jobs.create(jobs, order, keys)
         if earlier:
             await self._store.durability.job(earlier[0])
             return created, earlier
         try:
             await self._store.durability.job(jobs[0].id)
-            refs = [Ref(job.id, 0) for job in jobs]
-            await self._publisher.publish(tier, jobs[0].queue.value, refs)
+            refs: dict[str, list[Ref]] = {}
+            for job in jobs:
+                refs.setdefault(first_of(job.options.tiers, order), []).append(Ref(job.id, 0))
+            for first_tier, its_refs in refs.items():
+                await self._publisher.publish(first_tier, queue, its_refs)
         except (PublishError, StoreUnavailable):
             with contextlib.suppress(StoreUnavailable):  # else the sweeper brings them to an end
                 await self._store.jobs.discard(jobs[0].owner, [job.id for job in jobs], keys)
@@ -67,7 +70,7 @@ class Submitter:
         Raises NoSuchInput, StoreFull, TooManyQueued or StoreUnavailable; then it was not accepted.
         """
         await self.check_room()
-        batch_id = await self._store.batches.create(batch, keys)
+        batch_id, dispatches = await self._store.batches.create(batch, keys)
         try:
             await self._store.durability.batch(batch_id)
         except StoreUnavailable:
@@ -76,9 +79,7 @@ class Submitter:
                 with contextlib.suppress(StoreUnavailable):  # else it runs, and nobody knows
                     await self._store.batches.cancel(batch_id, batch.owner)
             raise
-        if batch_id == batch.id:
-            unit = phase_unit_id(batch_id, "validate")
-            await self._publisher.dispatch([Dispatch(unit, 0, "validate", Queue.PHASES.value)])
+        await self._publisher.dispatch(dispatches)
         return batch_id
 
     async def cancel_batch(self, batch_id: str, owner: str) -> bool:

@@ -108,6 +108,8 @@ def quick_settings(url: str, gpu: Upstream, cpu: Upstream, files: Path) -> dict[
         "FALLTHROUGH_CPU_CONCURRENCY": "8",
         "FALLTHROUGH_CONNECT_TIMEOUT_SECONDS": "0.5",
         "FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "1",
+        "FALLTHROUGH_BREAKER_RECOVERY_MULTIPLIER": "1",
+        "FALLTHROUGH_BREAKER_RAMP_SECONDS": "0",
         "FALLTHROUGH_SWEEP_SECONDS": "0.25",
         "FALLTHROUGH_FILES_URL": str(files),
         "FALLTHROUGH_DISPATCH_GRACE_SECONDS": "2",

@@ -12,6 +12,8 @@ from celery.signals import task_rejected
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown
 
+from tasks.app import register_tier, tier_of
+
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between two tries to connect; Celery itself would wait for up to 30 s
@@ -43,6 +45,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery ships no types
 
         def receive_or_drop(message: Any) -> Any:
             try:
+                self._know_tier(message)
                 return receive(message)
             except (*self.connection_errors, *self.channel_errors):
                 raise
@@ -50,6 +53,16 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery ships no types
                 return self.on_decode_error(message, error)
 
         return receive_or_drop
+
+    def _know_tier(self, message: Any) -> None:
+        """Have a task for a tier that others of the fleet know: what comes to it is handed on."""
+        name = (message.headers or {}).get("task")
+        if not isinstance(name, str) or name in self.strategies:
+            return
+        if tier := tier_of(name):
+            log.warning("the tier %s is not set up here: what comes to it goes on", tier)
+            register_tier(self.app, tier)
+            self.update_strategies()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Drop what cannot be read, without its words, and tell those who count it."""

@@ -22,7 +22,6 @@ from circuit_breaker.events import (
     StoreUnavailable,
 )
 from fallback_chain import (
-    BREAKER_NAMES,
     CONTEXT,
     INTERRUPTED,
     LACKING,
@@ -31,9 +30,11 @@ from fallback_chain import (
     NO_SUCH_MODEL,
     UNSHOWABLE,
     Verdict,
+    breaker_name,
 )
-from tasks.records.jobs import TIERS
+from tasks.records.troubles import TierReport
 from tasks.telemetry.metrics import (
+    CHUNK_SECONDS,
     LONG_SECONDS,
     SECONDS,
     UNUSABLE,
@@ -45,16 +46,19 @@ from tasks.telemetry.metrics import (
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from fallback_chain import Tokens
+    from fallback_chain import Pace, Tokens
     from tasks.records.batches import LineResult
     from tasks.recovery.leases import Leases
     from tasks.tiers.slots import Slots
     from workers.pause import Pause
     from workers.pulse import Pulse
 
-LOOPS = ("leases", "cancellations", "sweeper", "health port", "pause", "counts")
+LOOPS = (
+    *("leases", "cancellations", "breakers", "sweeper", "health port", "pause", "counts", "tiers"),
+    *("recaller", "room below"),
+)
 SWEPT = ("lease", "unbegun", "parked", "expired")
 HELD = ("saturated", "misconfigured")
 # Of a verdict, where they say more than it: what the answer, or the request, was like.
@@ -71,7 +75,9 @@ M = TypeVar("M", bound=MetricWrapperBase)
 class WorkerMetrics(Observer):
     """Metrics of this process; the fleet's are the API's."""
 
-    def __init__(self) -> None:
+    def __init__(self, tiers: Collection[str]) -> None:
+        """tiers: the names of the model tiers."""
+        self._tiers = tiers
         self.registry = registry = CollectorRegistry()
         process_metrics(registry)
         counter, histogram = partial(Counter, registry=registry), partial(_histogram, registry)
@@ -90,9 +96,11 @@ class WorkerMetrics(Observer):
                 ["tier", "verdict", "detail"],
             )
         )
-        for tier, (verdict, details) in product(TIERS[:-1], TOLD.items()):
+        for tier, (verdict, details) in product(tiers, TOLD.items()):
             for detail in details:  # from 0 on, so that the first one is a rise
                 _ = self._tries[tier, verdict.value, detail]
+        for tier in tiers:
+            _ = self._tries[tier, Verdict.MISCONFIGURED.value, ""]
         self._try_seconds = _Children(
             histogram("fallthrough_worker_try_seconds", "Time of a try at a tier.", SECONDS)
         )
@@ -110,6 +118,7 @@ class WorkerMetrics(Observer):
                 LONG_SECONDS,
             )
         )
+        self._streams = _StreamMetrics(registry, tiers)
         self._message_jobs = message_sizes(registry)
         self._loop_deaths = loop_deaths(registry, LOOPS)
         self._sweeps = counter("fallthrough_worker_sweeps", "Sweeps done here.")
@@ -130,6 +139,7 @@ class WorkerMetrics(Observer):
             signal.connect(self._dropped)
         self._breakers = _BreakerMetrics(registry)
         self._untold: dict[str, int] = {}
+        self._reports: dict[str, TierReport] = {}
 
     def loop_died(self, name: str) -> None:
         """Count the death of a background loop."""
@@ -165,7 +175,9 @@ class WorkerMetrics(Observer):
         """Note how long it waited."""
         self._wait_seconds[tier,].observe(waited)
 
-    def tried(self, tier: str, verdict: Verdict, took: float, detail: str = "") -> None:
+    def tried(
+        self, tier: str, verdict: Verdict, took: float, detail: str = "", endpoint: int = 0
+    ) -> None:
         """Count a try, and note how long it took if it came to a call."""
         known = next((each for each in DETAILS if each in detail), "") if detail else ""
         self._tries[tier, verdict.value, known].inc()
@@ -173,13 +185,33 @@ class WorkerMetrics(Observer):
         if unusable in UNUSABLE:
             event = unusable_event(tier, unusable)
             self._untold[event] = self._untold.get(event, 0) + 1
+        if tier in self._tiers:
+            name = breaker_name(tier, endpoint)
+            self._reports.setdefault(name, TierReport()).add(verdict, detail)
         if verdict not in NOT_CALLED:
             self._try_seconds[tier,].observe(took)
+
+    def stream_begun(self, tier: str) -> None:
+        """Count a stream that is under way."""
+        self._streams.begun(tier)
+
+    def stream_ended(self, tier: str, pace: Pace | None) -> None:
+        """Count it no more, and note how fast it came."""
+        self._streams.ended(tier, pace)
+
+    def stream_cut(self, tier: str) -> None:
+        """Count one that broke off."""
+        self._streams.cut(tier)
 
     def take_untold(self) -> dict[str, int]:
         """Return what the fleet's counts lack, event → times, and forget it."""
         untold, self._untold = self._untold, {}
         return untold
+
+    def take_reports(self) -> dict[str, TierReport]:
+        """Return what tries showed of their servers, by breaker, since this was asked last."""
+        reports, self._reports = self._reports, {}
+        return reports
 
     def finished(self, tier: str, status: str, age: float, tokens: Tokens) -> None:
         """Count a job that ended."""
@@ -215,9 +247,67 @@ class WorkerMetrics(Observer):
         for reason in reasons:
             self._swept[reason,].inc()
 
+    def know_breakers(self, names: Iterable[str]) -> None:
+        """Tell of these breakers from now on, from 0."""
+        self._breakers.know(names)
+
     def breaker_event(self, event: object) -> None:
         """Count what a breaker says."""
         self._breakers.hear(event)
+
+
+class _StreamMetrics:
+    """Answers that come in pieces; names and buckets follow OpenTelemetry's conventions."""
+
+    def __init__(self, registry: CollectorRegistry, tiers: Iterable[str]) -> None:
+        histogram = partial(_histogram, registry)
+        self._in_flight = _Children(
+            Gauge(
+                "fallthrough_worker_streams_in_flight",
+                "Answers that a tier is asked for, and that come in pieces.",
+                ["tier"],
+                registry=registry,
+            )
+        )
+        self._cut = _Children(
+            Counter(
+                "fallthrough_worker_streams_cut",
+                "Streams that broke off after their reader had got some of them.",
+                ["tier"],
+                registry=registry,
+            )
+        )
+        for tier in tiers:
+            _ = self._in_flight[tier,], self._cut[tier,]
+        self._first = _Children(
+            histogram(
+                "fallthrough_worker_time_to_first_chunk_seconds",
+                "Time from the call of a tier to the first word of its stream.",
+                CHUNK_SECONDS,
+            )
+        )
+        self._next = _Children(
+            histogram(
+                "fallthrough_worker_time_per_output_chunk_seconds",
+                "Time between two pieces of a tier's stream that say something.",
+                CHUNK_SECONDS,
+            )
+        )
+
+    def begun(self, tier: str) -> None:
+        self._in_flight[tier,].inc()
+
+    def cut(self, tier: str) -> None:
+        self._cut[tier,].inc()
+
+    def ended(self, tier: str, pace: Pace | None) -> None:
+        self._in_flight[tier,].dec()
+        if pace is None:
+            return
+        self._first[tier,].observe(pace.first)
+        note = self._next[tier,].observe
+        for pause in pace.pauses:
+            note(pause)
 
 
 class _BreakerMetrics:
@@ -233,14 +323,16 @@ class _BreakerMetrics:
         self._rejections = counter("rejections", "Calls that a breaker refused.")
         self._transitions = counter("transitions", "Changes of state seen here.", "to")
         self._holds = counter("holds", "Times that a tier was held.", "reason")
-        # From 0 on, so that a rate sees the first failure, and a share of none is 0.
-        for metric in (self._requests, self._failures, self._rejections):
-            for name in BREAKER_NAMES.values():
-                _ = metric[name,]
-        for name, reason in product(BREAKER_NAMES.values(), HELD):
-            _ = self._holds[name, reason]
         self._late = counter("late_results", "Results of calls that an older state let through.")
         self._alone = counter("store_errors", "Decisions without the shared state.")
+
+    def know(self, names: Iterable[str]) -> None:
+        # From 0 on, so that a rate sees the first failure, and a share of none is 0.
+        for name in names:
+            for metric in (self._requests, self._failures, self._rejections):
+                _ = metric[name,]
+            for reason in HELD:
+                _ = self._holds[name, reason]
 
     def hear(self, event: object) -> None:
         match event:

@@ -13,7 +13,7 @@ from tasks.records.jobs import Queue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from circuit_breaker import CircuitBreaker
+    from fallback_chain import Tier
 
 LOOK_SECONDS = 0.5
 
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 
 
 class Pause:
-    """Watches the breakers on the loop; the consumer is touched on its own thread alone."""
+    """Watches the tiers on the loop; the consumer is touched on its own thread alone."""
 
     def __init__(self) -> None:
         self.consumer: Any = None
         self.paused = False
 
-    async def keep(self, breakers: Sequence[CircuitBreaker]) -> None:
+    async def keep(self, tiers: Sequence[Tier]) -> None:
         """Pause and resume the batch queue; run until cancelled. Without tiers, never pause."""
-        while breakers:
-            views = await asyncio.gather(*(breaker.view() for breaker in breakers))
-            vain = all(view.retry_after_seconds > 0 for view in views)
+        while tiers:
+            waits = await asyncio.gather(*(tier.due_seconds() for tier in tiers))
+            vain = all(wait > 0 for wait in waits)
             if vain is not self.paused and self.consumer is not None:
                 self.paused = vain
                 log.warning("batch work is %s", "paused: no tier can serve" if vain else "resumed")

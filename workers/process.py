@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import math
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
+from circuit_breaker.events import StateChanged
 from tasks import process
 from tasks.app import create_app
 from tasks.background import Background
@@ -21,18 +23,21 @@ from tasks.drain import Drain
 from tasks.errors import SettingsError
 from tasks.execution.context import Context
 from tasks.execution.jobs import JobRunner
+from tasks.execution.messages import Message, MessageRunner, Runners
 from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
-from tasks.hosts import http_url
-from tasks.records.batches import PHASES, is_unit
+from tasks.hosts import http_url, shown_host
 from tasks.records.jobs import Queue, new_token
 from tasks.recovery.leases import Leases
+from tasks.recovery.recaller import Recaller
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
 from tasks.store import open_store
 from tasks.store.retrying import Retrying
+from tasks.telemetry.slices import report_to
 from tasks.tiers.answerer import Answerer
 from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_configs
+from tasks.tiers.changes import follow_breakers
 from workers.consumer import Consumer
 from workers.health import health_app, serve
 from workers.loop import LoopThread
@@ -40,10 +45,12 @@ from workers.metrics import WorkerMetrics
 from workers.pause import Pause, pause_step
 from workers.pulse import Pulse, pulse_step
 from workers.release import release_step
+from workers.troubles import TroubleWatch
 
 if TYPE_CHECKING:
     from tasks.records.jobs import Ref
     from tasks.settings import Settings
+    from tasks.telemetry.slices import SliceReport
 
 INTERACTIVE_THREADS = 64
 BEGUN_SHARE = 1.5
@@ -66,10 +73,12 @@ class WorkerProcess:
         self._loop = LoopThread()
         self._pulse = Pulse()
         self._pause = Pause()
-        self._metrics = WorkerMetrics()
+        self._metrics = WorkerMetrics(settings.model_tiers)
         self._app = create_app(settings)
         self._publisher = Publisher(self._app, tier_configs(settings), self._metrics)
         self._background = Background(self._metrics.loop_died)
+        self._recaller: Recaller | None = None  # until all is open
+        self._stopping: concurrent.futures.Future[None] | None = None
 
     def run(self) -> int:
         """Work until told to stop; return the exit status.
@@ -85,8 +94,11 @@ class WorkerProcess:
         log.info("worker %s: health on %s", self._name, where)
         worker = self._celery_worker()
         process.freeze_garbage()
+        process.give_back_memory()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
-        worker.start()  # blocks; a SIGTERM ends it when all that it began is done
+        worker.start()  # blocks; a SIGTERM ends it when all that has a thread is done
+        if self._stopping:  # units whose lines had waited have none
+            concurrent.futures.wait([self._stopping])
         try:
             self._loop.call(self._close(), timeout=process.HAND_OVER_SECONDS)
         except TimeoutError:  # leases do the rest
@@ -137,11 +149,19 @@ class WorkerProcess:
         return self._settings.worker_threads or self._units() + lone * INTERACTIVE_THREADS
 
     def _prefetch(self) -> dict[Queue, int]:
-        """Return how many messages of each queue are held: of fresh work, one less than threads."""
+        """Return how many messages of each queue are held: of fresh work, one less than threads.
+
+        What is small of batches lies with what has begun: of that, too, lone jobs have threads
+        left. (On Redis, where one number is for all queues, the turns of units see to it.)
+        """
         units, threads = self._units(), self._threads()
         lone = max(threads - units, 1) if self._mixed() else threads
         fresh = {Queue.INTERACTIVE: lone, Queue.BATCH: units, Queue.PHASES: 1}
-        return fresh | {kind.begun: threads for kind in fresh}
+        begun = {kind.begun: threads for kind in fresh}
+        if self._mixed():
+            small = {Queue.BATCH: units + lone // 2, Queue.PHASES: max(lone // 8, 1)}
+            begun |= {kind.begun: most for kind, most in small.items()}
+        return fresh | begun
 
     def _mixed(self) -> bool:
         return len(self._settings.worker_queues.split(",")) > 1
@@ -154,13 +174,15 @@ class WorkerProcess:
             return max(settings.worker_threads // 2, 1) if mixed else settings.worker_threads
         # About 1.5 times the lines that may be called at once: more would only keep them from
         # other workers; fewer, and slices end in lockstep.
-        return math.ceil(BEGUN_SHARE * settings.gpu_concurrency / settings.slice_lines) + 1
+        lines = max(tier.calls_here for tier in settings.model_tiers.values())
+        return math.ceil(BEGUN_SHARE * lines / settings.slice_lines) + 1
 
     async def _open(self, health_socket: socket.socket) -> None:
         settings = self._settings
         storage = await asyncio.to_thread(Storage, settings.files_url)
         self._store = store = await open_store(settings, storage)
         breakers = build_breakers(settings, store.connection, self._breaker_event)
+        self._metrics.know_breakers(breakers)
         self._tiers = tiers = build_tiers(settings, store, breakers)
         self._drain = drain = Drain()
         leases = Leases(store, settings.lease_seconds, tiers.all_slots)
@@ -173,40 +195,49 @@ class WorkerProcess:
             retrying=Retrying(drain),
             observer=self._metrics,
         )
-        self._jobs = JobRunner(context)
-        self._phases = PhaseRunner(context, settings.slice_lines)
-        self._batch_units = UnitRunner(context, self._phases, self._units())
+        phases = PhaseRunner(context, settings.slice_lines)
+        most_first = self._prefetch()[Queue.BATCH_BEGUN]
+        units = UnitRunner(context, phases, self._units(), most_first)
+        self._messages = MessageRunner(context, Runners(JobRunner(context), units, phases))
         slots = {tier: tiers.slots_of(tier) for tier, _ in tiers.slots}
         self._metrics.watch(leases, slots, self._pulse, self._pause)
         self._app.runner = self._run_slice
+        self._recaller = Recaller(
+            store, self._publisher, context.answerer, knocks=settings.probe_models > 0
+        )
         sweeper = Sweeper(store, self._publisher, self._metrics, self._name)
         port = health_app(self._pulse, store.connection, self._metrics.registry)
         start = self._background.start
         start("leases", leases.keep)
         start("cancellations", leases.listen)
+        start("breakers", partial(follow_breakers, store.connection, breakers))
         start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
+        start("recaller", self._recaller.keep)
+        start("room below", context.descent.listen)
         start("health port", partial(serve, port, health_socket))
         start("counts", self._keep_counts)
+        endpoints = (each for tier in tiers.models.values() for each in tier.config.endpoints)
+        hosts = {each.breaker_name: shown_host(each.url) for each in endpoints}
+        watch = TroubleWatch(store.tiers, hosts, settings.silent_tier_seconds)
+        start("tiers", partial(watch.keep, self._metrics.take_reports))
         if Queue.BATCH.value in self._queues():
-            tier_breakers = [tier.breaker for tier in tiers.models.values()]
-            start("pause", partial(self._pause.keep, tier_breakers))
+            start("pause", partial(self._pause.keep, list(tiers.models.values())))
 
-    def _run_slice(self, tier: str, refs: list[Ref], queue: str) -> list[Ref]:
+    def _run_slice(
+        self, tier: str, refs: list[Ref], queue: str, following: str, report: SliceReport
+    ) -> list[Ref]:
+        return self._loop.call(self._run(Message(tier, refs, queue, following), report))
+
+    async def _run(self, message: Message, report: SliceReport) -> list[Ref]:
+        report_to(report)
         # A lease is this run's alone: a message that comes again, while it runs, finds it taken.
-        return self._loop.call(self._run(tier, refs, queue, f"{self._name}:{new_token()}"))
-
-    async def _run(self, tier: str, refs: list[Ref], queue: str, lease_owner: str) -> list[Ref]:
-        first = refs[0]
-        if tier in PHASES:
-            await self._phases.run_phase(tier, first, lease_owner)
-            return []
-        if is_unit(first.id):
-            return await self._batch_units.run_unit(tier, first, queue, lease_owner)
-        return await self._jobs.run_slice(tier, refs, queue, lease_owner)
+        return await self._messages.run(message, f"{self._name}:{new_token()}")
 
     def _breaker_event(self, event: object) -> None:
         log_event(event)
         self._metrics.breaker_event(event)
+        if isinstance(event, StateChanged) and self._recaller:
+            self._recaller.changed()
 
     def _shutting_down(self, **_: Any) -> None:
         # In a signal handler: only start what the loop does. Celery has stopped consuming when
@@ -214,7 +245,8 @@ class WorkerProcess:
         if not self._pulse.draining:
             self._pulse.draining = True
             process.end_after(self._settings.drain_seconds)
-            asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
+            stopping = asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
+            self._stopping = stopping
 
     async def _keep_counts(self) -> None:
         while True:

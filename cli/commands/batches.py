@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from cli import environment
 from cli.batches import create_batch, finish, follow
 from cli.commands.options import as_json, at_url, check_writable, to_file
-from cli.terminal import echo
+from cli.terminal import aligned, echo
 from tasks.records.policies import ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -60,6 +58,7 @@ def batches() -> None:
     "--on-exhausted",  # what a batch does by default stands first
     type=click.Choice(sorted(get_args(ExhaustedPolicy), key=lambda p: p != DEFAULT_POLICY)),
 )
+@click.option("--tiers", help="Tiers that may answer, as gpu,cpu,cache  [default: the server's].")
 @click.option("--detach", is_flag=True, help="Do not wait for it; print its id.")
 @at_url
 @as_json
@@ -70,6 +69,7 @@ def run(  # noqa: PLR0913 - a command's options
     window: str,
     priority: str | None,
     on_exhausted: str | None,
+    tiers: str | None,
     detach: bool,
     url: str | None,
     as_json: bool,
@@ -77,8 +77,12 @@ def run(  # noqa: PLR0913 - a command's options
     """Upload FILE, follow its batch, and download the results."""
     if output:
         check_writable(output)
-    options = {"priority": priority, "fallthrough_on_exhausted": on_exhausted}
-    metadata = {name: value for name, value in options.items() if value}
+    options = {
+        "priority": priority,
+        "fallthrough_on_exhausted": on_exhausted,
+        "fallthrough_tiers": tiers,
+    }
+    metadata = {name: value for name, value in options.items() if value is not None}
     with environment.client(url) as client:
         batch_id = create_batch(client, file, window, metadata)
         echo(batch_id, err=not detach)
@@ -123,17 +127,17 @@ def list_batches(*, limit: int, url: str | None, as_json: bool) -> None:
     if as_json:
         echo(json.dumps(latest))
     else:
-        Console().print(_table(latest))
+        echo("\n".join(aligned(_rows(latest))))
 
 
-def _table(latest: list[dict[str, Any]]) -> Table:
-    table = Table("batch", "status", "answered", "failed", "of", "created")
+def _rows(latest: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("batch", "status", "answered", "failed", "of", "created")]
     for batch in latest:
         counts = batch["request_counts"]
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created_at"]))
         numbers = (str(counts[name]) for name in ("completed", "failed", "total"))
-        table.add_row(batch["id"], batch["status"], *numbers, created)
-    return table
+        rows.append((batch["id"], batch["status"], *numbers, created))
+    return rows
 
 
 @batches.command("cancel")

@@ -10,16 +10,20 @@ import click
 from rich.console import Console
 
 from cli import environment
-from cli.commands.options import Finite, as_json, at_url, check_writable, to_file
+from cli.client import ApiAwayError
+from cli.commands.options import Finite, as_json, at_url, check_writable, names, to_file
 from cli.interrupt import leave_on_interrupt
 from cli.jobs import milliseconds, submit_prompts, wait_for
 from cli.prompts import read
+from cli.streams import tell
 from cli.terminal import echo
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from cli.client import Client
 
 
 @click.command()
@@ -31,7 +35,15 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=Finite(0, 2))
 @click.option("--cache", type=click.Choice(get_args(CachePolicy)))
 @click.option("--on-exhausted", type=click.Choice(get_args(ExhaustedPolicy)))
-@click.option("--deadline", "deadline_seconds", type=Finite(), help="Seconds until it is given up.")
+@click.option(
+    "--tiers", callback=names, help="Tiers that may answer, as gpu,cpu,cache  [default: all]."
+)
+@click.option(
+    "--deadline",
+    "deadline_seconds",
+    type=Finite(0, min_open=True),
+    help="Seconds until it is given up.",
+)
 @at_url
 @as_json
 def submit(
@@ -51,25 +63,46 @@ def submit(
     cat prompts.jsonl | fallthrough submit - --wait --json
 
     A line of JSONL has prompt or messages, and any sampling parameters; lines of OpenAI's batch
-    format do as well. Options here are defaults for lines that do not say.
+    format do as well. Options here are defaults for lines that do not say. One
+    answer is shown as it comes, where there is a terminal to show it.
     """  # noqa: D301 - \b is click's
     defaults = {name: value for name, value in fields.items() if value is not None}
     prompts = read(source)
     if output:
         check_writable(output)
+    waits = wait or output or (wait is None and len(prompts) == 1)
+    streams = waits and len(prompts) == 1 and sys.stdout.isatty() and not (output or as_json)
+    if streams:
+        defaults["stream"] = True
     with environment.client(url) as client:
         jobs = submit_prompts(client, prompts, defaults)
-        if not (wait or output or (wait is None and len(prompts) == 1)):
+        if not waits:
             _print_accepted(jobs, as_json=as_json)
             return
         leave_on_interrupt(lambda: _print_accepted(jobs, as_json=as_json))
-        finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
-    results = [
-        {"custom_id": prompt.label, **finished[job["id"]]}
-        for prompt, job in zip(prompts, jobs, strict=True)
-    ]
-    _print_results(results, output, as_json=as_json)
+        if streams:
+            results = [_tell(client, jobs[0])]
+        else:
+            finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
+            results = [
+                {"custom_id": prompt.label, **finished[job["id"]]}
+                for prompt, job in zip(prompts, jobs, strict=True)
+            ]
+            _print_results(results, output, as_json=as_json)
+    _print_degraded(results)
     sys.exit(0 if all(result["status"] == "succeeded" for result in results) else 1)
+
+
+def _tell(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """Print an answer as it comes; return its job."""
+    try:
+        result = tell(client, job["id"], Console(stderr=True))
+    except ApiAwayError:
+        _print_accepted([job], as_json=False)
+        raise
+    if not result["text"]:
+        _print_text(result)
+    return result
 
 
 def _print_accepted(jobs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -91,10 +124,18 @@ def _print_results(
             echo(line)
     else:
         for result in results:
-            echo(result["text"] or f"[{result['status']}] {_error_message(result)}")
+            _print_text(result)
+
+
+def _print_text(job: dict[str, Any]) -> None:
+    echo(job["text"] or f"[{job['status']}] {_error_message(job)}")
+
+
+def _print_degraded(results: Sequence[dict[str, Any]]) -> None:
     degraded = sum(bool(result["degraded"]) for result in results)
     if degraded:
-        echo(f"{degraded} of {len(results)} answers are degraded: no tier answered", err=True)
+        told = f"{degraded} of {len(results)} answers are degraded: no tier answered"
+        echo(f"{told} (`fallthrough breakers` says why)", err=True)
 
 
 @click.command()
@@ -128,7 +169,8 @@ def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
     for attempt in job["attempts"]:
         detail = attempt.get("detail", "")
         ms = attempt["milliseconds"]
-        echo(f"  {attempt['tier']:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
+        tier = attempt["tier"] + (f":{attempt['endpoint']}" if "endpoint" in attempt else "")
+        echo(f"  {tier:6} {attempt['verdict']:14} {ms:9.1f} ms  {detail}")
     if text := job["text"] or _error_message(job):
         echo(text)
 

@@ -7,12 +7,10 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from cli import environment
 from cli.commands.options import as_json
-from cli.terminal import echo
+from cli.terminal import aligned, echo
 from tasks import keys as keyring
 
 
@@ -52,15 +50,15 @@ def list_keys(path: Path, *, as_json: bool) -> None:
         rows = [{"id": key.id, "owner": key.owner, "admin": key.admin} for key in ring]
         echo(json.dumps(rows))
     else:
-        Console().print(_table(ring))
+        echo("\n".join(aligned(_rows(ring))))
 
 
-def _table(ring: list[keyring.Key]) -> Table:
-    table = Table("key", "owner", "role", "created")
+def _rows(ring: list[keyring.Key]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("key", "owner", "role", "created")]
     for key in ring:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created_at))
-        table.add_row(key.id, key.owner, "admin" if key.admin else "", created)
-    return table
+        rows.append((key.id, key.owner, "admin" if key.admin else "", created))
+    return rows
 
 
 @keys.command("revoke")

@@ -24,6 +24,11 @@ class Finite(click.FloatRange):
         return number
 
 
+def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    """Read names parted by commas; which there are is the server's to say."""
+    return None if value is None else [name.strip() for name in value.split(",")]
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 at_url = click.option(
     "--url", help="The API's address [default: FALLTHROUGH_API_URL, or http://127.0.0.1:8000]."

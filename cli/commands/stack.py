@@ -12,6 +12,7 @@ from cli import environment
 from cli.commands.options import as_json
 from cli.stack.parts import UpOptions
 from cli.up import run_up
+from tasks.errors import SettingsError
 
 PORT = click.IntRange(0, 65_535)
 
@@ -29,25 +30,44 @@ PORT = click.IntRange(0, 65_535)
     help="Worker processes for batch work, beside the one for interactive requests.",
 )
 @click.option(
+    "--cpu",
+    type=click.Choice(["embedded"]),
+    help="Have the small model answer where a GPU server cannot; without a GPU server it does.",
+)
+@click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where jobs and logs are kept  [default: ~/.local/share/fallthrough]",
 )
 @as_json
-def up(
-    port: int | None, flower_port: int, workers: int, data_dir: Path | None, *, as_json: bool
+def up(  # noqa: PLR0913 - a command's options
+    *,
+    port: int | None,
+    flower_port: int,
+    workers: int,
+    cpu: str | None,
+    data_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Start the whole stack on this machine, and watch over it until Ctrl-C.
 
-    Valkey, a small model as CPU tier, workers, the API and Flower. A part of your own takes the
-    place of the embedded one: set FALLTHROUGH_REDIS_URL, FALLTHROUGH_CPU_URL; and
-    FALLTHROUGH_GPU_URL for the server that all this is for. `fallthrough config` lists them.
+    Valkey, workers, the API and Flower; and a small model as CPU tier, as long as no server of
+    yours is named. A part of your own takes the place of the embedded one: set
+    FALLTHROUGH_REDIS_URL, FALLTHROUGH_CPU_URL; and FALLTHROUGH_GPU_URL for the server that all this
+    is for. `fallthrough config` lists them.
     """
     settings = environment.settings()
+    if cpu and "FALLTHROUGH_CPU_URL" in os.environ:
+        message = "FALLTHROUGH_CPU_URL: it is set, and so is --cpu embedded: take one of them away"
+        raise SettingsError(message)
+    if cpu and "cpu" not in settings.model_tiers:
+        message = "FALLTHROUGH_TIERS: it does not name cpu, where --cpu embedded would answer"
+        raise SettingsError(message)
     options = UpOptions(
         port=settings.port if port is None else port,
         flower_port=flower_port,
         workers=workers,
+        embedded_cpu=cpu is not None,
         flower_prefix=os.environ.get("FLOWER_URL_PREFIX", ""),
     )
     sys.exit(run_up(settings, options, data_dir or environment.data_folder(), as_json=as_json))

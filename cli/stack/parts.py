@@ -8,12 +8,13 @@ import sys
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from cli.stack.memory import machine_memory, store_memory
 from cli.stack.ports import PortTakenError, claim, free_port
 from tasks.hosts import http_url
+from tasks.setting_kinds import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 PROBE_SECONDS = 2.0
+CPU = "cpu"  # the tier where the small model can answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,23 @@ class Part:
     watches: bool = False  # it only looks on: the others go on without it
 
 
+class Link(NamedTuple):
+    """A tier of the chain, and who answers there."""
+
+    tier: str
+    who: str
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The parts, and where a user finds the product.
 
-    flower_fault: why there is no Flower; "": there is one.
+    chain: in the order in which they are tried. flower_fault: why there is no Flower; "": there is
+    one.
     """
 
     parts: tuple[Part, ...]
+    chain: tuple[Link, ...]
     api_url: str
     flower_url: str
     flower_fault: str = ""
@@ -60,6 +71,7 @@ class UpOptions:
     flower_port: int = 5555
     workers: int = 1
     flower_prefix: str = ""  # path below which Flower lies
+    embedded_cpu: bool = False  # the small model answers for a GPU server, too
 
 
 def plan(
@@ -68,7 +80,8 @@ def plan(
     """Decide what runs where; nothing starts yet.
 
     user_variables: names of the FALLTHROUGH_ variables that the user set: those parts are not
-    ours to run. Raises PortTakenError.
+    ours to run. The small model is the CPU tier if no other server is there, neither a CPU one nor
+    a GPU one; or if it is asked for. Raises PortTakenError.
     """
     api_port = claim(options.port, "--port", "the API", settings.host)
     shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
@@ -78,11 +91,13 @@ def plan(
         parts.append(_valkey(data, settings.durable, password))
         url = parts[-1].url.replace("://", f"://:{password}@")
         shared["FALLTHROUGH_REDIS_URL"] = f"{url}/0"
-    if "FALLTHROUGH_CPU_URL" not in user_variables:
+    embedded = _runs_model(settings, user_variables, options)
+    if embedded:
         parts.append(_model())
         shared["FALLTHROUGH_CPU_URL"] = parts[-1].url
         if "FALLTHROUGH_CPU_ACCEPTS" not in user_variables:
             shared["FALLTHROUGH_CPU_ACCEPTS"] = "text"  # so small a model can do nothing else
+    chain = _chain(settings, embedded=embedded)
     drain = settings.drain_seconds + 10
     parts += [_worker("worker-interactive", "interactive", shared, drain)]
     parts += [
@@ -92,10 +107,38 @@ def plan(
         flower_port = claim(options.flower_port, "--flower-port", "Flower")
     except PortTakenError as error:
         api = _api(api_port, settings.host, shared, drain)
-        return Layout((*parts, api), api.url, "", flower_fault=str(error))
+        return Layout((*parts, api), chain, api.url, "", flower_fault=str(error))
     flower = _flower(flower_port, options.flower_prefix, shared, data)
     api = _api(api_port, settings.host, {"FALLTHROUGH_FLOWER_URL": flower.url, **shared}, drain)
-    return Layout((*parts, api, flower), api.url, flower.url)
+    return Layout((*parts, api, flower), chain, api.url, flower.url)
+
+
+def _runs_model(settings: Settings, user_variables: frozenset[str], options: UpOptions) -> bool:
+    others = [tier.url for name, tier in settings.model_tiers.items() if name != CPU]
+    own_cpu = "FALLTHROUGH_CPU_URL" in user_variables or CPU not in settings.model_tiers
+    return not own_cpu and (options.embedded_cpu or not any(others))
+
+
+def _chain(settings: Settings, *, embedded: bool) -> tuple[Link, ...]:
+    links = []
+    for name, tier in settings.model_tiers.items():
+        who = _server(tier.url, tier.model) or f"none: FALLTHROUGH_{name.upper()}_URL"
+        if name == CPU and embedded:
+            who = "the embedded small model"
+        elif name == CPU and not tier.url:
+            who = (
+                "none: name one by FALLTHROUGH_CPU_URL, or ask for the small model: --cpu embedded"
+            )
+        links.append(Link(name, who))
+    return (
+        *links,
+        Link("cache", "answers that were given before"),
+        Link("degraded", "says that nobody could answer; a batch waits instead"),
+    )
+
+
+def _server(url: str, model: str) -> str:
+    return url and f"{masked_url(url)}, {model or 'the first model that it serves'}"
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

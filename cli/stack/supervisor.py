@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from cli.stack.parts import Part
@@ -27,6 +27,12 @@ class StartError(Exception):
     """The stack did not become healthy; the message says which part, and where its log is."""
 
 
+def environ_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with these settings, and no others of ours or Celery's."""
+    others = ("FALLTHROUGH_", "CELERY_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(others)} | {**variables}
+
+
 class PartProcess:
     """A part's process: started, restarted, stopped."""
 
@@ -40,8 +46,6 @@ class PartProcess:
 
     def start(self) -> None:
         """Start the process, its output into the log."""
-        others = ("FALLTHROUGH_", "CELERY_")
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         tether = (sys.executable, "-P", "-m", "cli.stack.tether", str(os.getpid()))
         with self.log.open("ab") as output:
             self.popen = subprocess.Popen(  # noqa: S603 - our own commands
@@ -49,7 +53,7 @@ class PartProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**environ, **self.part.environ},
+                env=environ_with(self.part.environ),
                 cwd=self.part.folder,
                 start_new_session=True,  # the terminal's Ctrl-C is the supervisor's to pass on
             )

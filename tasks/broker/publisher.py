@@ -18,8 +18,9 @@ from kombu.exceptions import BatchPublishError
 from tasks.broker.thread import BrokerThread
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
-from tasks.records.batches import PHASES, is_unit
-from tasks.records.jobs import TIERS, Dispatch, Queue, Ref
+from tasks.records.batches import is_unit
+from tasks.records.jobs import Dispatch, Queue, Ref
+from tasks.records.order import next_of, order_of
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from kombu.messaging import Producer
+
+    from tasks.records.order import Order
 
 # Jobs in one message, at most.
 SLICE = {queue.value: 1 if queue.kind is Queue.PHASES else 32 for queue in Queue}
@@ -51,37 +54,33 @@ class Parcel(NamedTuple):
     refs: Sequence[Ref]
 
 
-def chain_from(app: Celery, tier: str, configured: Sequence[str]) -> list[str]:
-    """Return the names of the tasks from a tier on, leaving out tiers that are not set up."""
-    if tier in PHASES:
-        return [app.tasks[f"tasks.{tier}"].name]
-    rest = TIERS[TIERS.index(tier) + 1 :]
-    return [app.tasks[f"tasks.{t}"].name for t in (tier, *(t for t in rest if t in configured))]
+def chain_from(tier: str, order: Order) -> list[str]:
+    """Return the names of the tasks from a tier on.
+
+    A phase is alone, and so is a tier that is not in the order: who has it knows what comes next.
+    """
+    rest = order[order.index(tier) :] if tier in order else (tier,)
+    return [f"tasks.{name}" for name in rest]
 
 
 class Publisher:
     """One thread that publishes, asked by one event loop: whatever waits crosses over together."""
 
     def __init__(
-        self, app: Celery, configured: Iterable[str], observer: Observer | None = None
+        self, app: Celery, models: Iterable[str], observer: Observer | None = None
     ) -> None:
+        """models: the model tiers that are set up, in the order in which work falls through."""
         self._app = app
+        self.order = order_of(models)
         self._observer = observer or Observer()
-        self._configured = (*configured, "cache")
         self._chains: dict[Route, Any] = {}
         self._refused: deque[Dispatch] = deque(maxlen=MOST_REFUSED)
         self._parcels: GroupCommit[Parcel, None] = GroupCommit(self._publish_all, sys.maxsize)
         self._thread = BrokerThread(app)
 
-    @property
-    def first_tier(self) -> str:
-        """Where a chain begins: the first tier that is set up."""
-        return next(tier for tier in TIERS if tier in self._configured)
-
     def next_tier(self, tier: str) -> str:
         """Return the tier after this one; the cache comes last and has none after it."""
-        rest = TIERS[TIERS.index(tier) + 1 :]
-        return next(t for t in rest if t in self._configured)
+        return next_of(self.order, tier)
 
     def start(self) -> None:
         """Start the thread."""
@@ -193,10 +192,10 @@ class Publisher:
     def _chain(self, route: Route) -> Any:
         known = self._chains.get(route)
         if known is None:
-            names = chain_from(self._app, route.tier, self._configured)
+            names = chain_from(route.tier, self.order)
             queues = [route.queue] + [Queue(route.queue).begun.value] * (len(names) - 1)
             steps = [
-                self._app.tasks[name].s().set(queue=queue)
+                self._app.signature(name).set(queue=queue)
                 for name, queue in zip(names, queues, strict=True)
             ]
             known = self._chains[route] = chain(*steps, app=self._app)

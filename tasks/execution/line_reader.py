@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.jsonl.input import UNREADABLE, custom_id_of, read_line
+from fallback_chain import Urgency
+from tasks.jsonl.input import UNREADABLE, custom_id_of, split_line
 from tasks.jsonl.output import unanswered_line
 from tasks.records.batches import LineResult, unanswered
 from tasks.records.jobs import BegunJob, Options, Queue
@@ -33,17 +34,17 @@ class Lines(NamedTuple):
     unreadable: list[LineResult]
 
 
-async def read_lines(storage: Storage, unit: SliceUnit, first_tier: str) -> Lines | None:
+async def read_lines(storage: Storage, unit: SliceUnit) -> Lines | None:
     """Read a unit's open lines; None if the input file is gone from the storage."""
     for i in range(MISSING_TRIES):
         if i:
             await asyncio.sleep(MISSING_SECONDS)
         with contextlib.suppress(FileNotFoundError):
-            return await _read(storage, unit, first_tier)
+            return await _read(storage, unit)
     return None
 
 
-async def _read(storage: Storage, unit: SliceUnit, first_tier: str) -> Lines:
+async def _read(storage: Storage, unit: SliceUnit) -> Lines:
     where = unit.range
     content = await asyncio.to_thread(
         storage.read, content_name(unit.input_file_id), where.offset, where.length
@@ -54,7 +55,7 @@ async def _read(storage: Storage, unit: SliceUnit, first_tier: str) -> Lines:
     for index in unit.open_lines:
         text = texts[index]
         try:
-            lines.jobs[index] = line_job(unit, index, text, first_tier)
+            lines.jobs[index] = line_job(unit, index, text)
         except UNREADABLE:  # validation read it, so the file has changed since
             content = unanswered_line(
                 unit.batch, unit.slice, index, custom_id_of(text), "unreadable"
@@ -63,24 +64,24 @@ async def _read(storage: Storage, unit: SliceUnit, first_tier: str) -> Lines:
     return lines
 
 
-def line_job(unit: SliceUnit, index: int, text: bytes, first_tier: str) -> LineJob:
+def line_job(unit: SliceUnit, index: int, text: bytes) -> LineJob:
     """Return a line as a job at its unit's tier; raises one of UNREADABLE."""
-    line = read_line(text)
+    custom_id, body = split_line(text)
+    body.urgency = Urgency.of_batch(unit.options.priority)
     history = unit.histories.get(index)
     job = BegunJob(
         id=f"{unit.batch}-{unit.slice}-{index}",
         attempt=unit.attempt,
         lease_owner=unit.lease_owner,
         tier=unit.tier,
-        body=line.body,
+        body=body,
         owner=unit.owner,
         queue=Queue.BATCH,
         first=unit.first,
         deadline=unit.deadline,
-        options=Options(unit.options.cache, unit.options.on_exhausted),
+        options=Options(unit.options.cache, unit.options.on_exhausted, tiers=unit.options.tiers),
         attempts=history.attempts if history else (),
         failures=history.failures if history else 0,
-        first_tier=first_tier,
         endpoint=unit.endpoint.value,
     )
-    return LineJob(line.custom_id, job)
+    return LineJob(custom_id, job)

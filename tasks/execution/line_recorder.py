@@ -6,8 +6,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from tasks.group_commit import GroupCommit, Linger
+from tasks.store.batches import PORTION_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from tasks.execution.context import Context
     from tasks.records.batches import LineResult, SliceUnit
 
@@ -20,7 +23,6 @@ class LineRecorder:
 
     def __init__(self, context: Context, unit: SliceUnit) -> None:
         self.complete = False  # the slice is, and its part is ours to write
-        self.alone = True  # every result that we recorded was the first of its line
         self._context, self._unit = context, unit
         self._commits: GroupCommit[LineResult, None] = GroupCommit(
             self._record_all, sys.maxsize, GATHER
@@ -46,12 +48,25 @@ class LineRecorder:
         )
         if new < 0:
             return  # the batch has ended; its cancellation drops us in a moment
-        self.alone = self.alone and new == len(results)
         self.complete = self.complete or complete
-        for result in results:
-            self._unit.results[result.line] = result.stored
+        self._unit.results.update(result.line for result in results)
         context.observer.lines_finished(results)
 
     async def _record_all(self, results: list[LineResult]) -> list[None]:
-        await self.record(results)
+        for portion in portions(results):
+            await self.record(portion)
         return [None] * len(results)
+
+
+def portions(results: Iterable[LineResult]) -> Iterator[list[LineResult]]:
+    """Yield results in portions that the store takes at once: of many bytes there are few."""
+    portion: list[LineResult] = []
+    room = PORTION_BYTES
+    for result in results:
+        room -= len(result.content)
+        if portion and room < 0:
+            yield portion
+            portion, room = [], PORTION_BYTES - len(result.content)
+        portion.append(result)
+    if portion:
+        yield portion

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import logging
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 
+from tasks.errors import StoreUnavailable
+from tasks.execution.exclusive import Exclusive
 from tasks.jsonl.input import Findings, LineError, custom_id_of, encode_errors, examine
-from tasks.jsonl.output import split_results, unanswered_line
+from tasks.jsonl.output import unanswered_line
 from tasks.records.batches import (
     FINAL,
+    OUTPUT,
     JoinedFile,
     Part,
     PhaseUnit,
@@ -22,7 +26,9 @@ from tasks.records.batches import (
     Unit,
     unanswered,
 )
-from tasks.records.jobs import new_token
+from tasks.records.jobs import Dispatch, Queue, new_token
+from tasks.records.losses import MOST_LOSSES, broke_off, is_poison, is_suspect
+from tasks.records.order import first_of
 from tasks.storage import (
     CHUNK,
     content_name,
@@ -34,16 +40,26 @@ from tasks.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from tasks.execution.context import Context
     from tasks.records.jobs import Ref
     from tasks.storage import Storage
 
 CLEAR_SECONDS = 5.0  # from the end of a batch until its parts go
+AGAIN_SECONDS = 2.0  # until a phase that broke off runs again
 INPUT_GONE = "the input file is not there any more"
+GIVEN_UP = {  # phase -> as the user knows it
+    "validate": "the validation of the input file",
+    "part": "the writing of finished lines, from this one on,",
+    "join": "the joining of the finished lines (GET …/results has those that were written)",
+}
 
 log = logging.getLogger(__name__)
+
+
+class _GoneError(Exception):
+    """Results that were there are there no more: whoever was faster has cleared them."""
 
 
 class _Piece(NamedTuple):
@@ -53,6 +69,49 @@ class _Piece(NamedTuple):
     part: Part
 
 
+class _Told(NamedTuple):
+    """How many lines a slice has, and what those are told that have no result."""
+
+    lines: int
+    unanswered: dict[int, bytes]
+
+
+class _PartWriter:
+    """The files of a part while its results come; one that gets none does not appear."""
+
+    def __init__(self, storage: Storage, batch_id: str, stem: str) -> None:
+        self._storage, self._batch_id, self._stem = storage, batch_id, stem
+        self._open = contextlib.ExitStack()
+        self._files: dict[str, BinaryIO] = {}
+        self.bytes = {"output": 0, "error": 0}
+
+    def write(self, results: Iterable[bytes]) -> None:
+        """Add results, each as the store keeps it."""
+        for stored in results:
+            kind = "output" if stored[:1] == OUTPUT else "error"
+            if kind not in self._files:
+                name = part_name(self._batch_id, self._stem, kind)
+                self._files[kind] = self._open.enter_context(self._storage.writing(name))
+            self._files[kind].write(stored[1:] + b"\n")
+            self.bytes[kind] += len(stored)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Have the files appear; where their writing broke off, nothing of them."""
+        self._open.__exit__(type(error) if error else None, error, None)
+
+
+@contextlib.asynccontextmanager
+async def _ending(writer: _PartWriter) -> AsyncIterator[_PartWriter]:
+    """End what is written, in a thread."""
+    try:
+        yield writer
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # what is left over is cleared by its age
+            await asyncio.shield(asyncio.to_thread(writer.end, error))
+        raise
+    await asyncio.to_thread(writer.end)
+
+
 class PhaseRunner:
     """Runs phases on the event loop, their reading and writing in threads."""
 
@@ -60,23 +119,76 @@ class PhaseRunner:
         self._context = context
         self._batches, self._storage = context.store.batches, context.store.files.storage
         self._slice_lines = slice_lines
+        self._phases = Exclusive()
 
     async def run_phase(self, tier: str, ref: Ref, lease_owner: str) -> None:
         """Run one phase of a batch."""
-        unit = await self._context.retrying(self._batches.begin, lease_owner, tier, ref)
+        context = self._context
+        unit = await context.retrying(self._batches.begin, lease_owner, tier, ref)
         if unit is None:
             return
-        work = asyncio.create_task(self._run(unit))
-        self._context.leases.hold(unit.id, lease_owner, work)
+        work = asyncio.create_task(self.run(unit))
+        context.leases.hold(unit.id, lease_owner, work)
+        context.drain.watch([work])
         try:
             await work
         except asyncio.CancelledError:
-            return  # dropped: its batch was cancelled, or it is another worker's now
-        except OSError as error:
-            # The lease ends and the phase runs again: storage that is away comes back.
-            log.warning("%s of %s broke off: %s", tier, unit.batch, type(error).__name__)
+            if context.drain.cut_off:
+                await asyncio.shield(self._hand_back(unit))
+            # Else dropped: its batch was cancelled, or it is another worker's now.
         finally:
-            self._context.leases.release(unit.id, lease_owner)
+            context.drain.forget([work])
+            context.leases.release(unit.id, lease_owner)
+
+    async def run(self, unit: Unit) -> None:
+        """Run a phase whose lease is held; one that its workers die of is given up."""
+        context = self._context
+        try:
+            if is_poison([each for each in unit.attempts if each.tier == unit.tier]):
+                await asyncio.shield(self._give_up(unit))
+            elif is_suspect(unit.attempts):
+                # A phase that it ran beside may be what the worker dies of. Who waits for the turn
+                # of jobs that may be poison keeps no other phase waiting.
+                async with context.alone, self._phases.alone():
+                    if await context.retrying(context.store.jobs.note_alone, unit):
+                        await self._run(unit)
+            else:
+                async with self._phases.together():
+                    await self._run(unit)
+        except OSError as error:
+            await self.put_off(unit, error)
+        except StoreUnavailable as error:
+            # At the end of the drain: the lease ends, and the phase runs again elsewhere.
+            log.warning("%s of %s broke off: %s", unit.tier, unit.batch, error)
+        except Exception:
+            log.exception("%s of %s broke off", unit.tier, unit.batch)
+            attempts = (*unit.attempts, broke_off(unit.tier))
+            await self._run_again(replace(unit, attempts=attempts), AGAIN_SECONDS)
+
+    async def _hand_back(self, unit: Unit) -> None:
+        attempt = await self._context.retrying(self._batches.hand_back, unit, new_token())
+        if attempt is not None:
+            kind = Queue.BATCH if isinstance(unit, SliceUnit) else Queue.PHASES
+            again = Dispatch(unit.id, attempt, unit.tier, kind.begun.value)
+            await self._context.publisher.dispatch([again])
+
+    async def put_off(self, unit: Unit, error: OSError) -> None:
+        """Have a unit run again later, as storage that is away comes back: that is no loss."""
+        log.warning("%s of %s broke off: %s", unit.tier, unit.batch, type(error).__name__)
+        await self._run_again(unit, AGAIN_SECONDS)
+
+    async def _run_again(self, unit: Unit, due_seconds: float) -> None:
+        await self._context.retrying(self._batches.put_off, unit, new_token(), due_seconds)
+
+    async def _give_up(self, unit: Unit) -> None:
+        """End the batch: what was answered stays readable."""
+        why = f"{MOST_LOSSES} times its worker was lost, or it broke off"
+        message = f"{GIVEN_UP[unit.tier]} was given up: {why}"
+        line = unit.range.first_line if isinstance(unit, SliceUnit) else None
+        errors = encode_errors([LineError("worker_lost", message, line)])
+        log.error("%s of %s is given up", unit.tier, unit.batch)
+        dispatches = await self._context.retrying(self._batches.give_up, unit, errors)
+        await self._context.publisher.dispatch(dispatches)
 
     async def _run(self, unit: Unit) -> None:
         match unit:
@@ -92,7 +204,7 @@ class PhaseRunner:
     async def _validate(self, unit: PhaseUnit) -> None:
         context = self._context
         findings = await asyncio.to_thread(self._examine, unit)
-        first_tier = context.publisher.first_tier
+        first_tier = first_of(unit.options.tiers, context.publisher.order)
         dispatches = await context.retrying(self._batches.start, unit, findings, first_tier)
         log.info("%s: %d lines, %d errors", unit.batch, findings.total, findings.error_count)
         await context.publisher.dispatch(dispatches)
@@ -121,28 +233,42 @@ class PhaseRunner:
 
     async def write_part(self, unit: SliceUnit) -> None:
         """Make a complete slice durable, and send the next one."""
-        assert unit.complete  # noqa: S101 - the store says so, or every line was recorded here
-        part = await self._write(unit.batch, unit.slice, str(unit.slice), unit.results)
-        dispatches = await self._context.retrying(self._batches.complete_slice, unit, part)
+        retrying = self._context.retrying
+        try:
+            part = await self._write(unit, unit.slice, str(unit.slice), _Told(unit.range.lines, {}))
+        except _GoneError:  # another has written it meanwhile
+            if await retrying(self._batches.drop, unit):
+                await self._run_again(unit, AGAIN_SECONDS)
+            return
+        dispatches = await retrying(self._batches.complete_slice, unit, part)
         await self._context.publisher.dispatch(dispatches)
 
-    async def _write(
-        self, batch_id: str, number: int, stem: str, results: dict[int, bytes]
-    ) -> Part:
-        """Write the results of a slice; again is harmless."""
-        output, errors = split_results(results)
-        for kind, content in (("output", output), ("error", errors)):
-            if content:
-                name = part_name(batch_id, stem, kind)
-                await asyncio.to_thread(self._storage.write, name, content)
-        return Part(number, len(output), len(errors))
+    async def _write(self, unit: Unit, number: int, stem: str, told: _Told) -> Part:
+        """Write the results of a slice, a portion at a time; again is harmless.
+
+        Raises _GoneError if they are not there any more.
+        """
+        line = 0
+        async with _ending(_PartWriter(self._storage, unit.batch, stem)) as writer:
+            while line < told.lines:
+                read = self._batches.results
+                found, after = await self._context.retrying(
+                    read, unit.batch, number, told.lines, line
+                )
+                known = {**told.unanswered, **found}
+                if any(i not in known for i in range(line, after)):
+                    raise _GoneError
+                portion = [known[i] for i in range(line, after)]
+                await asyncio.to_thread(writer.write, portion)
+                line = after
+        return Part(number, writer.bytes["output"], writer.bytes["error"])
 
     async def _join(self, unit: PhaseUnit) -> None:
         retrying = self._context.retrying
         if unit.status not in FINAL:
             if await self._complete(unit):
                 # A store that loses its last second joins again, and needs the parts for it.
-                await retrying(self._batches.park, unit, new_token(), {}, CLEAR_SECONDS)
+                await retrying(self._batches.put_off, unit, new_token(), CLEAR_SECONDS)
             return
         for name in (parts_folder(unit.batch), custom_ids_name(unit.batch)):
             await asyncio.to_thread(self._storage.remove, name)
@@ -159,11 +285,16 @@ class PhaseRunner:
         further, missing, before = [], 0, 0
         for number, where in enumerate(ranges):
             if number not in known:
-                part, without = await self._end_slice(unit, number, where, before)
+                try:
+                    part, without = await self._end_slice(unit, number, where, before)
+                except _GoneError:  # another has joined it meanwhile
+                    return False
                 further.append(part)
                 pieces.append(_Piece(partial_stem(number), part))
                 missing += without
             before += where.lines
+        if await retrying(self._context.store.jobs.renew, [(unit.id, unit.lease_owner)]):
+            return False  # we were paused: it may have ended since, and its results be gone
         files = await asyncio.to_thread(_join_pieces, self._storage, unit.batch, pieces)
         ended = await retrying(
             self._batches.complete,
@@ -184,14 +315,15 @@ class PhaseRunner:
 
         before: lines of the slices before it.
         """
-        results = await self._context.retrying(self._batches.results, unit.batch, number)
-        missing = [i for i in range(where.lines) if i not in results]
+        answered = await self._context.retrying(self._batches.answered, unit.batch, number)
+        missing = [i for i in range(where.lines) if i not in answered]
+        told = _Told(where.lines, {})
         if missing:
             custom_ids = await asyncio.to_thread(self._custom_ids, unit, where, before)
             for i in missing:
                 line = unanswered_line(unit.batch, number, i, custom_ids[i], unit.ending)
-                results[i] = unanswered(i, line).stored
-        part = await self._write(unit.batch, number, partial_stem(number), results)
+                told.unanswered[i] = unanswered(i, line).stored
+        part = await self._write(unit, number, partial_stem(number), told)
         return part, len(missing)
 
     def _custom_ids(self, unit: PhaseUnit, where: SliceRange, before: int) -> list[str | None]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from fallback_chain import Verdict
 from tasks.execution.calls import Calls
 from tasks.execution.ending import (
     Drop,
@@ -23,9 +27,20 @@ from tasks.execution.line_recorder import LineRecorder
 from tasks.jsonl.output import answered_line
 from tasks.records.batches import LineHistory
 from tasks.records.jobs import Dispatch, Queue, Ref, Status, new_token
-from tasks.records.losses import ALONE, SUSPICIOUS, is_suspect, lost
-from tasks.records.outcomes import Finish, HandOn, Outcome, broken_off
+from tasks.records.losses import ALONE, is_suspect, lost
+from tasks.records.order import below, first_of
+from tasks.records.outcomes import (
+    Finish,
+    HandBack,
+    HandOn,
+    HandUp,
+    Outcome,
+    broken_off,
+    still_told,
+)
 from tasks.telemetry import logs
+from tasks.telemetry.slices import current_report
+from tasks.tiers.gate import Word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +49,27 @@ if TYPE_CHECKING:
     from tasks.execution.line_reader import LineJob
     from tasks.execution.phases import PhaseRunner
     from tasks.records.batches import SliceUnit
+    from tasks.records.jobs import BegunJob
+    from tasks.tiers.gate import Turn
 
 log = logging.getLogger(__name__)
+
+
+class _Held(NamedTuple):
+    """A line that waits for its tier."""
+
+    job: BegunJob
+    turn: Turn
+
+
+def _after(job: BegunJob, outcome: HandOn) -> BegunJob:
+    """Return a line as it is after a try; that it was refused, again, is known already."""
+    attempts = outcome.attempts
+    if attempts[-1].verdict is Verdict.REJECTED and job.attempts:
+        last = job.attempts[-1]
+        if (last.tier, last.verdict) == (attempts[-1].tier, Verdict.REJECTED):
+            attempts = job.attempts
+    return msgspec.structs.replace(job, attempts=still_told(attempts), failures=outcome.failures)
 
 
 class UnitRun:
@@ -45,9 +79,13 @@ class UnitRun:
         self._context, self._phases = context, phases
         self.unit = unit
         self.turn = asyncio.Event()
+        self.report = current_report()  # of the task whose turn it is
         self._recorder = LineRecorder(context, unit)
         self._calls = Calls(context.drain)
         self._left: dict[int, Outcome] = {}  # what this tier did not answer
+        self._held: dict[int, _Held] = {}  # lines that wait here for it
+        self._answering = 0  # lines that do not
+        self.idle = asyncio.Event()  # all that is left here waits
         self.work = asyncio.create_task(self._run())
 
     async def _run(self) -> list[Ref]:
@@ -57,7 +95,7 @@ class UnitRun:
         if context.drain.started:
             await self._hand_back()
             return []
-        lines = await read_lines(context.store.files.storage, unit, context.publisher.first_tier)
+        lines = await read_lines(context.store.files.storage, unit)
         if lines is None:
             log.warning("%s: its input file is gone from the storage", unit.batch)
             await asyncio.shield(self._phases.end_without_input(unit))
@@ -75,7 +113,7 @@ class UnitRun:
 
     def _is_suspect(self, line: LineJob) -> bool:
         # Nobody knows which of its lines the workers died of that had the unit.
-        return self.unit.losses >= SUSPICIOUS or is_suspect(line.job.attempts)
+        return is_suspect(self.unit.attempts) or is_suspect(line.job.attempts)
 
     async def _answer_alone(self, index: int, line: LineJob) -> None:
         """Answer a line; if we die of it, this will be known."""
@@ -85,10 +123,12 @@ class UnitRun:
             if context.drain.started:
                 return
             if await context.retrying(context.store.batches.note_line, self.unit, index, history):
-                await self._answer_together({index: line})
+                await self._answer_together({index: line}, wait=False)
 
-    async def _answer_together(self, jobs: Mapping[int, LineJob]) -> None:
-        running = [asyncio.create_task(self._answer(i, line)) for i, line in jobs.items()]
+    async def _answer_together(self, jobs: Mapping[int, LineJob], *, wait: bool = True) -> None:
+        """Answer lines at once. wait: they may wait here for the tier."""
+        self._answering += len(jobs)
+        running = [asyncio.create_task(self._answer(i, line, wait)) for i, line in jobs.items()]
         try:
             await self._calls.run(running, self._leave_early)
             await self._recorder.flush()
@@ -99,43 +139,161 @@ class UnitRun:
             await asyncio.gather(*running, return_exceptions=True)
             raise
 
-    async def _answer(self, index: int, line: LineJob) -> None:
+    async def _answer(self, index: int, line: LineJob, wait: bool) -> None:  # noqa: FBT001 - private
         """Answer a line. One whose call is cut off is handed back with what else is left."""
         custom_id, job = line
         logs.about.set({"job_id": job.id, "tier": job.tier})
         try:
-            outcome = await self._context.answerer.answer(job)
+            outcome = await self._outcome(index, job, wait=wait)
         except Exception:
             log.exception("line %s at tier %s broke off", job.id, job.tier)
             outcome = broken_off(job)
+        finally:
+            self._answering -= 1
+            self._look_if_idle()
+        if outcome is None:
+            return
+        self.report.note(outcome)
         if not isinstance(outcome, Finish):
             self._left[index] = outcome
-            if isinstance(outcome, HandOn):
+            if isinstance(outcome, HandOn | HandUp):
                 self._calls.leave()
         elif outcome.status is not Status.EXPIRED:  # its batch is about to say so for every line
             self._recorder.add(answered_line(index, custom_id, job, outcome))
             await self._context.answerer.keep(job, outcome)
 
-    async def _leave_early(self) -> None:
-        await self._split(leaving(self._left))
+    # Lines that wait here for the tier
 
-    async def _split(self, histories: Mapping[int, LineHistory]) -> None:
-        """Let lines go to the next tier as a unit of their own."""
-        if not histories:
-            return
+    async def _outcome(self, index: int, job: BegunJob, *, wait: bool) -> Outcome | None:
+        """Return what a line comes to; None if it has left for another tier."""
+        answerer, asked_cache = self._context.answerer, False
+        while True:
+            outcome = await answerer.answer(job)
+            if not isinstance(outcome, HandOn) or not wait:
+                return outcome
+            if not answerer.waits(job, outcome):
+                return await self._elsewhere(job, outcome)
+            if not asked_cache and (kept := await answerer.cached(job)):
+                return kept
+            asked_cache = True
+            turn = answerer.line_up(job, outcome)
+            job = _after(job, outcome)
+            match await self._told(index, _Held(job, turn)):
+                case Word.GONE:
+                    self.report.note(HandOn(job.attempts, job.failures))
+                    return None
+                case Word.STOP:
+                    return HandBack()
+                case Word.PARK:
+                    return answerer.parked(job)
+
+    async def _elsewhere(self, job: BegunJob, outcome: HandOn) -> Outcome:
+        """Return what a line comes to that does not wait here: it goes home, or on."""
+        answerer = self._context.answerer
+        if answerer.goes_home(job, outcome):
+            return answerer.sent_home(_after(job, outcome))
+        return outcome
+
+    async def _told(self, index: int, held: _Held) -> Word:
+        """Wait for the tier, in the line."""
+        context = self._context
+        self._held[index] = held
+        self._answering -= 1
+        context.descent.enter(self)
+        self._look_if_idle()
+        try:
+            return await held.turn
+        finally:
+            self._answering += 1
+            del self._held[index]
+            if not self._held:
+                context.descent.leave(self)
+
+    def _look_if_idle(self) -> None:
+        if self.waits:
+            self.idle.set()
+
+    async def send_down(self) -> bool:
+        """Let lines that wait go to a lower tier that has room; False: none has any more."""
+        lower = below(self._context.publisher.order, self.unit.tier)
+        return any([await self._send_down_to(tier) for tier in lower])
+
+    async def _send_down_to(self, to: str) -> bool:
+        context, unit = self._context, self.unit
+        most = await context.answerer.room_at(to)
+        going = {
+            index: held
+            for index, held in self._held.items()
+            if most and not held.turn.done() and context.answerer.may_take(to, held.job)
+        }
+        if not going:
+            return most > 0
+        gate = context.answerer.gates[unit.tier]
+        turns = [held.turn for held in going.values()]
+        gate.step_out(turns)
+        try:
+            histories = {i: LineHistory(h.job.attempts, h.job.failures) for i, h in going.items()}
+            gone = await self._split(to, histories, most)
+            for index in gone:
+                if not going[index].turn.done():
+                    going[index].turn.set_result(Word.GONE)
+            return len(gone) == len(going)
+        finally:
+            gate.come_back(turns)
+
+    @property
+    def waits(self) -> bool:
+        """Whether all that is left here waits for the tier."""
+        return bool(self._held) and not self._answering
+
+    def tell_waiting(self) -> None:
+        """Report what waits here for the tier."""
+        attempts = (held.job.attempts[-1] for held in self._held.values())
+        self.report.note_waiting(len(self._held), attempts)
+
+    def park(self) -> None:
+        """Let what waits here wait in the store instead: another unit is to have its place."""
+        for held in self._held.values():
+            if not held.turn.done():
+                held.turn.set_result(Word.PARK)
+
+    # Lines that leave
+
+    async def _leave_early(self) -> None:
+        await self._go_up()
+        await self._leave(self._context.publisher.next_tier(self.unit.tier), leaving(self._left))
+
+    async def _go_up(self) -> None:
+        """Let lines go that a tier above may be asked for again."""
+        up = {i: outcome.to for i, outcome in self._left.items() if isinstance(outcome, HandUp)}
+        for tier in dict.fromkeys(up.values()):
+            known = self.unit.histories
+            lines = [i for i, to in up.items() if to == tier]
+            await self._leave(tier, {i: known.get(i, LineHistory(())) for i in lines})
+
+    async def _leave(self, to: str, histories: Mapping[int, LineHistory]) -> None:
         for index in histories:
             del self._left[index]
+        if histories:
+            await self._split(to, histories)
+
+    async def _split(
+        self, to: str, histories: Mapping[int, LineHistory], most: int | None = None
+    ) -> list[int]:
+        """Let lines go to another tier as a unit of their own; return those that have left."""
         context, unit = self._context, self.unit
-        to = context.publisher.next_tier(unit.tier)
-        child = await context.retrying(
-            context.store.batches.split, unit, to, new_token(), histories
+        split = await context.retrying(
+            context.store.batches.split, unit, to, new_token(), histories, most
         )
-        if child:
-            await context.publisher.dispatch([Dispatch(child, 0, to, Queue.BATCH_BEGUN.value)])
-            unit.moved_to.update(dict.fromkeys(histories, child))
+        if split is None:
+            return []
+        await context.publisher.dispatch([Dispatch(split.id, 0, to, Queue.BATCH_BEGUN.value)])
+        unit.moved_to.update(dict.fromkeys(split.lines, split.id))
+        return split.lines
 
     async def _end(self) -> list[Ref]:
         unit, recorder = self.unit, self._recorder
+        await self._go_up()
         if not recorder.complete and unit.complete:
             # The last line was recorded by somebody whose lease had ended: the part is ours.
             await recorder.record([])
@@ -152,32 +310,21 @@ class UnitRun:
         batches, retrying = context.store.batches, context.retrying
         match decision:
             case WritePart():
-                await self._write_part()
+                await self._phases.run(replace(unit, tier="part", attempt=unit.attempt + 1))
             case Drop():
                 if await retrying(batches.drop, unit):
                     await self._hand_back()  # the store has forgotten what it had told us
             case HandBackUnit(histories):
-                await self._split(histories)
+                await self._leave(context.publisher.next_tier(unit.tier), histories)
                 await self._hand_back()
             case ParkUnit(histories, due_seconds):
-                await retrying(batches.park, unit, new_token(), histories, due_seconds)
+                home = first_of(unit.options.tiers, context.publisher.order)
+                await retrying(batches.park, unit, home, new_token(), histories, due_seconds)
             case HandOnUnit(histories):
                 to = context.publisher.next_tier(unit.tier)
                 attempt = await retrying(batches.hand_on, unit, to, new_token(), histories)
                 return [] if attempt is None else [Ref(unit.id, attempt)]
         return []
-
-    async def _write_part(self) -> None:
-        context, unit = self._context, self.unit
-        try:
-            if not self._recorder.alone or not unit.complete:
-                # Others recorded results of this slice after we had begun.
-                unit.results.update(
-                    await context.retrying(context.store.batches.results, unit.batch, unit.slice)
-                )
-            await self._phases.write_part(unit)
-        except OSError as error:  # the lease ends, and the part is written by who comes next
-            log.warning("a part of %s is not written: %s", unit.batch, type(error).__name__)
 
     async def _hand_back(self) -> None:
         """Hand back what was not called, or cut off, to whoever comes next at this tier."""

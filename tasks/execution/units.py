@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 from tasks.errors import StoreUnavailable
 from tasks.execution.phases import drop_late
 from tasks.execution.unit_run import UnitRun
-from tasks.records.batches import SliceUnit
-from tasks.records.jobs import Dispatch, Queue, Ref
+from tasks.records.batches import LineHistory, SliceUnit
+from tasks.records.jobs import Dispatch, Queue, Ref, new_token
+from tasks.records.outcomes import passed_over
+from tasks.telemetry.slices import current_report
 
 if TYPE_CHECKING:
     from tasks.execution.context import Context
     from tasks.execution.phases import PhaseRunner
+
+# Units of a process whose lines all wait for their tier; more are parked, so that others begin:
+# they may be for another tier.
+MOST_HELD = 8
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +29,13 @@ log = logging.getLogger(__name__)
 class UnitRunner:
     """Runs units on the event loop; the Celery task waits for it in its own thread."""
 
-    def __init__(self, context: Context, phases: PhaseRunner, most: int) -> None:
-        """most: units at work at once."""
+    def __init__(self, context: Context, phases: PhaseRunner, most: int, most_first: int) -> None:
+        """most: units at work at once; most_first: if others are what comes first."""
         self._context, self._phases = context, phases
-        self._most, self._at_work = most, 0
+        self._most, self._most_first, self._at_work = most, most_first, 0
         self._waiting: deque[UnitRun] = deque()
+        self._first: deque[UnitRun] = deque()  # of those that come first
+        self._held: dict[UnitRun, asyncio.Task[None]] = {}  # all their lines wait for the tier
 
     async def run_unit(self, tier: str, ref: Ref, queue: str, lease_owner: str) -> list[Ref]:
         """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
@@ -41,11 +49,15 @@ class UnitRunner:
                 await drop_late(context, unit)
             return []
         context.observer.begun(tier, unit.waited)
+        if unit.passes_over:  # before it waits for a turn, or a line of it is read
+            return await _pass_over(context, unit)
         run = UnitRun(context, self._phases, unit)
         context.leases.hold(unit.id, lease_owner, run.work)
-        # What has begun before does not wait for its turn as well.
-        if self._at_work >= self._most and not unit.first:
-            self._waiting.append(run)  # its lease is kept, but no thread is: lone jobs need them
+        # What comes first does not wait for the turns of the others as well.
+        if self._at_work >= (self._most_first if unit.first else self._most):
+            # Its lease is kept, but no thread is: lone jobs need them.
+            (self._first if unit.first else self._waiting).append(run)
+            run.report.note_waiting(len(unit.open_lines))
             return []
         self._at_work += 1
         try:
@@ -56,13 +68,14 @@ class UnitRunner:
     async def _work(self, run: UnitRun) -> list[Ref]:
         """Run a unit, and then what waits for its turn; return what Celery's chain takes on."""
         left = await self._finish(run)
-        if not self._waiting:
+        if not self._first and not self._waiting:
             return left
         while True:
             await self._publish(left, run.unit.tier)
-            if not self._waiting:
+            line = self._first or self._waiting
+            if not line:
                 return []
-            run = self._waiting.popleft()
+            run = line.popleft()
             left = await self._finish(run)
 
     async def _publish(self, left: list[Ref], tier: str) -> None:
@@ -74,13 +87,39 @@ class UnitRunner:
             )
 
     async def _finish(self, run: UnitRun) -> list[Ref]:
-        tier = run.unit.tier
+        """Run a unit to its end, or until all that is left of it waits for its tier."""
+        run.report = current_report()
         run.turn.set()
+        idle = asyncio.create_task(run.idle.wait())
+        await asyncio.wait({run.work, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        if run.work.done():
+            return await self._ended(run)
+        # It needs no thread, and no turn, as long as it waits; and its calls line up for a slot.
+        run.tell_waiting()
+        self._held[run] = held = asyncio.create_task(self._finish_held(run))
+        self._context.drain.wait_for(held)
+        waiting = [each for each in self._held if each.waits]
+        for each in waiting[:-MOST_HELD]:
+            each.park()
+        return []
+
+    async def _finish_held(self, run: UnitRun) -> None:
+        try:
+            await self._publish(await self._ended(run), run.unit.tier)
+        finally:
+            del self._held[run]
+
+    async def _ended(self, run: UnitRun) -> list[Ref]:
+        tier = run.unit.tier
         try:
             return await run.work
         except asyncio.CancelledError:
             return []  # dropped: its batch has ended, or it is another worker's now
-        except (OSError, StoreUnavailable) as error:
+        except OSError as error:
+            await self._phases.put_off(run.unit, error)
+            return []
+        except StoreUnavailable as error:
             # The lease ends and the unit runs again: what is away comes back.
             log.warning("%s at tier %s broke off: %s", run.unit.id, tier, type(error).__name__)
             return []
@@ -90,3 +129,16 @@ class UnitRunner:
             return []
         finally:
             self._context.leases.release(run.unit.id, run.unit.lease_owner)
+
+
+async def _pass_over(context: Context, unit: SliceUnit) -> list[Ref]:
+    """Hand a unit on from a tier whose answers its batch does not want."""
+    histories = {line: unit.histories.get(line, LineHistory(())) for line in unit.open_lines}
+    passed = {
+        line: LineHistory(passed_over(before.attempts, unit.tier), before.failures)
+        for line, before in histories.items()
+    }
+    new = {line: history for line, history in passed.items() if history != histories[line]}
+    to = context.publisher.next_tier(unit.tier)
+    attempt = await context.retrying(context.store.batches.hand_on, unit, to, new_token(), new)
+    return [] if attempt is None else [Ref(unit.id, attempt)]

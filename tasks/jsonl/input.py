@@ -10,19 +10,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from tasks.records.batches import SLICE_BYTES, Endpoint, SliceRange
+from fallback_chain import Body, Endpoint, count_of, fault_of
+from tasks.records.batches import SLICE_BYTES, SliceRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
 MAX_LINES = 50_000
+MAX_INPUTS = 50_000  # of a batch of embeddings, over all its lines
+SLICE_INPUTS = 512  # a slice holds no more, unless one line does: their vectors lie in the store
 MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_ERRORS = 1000  # reported; all are counted
 READ_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 
+# What the body of a line must have.
+NEEDED = {
+    Endpoint.CHAT: "messages",
+    Endpoint.COMPLETIONS: "prompt",
+    Endpoint.EMBEDDINGS: "input",
+}
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what read_line raises
 
 
@@ -35,8 +44,23 @@ class Line(msgspec.Struct):
     body: dict[str, Any]
 
 
-# One decoder for validating and for running: what the one lets through the other can read.
 read_line = msgspec.json.Decoder(Line).decode
+
+
+class _Split(msgspec.Struct):
+    custom_id: str
+    body: msgspec.Raw
+
+
+_split = msgspec.json.Decoder(_Split)
+
+
+def split_line(text: bytes) -> tuple[str, Body]:
+    """Return a line's custom_id and body; raises one of UNREADABLE, as read_line does."""
+    line = _split.decode(text)
+    body = Body(bytes(line.body))
+    _ = body.needs  # which reads it
+    return line.custom_id, body
 
 
 class _Named(msgspec.Struct):
@@ -65,9 +89,13 @@ class LineError(msgspec.Struct):
 
 @dataclass(slots=True)
 class Findings:
-    """What a file holds. ranges is of use only if there are no errors."""
+    """What a file holds. ranges is of use only if there are no errors.
+
+    inputs: texts to be embedded.
+    """
 
     total: int = 0
+    inputs: int = 0
     model: str | None = None
     ranges: list[SliceRange] = field(default_factory=list)
     errors: list[LineError] = field(default_factory=list)
@@ -115,11 +143,15 @@ def examine(
         if text is None:
             findings.add("line_too_large", f"a line holds at most {MAX_LINE_BYTES} bytes", number)
             continue
+        before = findings.inputs
         custom_id = _check(text, number, endpoint, seen, findings)
         if names is not None:
             names.write(msgspec.json.encode(custom_id) + b"\n")
-        slices.add(number, offset, length)
+        slices.add(number, offset, length, findings.inputs - before)
     slices.end()
+    if findings.inputs > MAX_INPUTS:
+        message = f"a batch embeds at most {MAX_INPUTS} inputs; this file has {findings.inputs}"
+        findings.add("too_many_inputs", message)
     if not findings.total:
         findings.add("empty_file", "the file holds no line")
     return findings
@@ -130,22 +162,23 @@ class _Slices:
 
     def __init__(self, findings: Findings, slice_lines: int) -> None:
         self._findings, self._most = findings, slice_lines
-        self._offset = self._end = self._count = self._first = 0
+        self._offset = self._end = self._count = self._first = self._inputs = 0
 
-    def add(self, number: int, offset: int, length: int) -> None:
+    def add(self, number: int, offset: int, length: int, inputs: int) -> None:
         full = self._count >= self._most or offset + length - self._offset > SLICE_BYTES
-        if self._count and full:
+        if self._count and (full or self._inputs + inputs > SLICE_INPUTS):
             self.end()
         if not self._count:
             self._offset, self._first = offset, number
         self._end = offset + length
         self._count += 1
+        self._inputs += inputs
 
     def end(self) -> None:
         if self._count:
             length = self._end - self._offset
             self._findings.ranges.append(SliceRange(self._offset, length, self._count, self._first))
-            self._count = 0
+            self._count = self._inputs = 0
 
 
 class _RawLine(NamedTuple):
@@ -219,10 +252,12 @@ def _check(
 
 
 def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings: Findings) -> None:
-    needed = "messages" if endpoint is Endpoint.CHAT else "prompt"
+    needed = NEEDED[endpoint]
     value = body.get(needed)
     if value is None or value == []:
         findings.add("invalid_request", f"the body has no {needed}", number, f"body.{needed}")
+    elif endpoint is Endpoint.EMBEDDINGS:
+        _check_input(body, number, findings)
     elif endpoint is Endpoint.CHAT and not isinstance(value, list):
         findings.add("invalid_request", "messages must be a list", number, "body.messages")
     model = body.get("model") or ""
@@ -233,6 +268,18 @@ def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings:
     elif model != findings.model:
         message = "every line of a batch must name the same model, or none"
         findings.add("model_mismatch", message, number, "body.model")
+
+
+def _check_input(body: dict[str, Any], number: int, findings: Findings) -> None:
+    given = body["input"]
+    if fault := fault_of(given):
+        param = f"input{fault.place}"
+        findings.add("invalid_request", f"{param} {fault.what}", number, f"body.{param}")
+    else:
+        findings.inputs += count_of(given)
+    if not body.get("model"):
+        message = "the body has no model: it alone may embed this"
+        findings.add("invalid_request", message, number, "body.model")
 
 
 def _explain(error: str, number: int, findings: Findings) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fallback_chain import fit_of
-from tasks.records.batches import OUTPUT, LineResult
+from tasks.records.batches import LineResult
 from tasks.records.jobs import BegunJob, Status
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def answered_line(index: int, custom_id: str, job: BegunJob, done: Finish) -> Li
         content=_one_line(msgspec.json.encode(line)),
         counted_as=f"{done.tier_used or '-'}:{done.status.value}",
         tokens=done.tokens,
+        model=done.model,
     )
 
 
@@ -75,6 +76,7 @@ UNANSWERED = {
     "expired": ("batch_expired", "the batch expired before this line was answered"),
     # A batch with such lines completes only if nobody could read them.
     "completed": ("file_not_found", "the input file was gone before this line was answered"),
+    "failed": ("batch_failed", "the batch was given up before this line was answered"),
     "unreadable": ("invalid_json_line", "this line is not parseable as valid JSON any more"),
 }
 
@@ -86,13 +88,3 @@ def unanswered_line(batch: str, number: int, index: int, custom_id: str | None, 
     error = {"code": code, "message": message}
     line = _OutputLine(line_id, custom_id, None, error, {"attempts": []})
     return _one_line(msgspec.json.encode(line))
-
-
-def split_results(results: dict[int, bytes]) -> tuple[bytes, bytes]:
-    """Return the output and the error lines of a slice, in their order."""
-    out: list[bytes] = []
-    err: list[bytes] = []
-    for line in sorted(results):
-        stored = results[line]
-        (out if stored[:1] == OUTPUT else err).append(stored[1:])
-    return b"".join(line + b"\n" for line in out), b"".join(line + b"\n" for line in err)

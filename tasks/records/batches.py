@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fallback_chain import Attempt, Tokens
+from fallback_chain import Attempt, Endpoint, Tokens
 from tasks.records.jobs import Status
-from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - msgspec reads them
+from tasks.records.policies import (
+    CachePolicy,
+    ExhaustedPolicy,
+    TierNames,
+    passes_over,
+)
 from tasks.records.transitions import Transition
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ WINDOWS = {"low": 0.25, "normal": 1.0, "high": 4.0}  # share of the window by pr
 WINDOW = r"([0-9]{1,6})([smhd])"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_WINDOW_SECONDS = 7 * 86_400
+LONGEST_MODEL = 128  # characters of a model's name by which a batch's lines are counted
 
 
 class BatchStatus(StrEnum):
@@ -46,6 +52,7 @@ FINAL = frozenset(
 
 
 _LEASED = "under its unit's lease"
+_POISON = "its workers die of it"
 
 # A batch's states. "ending" is what it is going to be; while its lines are not known yet, a batch
 # that was cancelled, or that expired, waits for its validation, and then is joined.
@@ -76,7 +83,14 @@ TRANSITIONS = (
     Transition(
         BatchStatus.FINALIZING, BatchStatus.EXPIRED, "complete_batch", f"ending so; {_LEASED}"
     ),
+    Transition(
+        BatchStatus.FINALIZING, BatchStatus.FAILED, "complete_batch", f"ending so; {_LEASED}"
+    ),
     Transition(BatchStatus.CANCELLING, BatchStatus.CANCELLED, "complete_batch", _LEASED),
+    Transition(BatchStatus.VALIDATING, BatchStatus.FAILED, "give_up", f"{_POISON}; {_LEASED}"),
+    Transition(BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, "give_up", f"{_POISON}; {_LEASED}"),
+    Transition(BatchStatus.FINALIZING, BatchStatus.FAILED, "give_up", f"{_POISON}; {_LEASED}"),
+    Transition(BatchStatus.CANCELLING, BatchStatus.FAILED, "give_up", f"{_POISON}; {_LEASED}"),
 )
 
 # A unit's states: it is a job of its batch's, and is dropped when it has nothing left to do.
@@ -87,6 +101,7 @@ UNIT_TRANSITIONS = (
     Transition(None, Status.QUEUED, "split_unit", f"lines that leave a unit; {_LEASED}"),
     Transition(None, Status.QUEUED, "complete_slice", "the next slice; or the joining"),
     Transition(None, Status.QUEUED, "end_without_input", "the joining"),
+    Transition(None, Status.QUEUED, "give_up", "the joining"),
     Transition(None, Status.QUEUED, "cancel_batch", "the joining"),
     Transition(None, Status.QUEUED, "sweep", "the joining, past the batch's window"),
     Transition(Status.QUEUED, Status.RUNNING, "begin_unit", "at this tier and attempt"),
@@ -96,6 +111,7 @@ UNIT_TRANSITIONS = (
     Transition(Status.QUEUED, Status.QUEUED, "move_unit", "the same token again"),
     Transition(Status.RUNNING, Status.QUEUED, "sweep", "its lease has ended"),
     Transition(Status.QUEUED, Status.QUEUED, "sweep", "parked and due, or its message was lost"),
+    Transition(Status.QUEUED, Status.QUEUED, "recall", "parked, and its tier may be asked"),
     Transition(Status.RUNNING, None, "start_batch", _LEASED),
     Transition(Status.RUNNING, None, "complete_slice", f"at the tier part; {_LEASED}"),
     Transition(
@@ -106,16 +122,11 @@ UNIT_TRANSITIONS = (
     Transition(Status.RUNNING, None, "cancel_batch", "its batch is cancelled"),
     Transition(Status.QUEUED, None, "end_without_input", "its batch ends"),
     Transition(Status.RUNNING, None, "end_without_input", "its batch ends"),
+    Transition(Status.QUEUED, None, "give_up", "its batch ends"),
+    Transition(Status.RUNNING, None, "give_up", "its batch ends; or it is the phase"),
     Transition(Status.QUEUED, None, "sweep", "past its batch's window"),
     Transition(Status.RUNNING, None, "sweep", "past its batch's window"),
 )
-
-
-class Endpoint(StrEnum):
-    """What a line may ask for."""
-
-    CHAT = "/v1/chat/completions"
-    COMPLETIONS = "/v1/completions"
 
 
 class BatchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -128,6 +139,7 @@ class BatchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: CachePolicy = "off"
     on_exhausted: ExhaustedPolicy = "wait"
     priority: str = "normal"
+    tiers: TierNames = ()
 
 
 class NewBatch(msgspec.Struct, frozen=True):
@@ -166,6 +178,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
     slices: int
     done: int
     by_tier: dict[str, int]
+    by_model: dict[str, dict[str, int]]  # tier -> model -> lines that it answered
 
 
 class LineHistory(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -235,7 +248,8 @@ class Unit:
     deadline: float  # on this process's monotonic clock
     ending: str
     waited: float  # seconds from its dispatch until it was leased
-    first: bool = False  # it has begun before, and goes first wherever there is a line
+    first: bool = False  # it came by a queue of begun work: it goes first wherever there is a line
+    attempts: tuple[Attempt, ...] = ()  # workers that were lost with it, tries that broke off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,10 +264,9 @@ class SliceUnit(Unit):
     slice: int
     lines: tuple[int, ...] | None  # None: the whole slice's, but those that left it
     range: SliceRange
-    results: dict[int, bytes]
+    results: set[int]  # lines that have one, as far as is known here
     histories: dict[int, LineHistory]
     moved_to: dict[int, str]  # line -> the unit that it left for
-    losses: int = 0  # of workers that had it; no more are counted than make it suspicious
 
     @property
     def own_lines(self) -> Sequence[int]:
@@ -268,6 +281,11 @@ class SliceUnit(Unit):
         return [i for i in lines if i not in self.results and self.moved_to.get(i) == home]
 
     @property
+    def passes_over(self) -> bool:
+        """Whether its batch wants no answer of the tier where it stands."""
+        return passes_over(self.options.tiers, self.tier)
+
+    @property
     def complete(self) -> bool:
         """Whether every line of its slice has a result that is known here."""
         return len(self.results) == self.range.lines
@@ -278,13 +296,23 @@ OUTPUT, ERROR = b"o", b"e"
 
 
 class LineResult(msgspec.Struct, frozen=True):
-    """A line that has its result. content: its line of the output or the error file."""
+    """A line that has its result. content: its line of the output or the error file.
+
+    model: who answered it; "" for nobody, and for an answer of ours.
+    """
 
     line: int
     good: bool
     content: bytes
     counted_as: str  # "tier:status", for the metrics
     tokens: Tokens = Tokens()
+    model: str = ""
+
+    @property
+    def answered_by(self) -> str:
+        """The tier and the model that answered it, as they are counted: "tier:model", or ""."""
+        tier = self.counted_as.partition(":")[0]
+        return f"{tier}:{self.model[:LONGEST_MODEL]}" if self.model else ""
 
     @property
     def stored(self) -> bytes:

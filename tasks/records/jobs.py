@@ -9,12 +9,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fallback_chain import Attempt, fit_of
-from tasks.records.policies import CachePolicy, ExhaustedPolicy  # noqa: TC001 - as above
+from fallback_chain import Attempt, Body, Endpoint, fit_of
+from tasks.records.policies import (
+    CachePolicy,
+    ExhaustedPolicy,
+    TierNames,
+    may_answer,
+    passes_over,
+)
 from tasks.records.transitions import Transition
 
 MAX_DEADLINE_SECONDS = 7 * 86_400
-TIERS = ("gpu", "cpu", "cache")  # the order in which a job falls through
 
 
 class Status(StrEnum):
@@ -53,6 +58,7 @@ TRANSITIONS = (
     Transition(Status.RUNNING, Status.CANCELLED, "cancel_job", "its owner asks"),
     Transition(Status.RUNNING, Status.QUEUED, "sweep", "its lease has ended"),
     Transition(Status.QUEUED, Status.QUEUED, "sweep", "parked and due, or its message was lost"),
+    Transition(Status.QUEUED, Status.QUEUED, "recall", "parked, and its tier may be asked"),
     Transition(Status.QUEUED, Status.EXPIRED, "sweep", "past its deadline"),
     Transition(Status.RUNNING, Status.EXPIRED, "sweep", "past its deadline"),
 )
@@ -67,8 +73,9 @@ class Queue(StrEnum):
     INTERACTIVE = "interactive"
     BATCH = "batch"
     PHASES = "phases"  # of batches; batch workers consume it, in an outage too
-    # What has begun once, and lost its worker, was handed back, or goes to its next tier; and what
-    # lost its message. It is consumed first: a queue has no head where every broker could put it.
+    # Consumed first, as a queue has no head where every broker could put something: what has begun
+    # once, and lost its worker, was handed back, or goes to its next tier; what lost its message;
+    # and what would else stand behind the many jobs, or slices, of others (create_jobs, feed).
     INTERACTIVE_BEGUN = "interactive.begun"
     BATCH_BEGUN = "batch.begun"
     PHASES_BEGUN = "phases.begun"
@@ -80,7 +87,7 @@ class Queue(StrEnum):
 
     @property
     def begun(self) -> Queue:
-        """Where work of its kind lies once it has begun."""
+        """Where work of its kind lies that comes first."""
         return Queue(self.kind.value + BEGUN)
 
     @property
@@ -116,20 +123,29 @@ class Swept(NamedTuple):
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a job is to be answered, apart from the body that goes to the model."""
+    """How a job is to be answered, apart from the body that goes to the model.
+
+    stream: its answer is followed as it comes. usage: who follows it wants to see what was counted.
+    answer_by: seconds from its creation in which a stream is to begin; 0: its deadline.
+    """
 
     cache: CachePolicy = "fallback"
     on_exhausted: ExhaustedPolicy = "degraded"
     request_id: str = ""  # its caller's own, for the log
+    tiers: TierNames = ()
+    endpoint: str = Endpoint.CHAT.value  # where a model server is asked for it
+    stream: bool = False
+    usage: bool = False
+    answer_by: float = 0.0
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A job to be created. body: a chat-completions body; deadline_seconds: from now."""
+    """A job to be created. body: what its endpoint takes; deadline_seconds: from now."""
 
     id: str
     owner: str
     queue: Queue
-    body: dict[str, Any]
+    body: Body
     options: Options
     deadline_seconds: float
     metadata: dict[str, str] = {}
@@ -142,18 +158,29 @@ class BegunJob(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     lease_owner: str
     tier: str
-    body: dict[str, Any]
+    body: Body
     owner: str
     queue: Queue  # its kind
     deadline: float  # on this process's monotonic clock
     options: Options
     attempts: tuple[Attempt, ...]
     failures: int  # tries that failed at a tier whose breaker was closed
-    first_tier: str
-    first: bool = False  # it has begun before, and goes first wherever there is a line
-    endpoint: str = "/v1/chat/completions"
+    first: bool = False  # it came by a queue of begun work: it goes first wherever there is a line
+    endpoint: str = Endpoint.CHAT.value
     waited: float = 0.0  # seconds from its dispatch until it was leased
     created: float = 0.0  # on this process's monotonic clock
+    streamed: bool = False  # a part of its answer was shown already
+    left_bytes: int = 0  # of a body that is too large to be held before it is used: it is not here
+
+    @property
+    def passes_over(self) -> bool:
+        """Whether its caller wants no answer of the tier where it stands."""
+        return passes_over(self.options.tiers, self.tier)
+
+    def may_ask(self, tier: str) -> bool:
+        """Whether its caller takes an answer of a tier; of the cache, by its own policy as well."""
+        off = tier == "cache" and self.options.cache == "off"
+        return not off and may_answer(self.options.tiers, tier)
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -177,6 +204,7 @@ class JobRecord(msgspec.Struct, frozen=True):
     error_status: int | None
     cache_age_seconds: float | None
     metadata: dict[str, str]
+    streamed: bool = False  # a part of its answer was shown as it came
 
     @property
     def fit(self) -> str | None:

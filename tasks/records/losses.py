@@ -1,9 +1,10 @@
-"""Whether a job is what its workers die of. Pure.
+"""Whether a job, or a phase of a batch, is what its workers die of. Pure.
 
 A worker that dies takes with it all that it had begun, so a job that was lost may be innocent. One
 that was lost twice at a tier goes on to the next, and from then on it is called alone: no other
 such job of its process is called meanwhile, and it is noted before. Whoever was noted when the
-worker died is guilty; who only waited for his turn is not blamed.
+worker died is guilty; who only waited for his turn is not blamed. A phase has no next tier: it
+runs at its own, without any other phase of its process.
 """
 
 from __future__ import annotations

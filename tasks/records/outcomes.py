@@ -6,12 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fallback_chain import LACKING, MISFIT, Attempt, Tokens, Trial, Verdict
+from fallback_chain import (
+    LACKING,
+    MISFIT,
+    NO_SUCH_MODEL,
+    ONLY_EMBEDS,
+    Attempt,
+    Tokens,
+    Trial,
+    Verdict,
+)
 from tasks.records.jobs import BegunJob, Status
 from tasks.records.losses import DEFECT, MOST_LOSSES, broke_off
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from fallback_chain import Chunks
 
 SERVER_ERRORS = 500  # the first HTTP status of those that are not the request's fault
 MOST_ATTEMPTS = 30  # of a job that waits
@@ -21,7 +32,7 @@ LATE_SECONDS = 5.0  # until what should have ended here is looked at again
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """The job has its result: a whole chat completion, or an error object, or neither (expired).
 
-    tier_used: who answered, or whose words the error is; "" for nobody. keep: see Trial.
+    tier_used: who answered, or whose words the error is; "" for nobody. keep, rest: see Trial.
     """
 
     status: Status
@@ -34,6 +45,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     error_status: int | None = None
     tokens: Tokens = Tokens()
     keep: bool = True
+    rest: Chunks | None = None
 
     @property
     def fresh_answer(self) -> bytes | None:
@@ -48,6 +60,12 @@ class HandOn(msgspec.Struct, frozen=True):
     failures: int
 
 
+class HandUp(msgspec.Struct, frozen=True):
+    """A tier above, which had refused it, may be asked again: it was not called here."""
+
+    to: str
+
+
 class Park(msgspec.Struct, frozen=True):
     """Every tier failed, and the job waits."""
 
@@ -60,7 +78,7 @@ class HandBack(msgspec.Struct, frozen=True):
     """Begun but not called: this process stops."""
 
 
-Outcome = Finish | HandOn | Park | HandBack
+Outcome = Finish | HandOn | HandUp | Park | HandBack
 
 
 def error_of(message: str, code: str) -> dict[str, Any]:
@@ -73,14 +91,25 @@ def hand_on(job: BegunJob, attempt: Attempt, failures: int) -> HandOn:
     return HandOn((*job.attempts, attempt), failures)
 
 
-def park(job: BegunJob, attempts: Sequence[Attempt], due_seconds: float) -> Park:
-    """Return what a job that waits is left with: of days of tries, those that still say something.
+def passed_over(attempts: tuple[Attempt, ...], tier: str) -> tuple[Attempt, ...]:
+    """Return the tries of what passes a tier whose answer its caller does not want: told once."""
+    passed = Attempt(tier, Verdict.NOT_ALLOWED, 0.0)
+    return attempts if passed in attempts else (*attempts, passed)
+
+
+def still_told(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """Return, of days of tries, those that still say something.
 
     The newest, and what decides who is asked again.
     """
     old = attempts[:-MOST_ATTEMPTS]
-    decide = [a for a in old if a.verdict in {Verdict.LOST, Verdict.UNFIT} or a.detail == DEFECT]
-    return Park((*decide, *attempts[-MOST_ATTEMPTS:]), job.failures, due_seconds)
+    decide = (a for a in old if a.verdict in {Verdict.LOST, Verdict.UNFIT} or a.detail == DEFECT)
+    return (*decide, *attempts[-MOST_ATTEMPTS:])
+
+
+def park(job: BegunJob, attempts: tuple[Attempt, ...], due_seconds: float) -> Park:
+    """Return what a job that waits is left with."""
+    return Park(still_told(attempts), job.failures, due_seconds)
 
 
 def broken_off(job: BegunJob) -> HandOn | Park:
@@ -100,13 +129,25 @@ def answered(job: BegunJob, trial: Trial) -> Finish:
     """Return the end of a job that was answered."""
     return Finish(
         status=Status.SUCCEEDED,
-        attempts=(*job.attempts, trial.attempt),
+        attempts=(*job.attempts, *trial.attempts),
         tier_used=trial.attempt.tier,
         answer=trial.answer,
         model=trial.model or "",
         cache_age_seconds=trial.cache_age_seconds,
         tokens=trial.tokens,
         keep=trial.keep,
+        rest=trial.rest,
+    )
+
+
+def interrupted(attempts: tuple[Attempt, ...]) -> Finish:
+    """Return the end of a job whose answer broke off when a part of it had been shown."""
+    message = "the answer broke off after its first words: no other model can go on with it"
+    return Finish(
+        status=Status.FAILED,
+        attempts=attempts,
+        error=error_of(message, "upstream_interrupted"),
+        error_status=502,
     )
 
 
@@ -119,7 +160,7 @@ def refused(job: BegunJob, trial: Trial) -> Finish:
     """Return the end of a job that is itself at fault, in the server's own words."""
     return Finish(
         status=Status.FAILED,
-        attempts=(*job.attempts, trial.attempt),
+        attempts=(*job.attempts, *trial.attempts),
         tier_used=trial.attempt.tier,
         error=trial.error or error_of("the request was refused", "refused"),
         error_status=trial.attempt.status or 400,
@@ -130,10 +171,13 @@ def no_tier_fits(attempts: tuple[Attempt, ...], misfits: Sequence[Attempt]) -> F
     """Return the end of a job that no model can take; misfits: what each said of it, in order.
 
     In the last one's words where clients know what they mean: a prompt too long, a model not there.
+    A tier that has no such model, or only embeds, has less to say than one that could be asked.
     """
-    last = misfits[-1]
+    silent = (NO_SUCH_MODEL, ONLY_EMBEDS)
+    last = max(reversed(misfits), key=lambda each: not each.detail.endswith(silent))
     tried = any(a.detail.startswith(MISFIT) for a in misfits)  # then another try may fit
-    status = 503 if tried else 400
+    absent = last.detail.endswith(NO_SUCH_MODEL)
+    status = 503 if tried else 404 if absent else 400
     if last.error is not None and not last.detail.endswith(LACKING):
         error = last.error
         if last.status and last.status < SERVER_ERRORS:
@@ -175,12 +219,19 @@ def exhausted(attempts: tuple[Attempt, ...]) -> Finish:
 
 
 def is_unfit(attempts: Iterable[Attempt], tier: str) -> bool:
-    """Whether a tier cannot take this job, or its answer did not fit: it is not asked again."""
-    return any(a.tier == tier and a.verdict is Verdict.UNFIT for a in attempts)
+    """Whether a tier cannot take this job, or its answer did not fit: it is not asked again.
+
+    What one of its several servers could not take another may.
+    """
+    return any(a.tier == tier and _of_a_whole_tier(a) for a in attempts)
+
+
+def _of_a_whole_tier(attempt: Attempt) -> bool:
+    return attempt.verdict is Verdict.UNFIT and not attempt.endpoint
 
 
 def misfits(attempts: Sequence[Attempt], tiers: Iterable[str]) -> list[Attempt]:
     """Return what each of these tiers said of a job that fits none; [] while one may take it."""
-    last = {a.tier: a for a in attempts if a.verdict is Verdict.UNFIT}
+    last = {a.tier: a for a in attempts if _of_a_whole_tier(a)}
     found = [last.get(tier) for tier in tiers]
     return [a for a in found if a is not None] if None not in found else []

@@ -1,7 +1,7 @@
 """Redis, the truth: every transition one script. Nobody else speaks to it.
 
-Parts over one connection: jobs, batches (and their units), files, limits (semaphores), the fleet,
-and durability. What is in which key: lua/_keys.lua.
+Parts over one connection: jobs, the logs of their streams, batches (and their units), files, limits
+(semaphores), the fleet, tiers, and durability. What is in which key: lua/_keys.lua.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from tasks.store.batches import BatchStore
 from tasks.store.connection import Connection
 from tasks.store.durability import Durability
+from tasks.store.file_counts import FileCounts
 from tasks.store.files import FileStore
 from tasks.store.fleet import FleetStore
 from tasks.store.jobs import JobStore
-from tasks.store.limits import Limits
+from tasks.store.limits import FileLimits, Limits
 from tasks.store.migration import take_over
+from tasks.store.streams import StreamStore
+from tasks.store.tiers import TierStore
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
@@ -31,10 +34,12 @@ class Store:
 
     connection: Connection
     jobs: JobStore
+    streams: StreamStore
     batches: BatchStore
     files: FileStore
     limits: Limits
     fleet: FleetStore
+    tiers: TierStore
     durability: Durability
 
     @classmethod
@@ -44,10 +49,12 @@ class Store:
         return cls(
             connection=connection,
             jobs=JobStore(connection, settings),
+            streams=StreamStore(connection, settings),
             batches=BatchStore(connection, settings),
-            files=FileStore(connection, storage, durability),
+            files=FileStore(connection, storage, durability, _file_limits(settings)),
             limits=Limits(connection, settings),
             fleet=FleetStore(connection, settings),
+            tiers=TierStore(connection),
             durability=durability,
         )
 
@@ -83,3 +90,13 @@ async def _prepare(connection: Connection, settings: Settings) -> None:
     await connection.check(is_broker=settings.broker_is_store)
     await Durability(connection, settings).check()
     await take_over(connection)
+    await FileCounts(connection).count_first()
+
+
+def _file_limits(settings: Settings) -> FileLimits:
+    return FileLimits(
+        files=settings.max_files,
+        files_of_owner=settings.key_files,
+        stored_bytes=settings.max_stored_bytes,
+        bytes_of_owner=settings.key_stored_bytes,
+    )

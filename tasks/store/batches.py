@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fallback_chain import Attempt, Tokens
+from fallback_chain import Attempt, Endpoint, Tokens
 from tasks.errors import NoSuchInput
 from tasks.records.batches import (
     WINDOWS,
     BatchOptions,
     BatchRecord,
     BatchStatus,
-    Endpoint,
     LineHistory,
     Part,
     PhaseUnit,
@@ -49,10 +48,11 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(BatchOptions)
-_attempts = msgspec.json.Decoder(list[Attempt])
+_attempts = msgspec.json.Decoder(tuple[Attempt, ...])
 _history = msgspec.json.Decoder(LineHistory)
 # A batch's fields for Tokens'.
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+PORTION_BYTES = 4 * 1024 * 1024  # of results that are read at once, if it is not one alone
 NO_SLICE = -1  # a phase of a whole batch has none
 TIMES = (
     *("created", "in_progress", "finalizing", "completed", "failed", "expired"),
@@ -70,12 +70,26 @@ class Recorded(NamedTuple):
     complete: bool
 
 
+class Split(NamedTuple):
+    """A unit of lines that left another one."""
+
+    id: str
+    lines: list[int]
+
+
 class SliceProgress(NamedTuple):
     """What is known of the lines of a slice that has no part yet."""
 
-    results: dict[int, bytes]
+    results: set[int]  # lines that have one
     histories: dict[int, LineHistory]
     moved_to: dict[int, str]
+
+
+class Portion(NamedTuple):
+    """Results of consecutive lines of a slice, and the line after the last that was looked for."""
+
+    results: dict[int, bytes]
+    next: int
 
 
 class BatchStore:
@@ -90,17 +104,19 @@ class BatchStore:
 
     # Batches
 
-    async def create(self, new: NewBatch, keys: Sequence[IdempotencyKey]) -> str:
-        """Record a batch and its validation, dispatched; return its id.
+    async def create(
+        self, new: NewBatch, keys: Sequence[IdempotencyKey]
+    ) -> tuple[str, list[Dispatch]]:
+        """Record a batch and its validation; return its id, and what is to be published.
 
-        If an earlier create with one of the keys made a batch, returns that one's. Raises
+        If an earlier create with one of the keys made a batch, returns that one's id. Raises
         NoSuchInput if the owner does not have the file, and TooManyQueued if more would be
         unfinished than may be.
         """
         seconds = window_seconds(new.completion_window)
         assert seconds is not None  # noqa: S101 - the API has checked it
         ttl = ("output_ttl_ms", new.output_seconds * 1000) if new.output_seconds else ()
-        known, limit = await self._connection.run(
+        known, limit, dispatches = await self._connection.run(
             "create_batch",
             [
                 *(keyspace.batch(new.id), keyspace.units(new.id), keyspace.batches_of(new.owner)),
@@ -121,7 +137,7 @@ class BatchStore:
             raise NoSuchInput
         if limit:
             raise self._limits.exceeded(limit)
-        return str(known.decode())
+        return known.decode(), _dispatches(dispatches)
 
     async def get(self, batch_id: str, owner: str) -> BatchRecord | None:
         """Return the owner's batch, or None."""
@@ -154,10 +170,23 @@ class BatchStore:
         entries = await self._connection.command("LRANGE", keyspace.slices(batch_id), 0, -1)
         return [SliceRange.parse(entry.decode()) for entry in entries]
 
-    async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
-        """Return what a slice without a part has got so far."""
-        raw = await self._connection.command("HGETALL", keyspace.results(batch_id, number))
-        return _progress(raw.items()).results
+    async def answered(self, batch_id: str, number: int) -> set[int]:
+        """Return the lines of a slice without a part that have a result by now."""
+        fields = await self._connection.command("HKEYS", keyspace.results(batch_id, number))
+        return {int(name) for name in fields if name.isdigit()}
+
+    async def results(self, batch_id: str, number: int, lines: int, first: int) -> Portion:
+        """Return results of a slice without a part, from a line on: not all, if they are large.
+
+        lines: of the slice.
+        """
+        after, found = await self._connection.run(
+            "read_results",
+            [keyspace.results(batch_id, number)],
+            *(batch_id, number, lines, first, PORTION_BYTES),
+        )
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return Portion({int(line): stored for line, stored in pairs}, int(after))
 
     # Transitions of units, and of their batch by them
 
@@ -172,7 +201,7 @@ class BatchStore:
 
     async def start(self, unit: Unit, findings: Findings, first_tier: str) -> list[Dispatch]:
         """Say what validation found; return the first slices to publish."""
-        window = max(int(self._window * WINDOWS[unit.options.priority]), 1)
+        window = self._window_of(unit)
         ranges = () if findings.errors else findings.ranges
         first = min(window, len(ranges))
         dispatches = await self._connection.run(
@@ -197,6 +226,20 @@ class BatchStore:
         )
         return _dispatches(dispatches)
 
+    async def give_up(self, unit: Unit, errors: bytes) -> list[Dispatch]:
+        """End the batch of a phase that its workers die of; return what is to be published.
+
+        In the middle of its lines, what is answered is joined. Else it fails as it stands, and its
+        parts are kept as long as it is.
+        """
+        dispatches = await self._connection.run(
+            "give_up",
+            [keyspace.job(unit.id), keyspace.FILE_EXPIRY, *self._ending(unit.batch)],
+            *(unit.id, unit.lease_owner, unit.batch, self._grace_ms, errors),
+            FILE_SECONDS * 1000,
+        )
+        return _dispatches(dispatches)
+
     async def record_lines(self, unit: SliceUnit, results: Sequence[LineResult]) -> Recorded:
         """Record results.
 
@@ -205,13 +248,13 @@ class BatchStore:
         args: list[Any] = []
         for result in results:
             tokens = ":".join(map(str, result.tokens))
-            args += (result.line, result.stored, result.counted_as, tokens)
+            args += (result.line, result.stored, result.counted_as, tokens, result.answered_by)
         new, complete = await self._connection.run(
             "record_lines",
             [
                 *(keyspace.batch(unit.batch), keyspace.results(unit.batch, unit.slice)),
                 *(keyspace.written(unit.batch), keyspace.job(unit.id)),
-                *(keyspace.LEASES, keyspace.STATS),
+                *(keyspace.LEASES, keyspace.STATS, keyspace.SENT_DOWN),
             ],
             *(unit.id, unit.lease_owner, self._lease_ms, unit.batch, unit.slice),
             unit.range.lines,
@@ -240,23 +283,28 @@ class BatchStore:
         """
         return await self._move(unit, to_tier, token, histories)
 
-    async def hand_back(self, unit: SliceUnit, token: str) -> int | None:
+    async def hand_back(self, unit: Unit, token: str) -> int | None:
         """Send a unit to its own tier again; return its new attempt, None if it is not ours."""
         return await self._move(unit, unit.tier, token, {})
 
     async def park(
         self,
-        unit: SliceUnit | PhaseUnit,
+        unit: SliceUnit,
+        to_tier: str,
         token: str,
         histories: Mapping[int, LineHistory],
         due_seconds: float,
     ) -> None:
-        """Have what is left of a unit wait, and then go to its first tier again."""
-        await self._move(unit, "", token, histories, due_ms=int(due_seconds * 1000))
+        """Have what is left of a unit wait, and then go to a tier again."""
+        await self._move(unit, to_tier, token, histories, due_ms=int(due_seconds * 1000))
+
+    async def put_off(self, unit: Unit, token: str, due_seconds: float) -> None:
+        """Have a unit wait, and then go to its own tier again; note its attempts."""
+        await self._move(unit, unit.tier, token, {}, due_ms=int(due_seconds * 1000))
 
     async def _move(
         self,
-        unit: SliceUnit | PhaseUnit,
+        unit: Unit,
         to_tier: str,
         token: str,
         histories: Mapping[int, LineHistory],
@@ -272,16 +320,27 @@ class BatchStore:
                 *keyspace.INDEXES,
             ],
             *(unit.lease_owner, unit.tier, to_tier, self._grace_ms, due_ms, token),
-            *(unit.id, unit.attempt, unit.batch, number, *_rows(histories)),
+            *(unit.id, unit.attempt, unit.batch, number, _encode(unit.attempts)),
+            *_rows(histories),
         )
         return int(answer) if int(answer) >= 0 else None
 
     async def split(
-        self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
-    ) -> str | None:
-        """Let lines leave for the next tier; return the id of their own unit, at attempt 0."""
+        self,
+        unit: SliceUnit,
+        to_tier: str,
+        token: str,
+        histories: Mapping[int, LineHistory],
+        most: int | None = None,
+    ) -> Split | None:
+        """Let lines leave for another tier; return their own unit, at attempt 0.
+
+        most: how many lines that were sent down so may stand at that tier at once; then only the
+        first of these leave, as many as there is room for. None: all of them. Returns None if none
+        has left.
+        """
         child = split_unit_id(unit.batch, unit.slice, token)
-        answer = await self._connection.run(
+        made, lines = await self._connection.run(
             "split_unit",
             [
                 *(keyspace.job(unit.id), keyspace.job(child), keyspace.units(unit.batch)),
@@ -289,9 +348,9 @@ class BatchStore:
                 *(keyspace.results(unit.batch, unit.slice), *keyspace.INDEXES),
             ],
             *(unit.lease_owner, unit.id, token, to_tier, self._grace_ms, unit.batch, unit.slice),
-            *(_encode(list(histories)), *_rows(histories)),
+            *(-1 if most is None else most, *_rows(histories)),
         )
-        return answer.decode() or None
+        return Split(made.decode(), msgspec.json.decode(lines)) if made else None
 
     async def complete_slice(self, unit: SliceUnit, part: Part) -> list[Dispatch]:
         """Say that a slice's part is durable; return what is to be published."""
@@ -303,9 +362,13 @@ class BatchStore:
                 *(keyspace.results(unit.batch, unit.slice), *keyspace.INDEXES),
             ],
             *(unit.id, unit.lease_owner, unit.batch, unit.slice, self._grace_ms),
-            *(part.output_bytes, part.error_bytes),
+            *(part.output_bytes, part.error_bytes, self._window_of(unit)),
         )
         return _dispatches(dispatches)
+
+    def _window_of(self, unit: Unit) -> int:
+        """Return how many slices of a unit's batch are in flight, if no other batch is open."""
+        return max(int(self._window * WINDOWS[unit.options.priority]), 1)
 
     async def complete(
         self,
@@ -323,7 +386,7 @@ class BatchStore:
                 *(*keyspace.whole_batch(unit.batch), keyspace.job(unit.id)),
                 *(keyspace.results(unit.batch, number) for number in range(slices)),
                 *(keyspace.file(file.id) for file in files),
-                *(keyspace.files_of(unit.owner), keyspace.FILE_EXPIRY),
+                *(keyspace.files_of(unit.owner), keyspace.FILE_EXPIRY, *keyspace.FILE_COUNTS),
             ],
             *(unit.id, unit.lease_owner, unit.batch, unanswered, FILE_SECONDS * 1000),
             *(len(parts), *map(str, parts), *(item for file in files for item in file)),
@@ -379,6 +442,7 @@ def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
         "ending": ending.decode(),
         "waited": max(int(waited), 0) / 1000,
         "first": Queue(queue.decode()).is_begun,
+        "attempts": _attempts.decode(attempts),
     }
     if not where:
         return PhaseUnit(**common)
@@ -388,16 +452,15 @@ def _unit(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str) -> Unit:
         slice=int(number),
         lines=tuple(msgspec.json.decode(lines)) if lines else None,
         range=SliceRange.parse(where.decode()),
-        losses=len(_attempts.decode(attempts)),
         **progress._asdict(),
     )
 
 
 def _progress(fields: Iterable[tuple[bytes, bytes]]) -> SliceProgress:
-    progress = SliceProgress({}, {}, {})
+    progress = SliceProgress(set(), {}, {})
     for name, value in fields:
         if name.isdigit():
-            progress.results[int(name)] = value
+            progress.results.add(int(name))
         elif name[:1] == b"a":
             progress.histories[int(name[1:])] = _history.decode(value)
         elif name[:1] == b"u":
@@ -410,6 +473,10 @@ def _record(fields: Fields) -> BatchRecord:
     for name, number in fields.counts("by:").items():
         tier = name.partition(":")[0]
         by_tier[tier] = by_tier.get(tier, 0) + number
+    by_model: dict[str, dict[str, int]] = {}
+    for name, number in fields.counts("model:").items():
+        tier, _, model = name.partition(":")
+        by_model.setdefault(tier, {})[model] = number
     return BatchRecord(
         id=fields.text("id"),
         owner=fields.text("owner"),
@@ -433,4 +500,5 @@ def _record(fields: Fields) -> BatchRecord:
         slices=fields.number("slices"),
         done=fields.number("done"),
         by_tier=by_tier,
+        by_model=by_model,
     )

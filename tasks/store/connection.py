@@ -5,8 +5,9 @@ Every method raises StoreUnavailable when the store does not answer in time.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +24,39 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from tasks.errors import KeyReused, SettingsError, StoreFull, StoreUnavailable, StoreUnfit
+from tasks.errors import (
+    KeyReused,
+    NoSuchCursor,
+    SettingsError,
+    StoreFull,
+    StoreUnavailable,
+    StoreUnfit,
+)
+from tasks.store import keyspace
 from tasks.store.autopipeline import AutoPipeline, Script
 from tasks.store.keyspace import PREFIX, PROBE
 from tasks.store.short_memory import ALLOWED, allowed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 
 # What a server takes as one value, and where it says so.
 LARGEST_VALUE, BULK_LENGTH = 512 * 1024 * 1024, "proto-max-bulk-len"
 MEMORY_CEILING = 0.8  # share of maxmemory above which no new job is admitted
 ADMITS = "-- admits"  # the line by which a script says that it takes new work
 SERVER_CLOCK = -1
+GONE_MS = 600_000  # for how long a list can go on after what has left it
+CONFIRM_SECONDS = 1.0  # until who listens to a channel goes on without having been told so
 SILENCE_SECONDS = 3.0  # after which a subscription is asked whether it still hears anything
 # Scripts that take no job, no unit and no batch from one status to another: they are in no table.
 STATELESS = frozenset(
     {
         *("renew_leases", "take_slot", "renew_holds", "admit_request"),
-        *("begin_file", "keep_file", "extend_claim", "measure_queues", "prune_lists"),
-        *("note_alone", "note_line", "leave_job"),
+        *("take_share", "return_share"),
+        *("begin_file", "keep_file", "delete_file", "count_files", "extend_claim"),
+        *("measure_queues", "prune_lists", "note_tiers"),
+        *("note_alone", "note_line", "append_streams", "leave_job", "read_results"),
+        "read_stream",
     }
 )
 
@@ -52,7 +66,10 @@ def load_scripts() -> dict[str, Script]:
     folder = files("tasks.store") / "lua"
     texts = {entry.name: entry.read_text() for entry in folder.iterdir()}
     # What the scripts share; keys come first, as the others build on them.
-    shared = ("_keys", "_semaphores", "_idempotency", "_unfinished", "_jobs", "_batches")
+    shared = (
+        *("_keys", "_semaphores", "_limits", "_idempotency", "_tallies", "_files"),
+        *("_unfinished", "_jobs", "_batches"),
+    )
     prelude = "\n".join(texts[f"{name}.lua"] for name in shared)
     scripts = {}
     for file_name, text in texts.items():
@@ -225,14 +242,6 @@ class Connection:
         async with translated():
             return await self.pipeline.commands(self._named(commands))
 
-    async def transaction(self, commands: Iterable[tuple[Any, ...]]) -> None:
-        """Run commands, each (name, key, …), all or none."""
-        async with translated():
-            transaction = self.client.pipeline(transaction=True)
-            for command in self._named(commands):
-                transaction.execute_command(*command)
-            await transaction.execute()
-
     def _named(self, commands: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return [allowed((name, self._prefix + key, *rest)) for name, key, *rest in commands]
 
@@ -247,27 +256,48 @@ class Connection:
     ) -> tuple[list[dict[bytes, bytes]], bool]:
         """Return up to limit hashes that a zset lists, newest first; and whether more are.
 
-        record: the key of the hash with an id.
+        record: the key of the hash with an id. after: the last id seen; raises NoSuchCursor if it
+        is not, and was not in the last minutes, in the list.
         """
         order = "Z" if oldest_first else "ZREV"
-        start = 0
-        if after is not None:
-            rank = await self.command(f"{order}RANK", index, after)
-            if rank is None:
-                return [], False
-            start = int(rank) + 1
+        start = 0 if after is None else await self._past(index, after, oldest_first=oldest_first)
         records: list[dict[bytes, bytes]] = []
         while len(records) <= limit:
             ids = await self.command(f"{order}RANGE", index, start, start + limit)
             if not ids:
                 break
             hashes = await self.commands(("HGETALL", record(i.decode())) for i in ids)
-            gone = [i for i, fields in zip(ids, hashes, strict=True) if not fields]
-            if gone:  # what is past its TTL leaves the index when somebody looks
-                await self.command("ZREM", index, *gone)
-            start += len(ids) - len(gone)
-            records += [fields for fields in hashes if fields]
+            start += len(ids)
+            records += [fields for fields in hashes if fields]  # others wait to be pruned
         return records[:limit], len(records) > limit
+
+    async def _past(self, index: str, after: str, *, oldest_first: bool) -> int:
+        """Return how many of a list come before the place of an id, or are that id."""
+        rank = await self.command("ZRANK" if oldest_first else "ZREVRANK", index, after)
+        if rank is not None:
+            return int(rank) + 1
+        score = await self.command("GET", keyspace.gone(index, after))
+        if score is None:
+            raise NoSuchCursor
+        at = score.decode()
+        beyond = ("-inf", f"({at}") if oldest_first else (f"({at}", "+inf")
+        there, beside = await self.commands(
+            [("ZCOUNT", index, *beyond), ("ZRANGEBYSCORE", index, at, at)]
+        )
+        name = after.encode()
+        return int(there) + sum((each < name) is oldest_first for each in beside)
+
+    def named(self, key: str) -> str:
+        """Return the whole name of a key, or of a channel."""
+        return self._prefix + key
+
+    def unnamed(self, key: str) -> str:
+        """Return the name of a key, or of a channel, without its prefix."""
+        return key.removeprefix(self._prefix)
+
+    def subscription(self, *kinds: str) -> Subscription:
+        """Return a subscription to events, as events() has them, and to further channels."""
+        return Subscription(self, kinds)
 
     async def events(self, *kinds: str) -> AsyncIterator[tuple[str, str] | None]:
         """Yield (kind, id) of "finished" and "cancelled"; None first, once subscribed.
@@ -275,20 +305,18 @@ class Connection:
         Ends with StoreUnavailable when the connection is lost: what happened meanwhile is
         not told, so the listener looks at its records when it comes back (the next None).
         """
+        async with aclosing(self.messages(*(self._prefix + kind for kind in kinds))) as messages:
+            async for message in messages:
+                yield message and (message[0].removeprefix(self._prefix), message[1])
+
+    async def messages(self, *channels: str) -> AsyncGenerator[tuple[str, str] | None]:
+        """Yield (channel, message) of channels by their whole names; else as events()."""
         async with translated(), self.client.pubsub() as pubsub:
-            await pubsub.subscribe(*(self._prefix + kind for kind in kinds))
+            await pubsub.subscribe(*channels)
             yield None
-            asked = False  # whether the server is still there, since it last said something
-            while True:
-                message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-                if message and message["type"] == "message":
-                    kind = message["channel"].decode().removeprefix(self._prefix)
-                    yield kind, message["data"].decode()
-                elif message is None and asked:
-                    raise TimeoutError
-                elif message is None:
-                    await pubsub.ping()
-                asked = message is None
+            async for message in heard(pubsub):
+                if message["type"] == "message":
+                    yield message["channel"].decode(), message["data"].decode()
 
     async def check(self, *, is_broker: bool = False) -> None:
         """Raise StoreUnfit unless this server can keep jobs: version, eviction policy, one node.
@@ -346,8 +374,12 @@ class Connection:
                 server: Mapping[str, Any] = await self.client.info()
                 return server
         except StoreUnavailable as error:
-            if isinstance(error.__cause__, ResponseError | AuthenticationError):
-                reason = str(error.__cause__).partition(".")[0]
+            # Over a socket redis-py tells what it was answered as the cause of a lost connection.
+            cause = error.__cause__
+            while isinstance(cause, RedisError) and cause.__cause__:
+                cause = cause.__cause__
+            if isinstance(cause, ResponseError | AuthenticationError):
+                reason = str(cause).partition(".")[0]
                 message = f"the store refuses us: {reason}"
                 raise StoreUnfit(message) from error
             raise
@@ -370,3 +402,75 @@ class Connection:
     async def close(self) -> None:
         """Close the connections."""
         await self.client.aclose()
+
+
+async def heard(pubsub: Any) -> AsyncIterator[dict[str, Any]]:
+    """Yield what a subscription is told; raises TimeoutError once its server is not there."""
+    asked = False  # whether the server is still there, since it last said something
+    while True:
+        message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+        if message is not None:
+            yield message
+        elif asked:
+            raise TimeoutError
+        else:
+            await pubsub.ping()
+        asked = message is None
+
+
+async def _as_it_came(message: Any) -> Any:
+    """Return a message: redis-py's own way makes a line of log of each, which nobody reads."""
+    return message
+
+
+class Subscription:
+    """Channels that are listened to over one connection, others of them at any time."""
+
+    def __init__(self, connection: Connection, kinds: Iterable[str]) -> None:
+        self._connection = connection
+        self._fixed = [connection.named(kind) for kind in kinds]
+        self._wanted: dict[str, asyncio.Future[None]] = {}  # with when it is there
+        self._pubsub: Any = None
+
+    async def add(self, name: str) -> None:
+        """Listen to a channel, too; return when it is there, or the connection is lost."""
+        channel = self._connection.named(name)
+        there = self._wanted.get(channel)
+        if there is None:
+            there = self._wanted[channel] = asyncio.get_running_loop().create_future()
+            await self._say("SUBSCRIBE", channel)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                await asyncio.shield(there)
+
+    async def drop(self, name: str) -> None:
+        """Listen to a channel no longer."""
+        channel = self._connection.named(name)
+        if self._wanted.pop(channel, None):
+            await self._say("UNSUBSCRIBE", channel)
+
+    async def _say(self, command: str, channel: str) -> None:
+        connection = self._pubsub and self._pubsub.connection
+        if connection and connection.is_connected:  # else all are asked for as it connects
+            with suppress(StoreUnavailable):  # whoever listens notices, too
+                async with translated():
+                    await connection.send_command(command, channel)
+
+    async def messages(self) -> AsyncGenerator[tuple[str, bytes] | None]:
+        """Yield (channel, message); None first, once subscribed. Ends as events() does."""
+        pushed = self._connection.client.pubsub(push_handler_func=_as_it_came)
+        async with translated(), pushed as pubsub:
+            self._pubsub = pubsub
+            try:
+                await pubsub.subscribe(*self._fixed, *self._wanted)
+                yield None
+                async for message in heard(pubsub):
+                    channel = message["channel"] and message["channel"].decode()
+                    if message["type"] == "message":
+                        yield self._connection.unnamed(channel), message["data"]
+                    elif message["type"] == "subscribe" and channel in self._wanted:
+                        there = self._wanted[channel]
+                        if not there.done():
+                            there.set_result(None)
+            finally:
+                self._pubsub = None

@@ -8,13 +8,15 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, BinaryIO
 
-from tasks.errors import StoreUnavailable
+from tasks.errors import StoreUnavailable, TooManyFiles
 from tasks.records.batches import FINAL
 from tasks.records.files import FileRecord, new_file_id
 from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.storage import CHUNK, content_name, custom_ids_name, joined_name, parts_folder
 from tasks.store import keyspace
+from tasks.store.connection import GONE_MS
 from tasks.store.fields import Fields
+from tasks.store.file_counts import FileCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.storage import Storage
     from tasks.store.connection import Connection
     from tasks.store.durability import Durability
+    from tasks.store.limits import FileLimits
 
 COPY_SECONDS = 3600  # what copying a file may take
 # After which the key of an upload that died is free again: less than who sends it again waits.
@@ -38,22 +41,34 @@ log = logging.getLogger(__name__)
 class FileStore:
     """The owners' files."""
 
-    def __init__(self, connection: Connection, storage: Storage, durability: Durability) -> None:
-        self._connection, self._durability = connection, durability
+    def __init__(
+        self, connection: Connection, storage: Storage, durability: Durability, limits: FileLimits
+    ) -> None:
+        self._connection, self._durability, self._limits = connection, durability, limits
+        self._counts = FileCounts(connection)
         self.storage = storage
 
-    async def begin(self, owner: str, keys: Sequence[IdempotencyKey]) -> tuple[str, bool]:
+    async def begin(
+        self, owner: str, keys: Sequence[IdempotencyKey], size: int = 0
+    ) -> tuple[str, bool]:
         """Choose an id and claim the keys for it; return it, and whether it is new.
 
         If not, an earlier upload with one of the keys has it, which may still be under way.
+        size: bytes, as far as they are known. Raises TooManyFiles if no such file may be kept now;
+        create() looks again, as others may be under way.
         """
         file_id = new_file_id()
-        known = await self._connection.run(
+        known, limit, there = await self._connection.run(
             "begin_file",
-            [keyspace.FILE_EXPIRY, *keyspace.claims(owner, keys)],
+            [
+                *(keyspace.FILE_EXPIRY, keyspace.files_of(owner), *keyspace.FILE_COUNTS),
+                *keyspace.claims(owner, keys),
+            ],
             *(file_id, owner, COPY_SECONDS * 1000, UPLOAD_CLAIM_SECONDS * 1000),
-            *keyspace.encoded(keys),
+            *(size, *self._limits, *keyspace.encoded(keys)),
         )
+        if limit:
+            raise self._limits.exceeded(limit, int(there))
         return known.decode(), known.decode() == file_id
 
     async def create(
@@ -61,12 +76,18 @@ class FileStore:
     ) -> FileRecord:
         """Keep a file that has begun; its content is read from its beginning, in a thread.
 
-        keys: those that it has claimed.
+        keys: those that it has claimed. Raises OSError if the storage does not take it, and
+        TooManyFiles if it may not be kept: then nothing of it is left.
         """
         try:
             size = await self._copied(new, content, keys)
             record = await self._record_new(new, size, keys)
             await self._durability.file(new.id)
+        except TooManyFiles:
+            with contextlib.suppress(StoreUnavailable, OSError):  # else the sweeper clears it
+                await self._extend_claim(new, keys, 0)
+                await self._clear(new.id)
+            raise
         except BaseException:  # who sends it again begins anew; the sweeper clears the rest
             with contextlib.suppress(StoreUnavailable):
                 if await self.get(new.id, new.owner) is None:  # else only the answer was lost
@@ -78,11 +99,7 @@ class FileStore:
         copying = asyncio.create_task(asyncio.to_thread(self._copy, content, new.id))
         while not (await asyncio.wait({copying}, timeout=UPLOAD_CLAIM_SECONDS / 3))[0]:
             await self._extend_claim(new, keys, UPLOAD_CLAIM_SECONDS)
-        try:
-            return copying.result()
-        except OSError as error:
-            message = f"the storage did not take the file: {error}"
-            raise StoreUnavailable(message) from error
+        return copying.result()
 
     async def _extend_claim(
         self, new: NewFile, keys: Sequence[IdempotencyKey], seconds: int
@@ -110,24 +127,27 @@ class FileStore:
             purpose=new.purpose,
         )
         fields = {
-            "bytes": size,
             "created_ms": now * 1000,
             "filename": new.filename,
             "purpose": new.purpose,
         }
-        kept = await self._connection.run(
+        limit, there = await self._connection.run(
             "keep_file",
             [
                 *(keyspace.file(new.id), keyspace.files_of(new.owner), keyspace.FILE_EXPIRY),
+                *keyspace.FILE_COUNTS,
                 *keyspace.claims(new.owner, keys),
             ],
             *(new.id, new.owner, CLAIM_SECONDS * 1000, record.expires_at * 1000),
+            *(size, *self._limits),
             *(len(keys), *keyspace.encoded(keys)),
             *(item for field in fields.items() for item in field),
         )
-        if not kept:
+        if limit == b"claim":
             message = "this upload stood still, and one that was sent again has taken its place"
             raise StoreUnavailable(message)
+        if limit:
+            raise self._limits.exceeded(limit, int(there))
         return record
 
     def _copy(self, content: BinaryIO, file_id: str) -> int:
@@ -186,19 +206,20 @@ class FileStore:
 
     async def delete(self, record: FileRecord) -> None:
         """Delete a file: first what says that it is there."""
-        await self._connection.transaction(
+        files = keyspace.files_of(record.owner)
+        await self._connection.run(
+            "delete_file",
             [
-                ("DEL", keyspace.file(record.id)),
-                ("DEL", keyspace.readers(record.id)),
-                ("ZREM", keyspace.files_of(record.owner), record.id),
-                # Whoever finds it expired deletes its content, if this process does not get to.
-                ("ZADD", keyspace.FILE_EXPIRY, 0, record.id),
-            ]
+                *(keyspace.file(record.id), keyspace.readers(record.id)),
+                *(files, keyspace.gone(files, record.id)),
+                *(keyspace.FILE_EXPIRY, *keyspace.FILE_COUNTS),
+            ],
+            *(record.id, record.owner, GONE_MS),
         )
         await self._clear(record.id)
 
     async def sweep(self, limit: int = 100) -> int:
-        """Delete what is past its time; return how many."""
+        """Delete what is past its time; return how many. And look at some of the counts."""
         now = self._connection.now() * 1000
         due = await self._connection.command(
             "ZRANGEBYSCORE", keyspace.FILE_EXPIRY, "-inf", now, "LIMIT", 0, limit
@@ -219,6 +240,7 @@ class FileStore:
                 await self._put_off(file_id)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self.storage.clear, COPY_SECONDS)
+        await self._counts.look()
         return len(due)
 
     async def _put_off(self, file_id: str) -> None:

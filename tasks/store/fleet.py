@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -12,9 +12,10 @@ from tasks.errors import StoreUnavailable
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import Queue
 from tasks.store import keyspace
+from tasks.store.connection import GONE_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tasks.settings import Settings
     from tasks.store.connection import Connection
@@ -25,14 +26,37 @@ MOST_OWNERS = 20  # whose lists one sweep looks at
 LATENCY_MINUTES = 15  # the window of the latency percentiles
 
 
+class Work(NamedTuple):
+    """How many are unfinished, by what they do. parked: no tier could answer them."""
+
+    running: int
+    waiting: int
+    parked: int
+
+    @classmethod
+    def of(cls, unfinished: int, running: int, parked: int) -> Work:
+        """Return it with what is left as waiting. Of long indexes the others are estimates."""
+        running = min(running, unfinished)
+        parked = min(parked, unfinished - running)
+        return cls(running, unfinished - running - parked, parked)
+
+
 class Gauges(msgspec.Struct, frozen=True):
-    """What the fleet has in hand. By kind of queue: a unit of a batch counts as one; seconds."""
+    """What the fleet has in hand. By kind of queue: a unit of a batch counts as one; seconds.
+
+    jobs: lone ones; lines: of open batches that are validated, without an answer. streams: of
+    these jobs, those whose answer is being told.
+    """
 
     parked: int
     workers: int
+    streams: int
+    jobs: Work
+    lines: Work
     waiting: dict[str, int]
     running: dict[str, int]
     oldest: dict[str, float]  # since its dispatch; 0: nothing waits
+    limits: dict[str, float] = {}  # of calls at once, by tier; of those whose limit adapts
 
 
 class FleetStore:
@@ -40,6 +64,7 @@ class FleetStore:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
+        self._tiers = tuple(settings.model_tiers)
         self._lists = (
             *("owner:", "job:", settings.result_ttl_seconds * 1000),
             *("batches:", "batch:", FILE_SECONDS * 1000),
@@ -53,13 +78,12 @@ class FleetStore:
     async def gauges(self) -> Gauges:
         """Return what is unfinished now, and the workers that are there."""
         queues = [queue.value for queue in Queue]
-        parked, workers, *rest = (
-            int(number)
-            for number in await self._connection.run(
-                "measure_queues", [keyspace.WORKERS, *keyspace.INDEXES], GAUGE_LOOK, *queues
-            )
+        told = await self._connection.run(
+            "measure_queues", [keyspace.WORKERS, *keyspace.INDEXES], GAUGE_LOOK, *queues
         )
-        gauges = Gauges(parked, workers, {}, {}, {})
+        parked, workers, streams, *rest = map(int, told)
+        jobs, lines, rest = Work.of(*rest[:3]), Work.of(*rest[3:6]), rest[6:]
+        gauges = Gauges(parked, workers, streams, jobs, lines, {}, {}, {}, await self._limits())
         measured = zip(rest[::3], rest[1::3], rest[2::3], strict=True)
         for queue, (waiting, running, ms) in zip(Queue, measured, strict=True):
             kind = queue.kind.value
@@ -67,6 +91,12 @@ class FleetStore:
             gauges.running[kind] = gauges.running.get(kind, 0) + running
             gauges.oldest[kind] = max(gauges.oldest.get(kind, 0.0), ms / 1000)
         return gauges
+
+    async def _limits(self) -> dict[str, float]:
+        known = await self._connection.commands(
+            ("HGET", keyspace.limit(tier), "limit") for tier in self._tiers
+        )
+        return {tier: float(limit) for tier, limit in zip(self._tiers, known, strict=True) if limit}
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """Return how many jobs finished since the store began: tier → status → count."""
@@ -79,12 +109,17 @@ class FleetStore:
 
     async def latencies(self) -> dict[int, int]:
         """Return finished jobs of the last minutes by latency bucket: up to 1.1 ** b ms."""
+        return await self._times(keyspace.latency)
+
+    async def first_words(self) -> dict[int, int]:
+        """Return streams by the time until their first word, as latencies()."""
+        return await self._times(keyspace.first_words)
+
+    async def _times(self, key: Callable[[int], str]) -> dict[int, int]:
         minute = int(await self._connection.server_time()) // 60
         minutes = range(minute, minute - LATENCY_MINUTES, -1)
         total: dict[int, int] = {}
-        for part in await self._connection.commands(
-            ("HGETALL", keyspace.latency(number)) for number in minutes
-        ):
+        for part in await self._connection.commands(("HGETALL", key(number)) for number in minutes):
             for bucket, number in part.items():
                 total[int(bucket)] = total.get(int(bucket), 0) + int(number)
         return total
@@ -105,8 +140,8 @@ class FleetStore:
         for _ in range(MOST_OWNERS):
             gone = await self._connection.run(
                 "prune_lists",
-                [keyspace.OWNERS],
-                *(PRUNE_SECONDS * 1000, PRUNE_LOOK, *self._lists),
+                [keyspace.OWNERS, keyspace.QUEUED_BYTES],
+                *(PRUNE_SECONDS * 1000, PRUNE_LOOK, GONE_MS, *self._lists),
             )
             if int(gone) < 0:
                 break
@@ -119,12 +154,12 @@ class FleetStore:
         return {name.decode(): int(number) for name, number in raw.items()}
 
 
-def percentile(latencies: Mapping[int, int], share: float) -> float | None:
-    """Return the latency in ms under which that share of jobs finished; None without jobs."""
-    total = sum(latencies.values())
+def percentile(times: Mapping[int, int], share: float) -> float | None:
+    """Return the ms that so large a share of times by bucket is under; None without any."""
+    total = sum(times.values())
     rank = math.ceil(total * share)
-    for bucket in sorted(latencies):
-        rank -= latencies[bucket]
+    for bucket in sorted(times):
+        rank -= times[bucket]
         if rank <= 0 < total:
             return float(round(1.1**bucket, 1))
     return None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fallback_chain import Attempt
+from fallback_chain import Attempt, Body
+from tasks.errors import StreamLost
 from tasks.group_commit import GroupCommit
 from tasks.records.idempotency import CLAIM_SECONDS, LEFT_SECONDS
 from tasks.records.jobs import (
@@ -26,6 +27,7 @@ from tasks.records.jobs import (
     Swept,
 )
 from tasks.records.losses import ALONE, SUSPICIOUS, lost
+from tasks.records.order import first_of
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 from tasks.store.limits import QueueLimits
@@ -33,13 +35,17 @@ from tasks.store.limits import QueueLimits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from tasks.records.batches import Unit
     from tasks.records.idempotency import IdempotencyKey
+    from tasks.records.order import Order
     from tasks.records.outcomes import Finish, HandOn, Park
+    from tasks.records.streams import Addition
     from tasks.settings import Settings
     from tasks.store.connection import Connection
 
 LARGEST_CREATE = 64  # lone jobs that one script records
 LONGEST_LOOK_MS = 30_000  # until what is dispatched or parked is looked at again, at most
+SMALL_BODY = 65_536  # bytes that every job of a slice may hold, as long as the slice runs
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
 
 _encode = msgspec.json.encode
@@ -51,15 +57,15 @@ _LOST, _LOST_ALONE = _encode(lost("%s")), _encode(lost("%s", ALONE))
 
 class _Create(NamedTuple):
     job: Submission
-    first_tier: str
+    tier: str
 
     @property
     def fields(self) -> tuple[Any, ...]:
         job = self.job
         return (
-            *(job.id, job.owner, job.queue.value, self.first_tier),
-            *(int(job.deadline_seconds * 1000), _encode(job.body), _encode(job.options)),
-            *(str(job.body.get("model") or ""), _encode(job.metadata)),
+            *(job.id, job.owner, job.queue.value, self.tier),
+            *(int(job.deadline_seconds * 1000), job.body.content, _encode(job.options)),
+            *(job.body.model, _encode(job.metadata)),
         )
 
 
@@ -68,43 +74,55 @@ class JobStore:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
-        self._creates: GroupCommit[_Create, float] = GroupCommit(
+        self._creates: GroupCommit[_Create, tuple[float, str]] = GroupCommit(
             self._create_together, LARGEST_CREATE
         )
         self._lease_ms = int(settings.lease_seconds * 1000)
         self._grace_ms = int(settings.dispatch_grace_seconds * 1000)
         self._ttl_ms = settings.result_ttl_seconds * 1000
+        self._stream_ttl_ms = settings.stream_ttl_seconds * 1000
         self._sweep_ms = int(settings.sweep_seconds * 1000)
-        self._limits = QueueLimits("jobs", settings.max_queued_jobs, settings.key_queued_jobs)
+        self._limits = QueueLimits(
+            what="jobs",
+            most=settings.max_queued_jobs,
+            of_owner=settings.key_queued_jobs,
+            most_bytes=settings.max_queued_bytes,
+            bytes_of_owner=settings.key_queued_bytes,
+        )
 
     # Transitions
 
     async def create(
-        self, jobs: Sequence[Submission], first_tier: str, keys: Sequence[IdempotencyKey] = ()
-    ) -> tuple[float, list[str] | None]:
-        """Record new jobs as dispatched to first_tier, attempt 0.
+        self, jobs: Sequence[Submission], order: Order, keys: Sequence[IdempotencyKey] = ()
+    ) -> tuple[float, list[str] | None, str]:
+        """Record new jobs as dispatched to the first tier that may answer them, attempt 0.
 
-        Returns the time (epoch s), and the ids that an earlier create with one of the keys made:
-        then nothing was recorded now. Raises KeyReused if that one made them from something else,
-        TooManyQueued if more would be unfinished than may be: nothing was recorded then either.
+        Returns the time (epoch s), the ids that an earlier create with one of the keys made: then
+        nothing was recorded now; and the queue where they are to be published. Raises KeyReused if
+        that one made them from something else, TooManyQueued if more would be unfinished than may
+        be: nothing was recorded then either.
         """
-        creates = [_Create(job, first_tier) for job in jobs]
+        creates = [_Create(job, first_of(job.options.tiers, order)) for job in jobs]
         if not keys and len(creates) == 1:
-            return await self._creates.submit(creates[0]), None
-        now, earlier, [limit] = await self._create(creates, keys, together=True)
+            created, where = await self._creates.submit(creates[0])
+            return created, None, where
+        now, earlier, [(limit, queue)] = await self._create(creates, keys, together=True)
         if limit:
             raise self._limits.exceeded(limit)
-        return now, earlier.decode().split() if earlier else None
+        return now, earlier.decode().split() if earlier else None, queue.decode()
 
-    async def _create_together(self, creates: list[_Create]) -> list[float | Exception]:
-        now, _, limits = await self._create(creates, (), together=False)
-        return [self._limits.exceeded(limit) if limit else now for limit in limits]
+    async def _create_together(self, creates: list[_Create]) -> list[tuple[float, str] | Exception]:
+        now, _, rows = await self._create(creates, (), together=False)
+        return [
+            self._limits.exceeded(limit) if limit else (now, queue.decode())
+            for limit, queue in rows
+        ]
 
     async def _create(
         self, creates: Sequence[_Create], keys: Sequence[IdempotencyKey], *, together: bool
-    ) -> tuple[float, bytes, list[bytes]]:
+    ) -> tuple[float, bytes, list[tuple[bytes, bytes]]]:
         owners = {job.owner for job, _ in creates}
-        now, earlier, limits = await self._connection.run(
+        now, earlier, limits, queues = await self._connection.run(
             "create_jobs",
             [
                 *keyspace.jobs(job.id for job, _ in creates),
@@ -114,11 +132,12 @@ class JobStore:
                 *(keyspace.OWNERS, *keyspace.INDEXES),
             ],
             *(self._grace_ms, self._ttl_ms, CLAIM_SECONDS * 1000),
-            *(self._limits.most, self._limits.of_owner, int(together)),
+            *(self._limits.most, self._limits.of_owner),
+            *(self._limits.most_bytes, self._limits.bytes_of_owner, int(together)),
             *(len(keys), *keyspace.encoded(keys)),
             *(item for create in creates for item in create.fields),
         )
-        return int(now) / 1000, earlier, limits
+        return int(now) / 1000, earlier, list(zip(limits, queues, strict=True))
 
     async def discard(
         self, owner: str, ids: Sequence[str], keys: Sequence[IdempotencyKey] = ()
@@ -138,11 +157,14 @@ class JobStore:
         return int(stayed)
 
     async def begin(self, lease_owner: str, tier: str, refs: Sequence[Ref]) -> list[BegunJob]:
-        """Lease those of the jobs that are still to be answered at tier, at this attempt."""
+        """Lease those of the jobs that are still to be answered at tier, at this attempt.
+
+        A body of more than SMALL_BODY bytes stays in the store, until with_body() brings it.
+        """
         answers = await self._connection.run(
             "begin_jobs",
             [*keyspace.jobs(ref.id for ref in refs), *keyspace.INDEXES],
-            *(lease_owner, self._lease_ms, tier),
+            *(lease_owner, self._lease_ms, tier, SMALL_BODY),
             *(item for ref in refs for item in ref),
         )
         now = time.monotonic()
@@ -151,6 +173,11 @@ class JobStore:
             for ref, answer in zip(refs, answers, strict=True)
             if answer
         ]
+
+    async def with_body(self, job: BegunJob) -> BegunJob | None:
+        """Return a job with its body; None if it has ended meanwhile."""
+        content = await self._connection.command("HGET", keyspace.job(job.id), "body")
+        return None if content is None else msgspec.structs.replace(job, body=Body(content))
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[str]:
         """Renew (id, lease owner) leases; return the ids that are no longer the asker's."""
@@ -163,8 +190,8 @@ class JobStore:
         )
         return [name.decode() for name in taken]
 
-    async def note_alone(self, job: BegunJob) -> bool:
-        """Note that a job is called alone now; False if it is not ours any more."""
+    async def note_alone(self, job: BegunJob | Unit) -> bool:
+        """Note that a job or unit is at work alone now; False if it is not ours any more."""
         noted = await self._connection.run(
             "note_alone", [keyspace.job(job.id)], job.id, job.lease_owner, job.attempt
         )
@@ -184,10 +211,10 @@ class JobStore:
         """Send a job to its own tier again, as it was begun; return it if it was still ours."""
         return await self._move([job], job.tier, token, [(job.attempts, job.failures)])
 
-    async def park(self, job: BegunJob, token: str, outcome: Park) -> None:
-        """Have a job wait, and then go to its first tier again."""
+    async def park(self, job: BegunJob, to_tier: str, token: str, outcome: Park) -> None:
+        """Have a job wait, and then go to a tier again."""
         rows = [(outcome.attempts, outcome.failures)]
-        await self._move([job], "", token, rows, due_ms=int(outcome.due_seconds * 1000))
+        await self._move([job], to_tier, token, rows, due_ms=int(outcome.due_seconds * 1000))
 
     async def _move(
         self,
@@ -210,14 +237,23 @@ class JobStore:
         )
         return [Ref(j.id, int(a)) for j, a in zip(jobs, answers, strict=True) if int(a) >= 0]
 
-    async def finish(self, job: BegunJob, finish: Finish) -> bool:
-        """End a job; False if it had ended, or moved on, before: the first finish wins."""
+    async def finish(self, job: BegunJob, finish: Finish, last: Addition | None = None) -> bool:
+        """End a job; False if it had ended, or moved on, before: the first finish wins.
+
+        last: what ends the log of its stream. Raises StreamLost if the log has lost what came
+        before that: then the job is not ended.
+        """
         won = await self._connection.run(
             "finish_job",
-            [keyspace.job(job.id), *keyspace.INDEXES],
+            [keyspace.job(job.id), keyspace.stream(job.id), *keyspace.INDEXES],
             *(job.id, job.tier, job.attempt, finish.status.value, finish.tier_used),
+            *_ending(last),
+            self._stream_ttl_ms,
             *_result(finish),
         )
+        if int(won) < 0:
+            message = f"job {job.id}: the store lost a part of its stream"
+            raise StreamLost(message)
         return bool(won)
 
     async def cancel(self, job_id: str, owner: str, *, unless_told: bool = False) -> bool:
@@ -252,6 +288,11 @@ class JobStore:
             *(owner, " ".join(ids), 0, *keyspace.encoded(keys)),
         )
 
+    async def recall(self, tier: str, most: int) -> list[Dispatch]:
+        """Let what is parked until a tier is well go there; return what must be published."""
+        rows = await self._connection.run("recall", keyspace.INDEXES, tier, most, self._grace_ms)
+        return [Dispatch(i.decode(), int(a), t.decode(), q.decode()) for i, a, t, q in rows]
+
     async def sweep(self, empty: Mapping[str, bool]) -> list[Swept] | None:
         """Find what was lost; None if another sweeper was at it just now.
 
@@ -274,11 +315,24 @@ class JobStore:
 
     # Reading
 
+    async def place(self, record: JobRecord) -> int | None:
+        """Return how many jobs stand before one in its queue, about; None: it does not wait."""
+        index = keyspace.dispatched(record.queue)
+        rank = await self._connection.command("ZRANK", index, record.id)
+        return None if rank is None else int(rank)
+
     async def get(self, job_id: str, owner: str) -> JobRecord | None:
         """Return the owner's job, or None: unknown, expired from the store, or another's."""
         raw = await self._connection.command("HGETALL", keyspace.job(job_id))
         record = _record(Fields(raw)) if raw else None
         return record if record and record.owner == owner else None
+
+    async def look(self, job_id: str, owner: str) -> JobRecord | None:
+        """Return the owner's job as get() does, but for its answer, which may be large."""
+        values = await self._connection.command("HMGET", keyspace.job(job_id), *_SMALL_FIELDS)
+        raw = {name.encode(): value for name, value in zip(_SMALL_FIELDS, values, strict=True)}
+        record = _record(Fields({name: value for name, value in raw.items() if value is not None}))
+        return record if record.id and record.owner == owner else None
 
     async def list_jobs(
         self, owner: str, limit: int, after: str | None
@@ -290,25 +344,33 @@ class JobStore:
 
 
 def _begun(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str, now: float) -> BegunJob:
-    body, owner, queue, left_ms, options, attempts, failures, first_tier, waited, age = answer
-    came_by = Queue(queue.decode())
+    size, *answer = answer
+    body, owner, queue, left_ms, options, attempts, failures, waited, age, streamed = answer
+    came_by, decoded = Queue(queue.decode()), _options.decode(options)
     return BegunJob(
         id=ref.id,
         attempt=ref.attempt,
         lease_owner=lease_owner,
         tier=tier,
-        body=msgspec.json.decode(body),
+        body=Body(body),
+        left_bytes=int(size) - len(body),
         owner=owner.decode(),
         queue=came_by.kind,
         first=came_by.is_begun,
         deadline=now + int(left_ms) / 1000,
-        options=_options.decode(options),
+        options=decoded,
+        endpoint=decoded.endpoint,
+        streamed=streamed == b"1",
         attempts=_attempts.decode(attempts),
         failures=int(failures),
-        first_tier=first_tier.decode(),
         waited=max(int(waited), 0) / 1000,
         created=now - int(age) / 1000,
     )
+
+
+def _ending(last: Addition | None) -> tuple[int, int, bytes]:
+    """Return what ends the log of a job's stream, as the script takes it."""
+    return (last.before, last.entry.upto, last.entry.encoded()) if last else (0, 0, b"")
 
 
 def _result(finish: Finish) -> list[Any]:
@@ -325,6 +387,14 @@ def _result(finish: Finish) -> list[Any]:
     if finish.error is not None:
         fields += ("error", _encode(finish.error), "error_status", finish.error_status or 503)
     return fields
+
+
+# Of a record, what its owner sees; all but the answer.
+_SMALL_FIELDS = (
+    *("id", "owner", "status", "queue", "tier", "attempt", "created_ms", "deadline_ms"),
+    *("started_ms", "finished_ms", "answer_model", "model", "tier_used", "attempts"),
+    *("error", "error_status", "cache_age_seconds", "metadata", "streamed"),
+)
 
 
 def _record(fields: Fields) -> JobRecord:
@@ -347,4 +417,5 @@ def _record(fields: Fields) -> JobRecord:
         error_status=fields.number("error_status") or None,
         cache_age_seconds=fields.real("cache_age_seconds"),
         metadata=fields.json("metadata", {}),
+        streamed=fields.number("streamed") == 1,
     )

@@ -17,12 +17,26 @@ PREFIX = "{ft}:"
 
 DEADLINES, LEASES, PARKED, BEGUN, STATS = "deadlines", "leases", "parked", "begun", "stats"
 EVENTS, WORKERS, FILE_EXPIRY, SWEEPER = "events", "workers", "file_expiry", "sweeper"
-OPEN_BATCHES = "open_batches"
+OPEN_BATCHES, QUEUED_BYTES, SENT_DOWN = "open_batches", "queued_bytes", "sent_down"
+COUNTED_FILES, STORED_BYTES, STREAMS = "counted_files", "stored_bytes", "streams"
 LAYOUT, MIGRATION, OWNERS, WRITTEN = "layout", "migration", "owners", "written"
 PROBE = "probe"  # never there: to delete it shows that the store takes writes
-DISPATCHED = tuple(f"dispatched:{queue.value}" for queue in Queue)
+
+
+def dispatched(queue: str) -> str:
+    """Return the key of the index of what waits in a queue."""
+    return f"dispatched:{queue}"
+
+
+DISPATCHED = tuple(dispatched(queue.value) for queue in Queue)
 # What a transition of a job or of a unit may touch besides its record.
-INDEXES = (DEADLINES, OPEN_BATCHES, LEASES, PARKED, BEGUN, STATS, *DISPATCHED)
+INDEXES = (
+    *(DEADLINES, OPEN_BATCHES, QUEUED_BYTES, LEASES, PARKED, BEGUN, STATS, SENT_DOWN),
+    *(EVENTS, STREAMS),
+    *DISPATCHED,
+)
+# Where files are counted.
+FILE_COUNTS = (COUNTED_FILES, STORED_BYTES)
 
 
 def job(name: str) -> str:
@@ -33,6 +47,11 @@ def job(name: str) -> str:
 def jobs(names: Iterable[str]) -> list[str]:
     """Return the keys of records of jobs or units."""
     return [f"job:{name}" for name in names]
+
+
+def stream(name: str) -> str:
+    """Return the key of the log of a job's stream, and the name of its channel."""
+    return f"stream:{name}"
 
 
 def jobs_of(owner: str) -> str:
@@ -114,14 +133,39 @@ def files_of(owner: str) -> str:
     return f"files:{owner}"
 
 
+def gone(index: str, name: str) -> str:
+    """Return the key of the place in a list that an id had until it left."""
+    return f"gone:{index}:{name}"
+
+
 def latency(minute: int) -> str:
     """Return the key of the latencies of jobs that finished in a minute since the epoch."""
     return f"latency:{minute}"
 
 
+def first_words(minute: int) -> str:
+    """Return the key of the times until a stream's first word, of a minute since the epoch."""
+    return f"first_word:{minute}"
+
+
 def slots(tier: str) -> str:
     """Return the key of the semaphore of calls to a tier."""
     return f"permits:{tier}"
+
+
+def tier(name: str) -> str:
+    """Return the key of what the fleet knows of a tier's server, by its breaker's name."""
+    return f"tier:{name}"
+
+
+def said(name: str, what: str) -> str:
+    """Return the key that is there while nobody is to say this of a server again."""
+    return f"said:{name}:{what}"
+
+
+def limit(tier: str) -> str:
+    """Return the key of the limit of calls at once to a tier, where it adapts."""
+    return f"limit:{tier}"
 
 
 def requests(owner: str) -> str:

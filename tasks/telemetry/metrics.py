@@ -16,6 +16,8 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # What a tier gave, or would have given, and nobody was shown; the fleet's counts have it by tier.
 UNUSABLE = ("interrupted", "unshowable", "unfit")
 LONG_SECONDS = (*SECONDS, 300, 900, 3600, 14_400, 86_400)
+# Of the times of a stream's pieces, as OpenTelemetry's conventions for generative AI have them.
+CHUNK_SECONDS = tuple(0.01 * 2**doubled for doubled in range(14))
 VERSIONS = frozenset({"0.0.1", "0.0.4", "1.0.0"})  # of the texts that Prometheus reads
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fallback_chain import Tokens, Verdict
+    from fallback_chain import Pace, Tokens, Verdict
     from tasks.records.batches import LineResult
 
 
@@ -17,8 +17,19 @@ class Observer:
     def begun(self, tier: str, waited: float) -> None:
         """Tell that a job or a unit was leased, so long after it was dispatched to this tier."""
 
-    def tried(self, tier: str, verdict: Verdict, took: float, detail: str = "") -> None:
-        """Tell that a tier, or the cache, was asked."""
+    def tried(
+        self, tier: str, verdict: Verdict, took: float, detail: str = "", endpoint: int = 0
+    ) -> None:
+        """Tell that a tier, or the cache, was asked. endpoint: which of its servers, from 1."""
+
+    def stream_begun(self, tier: str) -> None:
+        """Tell that a tier is asked for an answer that comes in pieces."""
+
+    def stream_ended(self, tier: str, pace: Pace | None) -> None:
+        """Tell that this has ended. pace: of one that said something and was not cancelled."""
+
+    def stream_cut(self, tier: str) -> None:
+        """Tell that one broke off of which its reader had got a part."""
 
     def finished(self, tier: str, status: str, age: float, tokens: Tokens) -> None:
         """Tell that a job ended here, so long after it was created."""

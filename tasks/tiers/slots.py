@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from fallback_chain import Verdict
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import new_token
+from tasks.store.limits import Load
 
 if TYPE_CHECKING:
-    from tasks.store.limits import Limits
+    from collections.abc import Collection
+
+    from fallback_chain import Attempt
+    from tasks.store.limits import Limits, Share
 
 ASK_AGAIN_SECONDS = 0.1  # how often a process whose calls wait looks for a slot that another left
 
@@ -21,6 +27,10 @@ Turn = asyncio.Future[str | None]  # the token of the slot, or None: given up
 
 class Slots(Protocol):
     """Where calls line up for a slot, first come first served, but begun work goes first."""
+
+    @property
+    def limit(self) -> int:
+        """Calls at once, at most."""
 
     @property
     def taken(self) -> int:
@@ -35,8 +45,8 @@ class Slots(Protocol):
         first: before all that is not.
         """
 
-    async def release(self, token: str) -> None:
-        """Give a slot back."""
+    async def release(self, token: str, attempt: Attempt | None = None) -> None:
+        """Give a slot back. attempt: what its call came to, if there was one."""
 
     async def renew(self) -> None:
         """Keep the slots that are taken."""
@@ -76,15 +86,16 @@ class Line:
 class LocalSlots:
     """At most `limit` calls at once in this process. Who lines up here goes before `batch_lane`."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = self._free = limit
+    def __init__(self, limit: int, reserved: int = 0) -> None:
+        """reserved: free slots that calls of batches leave to others; one they may always have."""
+        self.limit = self._free = limit
         self._line = Line()
-        self.batch_lane = BatchLane(self)
+        self.batch_lane = BatchLane(self, min(reserved, limit - 1))
 
     @property
     def taken(self) -> int:
         """Slots that calls have now."""
-        return self._limit - self._free
+        return self.limit - self._free
 
     def try_acquire(self) -> str | None:
         """Take a free slot."""
@@ -97,24 +108,33 @@ class LocalSlots:
         """Wait for a slot."""
         return self._line.line_up(first=first)
 
-    async def release(self, token: str) -> None:
+    async def release(self, token: str, attempt: Attempt | None = None) -> None:  # noqa: ARG002
         """Give a slot to the first in the line who still wants it."""
-        turn = self._line.next() or self.batch_lane.line.next()
+        self._free += 1
+        turn = self._line.next() or (self.batch_lane.line.next() if self.batch_lane.free else None)
         if turn:
+            self._free -= 1
             turn.set_result(token)
-        else:
-            self._free += 1
 
     async def renew(self) -> None:
         """Nothing to do: they end with the process."""
 
 
 class BatchLane:
-    """The same slots, for calls of batches: they let every lone call go first."""
+    """The same slots, for calls of batches: they let every lone call go first.
 
-    def __init__(self, slots: LocalSlots) -> None:
+    They take none of the last `reserved` that are free, so that a lone call finds one.
+    """
+
+    def __init__(self, slots: LocalSlots, reserved: int) -> None:
         self._slots = slots
+        self.limit = slots.limit - reserved
         self.line = Line()
+
+    @property
+    def free(self) -> bool:
+        """Whether a call of a batch may take a slot."""
+        return self._slots.taken < self.limit
 
     @property
     def taken(self) -> int:
@@ -123,15 +143,15 @@ class BatchLane:
 
     def try_acquire(self) -> str | None:
         """Take a free slot."""
-        return self._slots.try_acquire()
+        return self._slots.try_acquire() if self.free else None
 
     def line_up(self, *, first: bool = False) -> Turn:
         """Wait for a slot."""
         return self.line.line_up(first=first)
 
-    async def release(self, token: str) -> None:
+    async def release(self, token: str, attempt: Attempt | None = None) -> None:
         """Give a slot back."""
-        await self._slots.release(token)
+        await self._slots.release(token, attempt)
 
     async def renew(self) -> None:
         """Nothing to do."""
@@ -144,7 +164,7 @@ class FleetSlots:
     """
 
     def __init__(self, limits: Limits, tier: str, limit: int) -> None:
-        self._limits, self._tier, self._limit = limits, tier, limit
+        self._limits, self._tier, self.limit = limits, tier, limit
         self._taken: set[str] = set()
         self._line = Line()
         self._freed = asyncio.Event()
@@ -192,24 +212,71 @@ class FleetSlots:
     async def _ask(self, token: str) -> bool:
         self._taken.add(token)
         try:
-            if await self._limits.take_slot(self._tier, self._limit, token):
+            if await self._take(token):
                 return True
         except StoreUnavailable:
             pass
         self._taken.discard(token)
         return False
 
-    async def release(self, token: str) -> None:
+    async def _take(self, token: str) -> bool:
+        return await self._limits.take_slot(self._tier, self.limit, token)
+
+    async def release(self, token: str, attempt: Attempt | None = None) -> None:
         """Give a slot back; if the store is away its lease ends by itself."""
         self._taken.discard(token)
-        await asyncio.shield(self._give_back(token))  # though its call is cut off
+        await asyncio.shield(self._give_back(token, attempt))  # though its call is cut off
 
-    async def _give_back(self, token: str) -> None:
+    async def _give_back(self, token: str, attempt: Attempt | None) -> None:
         with contextlib.suppress(StoreUnavailable):
-            await self._limits.release_slot(self._tier, token)
+            await self._return(token, attempt)
         self._freed.set()
+
+    async def _return(self, token: str, attempt: Attempt | None) -> None:  # noqa: ARG002
+        await self._limits.release_slot(self._tier, token)
 
     async def renew(self) -> None:
         """Extend the leases of the slots taken."""
         if self._taken:
             await self._limits.renew_slots(self._tier, list(self._taken))
+
+
+class AdaptiveSlots(FleetSlots):
+    """As many calls at once, in all processes, as the tier's server bears: lua/_limits.lua."""
+
+    def __init__(self, limits: Limits, share: Share, slow_seconds: float = 0.0) -> None:
+        """slow_seconds: a call that takes longer is too slow; 0: none is."""
+        super().__init__(limits, share.tier, share.lowest)
+        self._share, self._slow_seconds = share, slow_seconds
+
+    async def _take(self, token: str) -> bool:
+        taken, self.limit = await self._limits.take_share(self._share, token)
+        return taken
+
+    async def _return(self, token: str, attempt: Attempt | None) -> None:
+        load = load_of(attempt, self._slow_seconds)
+        self.limit = await self._limits.return_share(self._share, token, load)
+
+
+def free_for_batches(slots: Collection[Slots], chance: float, share: float) -> int:
+    """Return how many calls of batches may begin here, at a tier that takes a share of what it can.
+
+    slots: the tier's, of every queue. chance: from 0 to 1, of this process: by it some round up and
+    some down, so that the fleet has the share though each has few slots. Below 1: none may.
+    """
+    most = math.floor(share * min(each.limit for each in slots) + chance)
+    return most - sum(each.taken for each in slots)
+
+
+def load_of(attempt: Attempt | None, slow_seconds: float) -> Load:
+    """Return what a call tells of how much its server bears. slow_seconds: as above."""
+    if attempt is None:
+        return Load()
+    took = attempt.milliseconds
+    if attempt.verdict is Verdict.SATURATED:
+        return Load("busy", took)
+    if attempt.verdict is Verdict.FAILURE and attempt.detail == "timeout":
+        return Load("slow", took)
+    if attempt.verdict is not Verdict.ANSWERED:
+        return Load()
+    return Load("slow" if 0 < slow_seconds * 1000 < took else "well", took)

@@ -23,6 +23,7 @@ class Accepted:
     final_at: float | None = None
     result: Any = None  # what was seen when it was final
     shown: Any = None  # all that was told of it then
+    streams: bool = False  # its answer is followed as it comes
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Ledger:
     chats: int = 0  # that were answered
     longest_chat: float = 0.0  # seconds
     open_chats: int = 0
+    streams: int = 0  # that were read to their end
+    interrupted: int = 0  # jobs whose answer broke off after its first words
 
     def accept(self, what: str, name: str, prompts: Iterable[str]) -> Accepted:
         """Note what was promised; a retry of a create may be told of the same once more."""

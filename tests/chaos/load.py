@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from harness.batches import FINAL, jsonl, line
+from harness.told import Told
+
+from tasks.settings import Settings
 
 if TYPE_CHECKING:
     import random
@@ -27,6 +30,9 @@ AGAIN_SECONDS = 0.2  # between two looks at something that is not final
 BATCH_LINES = 24
 PATIENCE = 90.0  # seconds after which what was accepted counts as lost
 RETRIED = {408, 409, 429}
+STREAMED = 0.3  # share of the jobs and chats whose answer is read as it comes
+MODELS = ("gpu-model", "cpu-model")
+DEGRADED = Settings().degraded_message
 
 
 @dataclass
@@ -110,7 +116,8 @@ class Load:
 
     async def _jobs(self) -> None:
         prompts = [self.prompt("job") for _ in range(self.random.choice([1, 2, 5, 10]))]
-        requests = [{"prompt": prompt} for prompt in prompts]
+        streams = self.random.random() < STREAMED
+        requests = [{"prompt": prompt, "stream": streams} for prompt in prompts]
         body = {"requests": requests} if len(requests) > 1 else requests[0]
         reply = await self.send("POST", "/v1/jobs", json=body)
         if reply is None or reply.status_code != 202:
@@ -120,12 +127,56 @@ class Load:
             self.ledger.accept("job", job["id"], [prompt])
             for job, prompt in zip(made, prompts, strict=True)
         ]
-        await asyncio.gather(*(self._follow(item) for item in items))
+        for item in items:
+            item.streams = streams
+        follow = self._follow_both if streams else self._follow
+        await asyncio.gather(*(follow(item) for item in items))
 
     async def _follow(self, item: Accepted) -> None:
         until = time.monotonic() + PATIENCE
         while item.final_at is None and time.monotonic() < until:
             await self.look(item)
+
+    async def _follow_both(self, item: Accepted) -> None:
+        """Poll a job, and read its answer as it comes: both must say the same."""
+        told, _ = await asyncio.gather(self._hear(item), self._follow(item))
+        if not item.shown:
+            return
+        succeeded, prompt = item.shown["status"] == "succeeded", item.prompts[0]
+        faults = told.faults([item.shown["text"]] if succeeded else _answers(prompt))
+        if told.done != succeeded:
+            faults.append(f"done: {told.done}, and the job {item.shown['status']}")
+        for fault in faults:
+            self.ledger.problem(f"{item.id}: a stream: {fault}")
+
+    async def _hear(self, item: Accepted) -> Told:
+        """Read a job's answer by any API, from where the one before broke off."""
+        told, until = Told(), time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            url = f"{self.random.choice(self.urls)}/v1/jobs/{item.id}/stream"
+            after = {"starting_after": len(told.chunks) - 1} if told.chunks else {}
+            await self._read(told, "GET", url, params=after)
+            if told.done or (told.error and told.error["code"] not in {"stopping", "unavailable"}):
+                self.ledger.streams += 1
+                return told
+            await asyncio.sleep(AGAIN_SECONDS)
+        self.ledger.problem(f"{item.id}: its stream did not end within {PATIENCE:g} s")
+        return told
+
+    async def _read(self, told: Told, method: str, url: str, **content: Any) -> bool:
+        """Read one stream as far as it goes; return whether it was one."""
+        told.begin()
+        with contextlib.suppress(httpx.TransportError):
+            async with self.http.stream(method, url, **content) as reply:
+                if "text/event-stream" not in reply.headers["content-type"]:
+                    await reply.aread()
+                    self._check_status(method, url, reply)
+                    return False
+                async for piece in reply.aiter_bytes():
+                    told.hear(piece)
+                if not told.done:
+                    self.ledger.problem(f"{method} {url}: a whole body, which is not done")
+        return True
 
     async def look(self, item: Accepted) -> None:
         """Look once whether something is final; note what is seen."""
@@ -167,12 +218,17 @@ class Load:
         if shown["status"] == "succeeded" and shown["tier_used"] != "degraded":
             if not text.endswith(f": {prompt}"):
                 self.ledger.problem(f"{item.id} asked {prompt!r} and was answered {text!r}")
+        elif item.streams and (shown.get("error") or {}).get("code") == "upstream_interrupted":
+            self.ledger.interrupted += 1
         elif shown["status"] != "succeeded":
             self.ledger.problem(f"{item.id} ended {shown['status']}: {shown.get('error')}")
 
     async def _chats(self) -> None:
         prompt = self.prompt("chat")
         body = {"messages": [{"role": "user", "content": prompt}]}
+        if self.random.random() < STREAMED:
+            await self._streamed_chat(prompt, {**body, "stream": True})
+            return
         began = time.monotonic()
         self.ledger.open_chats += 1
         try:
@@ -186,6 +242,16 @@ class Load:
         text = reply.json()["choices"][0]["message"]["content"]
         if "x-fallthrough-degraded" not in reply.headers and not text.endswith(f": {prompt}"):
             self.ledger.problem(f"a chat asked {prompt!r} and was answered {text!r}")
+
+    async def _streamed_chat(self, prompt: str, body: dict[str, Any]) -> None:
+        """Ask once: what has begun to come is not asked for again."""
+        url, told = f"{self.random.choice(self.urls)}/v1/chat/completions", Told()
+        if not await self._read(told, "POST", url, json=body):
+            return
+        self.ledger.chats += told.done
+        self.ledger.streams += told.done
+        for fault in told.faults([*_answers(prompt), DEGRADED]):
+            self.ledger.problem(f"a chat asked {prompt!r} as a stream: {fault}")
 
     async def _batches(self) -> None:
         prompts = [self.prompt("line") for _ in range(BATCH_LINES)]
@@ -252,6 +318,11 @@ class Load:
             await asyncio.wait([self._spawn(self._follow(item))], timeout=until - time.monotonic())
             return item.final_at is not None
         return False
+
+
+def _answers(prompt: str) -> list[str]:
+    """Return what a model may say to a prompt."""
+    return [f"{model}: {prompt}" for model in MODELS]
 
 
 def _delay(tried: int, reply: httpx.Response | None, chance: random.Random) -> float:

@@ -16,7 +16,7 @@ from chaos.load import Load
 from chaos.machine import Stalls
 from chaos.report import Result, Tally, commit, now
 from chaos.stage import LEASE_SECONDS, READY_SECONDS, Stage, build, start_again
-from tasks.records.jobs import TIERS
+from tasks.settings import Settings
 from tasks.store import keyspace
 from tasks.store.keyspace import PREFIX
 
@@ -185,6 +185,9 @@ async def perform(plan: Plan, folder: Path) -> Result:
         director.account()
         director.stalls.stop()
         await load.http.aclose()
+        say(
+            f"{ledger.streams} streams, {ledger.interrupted} jobs broke off after their first words"
+        )
     finally:
         await asyncio.to_thread(stage.close)
     kinds = {"job": 0, "batch": 0}
@@ -222,7 +225,7 @@ def left_over(stage: Stage) -> dict[str, int]:
     """Return what is still listed as under way, with how many; waits for what ends by itself."""
     until = time.monotonic() + 30
     names = [keyspace.DEADLINES, keyspace.LEASES, keyspace.PARKED, *keyspace.DISPATCHED]
-    names += [keyspace.slots(tier) for tier in TIERS]
+    names += [keyspace.slots(tier) for tier in Settings().model_tiers]
     while True:
         with stage.store.client() as client:
             left = {name: client.zcard(PREFIX + name) for name in names}

@@ -159,6 +159,7 @@ def build(folder: Path, plan: Plan, chance: random.Random, runs: list[Run]) -> S
     upstreams = [CountingUpstream(f"{name}-model") for name in ("gpu", "cpu")]
     for upstream in upstreams:
         upstream.runs, upstream.random = runs, random.Random(chance.random())
+        upstream.pace = 0.1
     links = {
         f"{kind}-{name}": Proxy(server.url)
         for kind in ("api", "worker")

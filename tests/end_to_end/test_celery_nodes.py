@@ -15,6 +15,7 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
+from fallback_chain import Body
 from tasks.app import create_app
 from tasks.broker.publisher import Publisher
 from tasks.records.jobs import Options, Queue, Status, Submission, new_job_id
@@ -70,7 +71,7 @@ def submission(prompt, queue=Queue.INTERACTIVE):
         id=new_job_id(),
         owner="ann",
         queue=queue,
-        body={"messages": [{"role": "user", "content": prompt}]},
+        body=Body.of({"messages": [{"role": "user", "content": prompt}]}),
         options=Options(),
         deadline_seconds=60.0,
     )

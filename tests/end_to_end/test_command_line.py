@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -71,6 +72,24 @@ def test_up_listens_where_it_is_told_to(tmp_path, cpu):
     try:
         assert up.url.startswith("http://[::1]:")
         assert httpx.get(f"{up.url}/health/ready").is_success
+    finally:
+        assert up.stop() == 0
+
+
+def test_up_says_what_is_wrong_with_a_tier_and_goes_on(tmp_path, cpu):
+    up = Up(
+        tmp_path / "data",
+        FALLTHROUGH_GPU_URL=f"http://127.0.0.1:{free_port()}",
+        FALLTHROUGH_GPU_API_KEY="sk-hunter2",
+        FALLTHROUGH_CPU_URL=cpu.url,
+    )
+    try:
+        wait_until(lambda: "start the server" in up.said)
+        assert re.search(r"gpu +reach +failed +127.0.0.1:[0-9]+: connection refused", up.said)
+        assert not re.search(r"(store|broker|cpu) +\w+ +failed", up.said)
+        assert "sk-hunter2" not in up.said
+        answered = run("submit", "Hello", "--url", up.url)
+        assert answered.stdout == "cpu-model: Hello\n"
     finally:
         assert up.stop() == 0
 
@@ -182,16 +201,45 @@ def test_breakers_are_shown_and_reset(up):
     assert run("breakers", "--url", up.url, "reset", "nobody").returncode == 2
 
 
+def test_a_breaker_is_opened_by_hand_and_everybody_sees_why(up):
+    done = run("breakers", "--url", up.url, "open", "redis_cache", "--why", "a new disk")
+    try:
+        assert done.stdout == "redis_cache: open (by hand: open)\n"
+        shown = run("breakers", "--url", up.url).stdout
+        assert "anonymous" in shown
+        assert "new disk" in shown
+        disabled = run("breakers", "--url", up.url, "disable", "redis_cache").stdout
+        assert disabled == "redis_cache: closed (by hand: disabled)\n"
+        assert run("breakers", "--url", up.url, "auto", "redis_cache").stdout == (
+            "redis_cache: closed\n"
+        )
+    finally:
+        run("breakers", "--url", up.url, "reset", "redis_cache")
+
+
 def test_a_batch_from_a_file_to_its_results(up, tmp_path):
     prompts, results = tmp_path / "p.txt", tmp_path / "r.jsonl"
     prompts.write_text("".join(f"line {n}\n" for n in range(300)))
     done = run("batch", str(prompts), "--output", str(results), "--url", up.url)
     assert done.returncode == 0, done.stderr
     assert "completed: 300 answered, 0 failed, of 300" in done.stderr
+    assert "answered: 300 by cpu cpu-model" in done.stderr
     rows = [json.loads(text) for text in results.read_text().splitlines()]
     answers = {r["custom_id"]: r["response"]["body"]["choices"][0]["message"] for r in rows}
     assert answers["17"]["content"] == "cpu-model: line 16"
     assert len(answers) == 300
+
+
+def test_who_may_answer_is_named_for_a_prompt_and_for_a_batch(up, tmp_path):
+    done = run("submit", "Hello", "--tiers", "cpu, cache", "--url", up.url)
+    assert (done.returncode, done.stdout) == (0, "cpu-model: Hello\n")
+    (prompts := tmp_path / "p.txt").write_text("Hello\n")
+    for command in (["submit", "Hello"], ["batch", str(prompts)]):
+        done = run(*command, "--tiers", "gpu", "--url", up.url)
+        assert done.returncode == 2
+        assert "there is no tier 'gpu'; there are cpu, cache" in done.stderr
+    done = run("batch", str(prompts), "--tiers", "cpu", "--url", up.url)
+    assert "1 by cpu cpu-model" in done.stderr
 
 
 def test_a_batch_is_left_listed_cancelled_and_come_back_to(up, cpu, tmp_path):
@@ -379,3 +427,30 @@ def test_a_supervisor_that_is_killed_takes_its_parts_along(tmp_path, cpu):
     up = Up(tmp_path / "data", "--workers", "0", FALLTHROUGH_CPU_URL=cpu.url)
     up.stop(signal.SIGKILL)
     wait_until(lambda: not any(alive(pid) for pid in up.pids.values()), 40)
+
+
+def test_a_gpu_server_alone_is_no_reason_for_the_small_model_to_answer(tmp_path):
+    gpu = Upstream("gpu-model")
+    up = Up(tmp_path / "data", "--workers", "0", FALLTHROUGH_GPU_URL=gpu.url)
+    try:
+        assert "model" not in up.pids
+        chain = {link["tier"]: link["who"] for link in up.told["chain"]}
+        assert list(chain) == ["gpu", "cpu", "cache", "degraded"]
+        assert "--cpu embedded" in chain["cpu"]
+        for tier, who in chain.items():
+            assert f"  {tier:9} {who}\n" in up.said
+        gpu.mode = "500"
+        job = httpx.post(f"{up.url}/v1/jobs", json={"prompt": "Hello"}).json()
+        job = httpx.get(f"{up.url}/v1/jobs/{job['id']}?wait=20", timeout=30).json()
+        assert (job["tier_used"], [a["tier"] for a in job["attempts"]]) == (
+            "degraded",
+            ["gpu", "cache"],
+        )
+    finally:
+        assert up.stop() == 0
+        gpu.close()
+
+
+def test_two_cpu_servers_are_one_too_many():
+    done = run("up", "--cpu", "embedded", FALLTHROUGH_CPU_URL="http://127.0.0.1:1")
+    assert (done.returncode, "take one of them away" in done.stderr) == (2, True)

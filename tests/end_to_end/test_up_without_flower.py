@@ -91,7 +91,8 @@ def test_a_variable_that_it_can_live_with_is_lived_with(start, variable):
 
 def test_where_its_state_is_damaged_it_begins_anew(start, tmp_path, cpu):
     up = start()
-    wait_until(lambda: httpx.get(f"{up.told['flower_url']}/api/workers", timeout=10).json())
+    workers = f"{up.told['flower_url']}/api/workers?refresh=1"  # else it asks once, at its start
+    wait_until(lambda: httpx.get(workers, timeout=30).json())
     assert up.stop() == 0
     states = [path for path in (tmp_path / "data").glob("flower*") if path.is_file()]
     assert states

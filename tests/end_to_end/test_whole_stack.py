@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from harness.commands import Up, run
-from harness.waiting import wait_until
+from harness.waiting import free_port, wait_until
 
 PRIVATE = "xyzzy-plugh"  # stands for what a user would not want to find anywhere else
 
@@ -107,3 +107,15 @@ def test_the_demo_shows_what_it_claims_whatever_keys_its_user_has():
     done = run("demo", api_keys="ann!=ft-0123456789abcdef")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All of it was seen." in done.stdout
+
+
+def test_the_small_model_answers_for_a_gpu_server_that_is_away_if_it_is_asked_for(tmp_path):
+    nobody = f"http://127.0.0.1:{free_port()}"
+    up = Up(tmp_path / "data", "--cpu", "embedded", FALLTHROUGH_GPU_URL=nobody)
+    try:
+        with openai.OpenAI(base_url=f"{up.url}/v1", api_key="any", max_retries=0) as sdk:
+            raw = ask(sdk, "Hello")
+        assert raw.headers["x-fallthrough-tier"] == "cpu"
+        assert "SmolLM2" in raw.parse().model
+    finally:
+        up.stop()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import StoreUnavailable
-from tasks.records.jobs import TIERS, Dispatch, Ref
-from tasks.store.batches import Recorded
+from tasks.records.jobs import Dispatch, Ref
+from tasks.records.order import next_of, order_of
+from tasks.records.outcomes import Park
+from tasks.store.batches import Portion, Recorded, Split
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from tasks.errors import PublishError
     from tasks.records.batches import LineHistory, LineResult, Part, SliceUnit, Unit
     from tasks.records.jobs import BegunJob
-    from tasks.records.outcomes import Finish, HandOn, Park
+    from tasks.records.outcomes import Finish, HandOn
     from tasks.storage import Storage
+    from tasks.tiers.gate import Turn
 
 
 class Heard(Observer):
@@ -29,7 +33,7 @@ class Heard(Observer):
     def begun(self, tier, waited):
         self.events.append(("begun", tier))
 
-    def tried(self, tier, verdict, took, detail=""):
+    def tried(self, tier, verdict, took, detail="", endpoint=0):
         self.events.append(("tried", tier, verdict))
 
     def finished(self, tier, status, age, tokens):
@@ -45,20 +49,16 @@ class Heard(Observer):
 class FakePublisher:
     """A broker that takes everything, unless `refuses` is set."""
 
-    def __init__(self, tiers: Sequence[str] = TIERS) -> None:
-        self._tiers = tiers
+    def __init__(self, models: Sequence[str] = ("gpu", "cpu")) -> None:
+        self.order = order_of(models)
         self.refuses: PublishError | None = None
         self.published: list[tuple[str, str, list[Ref]]] = []
         self.dispatched: list[Dispatch] = []
         self.dispatched_refused = 0
         self.is_empty = False
 
-    @property
-    def first_tier(self) -> str:
-        return self._tiers[0]
-
     def next_tier(self, tier: str) -> str:
-        return self._tiers[self._tiers.index(tier) + 1]
+        return next_of(self.order, tier)
 
     async def publish(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         if self.refuses:
@@ -77,15 +77,37 @@ class FakePublisher:
         return dict.fromkeys(queue_names, self.is_empty)
 
 
+class FakeGate:
+    """A line of which nobody is told anything; whoever steps out of it comes back."""
+
+    def __init__(self) -> None:
+        self.out: list[Turn] = []
+
+    def step_out(self, turns: Iterable[Turn]) -> None:
+        self.out = list(turns)
+
+    def come_back(self, turns: Iterable[Turn]) -> None:
+        for turn in turns:
+            self.out.remove(turn)
+
+
 class FakeAnswerer:
     """Answers as `outcome` says: an outcome, an awaitable of one, or an error to raise."""
 
     def __init__(self, outcome: Callable[[BegunJob], Any]) -> None:
         self.outcome = outcome
+        self.holds: Callable[[BegunJob], bool] = lambda _: False
+        self.turns: dict[str, Turn] = {}  # by job
+        self.kept_answers: dict[str, Any] = {}
+        self.room: dict[str, int] = {}
+        self.unanswered_between: set[str] = set()
+        self.unfit_below: set[str] = set()
+        self.unfit_at: dict[str, set[str]] = {}
+        self.gates = {"gpu": FakeGate()}
         self.asked: list[str] = []
         self.kept: list[str] = []
 
-    async def answer(self, job: BegunJob) -> Any:
+    async def answer(self, job: BegunJob, sink: Any = None) -> Any:
         self.asked.append(job.id)
         outcome = self.outcome(job)
         if inspect.isawaitable(outcome):
@@ -97,6 +119,39 @@ class FakeAnswerer:
     async def keep(self, job: BegunJob, finish: Finish) -> None:
         self.kept.append(job.id)
 
+    def goes_home(self, job: BegunJob, outcome: HandOn) -> bool:
+        return job.id in self.unanswered_between
+
+    def sent_home(self, job: BegunJob) -> Park:
+        return Park(job.attempts, job.failures, 1.0)
+
+    # Lines that wait for their tier: where holds says so, until a turn is told something
+
+    def waits(self, job: BegunJob, outcome: HandOn) -> bool:
+        return self.holds(job)
+
+    async def cached(self, job: BegunJob) -> Any:
+        return self.kept_answers.get(job.id)
+
+    def line_up(self, job: BegunJob, outcome: HandOn) -> Turn:
+        self.turns[job.id] = asyncio.get_running_loop().create_future()
+        return self.turns[job.id]
+
+    def parked(self, job: BegunJob) -> Park:
+        return Park(job.attempts, job.failures, 3.0)
+
+    async def room_at(self, tier: str) -> int:
+        return self.room.get(tier, 0)
+
+    def may_take(self, tier: str, job: BegunJob) -> bool:
+        return job.id not in self.unfit_below | self.unfit_at.get(tier, set())
+
+    def worth_until(self, job: BegunJob) -> float:
+        return job.deadline
+
+    def no_room(self, job: BegunJob, began: float) -> Any:
+        return self.outcome(job).result()
+
 
 class FakeJobs:
     """A store's jobs. away: how many of the next transitions it does not answer."""
@@ -105,6 +160,7 @@ class FakeJobs:
         self.jobs = {job.id: job for job in jobs}
         self.moves: list[tuple[Any, ...]] = []
         self.lost: list[str] = []
+        self.parked_at: list[str] = []
         self.wins = True
         self.away = 0
 
@@ -118,13 +174,16 @@ class FakeJobs:
         self._moved("begin", tier)
         return [self.jobs[ref.id] for ref in refs if ref.id in self.jobs]
 
-    async def note_alone(self, job: BegunJob) -> bool:
+    async def note_alone(self, job: BegunJob | Unit) -> bool:
         self._moved("note_alone", job.id)
         return self.wins
 
-    async def finish(self, job: BegunJob, finish: Finish) -> bool:
+    async def finish(self, job: BegunJob, finish: Finish, last: Any = None) -> bool:
         self._moved("finish", job.id, finish.status.value)
         return self.wins
+
+    async def with_body(self, job: BegunJob) -> BegunJob | None:
+        return self.jobs.get(job.id)
 
     async def hand_on(
         self, jobs: Sequence[BegunJob], to_tier: str, token: str, outcomes: Sequence[HandOn]
@@ -137,7 +196,8 @@ class FakeJobs:
         self._moved("hand_back", job.id)
         return [Ref(job.id, job.attempt + 1)]
 
-    async def park(self, job: BegunJob, token: str, outcome: Park) -> None:
+    async def park(self, job: BegunJob, to_tier: str, token: str, outcome: Park) -> None:
+        self.parked_at.append(to_tier)
         self._moved("park", job.id, outcome.due_seconds)
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[str]:
@@ -163,6 +223,7 @@ class FakeBatches:
         self.units = {Ref(unit.id, unit.attempt): unit for unit in units}
         self.moves: list[tuple[Any, ...]] = []
         self.known: dict[int, bytes] = {}  # the slice's results, whoever recorded them
+        self.parked_at: list[str] = []
         self.ended = False  # the batch takes no results
         self.forgot = False  # the store has lost what it had told
         self.ours = True
@@ -189,18 +250,28 @@ class FakeBatches:
         complete = self.ours and len(self.known) == unit.range.lines
         return Recorded(len(fresh), complete)
 
-    async def results(self, batch_id: str, number: int) -> dict[int, bytes]:
-        return dict(self.known)
+    async def answered(self, batch_id: str, number: int) -> set[int]:
+        return set(self.known)
+
+    async def results(self, batch_id: str, number: int, lines: int, first: int) -> Portion:
+        """Return one line's: as if each were large."""
+        return Portion({i: s for i, s in self.known.items() if i == first}, first + 1)
 
     async def note_line(self, unit: SliceUnit, line: int, history: LineHistory) -> bool:
         self._moved("note_line", line, history)
         return self.ours
 
     async def split(
-        self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
-    ) -> str | None:
-        self._moved("split", to_tier, dict(histories))
-        return f"{unit.id}_{token}" if self.ours else None
+        self,
+        unit: SliceUnit,
+        to_tier: str,
+        token: str,
+        histories: Mapping[int, LineHistory],
+        most: int | None = None,
+    ) -> Split | None:
+        lines = list(histories)[:most]
+        self._moved("split", to_tier, {line: histories[line] for line in lines})
+        return Split(f"{unit.id}_{token}", lines) if self.ours and lines else None
 
     async def hand_on(
         self, unit: SliceUnit, to_tier: str, token: str, histories: Mapping[int, LineHistory]
@@ -213,9 +284,22 @@ class FakeBatches:
         return unit.attempt + 1 if self.ours else None
 
     async def park(
-        self, unit: SliceUnit, token: str, histories: Mapping[int, LineHistory], due_seconds: float
+        self,
+        unit: SliceUnit,
+        to_tier: str,
+        token: str,
+        histories: Mapping[int, LineHistory],
+        due_seconds: float,
     ) -> None:
+        self.parked_at.append(to_tier)
         self._moved("park", dict(histories), due_seconds)
+
+    async def put_off(self, unit: Unit, token: str, due_seconds: float) -> None:
+        self._moved("put_off", unit.tier, unit.attempts, due_seconds)
+
+    async def give_up(self, unit: Unit, errors: bytes) -> list[Dispatch]:
+        self._moved("give_up", unit.tier, errors)
+        return [Dispatch("unit_join", 0, "join", "phases")]
 
     async def drop(self, unit: Unit) -> bool:
         self._moved("drop", unit.id)

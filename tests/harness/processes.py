@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.waiting import answers, free_port, wait_until
 
 if TYPE_CHECKING:
     import signal
-    from pathlib import Path
 
 
 @dataclass
@@ -110,3 +110,11 @@ class Fleet:
     def stop(self) -> None:
         for process in self.processes:
             process.stop()
+
+
+def peak_mb(process: Process) -> float:
+    """The most memory that a process has ever had."""
+    assert process.process
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024

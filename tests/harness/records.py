@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from fallback_chain import Body
 from tasks.records.batches import BatchOptions, BatchStatus, Endpoint, SliceRange, SliceUnit
 from tasks.records.jobs import BegunJob, Options, Queue
+
+ORDER = ("gpu", "cpu", "cache")
 
 
 def begun_job(**fields: Any) -> BegunJob:
@@ -23,9 +26,9 @@ def begun_job(**fields: Any) -> BegunJob:
         "options": Options(),
         "attempts": (),
         "failures": 0,
-        "first_tier": "gpu",
     }
-    return BegunJob(**{**usual, **fields})
+    fields = {**usual, **fields}
+    return BegunJob(**fields | {"body": Body.of(fields["body"])})
 
 
 def slice_unit(**fields: Any) -> SliceUnit:
@@ -46,7 +49,7 @@ def slice_unit(**fields: Any) -> SliceUnit:
         "slice": 0,
         "lines": None,
         "range": SliceRange(0, 1, 1, 1),
-        "results": {},
+        "results": set(),
         "histories": {},
         "moved_to": {},
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 CERTIFICATES = Path(__file__).parent / "certificates"  # good for a hundred years, for nobody else
 AUTHORITY = CERTIFICATES / "authority.pem"  # who signed the two
 HERE, ELSEWHERE = CERTIFICATES / "here.pem", CERTIFICATES / "elsewhere.pem"  # localhost; another
+# Of localhost, signed by themselves; the second says that it is an authority, as openssl has it.
+ALONE, ALONE_CA = CERTIFICATES / "alone.pem", CERTIFICATES / "alone-ca.pem"
 
 
 class TlsServer:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import ssl
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.upstream_answers import calling_tools, choices_of, embeddings
+from harness.upstream_streams import events_of, send
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Headers = dict[str, str]
 
@@ -32,6 +38,24 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
     ),
     "401": (401, {"error": {"message": "wrong key"}}, {}),
     "429": (429, {"error": {"message": "slow down"}}, {"retry-after": "7"}),
+    "no-path": (404, {"detail": "Not Found"}, {}),
+    "max-tokens": (
+        400,
+        {"error": {"message": "'max_tokens' is not supported: use 'max_completion_tokens'"}},
+        {},
+    ),
+    "loading": (503, {"error": {"message": "Loading model", "type": "unavailable_error"}}, {}),
+    "no-priority": (
+        400,
+        {"error": {"message": "Got priority 2 but Priority scheduling is not enabled."}},
+        {},
+    ),
+    "no-stream-options": (
+        400,
+        {"error": {"message": "Unrecognized request argument supplied: stream_options"}},
+        {},
+    ),
+    "too-many": (429, {"error": {"message": "too many requests"}}, {}),
     "busy": (503, {"error": {"message": "server busy, please try again"}}, {}),
     "no-model": (
         404,
@@ -97,32 +121,52 @@ ANSWERS = {"thinking", "null-part", "message-null", "cut-without-a-word", "huge"
 
 @dataclass
 class Call:
-    """A chat completion that was asked for."""
+    """What was asked for: a (chat) completion, or embeddings."""
 
     at: float
     body: dict[str, Any]
     headers: Headers
+    path: str
 
     @property
     def prompt(self) -> str:
-        if "prompt" in self.body:
-            return str(self.body["prompt"])
+        for name in ("prompt", "input"):
+            if name in self.body:
+                said = self.body[name]  # LangChain sends a list of one
+                alone = isinstance(said, list) and len(said) == 1
+                return str(said[0] if alone else said)
         return str(self.body["messages"][-1]["content"])
+
+    @property
+    def wants_usage(self) -> bool:
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
 
 
 @dataclass
 class Upstream:
-    """Runs in a thread. mode: ok, a key of PLANS, garbage, half, reset or hang."""
+    """Runs in a thread. mode: ok, tools, a key of PLANS, garbage, half, reset or hang.
+
+    Whose body has `stream: true` is answered by a stream, of what is no refusal; then mode may
+    also be a key of upstream_streams.ODD, or plain-json. pace: seconds between two words of it.
+    words: how many words an answer has; None: those of the prompt, behind the model's name.
+    certificate: what it shows; None: it speaks no TLS. key: what it wants to see; "": none.
+    """
 
     name: str = "stub-model"
     mode: str = "ok"
     delay: float = 0.0
+    pace: float = 0.0
+    words: int | None = None
     plan: Callable[[Call], str] | None = None  # a mode per call
     calls: list[Call] = field(default_factory=list)
+    left: list[float] = field(default_factory=list)  # when its callers went, before their answer
     models: list[str] = field(default_factory=list)
     port: int = 0
     running: int = 0
     most_running: int = 0
+    certificate: Path | None = None
+    key: str = ""
 
     def __post_init__(self) -> None:
         self.models = self.models or [self.name]
@@ -135,7 +179,8 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        kind, host = ("https", "localhost") if self.certificate else ("http", "127.0.0.1")
+        return f"{kind}://{host}:{self.port}"
 
     def prompts(self) -> list[str]:
         return [call.prompt for call in self.calls]
@@ -148,6 +193,10 @@ class Upstream:
         """Be gone: connections are refused."""
         self._run(self._vanish())
 
+    def cut(self) -> None:
+        """Break off every connection, and be there for new ones."""
+        self._run(self._cut())
+
     @contextmanager
     def lent(self) -> Iterator[Upstream]:
         """Lend it to one test; afterwards it is as new, on the same port."""
@@ -157,7 +206,8 @@ class Upstream:
             self.vanish()
             self._run(self._drain())
             self.mode, self.delay, self.plan = "ok", 0.0, None
-            self.calls, self.models, self.most_running = [], [self.name], 0
+            self.pace, self.words = 0.0, None
+            self.calls, self.left, self.models, self.most_running = [], [], [self.name], 0
             for replaced in ("_answer", "_completion"):
                 self.__dict__.pop(replaced, None)
             self.listen()
@@ -173,13 +223,24 @@ class Upstream:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        secret = None
+        if self.certificate:
+            secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            secret.load_cert_chain(self.certificate)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=secret)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _vanish(self) -> None:
         if self._server is not None:
+            # asyncio leaves a connection open that it accepts while its server closes (3.11).
+            for listener in self._server.sockets:
+                self._loop.remove_reader(listener.fileno())
+            await asyncio.sleep(0)
             self._server.close()
             self._server = None
+        await self._cut()
+
+    async def _cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -189,16 +250,22 @@ class Upstream:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
+        serving = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+
+        def ended(_: asyncio.Task[None]) -> None:  # even of one that was cancelled before it began
             self._writers.discard(writer)
             writer.close()
+
+        serving.add_done_callback(ended)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(
+            ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
+        ):
+            while await self._exchange(reader, writer):
+                pass
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -206,18 +273,29 @@ class Upstream:
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
         content = await reader.readexactly(int(headers.get("content-length", 0)))
         path = first.split()[1]
+        if self.key and headers.get("authorization") != f"Bearer {self.key}":
+            return await _reply(writer, *PLANS["401"])
         if path == "/v1/models":
             return await _reply(writer, 200, {"data": [{"id": m} for m in self.models]}, {})
-        if path not in {"/v1/chat/completions", "/v1/completions"}:
+        if path not in {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}:
             return await _reply(writer, 404, {"detail": "Not Found"}, {})
-        call = Call(time.monotonic(), json.loads(content), headers)
+        call = Call(time.monotonic(), json.loads(content), headers, path)
         self.calls.append(call)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
+        answer = asyncio.ensure_future(self._answer(call, writer))
+        gone = asyncio.ensure_future(reader.read(1))  # nobody here asks before he was answered
         try:
-            return await self._answer(call, writer)
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done() and not isinstance(answer.exception(), ConnectionError):
+                return answer.result()
+            self.left.append(time.monotonic())
+            return False
         finally:
             self.running -= 1
+            answer.cancel()
+            gone.cancel()
+            await asyncio.gather(answer, gone, return_exceptions=True)
 
     async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> bool:
         mode = self.plan(call) if self.plan else self.mode
@@ -235,20 +313,30 @@ class Upstream:
             await writer.drain()
             writer.close()
             return False
-        if mode in PLANS:
-            return await _reply(writer, *PLANS[mode])
-        return await _reply(writer, 200, self._completion(call), {})
+        status, said, headers = PLANS.get(mode) or (200, self._completion(call), {})
+        if mode == "tools":
+            said = calling_tools(said, call.body, call.prompt)
+        if status == 200 and call.body.get("stream") is True and mode != "plain-json":
+            return await send(writer, mode, events_of(said, usage=call.wants_usage), self.pace)
+        return await _reply(writer, status, said, headers)
+
+    def text(self, call: Call) -> str:
+        """Return what it answers."""
+        if self.words is None:
+            return f"{self.name}: {call.prompt}"
+        return " ".join(f"{call.prompt.replace(' ', '-')}.{n}" for n in range(self.words))
 
     def _completion(self, call: Call) -> dict[str, Any]:
-        text, legacy = f"{self.name}: {call.prompt}", "prompt" in call.body
-        message = {"role": "assistant", "content": text}
-        said = {"text": text} if legacy else {"message": message}
+        if call.path == "/v1/embeddings":
+            return embeddings(call.body)
+        legacy = call.path == "/v1/completions"  # a body may suit both
+        body = {name: value for name, value in call.body.items() if legacy or name != "prompt"}
         return {
             "id": "chatcmpl-stub",
             "object": "text_completion" if legacy else "chat.completion",
             "created": 1,
             "model": call.body.get("model", self.name),
-            "choices": [{"index": 0, **said, "finish_reason": "stop"}],
+            "choices": choices_of(body, self.text(call)),
             "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
         }
 

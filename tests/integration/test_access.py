@@ -81,11 +81,11 @@ def test_every_route_needs_a_key_that_is_valid_now(api, shared_keys):
     listed = keys.run("list")
     assert secret not in listed + keys.path.read_text()
     row = next(row for row in listed.splitlines() if "eve" in row)
-    key_id = row.split()[1]
+    key_id = row.split()[0]
     with client(api) as nobody, client(api, secret) as eve, client(api, admin) as root:
         wait_until(lambda: eve.get("/v1/jobs").is_success, 3)
         every = [route for route in routes(nobody) if route[1] not in OPEN]
-        assert len(every) == 19
+        assert len(every) == 26
         for method, path in every:
             assert nobody.request(method, path).status_code == 401, path
             assert nobody.request(method, path, headers={"Authorization": "Bearer x"}).is_error

@@ -28,6 +28,8 @@ HELLO = [{"role": "user", "content": "Hello"}]
 def stack(tmp_path_factory, valkey_session):
     """One API and one worker for this whole file; its model server always answers."""
     gpu = Upstream("gpu-model")
+    with valkey_session.client() as client:  # breakers, too, that a file before has opened
+        client.flushall()
     environ = {
         "FALLTHROUGH_REDIS_URL": valkey_session.url,
         "FALLTHROUGH_GPU_URL": f"{gpu.url}/v1/",
@@ -123,9 +125,17 @@ def test_many_long_polls_at_once_are_all_woken(api):
         ({"messages": [{"content": "x"}]}, "messages[0].role", "role"),
         ({"prompt": "x", "temperature": 3}, "temperature", "<= 2"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens", ">= 1"),
-        ({"prompt": "x", "stream": True}, "stream", "not supported yet"),
+        ({"prompt": "x", "stream": "yes"}, "stream", "bool"),
         ({"prompt": "x", "cache": "maybe"}, "cache", "maybe"),
         ({"prompt": "x", "on_exhausted": 1}, "on_exhausted", "str"),
+        ({"prompt": "x", "tiers": []}, "tiers", ">= 1"),
+        ({"prompt": "x", "tiers": "gpu"}, "tiers", "array"),
+        ({"prompt": "x", "tiers": ["gpu", "moon"]}, "tiers", "'moon'; there are gpu, cache"),
+        (
+            {"requests": [{"prompt": "x"}, {"prompt": "x", "tiers": ["degraded"]}]},
+            "requests[1].tiers",
+            "there are gpu, cache",
+        ),
         ({"prompt": "x", "deadline_seconds": 0}, "deadline_seconds", "> 0"),
         ({"prompt": "x", "deadline_seconds": 1e9}, "deadline_seconds", "<="),
         ({"prompt": "x", "metadata": {"k": 1}}, "metadata[...]", "str"),
@@ -229,8 +239,31 @@ def test_breakers_are_shown_and_reset(api):
     assert (reset["name"], reset["state"]) == ("max_gpu", "closed")
 
 
+def test_a_breaker_is_opened_and_disabled_by_hand_and_says_who_and_why(api, stack):
+    path = "/circuit-breakers/redis_cache"
+    forced = api.post(f"{path}/open", json={"why": "a new disk"}).json()
+    assert (forced["state"], forced["override"], forced["share"]) == ("open", "open", 0)
+    shown = api.get("/circuit-breakers").json()["circuit_breakers"]["redis_cache"]
+    assert shown["changed"]["by"] == "anonymous"
+    assert shown["changed"]["why"] == "a new disk"
+    assert abs(shown["changed"]["at"] - time.time()) < 60
+    assert "breaker redis_cache: open by anonymous: a new disk" in stack[0].log
+    disabled = api.post(f"{path}/disable").json()
+    assert (disabled["state"], disabled["override"]) == ("closed", "disabled")
+    assert api.post(f"{path}/auto").json()["override"] is None
+    assert api.post(f"{path}/reset", json={}).json()["state"] == "closed"
+
+
+@pytest.mark.parametrize("body", [{"why": 7}, {"why": "w" * 501}, {"because": "of that"}, []])
+def test_what_says_why_a_breaker_is_changed_is_a_text(api, body):
+    reply = api.post("/circuit-breakers/redis_cache/open", json=body)
+    assert reply.status_code == 400
+    shown = api.get("/circuit-breakers").json()["circuit_breakers"]["redis_cache"]
+    assert shown["override"] is None
+
+
 def test_the_document_and_its_page_are_served(api):
-    assert api.get("/openapi.json").json() == document(create_app(Settings()))
+    assert api.get("/openapi.json").json() == document(create_app(Settings(gpu_url="http://gpu")))
     page = api.get("/docs")
     assert page.status_code == 200
     assert "swagger" in page.text.lower()
@@ -255,9 +288,8 @@ def test_the_openai_sdk_chats(sdk):
 def test_the_openai_sdk_lists_models_and_reads_errors(sdk):
     assert [model.id for model in sdk.models.list()] == ["gpu-model"]
     with pytest.raises(openai.BadRequestError) as error:
-        sdk.chat.completions.create(model="any", messages=HELLO, stream=True)
-    assert error.value.param == "stream"
-    assert error.value.code == "unsupported_parameter"
+        sdk.chat.completions.create(model="any", messages=HELLO, temperature=3)
+    assert error.value.param == "temperature"
 
 
 def test_a_connection_that_sends_half_a_request_harms_nobody(stack, api):

@@ -79,6 +79,49 @@ def test_a_batch_over_the_limit_is_refused_until_one_has_ended(fleet, gpu):
         start(sdk, [line("b", "x")])
 
 
+def test_bytes_of_what_is_unfinished_are_limited_as_jobs_are(fleet):
+    api = fleet.api(max_queued_bytes=1000).start()
+
+    def submit(words):
+        return httpx.post(f"{api.url}/v1/jobs", json={"prompt": "word " * words})
+
+    job = submit(150).json()["id"]
+    refused = submit(150)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "too_many_queued"
+    assert "1000 bytes of unfinished jobs" in refused.json()["error"]["message"]
+    assert int(refused.headers["retry-after"]) > 0
+    httpx.post(f"{api.url}/v1/jobs/{job}/cancel").raise_for_status()
+    assert submit(150).status_code == 202
+
+
+def test_an_upload_over_the_limit_is_refused_at_once_and_results_are_kept_all_the_same(fleet):
+    api, _ = fleet.start(fleet.api(max_files=1), fleet.worker(max_files=1))
+    with sdk_of(api) as sdk:
+        batch = ended(sdk, start(sdk, [line("a", "x")]).id)
+        check_every_line_once(sdk, batch, ["a"])
+        with pytest.raises(openai.RateLimitError, match="1 files at most, and has 2: del") as error:
+            upload(sdk, b"{}\n")
+        assert error.value.code == "too_many_files"
+        assert turned_away(api) == {'{code="too_many_files"}': 1}, "the SDK did not ask again"
+        sdk.files.delete(batch.input_file_id)
+        sdk.files.delete(batch.output_file_id)
+        upload(sdk, b"{}\n")
+
+
+def test_an_upload_of_too_many_bytes_is_refused_before_its_content_is_stored(fleet, tmp_path):
+    api = fleet.api(max_stored_bytes=1000, files_url=str(tmp_path / "stored")).start()
+    with sdk_of(api) as sdk:
+        kept = upload(sdk, b"x" * 600)
+        with pytest.raises(openai.RateLimitError, match="1000 bytes of files at most, and has 600"):
+            upload(sdk, b"x" * 401)
+        stored = [each for each in (tmp_path / "stored").rglob("*") if each.is_file()]
+        assert [each.stat().st_size for each in stored] == [600]
+        upload(sdk, b"x" * 400)
+        sdk.files.delete(kept)
+        upload(sdk, b"x" * 600)
+
+
 def lines_of(number):
     return [line(f"c{n}", f"{n} " + "words " * 100) for n in range(number)]
 

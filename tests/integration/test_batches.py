@@ -187,11 +187,13 @@ def test_batches_are_listed_and_belong_to_files_that_stay(sdk, gpu):
     ("fields", "param"),
     [
         ({"input_file_id": "file-unknown"}, "input_file_id"),
-        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"endpoint": "/v1/moderations"}, "endpoint"),
         ({"completion_window": "soon"}, "completion_window"),
         ({"completion_window": "8d"}, "completion_window"),
         ({"metadata": {"priority": "urgent"}}, "metadata.priority"),
         ({"metadata": {"fallthrough_cache": "always"}}, "metadata.fallthrough_cache"),
+        ({"metadata": {"fallthrough_tiers": "gpu,moon"}}, "metadata.fallthrough_tiers"),
+        ({"metadata": {"fallthrough_tiers": ""}}, "metadata.fallthrough_tiers"),
         ({"metadata": {"fallthrough_magic": "1"}}, "metadata.fallthrough_magic"),
     ],
 )

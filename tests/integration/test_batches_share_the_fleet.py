@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from harness.batches import check_every_line_once, ended, line, start
+from harness.batches import check_every_line_once, ended, jsonl, line, start, upload
 from harness.waiting import wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "x"}]}
@@ -89,7 +89,9 @@ def test_a_worker_for_all_queues_answers_lone_requests_before_its_batches(fleet,
 
 
 def test_batches_beyond_what_a_worker_runs_at_once_all_end(fleet, gpu):
-    api, worker = fleet.start(fleet.api(), fleet.worker(slice_lines=4, gpu_concurrency=4))
+    # A message is taken for lost within its grace only if it is: no worker is there meanwhile.
+    worker = fleet.worker(slice_lines=4, gpu_concurrency=4, dispatch_grace_seconds=60)
+    api, _ = fleet.start(fleet.api(), worker)
     gpu.delay = 0.01
     gpu.plan = lambda call: "no-choices" if int(call.prompt) % 10 == 3 else "ok"
     lines = lines_of(100)
@@ -103,3 +105,21 @@ def test_batches_beyond_what_a_worker_runs_at_once_all_end(fleet, gpu):
             done = ended(sdk, batch.id)
             check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
     assert "unbegun" not in worker.log
+
+
+def test_many_small_batches_leave_threads_to_lone_requests(fleet, gpu):
+    gpu.plan = lambda call: "hang" if call.prompt == "slow" else "ok"
+    worker = fleet.worker(gpu_concurrency=200, gpu_timeout_seconds="60")
+    api, _ = fleet.start(fleet.api(), worker)
+    with client_of(api) as sdk:
+        file = upload(sdk, jsonl([line("c", "slow")]))
+        fields = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        for _ in range(100):  # more than the worker has threads; its GPU has places for all
+            sdk.batches.create(input_file_id=file, **fields)
+
+        def begun():
+            page = sdk.batches.list(limit=100).data
+            return {batch.status for batch in page} == {"in_progress"} and len(gpu.calls) > 30
+
+        wait_until(begun, what="each wants a thread, and some have one")
+        assert p95_of_lone_requests(api, 8) < 2

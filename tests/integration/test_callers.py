@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
+from harness.batches import ended, line, start
 from harness.waiting import wait_until
+
+from tasks.store.keyspace import PREFIX
 
 CHAT = {"messages": [{"role": "user", "content": "Name a random town."}]}
 FIRST, AGAIN = {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}
@@ -80,9 +84,13 @@ def test_the_same_words_of_another_caller_are_a_job_of_their_own(http, gpu):
     assert len(gpu.calls) == 5
 
 
-def test_what_one_caller_left_is_found_by_one(http, gpu):
-    gpu.delay = 2
+def test_what_one_caller_left_is_found_by_one(http, gpu, valkey):
+    gpu.delay = 3
     leave(http, FIRST)
+    with valkey.client() as client:  # who retries comes back later than that
+        wait_until(
+            lambda: any(client.scan_iter(f"{PREFIX}once:*")), what="it is noted that he left"
+        )
     with ThreadPoolExecutor(3) as pool:
         jobs = list(pool.map(lambda _: ask(http, AGAIN), range(3)))
     assert len(set(jobs)) == 3
@@ -92,3 +100,60 @@ def test_what_one_caller_left_is_found_by_one(http, gpu):
 def test_a_job_whose_caller_was_told_of_it_is_his(http):
     ids = [http.post("/jobs", json={"prompt": "x"}, headers=AGAIN).json()["id"] for _ in range(3)]
     assert len(set(ids)) == 3
+
+
+# What is called for nobody any more is a waste of the server
+
+PROMPT = 1.8  # seconds, where others are tested meanwhile: what is promised is one
+
+
+def leave_alone(http, _):
+    with pytest.raises(httpx.ReadTimeout):
+        ask(http, {}, timeout=3)
+
+
+def leave_with_sdk(http, _):
+    headers = {"x-fallthrough-on-exhausted": "fail"}  # else it is told in time
+    options = {"timeout": 3, "max_retries": 0, "default_headers": headers}
+    with (
+        openai.OpenAI(base_url=str(http.base_url), api_key="any", **options) as sdk,
+        pytest.raises(openai.APITimeoutError),
+    ):
+        sdk.chat.completions.create(model="m", **CHAT)
+
+
+def cancel_job(http, server):
+    job = http.post("/jobs", json={"prompt": "x"}).json()["id"]
+    wait_until(lambda: server.running)
+    http.post(f"/jobs/{job}/cancel").raise_for_status()
+
+
+@pytest.mark.parametrize("stop", [leave_alone, leave_with_sdk, cancel_job])
+@pytest.mark.parametrize("tier", ["gpu", "cpu"])
+@pytest.mark.parametrize("client", ["auto", "aiohttp", "httpx"])
+def test_what_nobody_wants_any_more_is_called_no_longer(fleet, request, stop, tier, client):
+    settings = {"gpu_timeout_seconds": 30, "cpu_timeout_seconds": 30, "http_client": client}
+    api, _ = fleet.start(fleet.api(), fleet.worker(**settings))
+    request.getfixturevalue("gpu").mode = "ok" if tier == "gpu" else "500"
+    server = request.getfixturevalue(tier)
+    server.delay = 20
+    with httpx.Client(base_url=f"{api.url}/v1", timeout=30) as http:
+        stop(http, server)
+        gone = time.monotonic()
+        wait_until(lambda: server.left, 5)
+        assert server.left[0] - gone < PROMPT
+        assert (len(server.calls), server.running) == (1, 0)
+
+
+def test_a_batch_that_is_cancelled_is_called_no_longer(fleet, gpu):
+    api, _ = fleet.start(fleet.api(), fleet.worker(gpu_timeout_seconds=30, gpu_concurrency=8))
+    gpu.delay = 20
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as sdk:
+        batch = start(sdk, [line(f"c{n}", "x") for n in range(20)])
+        wait_until(lambda: gpu.running == 8)
+        sdk.batches.cancel(batch.id)
+        gone = time.monotonic()
+        wait_until(lambda: len(gpu.left) == 8, 5)
+        assert max(gpu.left) - gone < PROMPT
+        assert ended(sdk, batch.id).status == "cancelled"
+        assert len(gpu.calls) == 8

@@ -10,7 +10,6 @@ import sys
 import threading
 import tomllib
 from contextlib import contextmanager
-from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import yaml
 from api.files import LARGEST_FILE
 from tasks.keys import parse_environment
 from tasks.records.jobs import Queue
-from tasks.settings import PREFIX, Settings
+from tasks.settings import PREFIX, Settings, specs_of
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "ai-platform"
@@ -30,7 +29,7 @@ KNOWN = {row[0] for row in Settings().rows()}
 # Those of the parts: the command line has one of its own.
 SECRETS = {
     PREFIX + field.name.upper()
-    for field in fields(Settings)
+    for field in specs_of(Settings)
     if field.metadata["kind"].shown("x") != "x" and field.name != "api_key"
 }
 DASHBOARD = "configs/grafana/dashboards/circuit-breaker-dashboard.json"
@@ -237,6 +236,40 @@ def test_each_part_gets_only_the_secrets_that_it_needs():
     }
 
 
+NAMED = {
+    "settings": {"TIERS": "h100, l4,cpu", "H100_URL": "http://h100", "L4_FLEET_CONCURRENCY": 8},
+    "ollama": {"enabled": True},
+}
+
+
+def test_tiers_that_are_named_have_their_settings_and_their_keys():
+    for name, spec in pods(render(NAMED)):
+        if name not in {"api-server", "ai-platform-worker-batch"}:
+            continue
+        given = {entry["name"]: entry for entry in environment(spec)}
+        keys = {each for each in given if each.endswith("_API_KEY")}
+        assert keys == {f"{PREFIX}{tier}_API_KEY" for tier in ("H100", "L4", "CPU")}
+        assert all(given[key]["valueFrom"]["secretKeyRef"]["optional"] for key in keys)
+        read = Settings.from_env({k: v["value"] for k, v in given.items() if "value" in v})
+        tiers = read.model_tiers
+        assert list(tiers) == ["h100", "l4", "cpu"]
+        assert (tiers["h100"].url, tiers["l4"].fleet_concurrency) == ("http://h100", 8)
+        assert tiers["cpu"].url == "http://ai-platform-ollama:11434"
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"settings": {"TIERS": "l4", "L4_API_KEY": "x"}}, "settings.L4_API_KEY is not set here"),
+        ({**NAMED, "maxServe": {"enabled": True}}, "settings.TIERS does not name gpu"),
+        ({"settings": {"TIERS": "gpu"}, "ollama": {"enabled": True}}, "TIERS does not name cpu"),
+    ],
+)
+def test_what_a_tier_cannot_have_is_said_by_the_chart(values, fault):
+    with pytest.raises(helm.HelmError, match=re.escape(fault)):
+        render(values)
+
+
 def test_the_two_queues_have_workers_of_their_own():
     queues = {
         entry["value"]: name
@@ -257,6 +290,14 @@ def test_valkey_refuses_before_its_container_is_out_of_memory():
     assert limit.endswith("Gi")
     assert maxmemory.endswith("mb")
     assert int(maxmemory.removesuffix("mb")) <= 0.75 * 1024 * int(limit.removesuffix("Gi"))
+
+
+def test_uploads_are_refused_before_the_volume_of_files_is_full():
+    values = values_of("values.yaml")
+    size = values["files"]["persistentVolume"]["size"]
+    assert size.endswith("Gi")
+    most = int(values["settings"]["MAX_STORED_BYTES"])
+    assert most <= 0.75 * 1024**3 * int(size.removesuffix("Gi")), "results need room, too"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,16 @@ def test_compose_runs_every_part_with_settings_that_exist():
                 assert (ROOT / volume.split(":")[0]).exists()
 
 
+def test_compose_passes_on_the_tiers_that_are_named():
+    """Their settings come by a file, as compose passes on no variable that it does not name."""
+    for part in services_of("docker-compose.yaml").values():
+        if part.get("build"):
+            assert part["env_file"] == [{"path": "tiers.env", "required": False}]
+            assert part["environment"][f"{PREFIX}TIERS"] == "${FALLTHROUGH_TIERS:-gpu,cpu}"
+            # Set to nothing there is none: as where the tier is not named.
+            assert part["environment"][f"{PREFIX}GPU_URL"].startswith("${FALLTHROUGH_GPU_URL-http")
+
+
 def test_a_part_that_refuses_to_start_is_started_again_and_one_that_stops_may_drain():
     # An upgrade replaces the containers one by one: a new one finds an old one that drains.
     parts = [each for each in services_of("docker-compose.yaml").values() if each.get("build")]

@@ -12,6 +12,8 @@ import openai
 import pytest
 from harness.waiting import wait_until
 
+from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, RedisStore
+
 
 @pytest.fixture
 def stack(fleet):
@@ -127,6 +129,26 @@ def test_a_busy_gpu_server_is_left_alone_without_a_failure(api, gpu, mode):
     assert (view["state"], view["hold_reason"]) == ("closed", "saturated")
     if mode == "429":
         assert 5 < view["retry_after_seconds"] <= 7
+
+
+def test_a_program_without_an_event_loop_changes_the_breaker_of_a_running_fleet(
+    api, gpu, stack, valkey
+):
+    assert chat(api).headers["x-fallthrough-tier"] == "gpu"
+    with valkey.client() as client:
+        shared = CircuitBreaker("max_gpu", CircuitBreakerConfig(), RedisStore(client))
+        shared.force_open("ann", "a new model")
+        wait_until(lambda: "opened by hand, ann: a new model" in stack[1].log, 0.5)
+        assert chat(api, "meanwhile").headers["x-fallthrough-tier"] == "cpu"
+        shared.reset("ann", "it is there")
+        wait_until(lambda: "no longer overridden, ann: it is there" in stack[1].log, 0.5)
+        assert chat(api, "again").headers["x-fallthrough-tier"] == "gpu"
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                shared.call_sync(lambda: 1 / 0)
+        wait_until(lambda: "max_gpu: closed -> open" in stack[1].log.rpartition("ann")[2], 0.5)
+        assert chat(api, "down").headers["x-fallthrough-tier"] == "cpu"
+    assert gpu.prompts() == ["Hello", "again"]
 
 
 def test_what_no_model_can_take_ends_with_the_models_own_words(api, gpu, cpu):

@@ -7,8 +7,15 @@ import time
 import pytest
 import redis
 import redis.asyncio
+from harness.waiting import eventually
 
-from circuit_breaker import CircuitBreakerConfig, CircuitState
+from circuit_breaker import (
+    CHANNEL,
+    CircuitBreaker,
+    CircuitBreakerConfig,
+    CircuitState,
+    RedisStore,
+)
 from fallback_chain import ChainOptions, FallbackChain, NoFormError, RequestRefusedError
 
 QUICK = ChainOptions(
@@ -102,6 +109,43 @@ async def test_chains_on_one_redis_share_cache_and_breakers(valkey, gpu, cpu, ki
         await closing
     await one.aclose()
     await two.aclose()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis])
+async def test_a_chain_that_is_entered_knows_at_once_what_others_change(valkey, gpu, kind, lost):
+    """A server that is asked for nothing tells: no second passes, and no view is taken."""
+    theirs = kind(port=valkey.port, socket_timeout=0.3)
+    with valkey.client() as client:
+        by_hand = CircuitBreaker("max_gpu", QUICK.breaker, RedisStore(client))
+
+        def listeners():
+            return client.pubsub_numsub(CHANNEL)[0][1]
+
+        async with FallbackChain(gpu.url, None, theirs, options=QUICK) as chain:
+            breaker = chain.breakers["max_gpu"]
+            await eventually(listeners)
+            if lost:
+                client.client_kill_filter(_type="pubsub")
+                by_hand.force_open("ann", "while nobody listened")
+                await eventually(lambda: breaker.state is CircuitState.OPEN)
+                by_hand.reset()
+                await eventually(lambda: breaker.refusal() is None)
+            assert (await chain.generate("one"))["tier_used"] == "gpu"
+            by_hand.force_open("ann", "a new model")
+            await eventually(breaker.refusal, 0.5)
+            by_hand.reset()
+            await eventually(lambda: breaker.refusal() is None, 0.5)
+        await eventually(lambda: not listeners())
+    closing = theirs.close() if kind is redis.Redis else theirs.aclose()
+    if closing is not None:
+        await closing
+
+
+async def test_a_chain_may_be_left_while_its_redis_is_away(own_valkey, gpu):
+    async with FallbackChain(gpu.url, None, redis.Redis(port=own_valkey.port)) as chain:
+        own_valkey.kill()
+        assert (await chain.generate("one"))["tier_used"] == "gpu"
 
 
 async def test_a_redis_that_is_away_costs_no_answer(own_valkey, gpu, cpu):

@@ -24,6 +24,8 @@ def stack(tmp_path_factory, valkey_session):
     """One API and one worker for those tests of this file that leave them whole."""
     gpu = Upstream("gpu-model")
     folder = tmp_path_factory.mktemp("files")
+    with valkey_session.client() as client:  # breakers, too, that a file before has opened
+        client.flushall()
     environ = {
         "FALLTHROUGH_REDIS_URL": valkey_session.url,
         "FALLTHROUGH_GPU_URL": gpu.url,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import httpx
+import openai
 import pytest
+from harness.batches import ended, line, start
 from harness.flower import command, environ, flower
 from harness.waiting import free_port, wait_until
 
@@ -99,3 +102,61 @@ def test_beyond_loopback_without_a_password_it_does_not_start(tmp_path, settings
     assert done.returncode == 2
     assert "FLOWER_BASIC_AUTH" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_state_and_result_of_a_task_say_what_became_of_its_slice_at_the_tier(
+    tmp_path, fleet, gpu, cpu, settings
+):
+    api = fleet.api().start()
+    gpu.plan = lambda call: "500" if "fail" in call.prompt else "ok"
+    with flower(tmp_path, **settings) as url:
+        fleet.worker(breaker_failure_threshold=50).start()
+
+        def tasks():
+            """Return (state, result) of each task, by its name."""
+            found = {}
+            for task in httpx.get(f"{url}/api/tasks").json().values():
+                found.setdefault(task["name"], []).append((task["state"], task["result"]))
+            return found
+
+        # Flower is there to see it before anything happens.
+        wait_until(lambda: httpx.get(f"{url}/api/workers?refresh=1").json())
+        prompts = [*(f"a secret {n}" for n in range(3)), "a secret fail"]
+        requests = [{"prompt": prompt, "cache": "off"} for prompt in prompts]
+        gpu.delay = 0.2  # that they share a task
+        assert httpx.post(f"{api.url}/v1/jobs", json={"requests": requests}).status_code == 202
+        wait_until(lambda: len(tasks().get("tasks.cpu", [])) == 1 and "tasks.gpu" in tasks())
+        answered = ("SUCCESS", "answered 1")
+        wait_until(lambda: tasks()["tasks.cpu"] == [answered])
+        expected = [("HANDED_ON", "answered 3, handed on 1 (failure HTTP 500)")]
+        wait_until(lambda: tasks()["tasks.gpu"] == expected, what=f"{tasks()}")
+
+        cpu.mode = "500"
+        body = {"messages": [{"role": "user", "content": "a secret fail"}]}
+        reply = httpx.post(f"{api.url}/v1/chat/completions", json=body)
+        assert reply.headers["x-fallthrough-tier"] == "degraded"
+        unanswered = [("UNANSWERED", "degraded 1 (miss)")]
+        wait_until(lambda: tasks().get("tasks.cache") == unanswered, what=f"{tasks()}")
+        assert ("HANDED_ON", "handed on 1 (failure HTTP 500)") in tasks()["tasks.cpu"]
+
+        cpu.mode = "ok"
+        with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as sdk:
+            lines = [
+                line(f"c{n}", f"a secret {word}") for n, word in enumerate(["a", "b", "c", "fail"])
+            ]
+            assert ended(sdk, start(sdk, lines).id).request_counts.completed == 4
+        # A line of a batch waits for its first tier, and leaves as soon as the next has room.
+        of_batch = {
+            ("WAITING", "answered 3, waiting 1 (failure HTTP 500)"),
+            ("HANDED_ON", "answered 3, handed on 1 (failure HTTP 500)"),
+        }
+        wait_until(lambda: len(tasks()["tasks.gpu"]) == 3, what=f"{tasks()}")
+        wait_until(lambda: of_batch & {*tasks()["tasks.gpu"][:1], *tasks()["tasks.gpu"][-1:]})
+        wait_until(lambda: tasks()["tasks.cpu"].count(answered) == 2, what=f"{tasks()}")
+
+        seen = httpx.get(f"{url}/api/tasks?state=HANDED_ON").json()
+        assert {task["state"] for task in seen.values()} == {"HANDED_ON"}
+        counted = httpx.get(f"{url}/metrics").text
+        assert re.search(r'flower_events_total\{.*type="task-handed_on".*\} ', counted)
+        shown = httpx.get(f"{url}/api/tasks").text + httpx.get(f"{url}/tasks").text
+        assert "secret" not in shown

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from harness.batches import CHAT, jsonl, line, upload
 from harness.processes import Fleet
+from harness.records import ORDER
 from harness.stores import store_on
 from harness.upstream import Upstream
 from harness.waiting import free_port, wait_until
@@ -20,6 +21,7 @@ from starlette.middleware import Middleware
 
 from api.errors import HANDLERS, ApiError
 from api.files import _begin as begin_upload
+from fallback_chain import Body
 from tasks.errors import KeyReused
 from tasks.records.files import NewFile
 from tasks.records.idempotency import IdempotencyKey
@@ -35,6 +37,8 @@ HELLO = [{"role": "user", "content": "Hello"}]
 def stack(tmp_path_factory, valkey_session):
     """One API for this whole file, and no worker: what is created stays as it is."""
     gpu = Upstream("gpu-model")
+    with valkey_session.client() as client:  # breakers, too, that a file before has opened
+        client.flushall()
     environ = {
         "FALLTHROUGH_REDIS_URL": valkey_session.url,
         "FALLTHROUGH_GPU_URL": gpu.url,
@@ -240,7 +244,7 @@ def job():
         id=new_job_id(),
         owner="ann",
         queue=Queue.INTERACTIVE,
-        body={"messages": HELLO},
+        body=Body.of({"messages": HELLO}),
         options=Options(),
         deadline_seconds=60.0,
         metadata={},
@@ -249,21 +253,21 @@ def job():
 
 async def test_a_job_that_a_repeated_create_was_told_of_is_not_taken_back(store):
     first, keys, jobs = job(), [idempotency_key()], store.jobs
-    await jobs.create([first], "gpu", keys)
-    assert (await jobs.create([job()], "gpu", keys))[1] == [first.id]
+    await jobs.create([first], ORDER, keys)
+    assert (await jobs.create([job()], ORDER, keys))[1] == [first.id]
     assert await jobs.discard("ann", [first.id], keys) == 1
     assert await jobs.get(first.id, "ann")
-    assert (await jobs.create([job()], "gpu", keys))[1] == [first.id]
+    assert (await jobs.create([job()], ORDER, keys))[1] == [first.id]
 
 
 async def test_a_key_whose_job_is_gone_makes_a_new_one(store):
     first, second, keys, jobs = job(), job(), [idempotency_key()], store.jobs
-    await jobs.create([first], "gpu", keys)
+    await jobs.create([first], ORDER, keys)
     await store.connection.command("DEL", keyspace.job(first.id))
-    assert (await jobs.create([second], "gpu", keys))[1] is None
-    assert (await jobs.create([job()], "gpu", keys))[1] == [second.id]
+    assert (await jobs.create([second], ORDER, keys))[1] is None
+    assert (await jobs.create([job()], ORDER, keys))[1] == [second.id]
     with pytest.raises(KeyReused):
-        await jobs.create([job()], "gpu", [keys[0]._replace(digest="e" * 32)])
+        await jobs.create([job()], ORDER, [keys[0]._replace(digest="e" * 32)])
 
 
 class Slow:
@@ -300,7 +304,7 @@ async def test_an_upload_under_way_keeps_its_key_and_one_that_failed_frees_it(
     )
     assert await files.begin("ann", keys) == (first, False)
     with pytest.raises(ApiError) as error:
-        await begin_upload(files, "ann", keys)
+        await begin_upload(files, "ann", keys, 0)
     assert (error.value.status, error.value.headers) == (409, {"Retry-After": "5"})
     content.read = None  # breaks the copy
     content.go.set()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
-import re
-from pathlib import Path
+import json
 
 import httpx
+import openai
 import pytest
+from harness.batches import ended, line, start
+from harness.processes import peak_mb
+from harness.upstream import completion
 
 MEBI = 1024 * 1024
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -17,16 +21,11 @@ PACKED = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(BOMB)
 LARGEST_GROWTH = 160  # MB: a reply of 32 MB, as it is read and put together
 
 
-def peak_mb(process):
-    """The most memory that a process has ever had."""
-    status = Path(f"/proc/{process.process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
-
-
-def sends(upstream, *pieces):
+def sends(upstream, *pieces, after=0.0):
     """Have a server send these, whatever it is asked, until its client goes away."""
 
     async def answer(call, writer):
+        await asyncio.sleep(after)
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
@@ -61,6 +60,26 @@ def test_an_answer_without_measure_ends_its_call_and_no_process_grows(pieces, ow
         assert (job["status"], job["tier_used"]) == ("succeeded", "cpu")
     assert peak_mb(worker) - before[0] < LARGEST_GROWTH
     assert peak_mb(api) - before[1] < 20
+
+
+def test_a_slice_of_large_answers_is_never_whole_in_a_worker(own_fleet, gpu, cpu):
+    """They lie in the store until the slice's part is written, from which they are read in turn."""
+    number, size = 40, 4 * MEBI
+    api, worker = own_fleet.start(
+        own_fleet.api(), own_fleet.worker("batch", gpu_concurrency=2, gpu_timeout_seconds=30)
+    )
+    before = peak_mb(worker)
+    body = json.dumps(completion("x" * size)).encode()
+    head = HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    for upstream in (gpu, cpu):
+        sends(upstream, head, body, after=0.4)  # no faster than a busy store takes them
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=5) as sdk:
+        batch = start(sdk, [line(f"c{n}", str(n)) for n in range(number)])
+        batch = ended(sdk, batch.id, 120)
+        assert (batch.status, batch.request_counts.completed) == ("completed", number)
+        assert sdk.files.retrieve(batch.output_file_id).bytes > number * size
+    grown = peak_mb(worker) - before
+    assert grown < LARGEST_GROWTH, f"{grown:.0f} MB"
 
 
 def test_of_an_error_without_measure_its_beginning_is_read(own_fleet, gpu):

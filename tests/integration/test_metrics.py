@@ -41,8 +41,8 @@ def exported(side, text):
     return found
 
 
-def ask(client, prompt):
-    body = {"messages": [{"role": "user", "content": prompt}]}
+def ask(client, prompt, **fields):
+    body = {"messages": [{"role": "user", "content": prompt}], **fields}
     return client.post("/v1/chat/completions", json=body)
 
 
@@ -60,7 +60,9 @@ def scraped(module_fleet, module_gpu, module_cpu):
         cpu.mode = "500"
         assert ask(client, "again").headers["x-fallthrough-tier"] == "cache"
         assert client.get("/nowhere").status_code == 404
-        gpu.mode = cpu.mode = "ok"
+        cpu.mode = "ok"
+        assert ask(client, "as it comes", stream=True).text.endswith("data: [DONE]\n\n")
+        gpu.mode = "ok"
         texts = client.get("/metrics", headers=TEXT).text
         yield client, worker, texts
 
@@ -78,7 +80,7 @@ def test_every_metric_is_in_the_catalogue_and_the_catalogue_is_exported(scraped)
 
 def test_what_happened_is_counted(scraped):
     client, worker, _ = scraped
-    wait_until(lambda: client.get("/metrics").json()["metrics"]["total"] == 6)
+    wait_until(lambda: client.get("/metrics").json()["metrics"]["total"] == 7)
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for text in (
@@ -88,17 +90,20 @@ def test_what_happened_is_counted(scraped):
         for family in families(text)
         for sample in family.samples
     }
-    assert samples["fallthrough_jobs_total", "succeeded", "cpu"] == 4
+    assert samples["fallthrough_jobs_total", "succeeded", "cpu"] == 5
     assert samples["fallthrough_worker_jobs_total", "succeeded", "cache"] == 1
     assert samples["fallthrough_worker_tries_total", "", "cache", "answered"] == 1
     assert samples["circuit_breaker_failures_total", "max_gpu"] == 3
     assert samples["circuit_breaker_rejections_total", "max_gpu"] >= 1
     assert samples["circuit_breaker_transitions_total", "max_gpu", "open"] == 1
-    assert samples["fallthrough_worker_job_seconds_count", "cpu"] == 4
-    assert samples["fallthrough_worker_queue_wait_seconds_count", "gpu"] == 6
-    assert samples["fallthrough_worker_tokens_total", "completion", "cpu"] == 8
+    assert samples["fallthrough_worker_job_seconds_count", "cpu"] == 5
+    assert samples["fallthrough_worker_queue_wait_seconds_count", "gpu"] == 7
+    assert samples["fallthrough_worker_tokens_total", "completion", "cpu"] == 10
     assert samples["fallthrough_http_requests_total", "GET", "(none)", "404"] == 1
-    assert samples["fallthrough_http_requests_total", "POST", "/v1/chat/completions", "200"] == 6
+    assert samples["fallthrough_http_requests_total", "POST", "/v1/chat/completions", "200"] == 7
+    assert samples["fallthrough_streams_total", "succeeded"] == 1
+    assert samples["fallthrough_worker_time_to_first_chunk_seconds_count", "cpu"] == 1
+    assert samples["fallthrough_worker_time_per_output_chunk_seconds_count", "cpu"] == 3
 
 
 def test_open_metrics_when_asked(scraped):
@@ -153,3 +158,51 @@ def test_a_refused_request_is_counted_at_the_tier_that_refused_it(fleet, gpu):
         assert ask(client, "bad").headers["x-fallthrough-tier"] == "gpu"
         text = client.get("/metrics", headers=TEXT).text
     assert 'fallthrough_jobs_total{status="failed",tier="gpu"} 1.0' in text
+
+
+STREAMS = ("fallthrough_streams_in_flight", "fallthrough_http_streams_in_flight")
+
+
+def values(url, *names):
+    """Return a metric's values by its labels, as {(name, label, …): value}."""
+    text = httpx.get(f"{url}/metrics", headers=TEXT).text
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families(text)
+        for sample in family.samples
+        if sample.name in names
+    }
+
+
+def test_streams_are_in_flight_from_their_first_word_to_their_end(fleet, gpu):
+    api, worker = fleet.start(fleet.api(), fleet.worker())
+    at_worker = "fallthrough_worker_streams_in_flight"
+    gpu.pace = 0.2
+    body = {"messages": [{"role": "user", "content": "one " * 200}], "stream": True}
+    with httpx.stream("POST", f"{api.url}/v1/chat/completions", json=body, timeout=20) as reply:
+        pieces = reply.iter_bytes()
+        next(pieces)
+        assert set(values(api.url, *STREAMS).values()) == {1.0}
+        assert values(worker.url, at_worker)[at_worker, "gpu"] == 1
+        shown = httpx.get(f"{api.url}/metrics").json()["metrics"]
+        assert (shown["streams_in_flight"], shown["streams"]["cancelled"]) == (1, 0)
+        assert 0 < shown["p50_first_token_ms"] <= shown["p95_first_token_ms"] < 20_000
+    wait_until(lambda: set(values(api.url, *STREAMS).values()) == {0.0})
+    wait_until(lambda: values(worker.url, at_worker)[at_worker, "gpu"] == 0)
+    ended = values(api.url, "fallthrough_streams_total")
+    assert ended["fallthrough_streams_total", "cancelled"] == 1
+
+
+def test_a_stream_that_breaks_off_after_its_first_word_is_counted(fleet, gpu, cpu):
+    api, worker = fleet.start(fleet.api(), fleet.worker())
+    cut, ended = "fallthrough_worker_streams_cut_total", "fallthrough_streams_total"
+    with httpx.Client(base_url=api.url, timeout=30) as client:
+        gpu.mode = "500"  # before its first word: the next tier answers
+        assert "cpu-model" in ask(client, "one", stream=True).text
+        assert values(worker.url, cut)[cut, "gpu"] == 0
+        gpu.mode = "cut"
+        with pytest.raises(httpx.RemoteProtocolError):
+            ask(client, "two three four", stream=True)
+    assert values(worker.url, cut) == {(cut, "gpu"): 1, (cut, "cpu"): 0}
+    wait_until(lambda: values(api.url, ended)[ended, "failed"] == 1)
+    assert values(api.url, ended)[ended, "succeeded"] == 1

@@ -638,14 +638,25 @@ def test_odd_paths(api, method, path):
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/v1/jobs", "GET, HEAD, POST"),
-        ("/jobs", "GET, HEAD, POST"),
-        ("/v1/files/file-1", "DELETE, GET, HEAD"),
-        ("/v1/jobs/job_1/cancel", "POST"),
-        ("/health", "GET, HEAD"),
+        ("/v1/jobs", "GET, HEAD, OPTIONS, POST"),
+        ("/jobs", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/files/file-1", "DELETE, GET, HEAD, OPTIONS"),
+        ("/v1/jobs/job_1/cancel", "OPTIONS, POST"),
+        ("/health", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_a_wrong_method_is_told_all_the_right_ones(api, path, allowed):
     reply = httpx.patch(f"{api.url}{path}")
     assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
     assert allowed in reply.json()["error"]["message"]
+    asked = httpx.options(f"{api.url}{path}")
+    assert (asked.status_code, asked.headers["allow"], asked.content) == (204, allowed, b"")
+    assert httpx.options(f"{api.url}/nowhere").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models", "/health", "/v1/jobs/job_0", "/docs"])
+def test_a_head_is_what_a_get_is_without_its_body(api, path):
+    whole, head = httpx.get(f"{api.url}{path}"), httpx.head(f"{api.url}{path}")
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    names = ("content-length", "content-type")
+    assert [head.headers[n] for n in names] == [whole.headers[n] for n in names]

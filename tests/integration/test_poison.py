@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import os
 import resource
 import time
 
 import pytest
 
 from fallback_chain import PyreqwestHttp, UpstreamError
+from fallback_chain.aiohttp_http import AiohttpHttp
+from fallback_chain.httpx_http import HttpxHttp
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 ZEROS = bytes(1024 * 1024)
 BOMB = gzip.compress(bytes(200 * 1024 * 1024), 9)
+PACKED = gzip.compress(os.urandom(1000))
 
 
 # What is sent, and the kind of failure that it is.
 POISON = {
-    "a header that is no UTF-8": (
-        [b"HTTP/1.1 500 X\r\nx-a: \xff\xfe\r\ncontent-length: 2\r\n\r\n{}"],
-        "protocol",
-    ),
     "a body without end": ([HEAD + b"\r\n", *[ZEROS] * 80], "too large"),
     "chunks without end": (
         [HEAD + b"transfer-encoding: chunked\r\n\r\n", *[b"100000\r\n" + ZEROS + b"\r\n"] * 80],
@@ -46,8 +46,18 @@ POISON = {
         "protocol",
     ),
     "no HTTP at all": ([b"\x00\x01\x02 what is this\r\n\r\n"], "protocol"),
-    "half a body": ([HEAD + b"content-length: 500\r\n\r\n{"], "protocol"),
-    "nothing": ([b""], "connect"),
+    "half a body": ([HEAD + b"content-length: 500\r\n\r\n{"], "reset"),
+    "chunks without a last one": (
+        [HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"],
+        "reset",
+    ),
+    "half a chunk": ([HEAD + b"transfer-encoding: chunked\r\n\r\n20\r\n{"], "reset"),
+    "half of what was packed": (
+        [HEAD + b"content-encoding: gzip\r\ncontent-length: 500\r\n\r\n" + PACKED[:500]],
+        "reset",
+    ),
+    "nothing": ([b""], "reset"),
+    "half a head": ([HEAD[:20]], "reset"),
 }
 
 
@@ -73,9 +83,9 @@ async def serve():
         server.close()
 
 
-@pytest.fixture
-async def http():
-    client = PyreqwestHttp(connect_timeout_seconds=1)
+@pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp])
+async def http(request):
+    client = request.param(connect_timeout_seconds=1)
     yield client
     await client.aclose()
 
@@ -107,3 +117,11 @@ async def test_a_whole_body_of_any_length_is_read(serve, http, size, chunked):
         framed = b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
     reply = await ask(http, await serve([HEAD + framed]))
     assert (reply.status, reply.content) == (200, body)
+
+
+@pytest.mark.parametrize("status", [200, 429])
+async def test_a_header_that_nobody_can_read_costs_its_reply_nothing(serve, http, status):
+    head = b"HTTP/1.1 %d X\r\nx-a: \xff\xfe\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\n{}"
+    reply = await ask(http, await serve([head % status]))
+    assert (reply.status, reply.content) == (status, b"{}")
+    assert reply.headers.get("retry-after") == (None if status == 200 else "7")

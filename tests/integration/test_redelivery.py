@@ -44,6 +44,6 @@ def test_lines_of_a_batch_run_once_however_often_their_message_comes(fleet, valk
     sdk = openai.OpenAI(base_url=f"{api.url}/v1", api_key="none")
     batch = start(sdk, [line(f"{n}", f"{n}") for n in range(8)])
     wait_until(lambda: gpu.running == 8)
-    deliver_again(valkey, "batch")
+    deliver_again(valkey, "batch.begun")  # of a batch of one slice
     check_every_line_once(sdk, ended(sdk, batch.id), [f"{n}" for n in range(8)])
     assert len(gpu.calls) == 8

@@ -116,7 +116,7 @@ def test_what_cannot_be_a_url_starts_nothing(valkey, entry, name, value, fault):
             "--url: it has a user or password",
         ),
         (f"http://user:{SECRET}@127.0.0.1:1", {}, "cannot reach the API at http://***@127.0.0.1:1"),
-        (f"http://user:{SECRET}@¡", {}, "http://***@¡ is no URL of an API"),
+        (f"http://user:{SECRET}@ⅷ", {}, "http://***@ⅷ is no URL of an API"),
         ("http://127.0.0.1:1", {"API_KEY": f"sk-{SECRET} x"}, "FALLTHROUGH_API_KEY: it has"),
     ],
 )
@@ -132,6 +132,7 @@ ODD = [
     *(("GPU_CONCURRENCY", "1e3"), ("CPU_CONCURRENCY", ""), ("SWEEP_SECONDS", "nan")),
     *(("JOB_DEADLINE_SECONDS", "1e400"), ("GPU_ACCEPTS", "x" * 10_240), ("STRICT_FINISH", "yes")),
     *(("HOST", "a\nb"), ("ALLOWED_HOSTS", "http://a"), ("PORT", "70000"), ("LOG_LEVEL", "info")),
+    *(("CORS_ORIGINS", "https://a.example/"), ("CORS_ORIGINS", "*, https://a.example")),
     *(("FLOWER_URL", f"https://u:{SECRET}@h"), ("DEGRADED_MESSAGE", "\udcff"), ("DURABLE", "1")),
     *(("WORKER_QUEUES", ","), ("KEYS_FILE", "a\tb"), ("FILES_URL", "a\nb"), ("NOTHING", "\x1b")),
 ]

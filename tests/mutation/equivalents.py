@@ -9,8 +9,32 @@ _SHORTCUT = "it only spares a look at answers that cannot be so deep"
 _NO_TEXT = "where there is no text there is no JSON, whatever stands for it"
 _CACHE = "the size of a cache of the engine's: what it holds is made again, the answer is the same"
 
+_STALE = "ARGV[7] ~= epoch or tonumber(ARGV[6]) ~= generation"
+_ITS_TIME = "no clock stands at 0: it is asked for by -1"
+_ALL = "a share of 1 or more admits every call, as what is drawn is below 1"
+_ONLY_THEN = "a breaker has probes in a half-open round alone: every other state begins without"
+
 # (file, and function; the line as it is; as it is in the mutant) -> why nobody sees it.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "record.lua",
+        f"if {_STALE} or state == 'open' then return answer(0) end",
+        f"if {_STALE} then return answer(0) end",
+    ): "no permit bears the generation of an open state: it was begun without one",
+    (
+        "_window.lua",
+        "local oldest = bucket_ms > 0 and math.floor(now / bucket_ms) - BUCKETS or 0",
+        "local oldest = bucket_ms > 0 and math.floor(now / bucket_ms) - BUCKETS",
+    ): "a window without a length has no bucket that it could be compared with",
+    (
+        "_window.lua",
+        "local oldest = bucket_ms > 0 and math.floor(now / bucket_ms) - BUCKETS or 0",
+        "local oldest = bucket_ms >= 0 and math.floor(now / bucket_ms) - BUCKETS or 0",
+    ): "a window without a length has no bucket that it could be compared with",
+    ("_state.lua", "if now < 0 then", "if now <= 0 then"): _ITS_TIME,
+    ("acquire.lua", "if closed_ms < R.ramp_ms then", "if true then"): _ALL,
+    ("acquire.lua", "if closed_ms < R.ramp_ms then", "if closed_ms <= R.ramp_ms then"): _ALL,
+    ("_view.lua", "if state == 'half_open' then", "if true then"): _ONLY_THEN,
     (
         "_jobs.lua",
         "return h[1] == 'running' and h[2] == me",
@@ -27,10 +51,25 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "local attempts = redis.call('HGET', record(id), 'attempts')",
     ): _MADE,
     (
+        "create_jobs.lua",
+        "if open == 0 then release_bytes(owner, 0) end",
+        "if true then release_bytes(owner, 0) end",
+    ): _NOTHING_ADDED,
+    (
+        "_tallies.lua",
+        "if change == 0 then return end",
+        "if false then return end",
+    ): _NOTHING_ADDED,
+    (
         "cancel_job.lua",
         "if status == 'running' then redis.call('PUBLISH', P .. 'cancelled', id) end",
         "if true then redis.call('PUBLISH', P .. 'cancelled', id) end",
     ): "who is told of a job that it does not hold does nothing",
+    (
+        "finish_job.lua",
+        "if entry ~= '' and not add_to_log(id, before, with, entry, ttl) then return -1 end",
+        "if not add_to_log(id, before, with, entry, ttl) then return -1 end",
+    ): "no entry has no chunks, and these are always there already; it spares a look",
     (
         "cancel_job.lua",
         "if not status or h[2] ~= owner then return 0 end",
@@ -76,11 +115,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if h[1] ~= 'running' or h[2] ~= tier or h[3] ~= attempt then return 0 end",
         "if h[1] ~= 'running' or h[3] ~= attempt then return 0 end",
     ): "an attempt is at one tier: each dispatch to another has a number of its own",
-    (
-        "measure_queues.lua",
-        "local queue = redis.call('HGET', record(id), 'queue') or ''",
-        "local queue = redis.call('HGET', record(id), 'queue')",
-    ): "a record that is gone is counted for no queue that is asked for, under either name",
     (
         "move_unit.lua",
         "if answer >= 0 and #histories > 0 and takes(id, slice) then",

@@ -1,7 +1,9 @@
 """`./run prove`: every mutant dies, or stands among the equivalents; whatever comes in is bounded.
 
 A mutant of the store's scripts is run by the simulation, seed after seed, and then by the store's
-tests; one of what judges an answer by its unit tests. What comes in is fuzz's.
+tests; one of the breaker's by steps that are compared with the machine in memory, and by its
+tests; one of what judges an answer by its unit tests. What comes
+in is fuzz's. An outage is that of a fleet of twenty processes.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from fuzz import command as fuzz
+from harness.both_breakers import Walk
 from redis.exceptions import ResponseError
 from simulation.command import stay_on_one_core, valkey
 from simulation.store import Server
 from simulation.world import Plan, simulate
 
-from mutation import answers, scripts
+from circuit_breaker import stores
+from circuit_breaker.errors import StoreError
+from mutation import answers, breakers, fleet, scripts
 from mutation.equivalents import EQUIVALENT
 from mutation.mutated import MUTANT
 
@@ -39,12 +45,25 @@ STORE_TESTS = (
     "jobs",
     "callers",
     "limits",
+    "tiers",
+    "unfinished",
     "files",
+    "file_counts",
     "scripts",
+    "streams",
     "job_transitions",
     "batch_transitions",
 )
+# Without what compares the breaker's scripts with its machine: a walk does, and further.
+BREAKER_TESTS = [
+    *("-k", "not mirror and not just_ends"),
+    *(
+        f"tests/integration/circuit_breaker/test_{name}.py"
+        for name in ("behaviour", "breaker_scripts", "changes")
+    ),
+]
 OF_BATCHES = re.compile("batch|unit|slice|line")
+WALKS, WALK_STEPS = 60, 80  # of a mutant of the breaker's
 STORE_SECONDS, UNIT_SECONDS = 200, 60
 SEEDS, QUICK = 150, 20  # of the simulation; those before the store's tests
 AS_A_MUTANTS = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "mutation.quickly")
@@ -61,6 +80,7 @@ def killer_of_scripts(seeds: int) -> Iterator[Killer]:
     """Yield what says how a mutant of the scripts dies; None: it lives."""
     plans = [Plan.of(str(seed)) for seed in range(1, seeds + 1)]
     with copy_of_the_code() as folder:
+        _require_none(_failing(_of_the_store(STORE_TESTS), folder, STORE_SECONDS))
         yield (
             lambda each: (
                 killing_seed(each, plans[:QUICK])
@@ -98,18 +118,59 @@ def killing_seed(mutant: scripts.Mutant, plans: Sequence[Plan]) -> str | None:
 
 def killing_test(mutant: scripts.Mutant, folder: Path) -> str | None:
     """Return the test of the store that a mutant fails; None if it passes all."""
-    file = folder / "tasks" / "store" / "lua" / mutant.file
+    # Those first that are likely to fail.
+    names = STORE_TESTS[::-1] if OF_BATCHES.search(mutant.file) else STORE_TESTS
+    with _written(mutant, folder / "tasks" / "store" / "lua"):
+        return _failing(_of_the_store(names), folder, STORE_SECONDS)
+
+
+def _of_the_store(names: Sequence[str]) -> list[str]:
+    tests = [f"tests/integration/tasks/store/test_{name}.py" for name in names]
+    return ["-k", "not clustered", *tests]
+
+
+@contextlib.contextmanager
+def _written(mutant: scripts.Mutant, folder: Path) -> Iterator[None]:
+    """Have a mutant stand in a folder of scripts instead of its original."""
+    file = folder / mutant.file
     original = file.read_text()
     lines = original.split("\n")
     lines[mutant.number - 1] = mutant.text
     file.write_text("\n".join(lines))
-    # Those first that are likely to fail.
-    names = STORE_TESTS[::-1] if OF_BATCHES.search(mutant.file) else STORE_TESTS
-    tests = [f"tests/integration/tasks/store/test_{name}.py" for name in names]
     try:
-        return _failing(["-k", "not clustered", *tests], folder, STORE_SECONDS)
+        yield
     finally:
         file.write_text(original)
+
+
+@contextlib.contextmanager
+def killer_of_breakers(_: int) -> Iterator[Killer]:
+    """Yield what says how a mutant of the breaker's scripts dies; None: it lives."""
+    with copy_of_the_code() as folder:
+        _require_none(_failing(BREAKER_TESTS, folder, STORE_SECONDS))
+        yield lambda mutant: killing_walk(mutant) or killing_breaker_test(mutant, folder)
+
+
+def killing_walk(mutant: scripts.Mutant) -> str | None:
+    """Return where a mutant does something else than the machine in memory; None: nowhere."""
+    with (
+        valkey() as path,
+        redis.Redis(unix_socket_path=path, socket_timeout=5) as client,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(stores, "scripts", lambda: breakers.scripts_of(mutant))
+        for seed in range(WALKS):
+            try:
+                Walk(client, seed).run(WALK_STEPS)
+            except (AssertionError, StoreError, ValueError, LookupError) as error:
+                return f"walk {seed}: {type(error).__name__} {error}".partition("\n")[0]
+    return None
+
+
+def killing_breaker_test(mutant: scripts.Mutant, folder: Path) -> str | None:
+    """Return the breaker's test that a mutant fails; None if it passes all."""
+    with _written(mutant, folder / "circuit_breaker" / "lua"):
+        return _failing(BREAKER_TESTS, folder, STORE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -117,10 +178,14 @@ def killer_of_answers(_: int) -> Iterator[Killer]:
     """Yield what says how a mutant of a judge dies; None: it lives."""
     tests = {name for names in answers.TESTS.values() for name in names}
     arguments = [*ALONE, *map(answers.tests_of, sorted(tests))]
-    failed = _failing(arguments, ROOT, UNIT_SECONDS, **PLAIN)
+    _require_none(_failing(arguments, ROOT, UNIT_SECONDS, **PLAIN))
+    yield killing_unit_test
+
+
+def _require_none(failed: str | None) -> None:
+    """End if a test fails without a mutant: every mutant would die of it."""
     if failed:
         raise SystemExit(f"without a mutant: {failed}")
-    yield killing_unit_test
 
 
 def killing_unit_test(mutant: answers.Mutant) -> str | None:
@@ -158,6 +223,7 @@ def _failing(arguments: list[str], folder: Path, seconds: float, **variables: st
 KINDS: dict[str, tuple[Callable[[], list[Any]], Callable[[int], Any]]] = {
     "answers": (answers.mutants, killer_of_answers),
     "scripts": (scripts.mutants, killer_of_scripts),
+    "breakers": (breakers.mutants, killer_of_breakers),
 }
 
 
@@ -165,7 +231,10 @@ def main() -> int:
     """Return 0 if no mutant lives but those that change nothing, and nothing else failed."""
     parser = argparse.ArgumentParser(prog="./run prove", description=__doc__)
     parser.add_argument(
-        "kinds", nargs="*", choices=[*KINDS, *fuzz.KINDS, []], help="default: all of them"
+        "kinds",
+        nargs="*",
+        choices=[*KINDS, *fuzz.KINDS, *fleet.KINDS, []],
+        help="default: all of them",
     )
     parser.add_argument("--only", default="", help="mutants whose name has this in it")
     parser.add_argument("--part", default="1/1", help="the first of two halves: 1/2")
@@ -173,8 +242,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of what comes in; default %(default)s")
     options = parser.parse_args()
     part, of = (int(number) for number in options.part.split("/"))
-    kinds = options.kinds or [*KINDS, *fuzz.KINDS]
+    kinds = options.kinds or [*KINDS, *fuzz.KINDS, *fleet.KINDS]
     alive = sum(fuzz.run(kind, options.seed + part - 1, of) for kind in kinds if kind in fuzz.KINDS)
+    if part == 1:  # of what runs side by side
+        alive += sum(fleet.run(kind) for kind in kinds if kind in fleet.KINDS)
     stay_on_one_core(part)
     for kind in (kind for kind in kinds if kind in KINDS):
         mutants, killers = KINDS[kind]

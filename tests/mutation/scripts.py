@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from tasks.store.connection import load_scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 IF = re.compile(r"^(\s*)(if|elseif) (.+) then\b")
 RETURN = re.compile(r"^(\s*return )(.+ (?:and|or) .+)$")
 LOCAL = re.compile(r"^(\s*local \w+ = )(.+ (?:and|or) .+)$")
 STATEMENT = re.compile(
-    r"^\s*(?:redis\.p?call|drop_unit|unlist|dispatch|finish|start|hold|lease)\(.*$"
+    r"^\s*(?:redis\.p?call|drop_unit|unlist|dispatch|finish|start|hold|lease|add|release_bytes"
+    r"|count_file|uncount_file)\(.*$"
 )
 ENDING = re.compile(r"^(.* then )(redis\.call\(.*\)|finish\(.*\))( end)$")
 
@@ -65,18 +66,26 @@ def texts() -> dict[str, str]:
 
 def mutants() -> list[Mutant]:
     """Return all of them, in the files' order."""
+    return mutants_of(texts(), others)
+
+
+def mutants_of(
+    sources: Mapping[str, str], others_of: Callable[[str], Iterator[str]]
+) -> list[Mutant]:
+    """Return the mutants of some files by name. others_of: what a line may be instead."""
     found: dict[tuple[str, int, str], Mutant] = {}
-    for file, text in sorted(texts().items()):
+    for file, text in sorted(sources.items()):
         for number, line in enumerate(text.split("\n"), 1):
             if line.lstrip().startswith("--"):
                 continue
-            for other in _others(line):
+            for other in others_of(line):
                 if other != line:
                     found[file, number, other] = Mutant(file, number, line, other)
     return list(found.values())
 
 
-def _others(line: str) -> Iterator[str]:
+def others(line: str) -> Iterator[str]:
+    """Yield what a line may be instead."""
     guard = IF.match(line)
     if guard:
         rest = line[guard.end() :]

@@ -134,6 +134,7 @@ def test_panels_have_data_and_the_breakers_alert_fires_and_resolves(watched, gpu
 
         # A quiet while: answers, a batch, a request that is refused.
         assert ask(client, "again").is_success
+        assert "[DONE]" in ask(client, "as it comes", stream=True).text
         ended(sdk, start(sdk, [line(f"l{n}", f"prompt {n}") for n in range(40)]).id)
         gpu.mode = "400"
         assert ask(client, "refused").status_code == 400
@@ -162,6 +163,20 @@ def test_panels_have_data_and_the_breakers_alert_fires_and_resolves(watched, gpu
             return [text for text in queries() if not watching.query(text)]
 
         wait_until(lambda: not silent(), 40, f"these have no data: {silent()}")
+
+
+def test_the_alert_of_a_model_that_a_tier_lacks_fires_though_no_breaker_opens(watched, gpu):
+    client, watching = watched
+    gpu.mode = "no-model"
+    assert ask(client, "one").headers["x-fallthrough-tier"] == "cpu"
+    lacking = ("FallthroughTierHasNotTheModel", "max_gpu")
+    wait_until(lambda: lacking in watching.firing(), 30, "the alert fires")
+    assert {name for name, _ in watching.firing()} == {lacking[0]}
+    rate = 'rate(fallthrough_worker_tries_total{tier="gpu", verdict="unfit", detail=~".+"}[5m]) > 0'
+    assert [each["metric"]["detail"] for each in watching.query(rate)] == ["no such model"]
+    gpu.mode = "ok"
+    assert ask(client, "two").headers["x-fallthrough-tier"] == "gpu"
+    wait_until(lambda: not watching.firing(), 30, "resolved")
 
 
 def test_the_rules_do_what_their_unit_tests_say():

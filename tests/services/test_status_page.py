@@ -129,6 +129,24 @@ def test_answers_are_counted_by_tier_and_paced(api, page):
     )
 
 
+def test_streams_are_counted_while_they_run_and_their_first_word_is_timed(api, gpu, page):
+    page.open(api.url)
+    page.wait("#work [data-name='streams running'] dd", "0")
+    assert page.text("#work [data-name='first token, median'] dd") == "\N{EN DASH}"
+    gpu.pace = 0.2
+    body = {"messages": [{"role": "user", "content": PRIVATE + " word" * 300}], "stream": True}
+    with httpx.stream("POST", f"{api.url}/v1/chat/completions", json=body, timeout=30) as reply:
+        pieces = reply.iter_bytes()
+        next(pieces)
+        page.wait("#work [data-name='streams running'] dd", "1")
+        for share in ("median", "p95"):
+            assert re.fullmatch(
+                r"[\d,]+ ms", page.text(f"#work [data-name='first token, {share}'] dd")
+            )
+    page.wait("#work [data-name='streams running'] dd", "0")
+    assert page.complaints() == []
+
+
 def test_what_a_tier_gave_and_nobody_was_shown_is_told(fleet, gpu, cpu, page):
     api = both(fleet.api(), fleet.worker())
     gpu.mode = "abort"
@@ -138,6 +156,146 @@ def test_what_a_tier_gave_and_nobody_was_shown_is_told(fleet, gpu, cpu, page):
     ask(api, PRIVATE)
     page.wait(card("max_gpu"), "not shown: 1 interrupted")
     assert "not shown" not in page.text(card("ollama_cpu"))
+
+
+def test_a_tier_out_of_service_says_what_its_server_did(api, gpu, page):
+    gpu.vanish()
+    open_breaker(api, page)
+    page.wait(card("max_gpu"), "does not answer")
+    place, text = re.escape(f"127.0.0.1:{gpu.port}"), page.text(card("max_gpu"))
+    assert re.search(rf"{place} does not answer: failure: connect, since \d\d:\d\d:\d\d", text)
+    assert "does not answer" not in page.text(card("ollama_cpu"))
+
+
+def test_what_was_done_to_a_breaker_by_hand_is_told_with_who_and_why(api, page):
+    page.open(api.url)
+    page.wait("#glance", "All tiers in service")
+    change = f"{api.url}/circuit-breakers/max_gpu"
+    assert httpx.post(f"{change}/open", json={"why": "a <b>new</b> model"}).is_success
+    page.wait(card("max_gpu"), "kept out of service by hand")
+    text = page.text(card("max_gpu"))
+    assert re.search(r"by anonymous at \d\d:\d\d:\d\d: a <b>new</b> model", text)
+    assert "max_gpu: open, until somebody sets it to auto or resets it" in text
+    assert "next probe" not in text
+    page.wait("#glance", "GPU out of service; CPU answers")
+    assert httpx.post(f"{change}/disable").is_success
+    page.wait("#glance", "GPU asked whatever happens: its breaker is disabled by hand")
+    assert "warn" in page.find(card("max_gpu")).get_attribute("class")
+    page.find(f"{card('max_gpu')} button").click()
+    page.wait("#glance", "All tiers in service")
+    assert "by hand" not in page.text(card("max_gpu"))
+
+
+def test_a_breaker_whose_probes_fail_says_how_often_it_opened(fleet, gpu, page):
+    fleet.settings["FALLTHROUGH_BREAKER_RECOVERY_SECONDS"] = "1"
+    api = both(fleet.api(), fleet.worker())
+    gpu.vanish()
+    open_breaker(api, page)
+    assert "times in a row" not in page.text(card("max_gpu"))
+
+    def opened_again():
+        ask(api, PRIVATE)
+        return re.search(r"max_gpu: open, opened \d times in a row", page.text(card("max_gpu")))
+
+    wait_until(opened_again, 20)
+
+
+def test_a_model_that_a_tier_does_not_have_is_told_though_its_breaker_is_closed(fleet, gpu, page):
+    api = both(fleet.api(), fleet.worker())
+    gpu.mode = "no-model"
+    page.open(api.url)
+    page.wait("#glance", "All tiers in service")
+    ask(api, PRIVATE)
+    page.wait("#glance", "GPU does not have the model that it is asked for; CPU answers")
+    page.wait(card("max_gpu"), "does not have the model that it is asked for")
+    text = page.text(card("max_gpu"))
+    assert "max_gpu: closed, 0 of 3 failures" in text
+    place = re.escape(f"127.0.0.1:{gpu.port}")
+    why = r"HTTP 404 no such model, 1 try since \d\d:\d\d:\d\d"
+    assert re.search(rf"{place} does not have .*: {why}", text)
+    assert "bad" in page.find(card("max_gpu")).get_attribute("class")
+    gpu.mode = "ok"
+    ask(api, PRIVATE + "again")
+    page.wait("#glance", "All tiers in service")
+    page.wait(card("max_gpu"), "in service")
+    assert "no such model" not in page.text(card("max_gpu"))
+
+
+def test_a_refused_key_is_told_with_where_and_why(fleet, gpu, page):
+    fleet.settings.update(LONG)
+    api = both(fleet.api(), fleet.worker())
+    gpu.mode = "401"
+    ask(api, PRIVATE)
+    page.open(api.url)
+    page.wait(card("max_gpu"), "held back: the server refuses us")
+    page.wait(card("max_gpu"), f"127.0.0.1:{gpu.port} refuses our key or path: HTTP 401, 1 try")
+    page.wait("#glance", "GPU out of service; CPU answers")
+
+
+def test_tiers_are_shown_by_their_names_and_counts(fleet, gpu, cpu, page):
+    fleet.settings |= {
+        "FALLTHROUGH_GPU_URL": "",
+        "FALLTHROUGH_TIERS": "h100,l4,cpu",
+        "FALLTHROUGH_H100_URL": f"{gpu.url},{cpu.url}",
+        "FALLTHROUGH_L4_URL": cpu.url,
+    }
+    api, _ = fleet.start(fleet.api(), fleet.worker())
+    httpx.post(
+        f"{api.url}/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": "Hello"}]},
+        timeout=30,
+    )
+    page.open(api.url)
+    page.wait(card("tier_h100"), "· 1 so far, by its 2 servers")
+    names = {"tier_h100": "h100", "tier_l4": "l4", "ollama_cpu": "CPU", "tier_h100:2": "h100 2"}
+    cards = {name: page.text(f"#tiers > [data-name='{name}']") for name in names}
+    assert all(cards[name].startswith(title) for name, title in names.items())
+    assert "so far" not in cards["tier_h100:2"], "counted once, for both"
+    assert page.complaints() == []
+
+
+def test_of_several_servers_each_has_its_card_and_its_trouble(fleet, gpu, cpu, page):
+    fleet.settings["FALLTHROUGH_GPU_URL"] = f"{gpu.url},{cpu.url}"
+    fleet.settings["FALLTHROUGH_CPU_URL"] = ""
+    cpu.mode = "no-model"
+    api = both(fleet.api(), fleet.worker())
+    page.open(api.url)
+    page.wait("#glance", "All tiers in service")
+    for number in range(3):
+        ask(api, f"{PRIVATE} {number}")
+    page.wait("#glance", "GPU 2 does not have the model that it is asked for; GPU answers")
+    page.wait(card("'max_gpu:2'"), f"127.0.0.1:{cpu.port} does not have the model")
+    assert "in service" in page.text(card("max_gpu"))
+    page.wait(card("max_gpu"), "· 3 so far, by its 2 servers")
+    assert "so far" not in page.text(card("'max_gpu:2'"))
+    titles = [title.text for title in page.all("#tiers h3")]
+    assert titles == ["GPU", "GPU 2", "Cache"]
+
+
+def test_where_no_tier_can_answer_the_lines_that_wait_are_counted(fleet, gpu, cpu, page):
+    fleet.settings.update(LONG)
+    gpu.vanish()
+    cpu.vanish()
+    api = both(fleet.api(), fleet.worker(slice_lines=16))
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="any") as sdk:
+        batch = start(sdk, [line(f"c{n}", f"{PRIVATE} {n}") for n in range(200)])
+        page.open(api.url)
+        page.wait("#glance", "Waiting: no tier can answer, 200 lines")
+        asked = {"prompt": PRIVATE, "on_exhausted": "wait"}
+        assert httpx.post(f"{api.url}/v1/jobs", json=asked).is_success
+        page.wait("#glance", "Waiting: no tier can answer, 200 lines and 1 job")
+
+        def work(name):
+            return page.text(f"#work [data-name='{name}'] dd")
+
+        assert [work(f"{what} running") for what in ("jobs", "lines")] == ["0", "0"]
+        told = httpx.get(f"{api.url}/metrics").json()["metrics"]["unfinished"]
+        assert sum(told["lines"].values()) == 200
+        assert sum(told["jobs"].values()) == 1
+        assert work("waiting for a tier") == "200 lines and 1 job"
+        sdk.batches.cancel(batch.id)
+        page.wait("#glance", "Waiting: no tier can answer, 1 job")
+    assert page.complaints() == []
 
 
 def test_an_outage_is_shown_with_its_countdown_its_jobs_and_its_batch(outage, page):
@@ -331,4 +489,5 @@ def test_a_finished_batch_stays_to_be_seen(api, page):
         done = ended(sdk, start(sdk, [line("a", PRIVATE)]).id)
         page.open(api.url)
         page.wait("#batches", "completed: 1 of 1")
+        page.wait("#batches", "gpu 1 (gpu-model)")
         page.wait("#batches", done.id)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.loop import current
 from tasks.errors import PublishError
-from tasks.records.batches import PHASES
-from tasks.records.jobs import TIERS, Queue
+from tasks.records.jobs import Queue
 from workers.process import SPARE_THREADS
 
 if TYPE_CHECKING:
@@ -139,16 +138,9 @@ class _Signature:
     def __init__(self, tier: str) -> None:
         self._tier, self._queue = tier, ""
 
-    def s(self) -> _Signature:
-        return _Signature(self._tier)
-
     def set(self, *, queue: str) -> _Signature:
         self._queue = queue
         return self
-
-    @property
-    def name(self) -> str:
-        return f"tasks.{self._tier}"
 
     @property
     def step(self) -> Step:
@@ -176,10 +168,13 @@ class CeleryApp:
 
     def __init__(self, world: World, node: Node) -> None:
         self._world, self._node = world, node
-        self.tasks = {f"tasks.{tier}": _Signature(tier) for tier in TIERS + PHASES}
         self.amqp = SimpleNamespace(
             queues={name: lambda _, name=name: _Depth(world, name) for name in world.broker.queues}
         )
+
+    def signature(self, name: str) -> _Signature:
+        """Return a task's signature."""
+        return _Signature(name.removeprefix("tasks."))
 
     def attempt(self, work: Callable[[Any], Any]) -> Any:
         """Do a thread's work with the broker; raise what comes between."""

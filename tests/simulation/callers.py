@@ -9,8 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.told import Told
+
 from simulation.loop import BEGIN, EPOCH
-from simulation.nodes import Gone, Reply
+from simulation.nodes import Gone, Reader, Reply
 
 if TYPE_CHECKING:
     import random
@@ -39,7 +41,8 @@ class Ask:
 
     keyed: it sends an Idempotency-Key, and again until it is told something; repeats: and once more
     when it was told. cancels: after so many seconds. waits: what is done when no tier can answer.
-    seconds: until it is of no use any more. tidies: it deletes its files.
+    seconds: until it is of no use any more. tidies: it deletes its files. streams: its answer is to
+    come as it is made; so many followers read it, where it is a job.
     """
 
     number: int
@@ -54,13 +57,14 @@ class Ask:
     waits: str
     seconds: float
     tidies: bool
+    streams: int = 0
 
     def prompt(self, line: int) -> str:
         return f"ask {self.number} line {line}"
 
 
-def asks_of(rng: random.Random) -> list[Ask]:
-    """Return what is asked in a run."""
+def asks_of(rng: random.Random, streams: random.Random) -> list[Ask]:
+    """Return what is asked in a run. streams: the chance by which it is streamed."""
     kinds = rng.choices(list(KINDS), KINDS.values(), k=rng.randint(2, 9))
     within = rng.choice((1.0, ASK_SECONDS))
     return [
@@ -77,6 +81,7 @@ def asks_of(rng: random.Random) -> list[Ask]:
             waits=rng.choice(("degraded", "fail", "wait")),
             seconds=rng.choice((1.0, 5.0, 20.0, 3600.0, 3600.0, 3600.0, 3600.0)),
             tidies=rng.random() < 0.3,
+            streams=streams.choice((0, 0, 1, 2)),
         )
         for number, kind in enumerate(kinds)
     ]
@@ -94,6 +99,7 @@ class Seen:
     files: dict[str, bytes] = field(default_factory=dict)
     deleted: bool = False  # its files are
     cancelled_at: float | None = None
+    told: list[Told] = field(default_factory=list)  # of its followers
 
 
 class Callers:
@@ -126,7 +132,8 @@ class Callers:
         if api is None:
             await asyncio.sleep(0.5)
             raise Gone
-        reply = await api.request(method, path, content, headers, options.get("leave", 60.0))
+        reader = Reader(options.get("leave", 60.0), options.get("heard", lambda _: None))
+        reply = await api.request(method, path, content, headers, reader)
         if reply.status == 500 and b'"worker_lost"' not in reply.content:
             self._world.violated(f"{method} {path} was answered with 500: {reply.content!r}")
         return reply
@@ -186,6 +193,7 @@ class Callers:
             "cache": ask.cache,
             "on_exhausted": ask.waits,
             "deadline_seconds": ask.seconds,
+            "stream": ask.streams > 0,
         }
 
     async def _submit(self, ask: Ask, value: Any, number: int) -> None:
@@ -203,6 +211,7 @@ class Callers:
         for line, name in enumerate(names):
             self.jobs[name] = Seen(name, ask, line, now)
         work = [self.follow_job(name) for name in names]
+        work += [self._follow_stream(self.jobs[n], i) for n in names for i in range(ask.streams)]
         if ask.cancels is not None:
             work.append(self._cancel(f"/v1/jobs/{names[0]}", self.jobs[names[0]]))
         if ask.keyed and ask.repeats:
@@ -231,10 +240,46 @@ class Callers:
                 return
             await asyncio.sleep(0.2)
 
+    async def _follow_stream(self, seen: Seen, number: int) -> None:
+        """Follow a job's answer from its beginning to its end, on from where it was broken off."""
+        told = Told()
+        seen.told.append(told)
+        await asyncio.sleep(number * 3.0)
+        while not self._world.over:
+            path = f"/v1/jobs/{seen.name}/stream"
+            if told.chunks:
+                path += f"?starting_after={len(told.chunks) - 1}"
+            told.begin()
+            try:
+                reply = await self.request(seen.ask.owner, "GET", path, heard=told.hear)
+            except Gone:
+                await asyncio.sleep(0.5)
+                continue
+            if reply.status == 200 and reply.whole != told.done:
+                told.wrong.append("its body is whole, and it is not done; or the other way round")
+            code = (told.error or {}).get("code")
+            if reply.status == 200 and code not in {"stopping", "unavailable"}:
+                return
+            if reply.status not in {200, *BUSY}:
+                if not self._world.forgotten:
+                    told.wrong.append(f"it was answered with {reply.status}: {reply.content!r}")
+                return
+            await asyncio.sleep(0.5)
+
+    def answers_to(self, ask: Ask, line: int) -> list[str]:
+        """Return what may be said to a prompt."""
+        answers = [f"{tier}: {ask.prompt(line)}" for tier in self._world.settings.model_tiers]
+        if ask.waits == "degraded":
+            answers.append(self._world.settings.degraded_message)
+        return answers
+
     def _saw(self, seen: Seen, job: dict[str, Any]) -> None:
         first, seen.final = seen.final is None and not self._world.checking, job
         answer = job.get("text") or ""
-        model = job.get("tier_used") in {"gpu", "cpu", "cache"} and job["status"] == "succeeded"
+        model = (
+            job.get("tier_used") in {*self._world.settings.model_tiers, "cache"}
+            and job["status"] == "succeeded"
+        )
         if model and not answer.endswith(seen.ask.prompt(seen.line)):
             self._world.violated(f"{seen.name}: the answer is another's: {answer!r}")
         if model and job["started_at"] is None:
@@ -264,6 +309,9 @@ class Callers:
                 "deadline_seconds": min(ask.seconds, 100.0),
             },
         }
+        if ask.streams:
+            await self._streamed_chat(ask, {**value, "stream": True}, leave)
+            return
         retries = ask.keyed and ask.kind == "chat"
         for count in range(3 if retries else 1):  # as the SDK retries
             headers = {"x-stainless-retry-count": str(count)} if retries else {}
@@ -277,6 +325,24 @@ class Callers:
             except Gone:
                 pass
             await asyncio.sleep(1.0)
+
+    async def _streamed_chat(self, ask: Ask, value: Any, leave: float) -> None:
+        told, reply = Told(), None
+        # He may leave, or the API die: what he has heard counts all the same.
+        with contextlib.suppress(Gone):
+            reply = await self.request(
+                ask.owner, "POST", "/v1/chat/completions", value, leave=leave, heard=told.hear
+            )
+        if reply is not None and "text/event-stream" not in reply.headers["content-type"]:
+            if reply.status not in BUSY:
+                self._check_chat(ask, reply)
+            return
+        if reply is not None and reply.whole != told.done:
+            told.wrong.append("its body is whole, and it is not done; or the other way round")
+        if reply is not None and not reply.whole and told.error is None:
+            told.wrong.append("it was broken off without an error")
+        for fault in told.faults(self.answers_to(ask, 0)):
+            self._world.violated(f"{ask}: a stream: {fault}")
 
     def _check_chat(self, ask: Ask, reply: Reply) -> None:
         if reply.status == 200 and "x-fallthrough-degraded" not in reply.headers:

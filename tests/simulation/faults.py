@@ -218,7 +218,8 @@ class Faults:
     def mode_of(self, tier: str, rng: random.Random) -> str:
         """Return how a model server behaves for one request."""
         for fault in self._lasting["model"]:
-            mine = fault.target == EVERYBODY or ("gpu", "cpu")[fault.target % 2] == tier
+            tiers = list(self._world.settings.model_tiers)
+            mine = fault.target == EVERYBODY or tiers[fault.target % len(tiers)] == tier
             if mine and rng.random() < fault.share:
                 return fault.mode
         return "ok"

@@ -20,13 +20,17 @@ from tasks.storage import Storage
 from tasks.store import open_store
 from tasks.store.keyspace import (
     BEGUN,
+    COUNTED_FILES,
     DEADLINES,
     DISPATCHED,
     EVENTS,
     LAYOUT,
     LEASES,
     PARKED,
+    QUEUED_BYTES,
+    SENT_DOWN,
     STATS,
+    STORED_BYTES,
     SWEEPER,
     WRITTEN,
 )
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 # What says what happens next: empty when nothing is to happen any more.
 KINDS = {"jobs": "job:job_", "batches": "batch:batch_", "files": "file:file-"}
 INDEXES = (LEASES, PARKED, DEADLINES, *DISPATCHED)
-WORK = (*INDEXES, "permits:gpu", "permits:cpu")
+WORK = (*INDEXES, "permits:gpu", "permits:l4", "permits:cpu")
 # Until who works on what is not his any more stops: a quarter of a lease, and what comes between.
 STOPPED_SECONDS = 3.0
 # What is there for ever: counters of the whole fleet, one each.
@@ -99,8 +103,36 @@ class Ledger:
                 name, record = key.removeprefix("batch:"), self._fields(key)
                 self._look_at_batch(name, record, listed.pop(name, set()), units.pop(name, set()))
         self._look_at_results()
+        self._look_at_counts()
+        self._look_at_what_was_sent_down()
         for name, at in (listed | units).items():
             self._world.violated(f"{name} is not there, and stands in {sorted(at)}")
+
+    def _look_at_counts(self) -> None:
+        """Check that as many bytes are counted as are there: of bodies, and of files."""
+        bodies, files = Counter(), Counter()
+        for key in self._keys("job:job_*"):
+            record = self._fields(key)
+            if "body" in record:
+                _count(bodies, record["owner"], len(record["body"].encode()))
+        entries = {}
+        for key in self._keys("file:*"):
+            if key.count(":") == 1:
+                record = self._fields(key)
+                _count(files, record["owner"], int(record["bytes"]))
+                entries[record["id"]] = f"{record['bytes']} {record['owner']}"
+        expected = {QUEUED_BYTES: bodies, STORED_BYTES: files, COUNTED_FILES: entries}
+        for name, sums in expected.items():
+            counted, there = self._fields(name), {key: str(n) for key, n in sums.items()}
+            if counted != there:
+                self._world.violated(f"{name} is {counted}, and there is {there}")
+
+    def _look_at_what_was_sent_down(self) -> None:
+        """Check that who has room at a tier stands there."""
+        for unit, entry in self._fields(SENT_DOWN).items():
+            tier = self._fields(f"job:{unit}").get("tier")
+            if tier not in {entry.rpartition(":")[0], "part"}:
+                self._world.violated(f"{unit} has room at {entry}, and stands at {tier}")
 
     def _look_at_results(self) -> None:
         """Check that what a part holds is not kept twice."""
@@ -154,6 +186,7 @@ class Ledger:
         for path, seen_all in (("jobs", world.callers.jobs), ("batches", world.callers.batches)):
             for seen in list(seen_all.values()):
                 if seen.final is not None:
+                    self._check_told(seen)
                     self._check_same(path, seen)
         self._check_lists()
         self._check_calls()
@@ -213,6 +246,22 @@ class Ledger:
                 reply = self._now(callers.insist(owner, "GET", f"/v1/{path}/{seen.name}"))
                 if reply.status != 404:
                     world.violated(f"{owner} sees {seen.name} of {seen.ask.owner}")
+
+    def _check_told(self, seen: Any) -> None:
+        """Check that each follower was told the one answer, as it is kept, and how it ended."""
+        world, succeeded = self._world, seen.final.get("status") == "succeeded"
+        if world.forgotten:
+            return
+        answers = world.callers.answers_to(seen.ask, seen.line)
+        for told in seen.told:
+            faults = told.faults([seen.final["text"]] if succeeded else answers)
+            if told.done != succeeded:
+                faults.append(f"done: {told.done}, and the job {seen.final['status']}")
+            longest = max((each.chunks for each in seen.told), key=len)
+            if told.chunks != longest[: len(told.chunks)]:
+                faults.append(f"it was {told.chunks}, and another was told {longest}")
+            for fault in faults:
+                world.violated(f"{seen.name}: a stream: {fault}")
 
     def _now(self, work: Any) -> Any:
         """Do a caller's work, and return what it comes to."""
@@ -323,6 +372,12 @@ class Ledger:
                 await sweeper.sweep()
                 await store.fleet.gauges()
                 await asyncio.sleep(61)
+
+
+def _count(sums: Counter[str], owner: str, number: int) -> None:
+    """Add to an owner's sum and to that of all; a sum of 0 is none."""
+    for name in ("", owner) if number else ():
+        sums[name] += number
 
 
 def _seconds_together(first: Call, second: Call) -> float:

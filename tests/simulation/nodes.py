@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api.app import create_app
 from api.services import open_services
+from api.streams import ABORT
 from simulation.broker import CeleryApp, Consumer, Message
 from simulation.loop import Node
 from tasks.background import Background
@@ -17,12 +18,14 @@ from tasks.drain import Drain
 from tasks.errors import StoreUnavailable, StoreUnfit
 from tasks.execution.context import Context
 from tasks.execution.jobs import JobRunner
+from tasks.execution.messages import Message as Asked
+from tasks.execution.messages import MessageRunner, Runners
 from tasks.execution.phases import PhaseRunner
 from tasks.execution.units import UnitRunner
 from tasks.process import HAND_OVER_SECONDS
-from tasks.records.batches import PHASES, is_unit
 from tasks.records.jobs import Queue, Ref, new_token
 from tasks.recovery.leases import Leases
+from tasks.recovery.recaller import Recaller
 from tasks.recovery.sweeper import Sweeper
 from tasks.storage import Storage
 from tasks.store import open_store
@@ -33,6 +36,8 @@ from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_confi
 from workers.process import SPARE_THREADS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from simulation.world import World
 
 STARTING_SECONDS = 1.0  # until a supervisor starts again what could not start
@@ -67,7 +72,7 @@ class Worker:
         self._world.violated(f"the loop {name} of {self.node.name} died")
 
     async def _open(self) -> None:
-        world, settings = self._world, self._world.settings
+        world, settings = self._world, self._world.settings_of(self.node.name)
         self._background = Background(self._loop_died, end=self.node.die)
         self._publisher = Publisher(CeleryApp(world, self.node), tier_configs(settings), Observer())
         storage = await asyncio.to_thread(Storage, settings.files_url)
@@ -87,14 +92,17 @@ class Worker:
             retrying=Retrying(drain),
             observer=observer,
         )
-        self._jobs = JobRunner(context)
-        self._phases = PhaseRunner(context, settings.slice_lines)
-        self._units = UnitRunner(context, self._phases, world.units)
+        phases = PhaseRunner(context, settings.slice_lines)
+        units = UnitRunner(context, phases, world.units, world.units + 1)
+        self._messages = MessageRunner(context, Runners(JobRunner(context), units, phases))
+        recaller = Recaller(store, self._publisher, context.answerer, knocks=True)
         sweeper = Sweeper(store, self._publisher, observer, self.node.name)
         start = self._background.start
         start("leases", leases.keep)
         start("cancellations", leases.listen)
         start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
+        start("recaller", recaller.keep)
+        start("room below", context.descent.listen)
         world.broker.consumers.append(self.consumer)
         world.broker.deliver()
 
@@ -108,9 +116,9 @@ class Worker:
         try:
             (tier, queue), *rest = message.steps
             refs = [Ref(*pair) for pair in message.pairs]
-            owner = f"{self.node.name}:{new_token()}"
+            asked = Asked(tier, refs, queue, rest[0].tier if rest else "")
             try:
-                left = await self._run_slice(tier, refs, queue, owner)
+                left = await self._messages.run(asked, f"{self.node.name}:{new_token()}")
             except StoreUnavailable:  # after the drain: Celery logs it, and acknowledges
                 left = []
             except Exception as error:
@@ -123,16 +131,6 @@ class Worker:
         finally:
             self._working -= 1
 
-    async def _run_slice(
-        self, tier: str, refs: list[Ref], queue: str, lease_owner: str
-    ) -> list[Ref]:
-        if tier in PHASES:
-            await self._phases.run_phase(tier, refs[0], lease_owner)
-            return []
-        if is_unit(refs[0].id):
-            return await self._units.run_unit(tier, refs[0], queue, lease_owner)
-        return await self._jobs.run_slice(tier, refs, queue, lease_owner)
-
     def terminate(self) -> None:
         """Take a SIGTERM."""
         if not self._draining:
@@ -143,7 +141,7 @@ class Worker:
 
     async def _stop(self) -> None:
         self._world.broker.cancel(self.consumer)
-        if not hasattr(self, "_units"):
+        if not hasattr(self, "_messages"):
             self.node.die()
             return
         watchdog = self._world.settings.drain_seconds + HAND_OVER_SECONDS
@@ -167,10 +165,19 @@ class Gone(Exception):  # noqa: N818 - reads as what happened
 
 
 class Reply:
-    """What a request came to."""
+    """What a request came to. whole: its body was not broken off."""
 
-    def __init__(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        self.status, self.headers, self.content = status, headers, content
+    def __init__(
+        self, status: int, headers: dict[str, str], content: bytes, *, whole: bool = True
+    ) -> None:
+        self.status, self.headers, self.content, self.whole = status, headers, content, whole
+
+
+class Reader(NamedTuple):
+    """Who reads a reply. leave: after so many seconds he goes away. heard: takes it as it comes."""
+
+    leave: float | None
+    heard: Callable[[bytes], None] = lambda _: None
 
 
 class Api:
@@ -182,14 +189,15 @@ class Api:
         self.open = False
         self._requests: set[asyncio.Future[Reply]] = set()
         self._services: Any = None
-        self._app = create_app(world.settings)
+        self._settings = world.settings_of(name)
+        self._app = create_app(self._settings)
         self._draining = False
         world.loop.start(self.node, self._run())
 
     async def _run(self) -> None:
         self._stopped = asyncio.Event()
         try:
-            async with open_services(self._world.settings, self._app.state.metrics) as services:
+            async with open_services(self._settings, self._app.state.metrics) as services:
                 self._services = self._app.state.services = services
                 self.open = True
                 await self._stopped.wait()
@@ -224,17 +232,22 @@ class Api:
         self._world.died(self)
 
     async def request(
-        self, method: str, path: str, content: bytes, headers: dict[str, str], leave: float | None
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        headers: dict[str, str],
+        reader: Reader,
     ) -> Reply:
-        """Send a request; leave: after so many seconds its caller goes away. Raises Gone."""
+        """Send a request; raises Gone."""
         loop = self._world.loop
         reply: asyncio.Future[Reply] = loop.create_future()
         left: asyncio.Future[None] = loop.create_future()
         self._requests.add(reply)
         scope = _scope(method, path, headers)
-        loop.start(self.node, self._serve(scope, content, reply, left))
+        loop.start(self.node, self._serve(scope, content, reply, left, reader.heard))
         try:
-            async with asyncio.timeout(leave):
+            async with asyncio.timeout(reader.leave):
                 return await reply
         except TimeoutError:
             if not left.done():
@@ -249,6 +262,7 @@ class Api:
         content: bytes,
         reply: asyncio.Future[Reply],
         left: asyncio.Future[None],
+        heard: Callable[[bytes], None],
     ) -> None:
         body = [{"type": "http.request", "body": content, "more_body": False}]
         started: dict[str, Any] = {}
@@ -260,16 +274,21 @@ class Api:
             await asyncio.wait({left})
             return {"type": "http.disconnect"}
 
+        def end(*, whole: bool) -> None:
+            found = {name.decode(): value.decode() for name, value in started["headers"]}
+            told = Reply(started["status"], found, b"".join(chunks), whole=whole)
+            self._world.loop.outside_later(0.001, _settle, reply, told)
+
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 started.update(message)
                 return
             chunks.append(message.get("body", b""))
+            self._world.loop.outside_later(0.001, heard, chunks[-1])
             if not message.get("more_body", False):
-                found = {name.decode(): value.decode() for name, value in started["headers"]}
-                whole = Reply(started["status"], found, b"".join(chunks))
-                self._world.loop.outside_later(0.001, _settle, reply, whole)
+                end(whole=True)
 
+        scope["extensions"] = {ABORT: partial(end, whole=False)}
         try:
             await self._app(scope, receive, send)
         except Exception as error:

@@ -269,7 +269,7 @@ class Client:
     async def zrange(self, key: str, *_: Any, withscores: bool) -> list[Any]:
         return await self.execute_command("ZRANGE", key, 0, -1)
 
-    def pubsub(self) -> Subscription:
+    def pubsub(self, *, push_handler_func: Any = None) -> Subscription:
         return Subscription(self._world, self._node)
 
     async def aclose(self) -> None:
@@ -307,6 +307,15 @@ class Subscription:
         self.channels: set[str] = set()
         self._messages: deque[dict[str, Any] | Exception] = deque()
         self._changed = asyncio.Event()
+        self.connection = self  # what further channels are asked for by
+
+    @property
+    def is_connected(self) -> bool:
+        return self in self._world.store_link.subscriptions
+
+    async def send_command(self, command: str, channel: str) -> None:
+        """Have a channel listened to, or no longer, when the command has arrived."""
+        self._world.store_link.listen(self, command, channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -401,9 +410,12 @@ class StoreLink:
 
     def _publish(self, channel: str, data: bytes) -> None:
         message = {"type": "message", "channel": channel.encode(), "data": data}
-        for each in sorted(self.subscriptions, key=lambda each: each.node.name):
+        for each in self._in_order():
             if channel in each.channels and not self._world.faults.on_store(each.node, self._rng):
                 self._later(each.put, message)
+
+    def _in_order(self) -> list[Subscription]:
+        return sorted(self.subscriptions, key=lambda each: (each.node.name, sorted(each.channels)))
 
     def ping(self, subscription: Subscription) -> None:
         """Answer a subscription that asks whether the server is there."""
@@ -415,9 +427,23 @@ class StoreLink:
         ):
             self._later(subscription.put, {"type": "pong", "channel": b"", "data": b""})
 
+    def listen(self, subscription: Subscription, command: str, channel: str) -> None:
+        """Have a further channel listened to, or one no longer; "subscribe" confirms the first."""
+        if not self.down and not self._world.faults.on_store(subscription.node, self._rng):
+            self._later(self._listen, subscription, command, channel)
+
+    def _listen(self, subscription: Subscription, command: str, channel: str) -> None:
+        if subscription not in self.subscriptions:
+            return
+        if command == "UNSUBSCRIBE":
+            subscription.channels.discard(channel)
+            return
+        subscription.channels.add(channel)
+        self._later(subscription.put, {"type": "subscribe", "channel": channel.encode(), "data": 1})
+
     def restart(self) -> None:
         """Cut every connection, as a restart does."""
-        for each in sorted(self.subscriptions, key=lambda each: each.node.name):
+        for each in self._in_order():
             each.put(redis.ConnectionError("Connection closed by server."))
         for reply in self._pending:
             _fail(reply, redis.ConnectionError("Connection closed by server."))

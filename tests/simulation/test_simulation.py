@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mutation import answers
+from mutation import answers, breakers
 from mutation.equivalents import EQUIVALENT
 from mutation.scripts import mutants
 
@@ -52,6 +52,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(300)
 def test_two_hundred_seeds_break_no_promise():
     done = run("--seeds", "1-200", "--no-record")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -87,6 +88,8 @@ def plan(name, answer_seconds, fault, asks):
     first = Plan.of("1")
     settings = replace(
         first.settings,
+        tiers="gpu,cpu",
+        more_tiers=(),
         gpu_model="gpu-model",
         gpu_timeout_seconds=30.0,
         gpu_concurrency=4,
@@ -107,6 +110,7 @@ def plan(name, answer_seconds, fault, asks):
         redelivers=False,
         answer_seconds=answer_seconds,
         settings=settings,
+        older=settings,
         faults=(fault,),
         asks=tuple(asks),
     )
@@ -183,7 +187,7 @@ def test_a_plan_that_fails_is_made_small(store):
 
 
 def test_what_is_named_an_equivalent_is_a_mutant_and_says_why():
-    keys = {mutant.key for mutant in [*mutants(), *answers.mutants()]}
+    keys = {mutant.key for mutant in [*mutants(), *answers.mutants(), *breakers.mutants()]}
     assert set(EQUIVALENT) <= keys
     assert all(len(reason) > 20 for reason in EQUIVALENT.values())
 

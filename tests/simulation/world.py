@@ -6,7 +6,7 @@ import contextlib
 import logging
 import random
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -20,7 +20,7 @@ from simulation.loop import BEGIN, EPOCH, VirtualLoop, current, virtual
 from simulation.nodes import Api, Worker
 from simulation.store import Server, StoreLink, client_of
 from simulation.upstream import Http, ModelServers
-from tasks.settings import ALWAYS, EVERY_SECOND, Settings
+from tasks.settings import ALWAYS, EVERY_SECOND, Settings, TierSettings
 from tasks.store.connection import load_scripts
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ SCRIPTS = load_scripts()  # read once, not by each process anew
 SECRETS = {owner: f"the-secret-of-{owner}" for owner in OWNERS}
 LOOK_SECONDS = 1.7  # between two looks at the store in the middle of it
 START_AGAIN_SECONDS = 3.0  # until a process that died is there again, at most
+TWO_TIERS = 0.6  # share of the runs in which no third is named
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Plan:
     redelivers: bool
     answer_seconds: float  # of the model servers, on average
     settings: Settings
+    older: Settings  # of every other process: they may know a tier less
     faults: tuple[Fault, ...]
     asks: tuple[Ask, ...]
 
@@ -60,6 +62,7 @@ class Plan:
         settings = Settings(
             redis_url="unix:///simulated",
             files_url="memory://simulated",
+            http_client="pyreqwest",  # whose place the simulated one takes
             gpu_url="http://gpu",
             gpu_model="gpu-model" if named else "",
             gpu_timeout_seconds=rng.choice((5.0, 30.0)),
@@ -78,6 +81,10 @@ class Plan:
             key_concurrency=rng.choice((0, 3)) if keyed else 0,
             key_requests_per_minute=rng.choice((0, 60)) if keyed else 0,
         )
+        streams = random.Random(f"{seed} streams")
+        seconds = streams.choice((2.0, 30.0))
+        settings = replace(settings, gpu_next_token_seconds=seconds, cpu_next_token_seconds=seconds)
+        settings, older = _with_tiers(settings, random.Random(f"{seed} tiers"))
         return cls(
             seed=seed,
             workers=workers,
@@ -87,9 +94,27 @@ class Plan:
             redelivers=rng.random() < 0.5,
             answer_seconds=rng.choice((0.1, 0.5, 2.0, 6.0, 15.0)),
             settings=settings,
+            older=older,
             faults=tuple(plan_of(rng, workers)),
-            asks=tuple(asks_of(rng)),
+            asks=tuple(asks_of(rng, streams)),
         )
+
+
+def _with_tiers(settings: Settings, rng: random.Random) -> tuple[Settings, Settings]:
+    """Return settings of three tiers, now and then, and those of who does not know the third."""
+    if rng.random() < TWO_TIERS:
+        return settings, settings
+    l4 = TierSettings(
+        "http://l4",
+        "l4-model" if settings.gpu_model else "",
+        timeout_seconds=rng.choice((5.0, 30.0)),
+        concurrency=rng.choice((1, 3)),
+        fleet_concurrency=rng.choice((0, 2)),
+        wait_seconds=rng.choice((1.0, 10.0)),
+    )
+    tiers = rng.choice(("gpu,l4,cpu", "l4,gpu,cpu", "gpu,cpu,l4"))
+    more = replace(settings, tiers=tiers, more_tiers=(("l4", l4),))
+    return more, rng.choice((more, settings))
 
 
 @dataclass
@@ -172,6 +197,10 @@ class World:
         self.ledger.look()
         if self.loop.time() < BEGIN + 3 * FAULT_SECONDS:
             self.loop.outside_later(LOOK_SECONDS, self._look)
+
+    def settings_of(self, name: str) -> Settings:
+        """Return what a process is started with."""
+        return self.plan.older if self.names.index(name) % 2 else self.plan.settings
 
     def _process(self, kind: str) -> Worker | Api:
         name = f"{kind}-{len(self.names)}"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 import pytest
+from harness.clients import TRIED, ways_of
 from starlette.routing import Route
 
 from api.app import create_app
 from cli.main import main
-from tasks.settings import Settings
+from tasks.settings import Settings, TierSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -31,7 +32,7 @@ def rows(page, beginning):
 def test_the_table_of_settings_is_that_of_the_code():
     table = [
         f"| `{name}` | {f'`{default}`' if default else ''} | {about} |"
-        for name, _, default, about in Settings().rows()
+        for name, _, default, about in (*Settings().rows(), *TierSettings().rows("<TIER>"))
     ]
     shown = rows("reference.md", "| `FALLTHROUGH_")
     assert shown == table, "it must read:\n" + "\n".join(table)
@@ -39,7 +40,7 @@ def test_the_table_of_settings_is_that_of_the_code():
 
 def test_every_route_of_the_api_is_listed():
     served = {
-        (method, route.path)
+        (method, route.path_format)
         for route in create_app(Settings()).routes
         if isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}
@@ -48,6 +49,25 @@ def test_every_route_of_the_api_is_listed():
     served -= {(method, path.removeprefix("/v1")) for method, path in served if "/v1/" in path}
     listed = rows("reference.md", tuple(f"| `{m}` | `/" for m in ("GET", "POST", "DELETE")))
     assert sorted(tuple(row.split("`")[1:4:2]) for row in listed) == sorted(served)
+
+
+def test_the_clients_are_those_that_are_tried_each_with_its_version_and_its_ways():
+    def cell(ways, words):
+        return ", ".join(word for way, word in words.items() if way in ways) or "no"
+
+    table = []
+    for name, tried in TRIED.items():
+        ways = ways_of(tried.file)
+        cells = (
+            cell(ways, {"plain": "sync", "plain_async": "async"}),
+            cell(ways, {"streamed": "sync", "streamed_async": "async"}),
+            cell(ways, {"tools": "plain", "tools_streamed": "streamed"}),
+            cell(ways, {"legacy": "plain", "legacy_streamed": "streamed"}),
+        )
+        label = f"{name}: `{tried.package}`"
+        table.append(f"| {' | '.join((label, tried.version, *cells))} |")
+    shown = rows("clients.md", tuple(f"| {name}: `" for name in TRIED))
+    assert shown == table, "it must read:\n" + "\n".join(table)
 
 
 def commands(group, *path):

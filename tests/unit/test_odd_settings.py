@@ -6,7 +6,6 @@ processes, for some values: tests/integration/test_settings_at_start.py.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from urllib.parse import urlsplit
@@ -15,10 +14,11 @@ import pytest
 
 from api.access import check_exposure, key_ring
 from cli.client import Client
+from fallback_chain import AutoHttp
 from tasks.app import create_app
 from tasks.errors import FallthroughError
 from tasks.hosts import goes_direct
-from tasks.settings import Settings
+from tasks.settings import Settings, specs_of
 from tasks.storage import Storage
 from tasks.store.connection import Connection
 from tasks.telemetry import logs
@@ -207,7 +207,8 @@ def begin(environ):
     connection = Connection(settings.redis_url, scripts={"none": None})
     breakers = build_breakers(settings, connection, lambda _: None)
     _, http = build_models(settings, connection, breakers)
-    http._open()
+    assert isinstance(http, AutoHttp)  # of its two the other connects first, and opens then
+    http._quick._open()
     direct = goes_direct(urlsplit(settings.api_url).hostname or "", settings.no_proxy)
     Client(settings.api_url, settings.api_key, "" if direct else settings.proxy).close()
     logs.configure(settings, "api")
@@ -239,7 +240,7 @@ def fault_of(name, value):
 
 
 @pytest.mark.usefixtures("_around")
-@pytest.mark.parametrize("spec", dataclasses.fields(Settings), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", specs_of(Settings), ids=lambda spec: spec.name)
 def test_an_odd_value_works_or_is_named_in_one_line(spec, capfd):
     name = f"FALLTHROUGH_{spec.name.upper()}"
     faults = {value[:80]: fault for value in VALUES if (fault := fault_of(name, value))}

@@ -93,9 +93,18 @@ by envFrom: a part gets only what it needs, and refuses FALLTHROUGH_ variables t
 
 {{/* What the API and the workers need to speak to model servers and to S3. */}}
 {{- define "ft.upstreamEnv" }}
-{{- range $name := list "FALLTHROUGH_GPU_API_KEY" "FALLTHROUGH_CPU_API_KEY" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+{{- range $tier := splitList "," (include "ft.tiers" .) }}
+{{- $name := printf "FALLTHROUGH_%s_API_KEY" (upper $tier) }}
 {{- include "ft.fromSecret" (list $ $name $name true) }}
 {{- end }}
+{{- range $name := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+{{- include "ft.fromSecret" (list $ $name $name true) }}
+{{- end }}
+{{- end }}
+
+{{/* The names of the model tiers, parted by commas. */}}
+{{- define "ft.tiers" -}}
+{{- .Values.settings.TIERS | default "gpu,cpu" | nospace }}
 {{- end }}
 
 {{/* What only one part needs. Call with (list root part). */}}

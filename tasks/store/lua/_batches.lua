@@ -1,6 +1,8 @@
-local function new_unit(id, queue, batch_id, slice, tier, first_tier, grace, lines)
+local SLICE_BYTES = 1048576  -- as in records/batches: what a slice has of its input, at most
+
+local function new_unit(id, queue, batch_id, slice, tier, grace, lines)
   redis.call('HSET', record(id), 'id', id, 'owner', '', 'created_ms', now, 'attempts', '[]',
-    'first_tier', first_tier, 'batch', batch_id, 'slice', slice, 'lines', lines)
+    'batch', batch_id, 'slice', slice, 'lines', lines)
   redis.call('SADD', batch(batch_id) .. ':units', id)
   start(id, queue, tier, 0, grace)
 end
@@ -13,31 +15,41 @@ local function takes(batch_id, slice)
 end
 
 local function drop_unit(id, batch_id)
+  leave_room(id)
   unlist(id, redis.call('HGET', record(id), 'queue') or 'batch')
   redis.call('DEL', record(id))
   redis.call('SREM', batch(batch_id) .. ':units', id)
 end
 
--- Sends the next slices on their way, as far as the window allows; answers their units.
-local function feed(batch_id, number, grace)
-  local h = redis.call('HMGET', batch(batch_id), 'next', 'slices', 'first_tier')
-  local first, made = tonumber(h[1]), {}
-  local last = math.min(first + number, tonumber(h[2])) - 1
-  for slice = first, last do
-    local id = 'unit_' .. batch_id .. '_' .. slice
-    new_unit(id, 'batch', batch_id, slice, h[3], h[3], grace, '')
-    made[#made + 1] = { id, 0, h[3], 'batch' }
+-- Sends the next slices on their way; answers their units. All open batches share the window, of
+-- which each has one at least: a slice that is sent stands behind few of the others'. The only slice
+-- of a small batch stands behind none of them.
+local function feed(batch_id, window, grace)
+  local key, made = batch(batch_id), {}
+  local h = redis.call('HMGET', key, 'next', 'slices', 'first_tier', 'done')
+  local share = math.floor(window / math.max(redis.call('ZCARD', P .. 'open_batches'), 1))
+  local last = math.min(tonumber(h[4]) + math.max(share, 1), tonumber(h[2])) - 1
+  for slice = tonumber(h[1]), last do
+    local id, queue = 'unit_' .. batch_id .. '_' .. slice, h[2] == '1' and 'batch.begun' or 'batch'
+    new_unit(id, queue, batch_id, slice, h[3], grace, '')
+    made[#made + 1] = { id, 0, h[3], queue }
+    redis.call('HSET', key, 'next', slice + 1)
   end
-  redis.call('HSET', batch(batch_id), 'next', last + 1)
   return made
+end
+
+-- The phases of a small batch do not wait for those of large ones.
+local function new_phase(batch_id, phase, small, grace)
+  local id, queue = 'unit_' .. batch_id .. '_' .. phase, small and 'phases.begun' or 'phases'
+  new_unit(id, queue, batch_id, -1, phase, grace, '')
+  return { id, 0, phase, queue }
 end
 
 -- Has the files of a batch made from what is there; answers the unit to publish.
 local function join(batch_id, grace)
   redis.call('HSET', batch(batch_id), 'finalizing_ms', now)
-  local id = 'unit_' .. batch_id .. '_join'
-  new_unit(id, 'phases', batch_id, -1, 'join', 'join', grace, '')
-  return { id, 0, 'join', 'phases' }
+  local small = redis.call('HGET', batch(batch_id), 'slices') == '1'
+  return new_phase(batch_id, 'join', small, grace)
 end
 
 -- Ends a batch's work: what runs is dropped, what is there is joined. Answers the unit to publish,

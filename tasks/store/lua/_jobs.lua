@@ -11,25 +11,34 @@ local function unlist(id, queue)
   redis.call('ZREM', P .. 'parked', id)
 end
 
+-- Counts how long something took among what took as long in this minute: buckets grow by 10 %,
+-- bucket b holds times up to 1.1 ^ b ms.
+local function note_time(kind, since)
+  local bucket = math.ceil(math.log(math.max(now - tonumber(since), 1)) / math.log(1.1))
+  local minute = P .. kind .. ':' .. math.floor(now / 60000)
+  redis.call('HINCRBY', minute, bucket, 1)
+  redis.call('EXPIRE', minute, 1200)
+end
+
 -- The one way into a final status. The caller has made sure that the job is unfinished.
 -- fields: field, value, ... that come with the result.
 local function finish(id, status, tier, fields)
   local key = record(id)
-  local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms', 'owner')
+  local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms', 'owner',
+    'body_bytes', 'streamed')
   redis.call('HSET', key, 'status', status, 'finished_ms', now)
   if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
-  redis.call('HDEL', key, 'body', 'lease_owner')
+  redis.call('HDEL', key, 'body', 'body_bytes', 'lease_owner')
   redis.call('PEXPIRE', key, known[3])
   unlist(id, known[1])
   redis.call('ZREM', P .. 'deadlines', id)
   redis.call('ZREM', P .. 'queued:' .. known[4], id)
+  release_bytes(known[4], tonumber(known[5] or '0'))
   redis.call('HINCRBY', P .. 'stats', tier .. ':' .. status, 1)
-  if status == 'succeeded' then
-    -- buckets grow by 10 %: bucket b holds latencies up to 1.1 ^ b ms
-    local bucket = math.ceil(math.log(math.max(now - tonumber(known[2]), 1)) / math.log(1.1))
-    local minute = P .. 'latency:' .. math.floor(now / 60000)
-    redis.call('HINCRBY', minute, bucket, 1)
-    redis.call('EXPIRE', minute, 1200)
+  if status == 'succeeded' then note_time('latency', known[2]) end
+  if known[6] then
+    redis.call('SREM', P .. 'streams', id)
+    redis.call('HINCRBY', P .. 'events', 'streams:' .. status, 1)
   end
   redis.call('PUBLISH', P .. 'finished', id)
 end
@@ -49,10 +58,56 @@ local function dispatch(id, from, queue, tier, attempt, grace)
   start(id, queue, tier, attempt, grace)
 end
 
+-- How many lines stand at a tier that the one above it has sent down, a bounded number at a time.
+local function sent_down(tier)
+  local lines, entries = 0, redis.call('HGETALL', P .. 'sent_down')
+  for i = 1, #entries, 2 do
+    local at, number = entries[i + 1]:match('^(.*):(%d+)$')
+    if redis.call('EXISTS', record(entries[i])) == 0 then
+      redis.call('HDEL', P .. 'sent_down', entries[i])
+    elseif at == tier then
+      lines = lines + tonumber(number)
+    end
+  end
+  return lines
+end
+
+-- A unit, or so many of its lines, leaves the tier that it was sent down to: others have room there.
+local function leave_room(id, lines)
+  local at, number = (redis.call('HGET', P .. 'sent_down', id) or ''):match('^(.*):(%d+)$')
+  if not at then return end
+  local left = lines and tonumber(number) - lines or 0
+  if left > 0 then
+    redis.call('HSET', P .. 'sent_down', id, at .. ':' .. left)
+  else
+    redis.call('HDEL', P .. 'sent_down', id)
+  end
+  redis.call('PUBLISH', P .. 'room', id)
+end
+
 -- Whether a record is at work under this lease: not swept, dropped or ended meanwhile.
 local function leased_by(id, me)
   local h = redis.call('HMGET', record(id), 'status', 'lease_owner')
   return h[1] == 'running' and h[2] == me
+end
+
+-- Adds an entry to the log of a job's stream, after so many chunks that are there; false if they are
+-- not. Its id is the number of chunks with it, so that it is there once.
+local function add_to_log(id, before, with, entry, ttl)
+  local key = P .. 'stream:' .. id
+  local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  local at = last and tonumber(last[1]:match('^%d+')) or 0
+  if at >= with then return true end
+  if at ~= before then return false end
+  redis.call('XADD', key, with .. '-0', 'e', entry)
+  redis.call('PEXPIRE', key, ttl)
+  if at == 0 then
+    redis.call('HSET', record(id), 'streamed', 1)
+    redis.call('SADD', P .. 'streams', id)
+    note_time('first_word', redis.call('HGET', record(id), 'created_ms'))
+  end
+  redis.call('PUBLISH', key, entry)
+  return true
 end
 
 local function lease(id, me, queue, milliseconds)
@@ -79,14 +134,13 @@ end
 local function move(id, me, from, attempt, to, due, token, grace)
   local key = record(id)
   local h = redis.call('HMGET', key, 'status', 'tier', 'attempt', 'lease_owner', 'queue',
-    'moved_by', 'first_tier')
+    'moved_by')
   local at = tonumber(h[3] or '-1')
   if h[1] == 'running' and h[2] == from and at == attempt and h[4] == me then
-    local tier = to
-    if tier == '' then tier = h[7] end
+    if to ~= from or due >= 0 then leave_room(id) end
     redis.call('HSET', key, 'moved_by', token)
     local queue = due >= 0 and fresh(h[5]) or begun(h[5])
-    dispatch(id, h[5], queue, tier, attempt + 1, grace)
+    dispatch(id, h[5], queue, to, attempt + 1, grace)
     if due >= 0 then
       redis.call('ZREM', P .. 'dispatched:' .. queue, id)
       redis.call('ZADD', P .. 'parked', now + due, id)

@@ -1,7 +1,8 @@
 -- Leases a unit. ARGV from 3: lease_owner, lease_ms, tier, unit, attempt.
 -- Answers false (stale, ended; or its slice's part is written, and it is dropped), or {batch, slice,
 -- lines of the unit, "offset:length:lines:first", batch's fields: owner, options, endpoint, input_file_id, status, ms to its end, ending,
--- ms since its dispatch, queue, attempts (JSON), then the slice's results so far: field, value, ...}.
+-- ms since its dispatch, queue, attempts (JSON), then what is known of the slice: field, value, ...;
+-- of a line's result only that it is there, value '': together they may be larger than a process}.
 -- Asked again by the same lease owner (its answer was lost), it answers the same.
 -- finds batch:* part:* the unit's record names them
 local me, lease_ms, tier, id, attempt = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
@@ -21,7 +22,12 @@ local b = redis.call('HMGET', batch(batch_id), 'owner', 'options', 'endpoint', '
 local range, known = '', {}
 if slice >= 0 then
   range = redis.call('LINDEX', batch(batch_id) .. ':slices', slice)
-  known = redis.call('HGETALL', results(batch_id, slice))
+  local part = results(batch_id, slice)
+  for _, field in ipairs(redis.call('HKEYS', part)) do
+    local is_result = field:find('^%d')
+    known[#known + 1] = field
+    known[#known + 1] = is_result and '' or redis.call('HGET', part, field)
+  end
 end
 return { batch_id, slice, lines, range, b[1], b[2], b[3], b[4], b[5],
   tonumber(b[6]) - now, b[7] or '', now - tonumber(dispatched), queue, h[10] or '[]', known }

@@ -17,6 +17,7 @@ for _, row in ipairs(files) do
     'bytes', bytes, 'filename', filename, 'purpose', 'batch_output', 'expires_ms', expires)
   redis.call('ZADD', P .. 'files:' .. owner, now, file)
   redis.call('ZADD', P .. 'file_expiry', expires, file)
+  count_file(file, owner, bytes)
   redis.call('HSET', key, kind .. '_file_id', file)
 end
 redis.call('HINCRBY', key, 'failed', unanswered)

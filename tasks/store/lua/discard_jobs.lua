@@ -5,13 +5,15 @@
 local owner, number = ARGV[3], tonumber(ARGV[4])
 local keys, ids, stayed = list(5, number), list(5 + number), 0
 for _, id in ipairs(ids) do
-  local h = redis.call('HMGET', record(id), 'status', 'attempt', 'queue', 'owner', 'told')
+  local h = redis.call('HMGET', record(id), 'status', 'attempt', 'queue', 'owner', 'told',
+    'body_bytes')
   local status, attempt, queue, its_owner, told = h[1], h[2], h[3], h[4], h[5]
   if status == 'queued' and attempt == '0' and not told then
     unlist(id, queue)
     redis.call('ZREM', P .. 'deadlines', id)
     redis.call('ZREM', P .. 'owner:' .. its_owner, id)
     redis.call('ZREM', P .. 'queued:' .. its_owner, id)
+    release_bytes(its_owner, tonumber(h[6] or '0'))
     redis.call('DEL', record(id))
   elseif status then
     stayed = stayed + 1

@@ -1,10 +1,14 @@
--- Ends a job. ARGV from 3: id, tier, attempt, status, tier_used, then field, value, ...
--- Answers 1 if this was the finish, 0 if it came too late: first finish wins.
--- finds latency:* the server's minute names it
+-- Ends a job. ARGV from 3: id, tier, attempt, status, tier_used, then what ends the log of its stream
+-- (chunks before, chunks with it, entry: '' for none; ttl_ms), then field, value, ...
+-- Answers 1 if this was the finish, 0 if it came too late: first finish wins; -1 if the log has lost
+-- what it had: the job is not ended then.
+-- finds latency:* first_word:* the server's minute names them
 -- finds queued:* the record names its owner
 local id, tier, attempt, status, tier_used = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local fields = list(8)
+local before, with, entry, ttl = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11]
+local fields = list(12)
 local h = redis.call('HMGET', record(id), 'status', 'tier', 'attempt')
 if h[1] ~= 'running' or h[2] ~= tier or h[3] ~= attempt then return 0 end
+if entry ~= '' and not add_to_log(id, before, with, entry, ttl) then return -1 end
 finish(id, status, tier_used ~= '' and tier_used or '-', fields)
 return 1

@@ -1,6 +1,5 @@
 -- Hands jobs on (to another tier, or back to the same one), or parks them. ARGV from 3:
--- lease_owner, from_tier, to_tier ('' = the job's first), grace_ms, due_in_ms (-1 = dispatch now),
--- token, then per job: id, attempt, attempts (JSON), failures.
+-- lease_owner, from_tier, to_tier, grace_ms, due_in_ms (-1 = dispatch now), token, then per job: id, attempt, attempts (JSON), failures.
 -- Answers per job the new attempt, or -1 if it is no longer the asker's.
 local me, from, to, grace = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local due, token, jobs = tonumber(ARGV[7]), ARGV[8], rows(9, 4)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from harness.waiting import eventually, turns
 
-from api import callers as module
 from api.callers import Caller, Callers
 from tasks.errors import StoreUnavailable
 from tasks.records.idempotency import IdempotencyKey
@@ -51,12 +50,11 @@ async def test_who_cannot_come_back_has_his_job_cancelled_at_once(callers, jobs)
 
 
 @pytest.mark.parametrize(("keys", "left"), [([UNCHOSEN], [UNCHOSEN]), ([OWN], [])])
-async def test_who_may_come_back_has_the_time_to(callers, jobs, monkeypatch, keys, left):
+async def test_who_may_come_back_has_the_time_to(callers, jobs, keys, left):
     callers.leave(Caller("job_1", "ann", keys))
     await turns(20)
     assert jobs.moves == [("leave", "job_1", "ann", left)]
-    monkeypatch.setattr(module, "BACK_SECONDS", 0.01)
-    callers.leave(Caller("job_2", "ann", keys))
+    callers.leave(Caller("job_2", "ann", keys, back_seconds=0.01))
     await eventually(lambda: len(jobs.moves) == 3)
     assert jobs.moves[-1] == ("cancel", "job_2", "ann", True)
 

@@ -14,7 +14,8 @@ from api.app import PREFIX, create_app
 from api.errors import ApiError
 from api.openapi import document
 from api.routing import Description, Route, Undescribed
-from api.schemas import jobs_of
+from api.schemas import Deadlines, jobs_of, submission_of
+from fallback_chain import Endpoint
 from tasks.settings import Settings
 
 
@@ -39,12 +40,14 @@ def test_no_route_is_there_twice(routes):
 
 def test_every_route_is_described_or_says_why_not(app, routes):
     described = {
-        (route.method, route.path) for route in routes if isinstance(route.description, Description)
+        (route.method, route.path_format)
+        for route in routes
+        if isinstance(route.description, Description)
     }
     paths = document(app)["paths"]
     assert described == {(m.upper(), path) for path, methods in paths.items() for m in methods}
     for route in routes:
-        if (route.method, route.path) not in described:
+        if (route.method, route.path_format) not in described:
             assert isinstance(route.description, Undescribed), route.path
 
 
@@ -80,7 +83,8 @@ def test_every_operation_says_each_status_that_any_may_answer(operations):
         ), name
         assert not {"default", "5XX"} & set(operation["responses"]), name
         # Of a job that three workers died with; of nothing else.
-        assert ("500" in operation["responses"]) == (name == "post /v1/chat/completions")
+        waits = {f"post {endpoint}" for endpoint in Endpoint}
+        assert ("500" in operation["responses"]) == (name in waits)
         assert ("413" in operation["responses"]) == ("requestBody" in operation)
 
 
@@ -101,7 +105,8 @@ def test_every_reply_is_described_whole(operations):
         ({"prompt": None}, False),
         ({}, False),
         ({"messages": [{"role": "user"}], "extra": 1}, True),
-        ({"messages": [{"role": "user"}], "stream": True}, False),
+        ({"messages": [{"role": "user"}], "stream": True}, True),
+        ({"messages": [{"role": "user"}], "stream": "yes"}, False),
         ({"requests": [{"prompt": "x"}]}, True),
         ({"requests": []}, False),
         ({"requests": [{}]}, False),
@@ -116,6 +121,45 @@ def test_the_document_of_a_job_is_as_strict_as_the_api(app, operations, body, fi
     assert jsonschema_rs.is_valid(schema, body) == fits
     try:
         jobs_of(body, "ann", 60)
+    except ApiError:
+        assert not fits
+    else:
+        assert fits
+
+
+MODEL = {"model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "fits"),
+    [
+        (Endpoint.COMPLETIONS, {"prompt": "x"}, True),
+        (Endpoint.COMPLETIONS, {"prompt": ["x"]}, True),
+        (Endpoint.COMPLETIONS, {"prompt": ["x", "y"]}, False),
+        (Endpoint.COMPLETIONS, {"prompt": [7]}, False),
+        (Endpoint.COMPLETIONS, {}, False),
+        (Endpoint.EMBEDDINGS, {"input": "x"}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": "x"}, True),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": ["x", "y"]}, True),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": [7, 8]}, True),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": [[7], [8]]}, True),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": ["x", ""]}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": ["x"] * 2049}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": [7] * 2049}, True),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": []}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": [-1]}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": [2**31]}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": "x", "encoding_format": "base64"}, True),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": "x", "encoding_format": "hex"}, False),
+        (Endpoint.EMBEDDINGS, {**MODEL, "input": "x", "dimensions": 0}, False),
+    ],
+)
+def test_the_document_of_who_waits_is_as_strict_as_the_api(app, operations, endpoint, body, fits):
+    content = operations[f"post {endpoint}"]["requestBody"]["content"]["application/json"]
+    schema = {**content["schema"], "components": document(app)["components"]}
+    assert jsonschema_rs.is_valid(schema, body) == fits
+    try:
+        submission_of(body, endpoint, {}, "ann", Deadlines(60, 60))
     except ApiError:
         assert not fits
     else:

@@ -19,8 +19,10 @@ def test_a_job_and_a_chat_completion_are_handled_by_the_same_fields():
     "answer", [b'{"choices": [7]}', b"{", b"7", b'{"choices": [], "x": 1e999}']
 )
 def test_a_kept_answer_that_cannot_be_read_is_told_and_hides_nothing(answer):
-    told = {"id": "job_1", "status": Status.SUCCEEDED, "answer": msgspec.Raw(answer)}
+    told = {"id": "job_1", "status": Status.SUCCEEDED, "queue": "interactive.begun"}
+    told["answer"] = msgspec.Raw(answer)
     record = JobRecord(**dict.fromkeys(JobRecord.__struct_fields__) | told)
     shown = msgspec.json.decode(msgspec.json.encode(show(record)))
     assert (shown["id"], shown["status"], shown["answer"]) == ("job_1", "succeeded", None)
     assert shown["error"]["code"] == "unreadable_answer"
+    assert shown["queue"] == "interactive"

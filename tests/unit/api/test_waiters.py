@@ -24,14 +24,17 @@ class Store:
     async def get(self, job_id, owner):
         return SimpleNamespace(id=job_id, owner=owner, status=self.status)
 
-    async def events(self, *_):
+    def subscription(self, *_):
+        return self
+
+    async def messages(self):
         yield None
         if self.broken:
             self.broken -= 1
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a stranger's message")
         self.listening.set()
         while True:
-            yield "finished", await self.finishes.get()
+            yield "finished", (await self.finishes.get()).encode()
 
     def finish(self, job_id):
         self.status = Status.SUCCEEDED

@@ -1,22 +1,35 @@
 """The breaker as the quick start uses it, and what it promises beyond."""
 
 import asyncio
+import math
+import os
+import signal
+import warnings
 
 import pytest
+from harness.waiting import eventually, turns
 
 from circuit_breaker import (
+    ChangeLostError,
     CircuitBreaker,
     CircuitBreakerConfig,
     CircuitBreakerError,
     CircuitState,
     MemoryStore,
     Outcome,
+    Override,
     Permit,
     Refusal,
     get_circuit_breaker,
 )
 from circuit_breaker.errors import StoreError
-from circuit_breaker.events import CallRejected, LateResult, StateChanged, StoreUnavailable
+from circuit_breaker.events import (
+    CallRejected,
+    LateResult,
+    Overridden,
+    StateChanged,
+    StoreUnavailable,
+)
 
 
 class Clock:
@@ -77,6 +90,20 @@ async def test_it_closes_after_enough_probes_succeeded():
     assert breaker.state == CircuitState.HALF_OPEN
     await breaker.call(work)
     assert breaker.state == CircuitState.CLOSED
+
+
+async def test_it_tells_when_a_probe_is_due():
+    clock = Clock()
+    breaker, _ = make(clock)
+    assert breaker.due_in_seconds is None
+    await open_up(breaker)
+    assert breaker.due_in_seconds == 30
+    clock.now += 29_000
+    assert breaker.due_in_seconds == 1
+    clock.now += 2_000
+    assert breaker.due_in_seconds == 0
+    breaker.reset()
+    assert breaker.due_in_seconds is None
 
 
 async def test_a_probe_that_fails_opens_it_again():
@@ -284,3 +311,269 @@ async def test_an_open_breaker_refuses_without_asking_the_store():
     for _ in range(100):
         assert isinstance(await breaker.acquire(), Refusal)
     assert store.asked == before
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [("fine", Outcome.SUCCESS), ("bad", Outcome.FAILURE)],
+)
+async def test_a_predicate_judges_results(result, outcome):
+    breaker, events = make(failure_threshold=1, is_failure=lambda each: each == "bad")
+
+    async def answer():
+        return result
+
+    assert await breaker.call(answer) == result
+    assert [event.outcome for event in events if hasattr(event, "outcome")] == [outcome]
+    assert (breaker.state is CircuitState.OPEN) is (outcome is Outcome.FAILURE)
+
+
+async def answer_of(call, work):
+    """What a synchronous or an asynchronous call comes to."""
+    answer = call(work)
+    return await answer if asyncio.iscoroutine(answer) else answer
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [(ConnectionError, True), (KeyError, False)],
+)
+async def test_a_predicate_judges_exceptions(error, counts):
+    breaker, _ = make(failure_threshold=1, is_failure=lambda each: isinstance(each, OSError))
+
+    def work():
+        raise error
+
+    for call in (breaker.call_sync, breaker.call):
+        with pytest.raises(error):
+            await answer_of(call, work)
+        assert (breaker.state is CircuitState.OPEN) is counts
+        breaker.reset()
+
+
+async def test_a_call_over_its_time_limit_fails_whatever_a_predicate_says():
+    breaker, _ = make(failure_threshold=1, timeout_seconds=0.01, is_failure=lambda _: False)
+    with pytest.raises(TimeoutError):
+        await breaker.call(asyncio.Event().wait)
+    assert breaker.state is CircuitState.OPEN
+
+
+async def test_a_predicate_that_raises_counts_for_nothing_and_keeps_no_permit():
+    clock = Clock()
+    breaker, _ = make(clock, is_failure=lambda _: 1 / 0)
+    for call in (breaker.call_sync, breaker.call):
+        with pytest.raises(ZeroDivisionError):
+            await answer_of(call, lambda: 1)
+    assert breaker._local.view("b")[1].consecutive_failures == 0
+
+
+async def test_calls_that_are_slow_open_it():
+    breaker, _ = make(slow_call_seconds=0.001, slow_call_rate=1.0, minimum_calls=2)
+
+    async def slow():
+        await asyncio.sleep(0.002)
+
+    for _ in range(2):
+        await breaker.call(slow)
+    assert breaker.state is CircuitState.OPEN
+
+
+def drawn(*places):
+    """What is drawn by chance, in turn; then the middle."""
+    left = list(places)
+    return lambda: left.pop(0) if left else 0.5
+
+
+async def ramping(store, clock, *places):
+    """A breaker that has just closed after an outage; its next call's place is drawn."""
+    config = CircuitBreakerConfig(ramp_seconds=10, failure_threshold=1, success_threshold=1)
+    breaker = CircuitBreaker("b", config, store, draw=lambda: 0.5)
+    await breaker.record(await breaker.acquire(), Outcome.FAILURE)
+    clock.now += 30_000
+    breaker._seen_at = 0.0
+    await breaker.record(await breaker.acquire(), Outcome.SUCCESS)
+    breaker._first_at, breaker._draw = math.inf, drawn(*places)
+    return breaker
+
+
+async def test_while_it_ramps_up_a_share_of_calls_goes_through_and_refusal_tells_nothing():
+    clock = Clock()
+    breaker = await ramping(MemoryStore(clock), clock, 0.05, 0.5, 0.5, 0.95)
+    assert breaker.share == pytest.approx(0.1)
+    assert isinstance(await breaker.acquire(), Permit)
+    refused = await breaker.acquire()
+    assert (refused.reason, refused.state) == ("ramping", CircuitState.CLOSED)
+    assert 0 < refused.retry_after_seconds < 1
+    assert breaker.refusal() is None
+    clock.now += 5_000
+    assert breaker.share == pytest.approx(0.55)
+    assert isinstance(await breaker.acquire(), Permit)
+    clock.now += 5_000
+    assert breaker.share == 1
+    assert isinstance(await breaker.acquire(), Permit)
+
+
+async def test_a_lone_call_goes_through_while_it_ramps_up():
+    clock = Clock()
+    breaker = await ramping(MemoryStore(clock), clock, 0.99, 0.99)
+    breaker._first_at = 0.0  # its last one was long ago
+    assert isinstance(await breaker.acquire(), Permit)
+    assert isinstance(await breaker.acquire(), Refusal), "it is no longer a lone one"
+
+
+async def test_a_shared_breaker_ramps_up_by_its_view_without_asking():
+    store = SharedStore()
+    store.inner = MemoryStore(clock := Clock())
+    breaker = await ramping(store, clock, *[0.999] * 5, 0.01)
+    asked = store.asked
+    for _ in range(5):
+        assert (await breaker.acquire()).reason == "ramping"
+    assert isinstance(await breaker.acquire(), Permit)
+    assert store.asked == asked
+
+
+async def test_successes_that_share_a_record_count_each():
+    store = SharedStore()
+    config = CircuitBreakerConfig(failure_rate=0.5, minimum_calls=1000)
+    breaker = CircuitBreaker("b", config, Slowly(store.inner))
+    permits = [await breaker.acquire() for _ in range(50)]
+    await asyncio.gather(*(breaker.record(permit, Outcome.SUCCESS) for permit in permits))
+    await eventually(lambda: store.inner.view("b")[1].calls == 50)
+
+
+@pytest.mark.parametrize("form", ["sync", "async"])
+async def test_by_hand_it_is_opened_disabled_and_left_to_itself(form):
+    clock = Clock()
+    breaker, events = make(clock)
+
+    async def by_hand(name, *who):
+        return (
+            getattr(breaker, name)(*who)
+            if form == "sync"
+            else await getattr(breaker, f"a{name}")(*who)
+        )
+
+    view = await by_hand("force_open", "ann", "a new model")
+    assert (view.override, view.by, view.why) == (Override.OPEN, "ann", "a new model")
+    assert Overridden("b", Override.OPEN, "ann", "a new model") in events
+    assert breaker.state is CircuitState.OPEN
+    assert breaker.due_in_seconds == math.inf
+    assert breaker.refusal().reason == "forced_open"
+    clock.now += 10**9
+    with pytest.raises(CircuitBreakerError):
+        await breaker.call(work)
+    await by_hand("disable", "bob", "no guard")
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            await breaker.call(fail)
+    assert breaker.due_in_seconds is None
+    await by_hand("auto", "bob", "guarded")
+    await open_up(breaker)
+    view = await by_hand("reset", "ann", "well")
+    assert (view.state, view.override, view.by) == (CircuitState.CLOSED, Override.NONE, "ann")
+
+
+async def test_what_an_operator_wants_and_nobody_stored_is_said_to_be_lost():
+    store = SharedStore()
+    store.down = True
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(), store)
+    with pytest.raises(ChangeLostError, match="'b' was not changed"):
+        await breaker.aforce_open("ann", "a new model")
+    with pytest.raises(ChangeLostError):
+        breaker.reset()
+    store.down = False
+    assert breaker.force_open("ann", "a new model").override is Override.OPEN
+
+
+async def test_alone_a_breaker_keeps_to_what_was_done_by_hand():
+    store = SharedStore()
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(), store)
+    breaker.force_open("ann", "a new model")
+    store.down = True
+    await breaker.view()
+    assert (await breaker.acquire()).reason == "forced_open"
+
+
+class Slowly:
+    """A store that answers a moment later; `gate`, if set, is awaited before or after the step."""
+
+    def __init__(self, inner):
+        self.inner, self.gates, self.reached = inner, {}, asyncio.Event()
+
+    def __getattr__(self, what):
+        async def ask(*args):
+            await self._pass((what, "before"))
+            answer = getattr(self.inner, what)(*args)
+            await self._pass((what, "after"))
+            return answer
+
+        return ask
+
+    async def _pass(self, place):
+        await asyncio.sleep(0)
+        if place in self.gates:
+            self.reached.set()
+            await self.gates[place].wait()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["acquire", "work", "record"])
+async def test_a_probe_that_is_cancelled_anywhere_gives_its_place_back(step, when):
+    clock, gate = Clock(), asyncio.Event()
+    inner = MemoryStore(clock)
+    store = Slowly(inner)
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(success_threshold=9), store)
+    await open_up(breaker)
+    clock.now += 30_000
+    breaker._seen_at = 0.0  # what it knows is a second old
+    store.gates = {(step, when): gate}
+
+    async def probed():
+        if step == "work":
+            store.reached.set()
+            await gate.wait()
+
+    call = asyncio.create_task(breaker.call(probed))
+    await store.reached.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    gate.set()
+    await turns(50)
+    view = inner.view("b")[1]
+    assert (view.state, view.probes) == (CircuitState.HALF_OPEN, 0)
+    assert isinstance(await breaker.acquire(), Permit)
+
+
+def test_a_child_of_a_fork_is_not_locked_out_by_what_its_parent_held():
+    breaker, _ = make()
+    breaker.call_sync(str)
+    with breaker._local._lock, breaker._lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of threads, of which there are none
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            os._exit(0 if breaker.call_sync(lambda: 7) == 7 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert breaker.call_sync(lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"failure_rate": 0},
+        {"failure_rate": 1.5},
+        {"slow_call_rate": -1},
+        {"slow_call_seconds": 0},
+        {"window_seconds": 0},
+        {"minimum_calls": 0},
+        {"recovery_multiplier": 0.5},
+        {"recovery_cap_seconds": -1},
+        {"recovery_jitter": 2},
+        {"ramp_seconds": -1},
+        {"saturation_limit_seconds": 0},
+    ],
+)
+def test_a_senseless_rule_is_named(config):
+    with pytest.raises(ValueError, match=next(iter(config))):
+        CircuitBreakerConfig(**config)

@@ -16,6 +16,7 @@ from harness.commands import FALLTHROUGH, environ, run
 from harness.waiting import free_port, wait_until
 
 from cli import batches
+from cli.batches import Pace
 from cli.client import ApiAwayError, Client
 from cli.input_file import input_file
 from cli.prompts import InputError
@@ -80,6 +81,15 @@ def shown(status: str, completed: int = 0, **fields: Any) -> tuple[int, dict[str
     counts = {"total": 2, "completed": completed, "failed": 0}
     known = {"id": "b1", "status": status, "request_counts": counts}
     return 200, {**known, "output_file_id": None, "error_file_id": None, **fields}
+
+
+def test_the_pace_is_that_of_late_so_that_an_outage_is_seen():
+    pace = Pace()
+    assert pace.rate(100.0, 50) == 0, "what was answered before is no pace"
+    assert [pace.rate(100.0 + s, 50 + 160 * s) for s in range(1, 31)] == [160] * 30
+    stalled = [pace.rate(130.0 + s, 4850) for s in range(1, 21)]
+    assert stalled[4] == 80
+    assert stalled[10:] == [0] * 10
 
 
 @pytest.fixture
@@ -209,3 +219,12 @@ def test_a_wrong_url_names_its_line(tmp_path, url):
 def test_prompts_with_a_byte_order_mark_become_a_batch(tmp_path):
     [line], endpoint = as_input(tmp_path, '\ufeff{"prompt": "x"}\n')
     assert (line["body"], endpoint) == (BODY, CHAT)
+
+
+def test_its_summary_says_which_model_answered_how_many_lines(api):
+    models = {"cpu": {"small": 1}, "gpu": {"large": 40, "old": 2}, "cache": {"large": 3}}
+    told = {"tiers": {"gpu": 42, "cpu": 1, "cache": 3}, "models": models}
+    api.answers["/v1/batches/b1"] = shown("completed", 2, fallthrough=told)
+    done = run("batch", "attach", "b1", "--url", api.url)
+    said = "answered: 40 by gpu large, 3 by cache large, 2 by gpu old, 1 by cpu small"
+    assert said in done.stderr.splitlines()

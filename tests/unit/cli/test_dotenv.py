@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cli.dotenv import KEYS, LARGEST, PROXY, read_dotenv
+from cli.dotenv import LARGEST, PROXY, TIERS, keys_of, read_dotenv
 from tasks.errors import SettingsError
-from tasks.settings import Settings
+from tasks.settings import Settings, TierSettings
 
 SECRET = "hunter2"  # noqa: S105 - made up
+
+
+NAMED = Settings(tiers="gpu,h100,cpu", more_tiers=(("h100", TierSettings()),))
+KEYS = keys_of("gpu,h100,cpu")
 
 
 @pytest.fixture
@@ -104,21 +108,24 @@ def test_what_is_larger_than_any_of_them_is_not_read(file):
 
 
 def test_every_key_that_is_sent_has_its_url():
-    names = {row.variable for row in Settings().rows()}
+    names = {row.variable for row in NAMED.rows()}
     assert {name for name in names if name.endswith("_KEY")} == {*KEYS.values()}
     assert {*KEYS, PROXY} <= names
 
 
 @pytest.mark.parametrize(("url", "key"), KEYS.items())
 def test_a_key_of_the_environment_is_not_sent_where_the_file_says(file, url, key):
-    file.write_text(f"{url}=http://evil.example\n")
+    file.write_text(f"{TIERS}=h100,gpu,cpu\n{url}=http://evil.example\n")
     said = refusal(file, {key: SECRET})
     assert f"{url} would be sent {key} of the environment: set both there" in said
     # Nobody's key goes anywhere.
-    assert read_dotenv(file, {key: " "}) == {url: "http://evil.example"}
-    assert read_dotenv(file, {key: SECRET, url: "http://mine"}) == {}
+    file.write_text(f"{url}=http://evil.example\n")
+    named = {TIERS: "h100"}
+    assert f"{url} would be sent {key}" in refusal(file, {key: SECRET, **named})
+    assert read_dotenv(file, {key: " ", **named}) == {url: "http://evil.example"}
+    assert read_dotenv(file, {key: SECRET, url: "http://mine", **named}) == {}
     file.write_text(f"{url}=http://mine\n{key}=mine\n")
-    assert set(read_dotenv(file, {})) == {url, key}
+    assert set(read_dotenv(file, named)) == {url, key}
 
 
 @pytest.mark.parametrize(
@@ -130,5 +137,6 @@ def test_a_key_of_the_environment_is_not_sent_where_the_file_says(file, url, key
 )
 def test_no_proxy_of_the_files_hears_a_secret_of_the_environment(file, environ):
     file.write_text(f"{PROXY}=http://evil.example\n")
-    assert f"{PROXY} would be sent {next(iter(environ))}" in refusal(file, environ)
+    named = {TIERS: "h100"}
+    assert f"{PROXY} would be sent {next(iter(environ))}" in refusal(file, {**environ, **named})
     assert read_dotenv(file, {}) == {PROXY: "http://evil.example"}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cli.terminal import echo, shown, speak_any_locale
+from cli.terminal import aligned, echo, shown, speak_any_locale
 
 EVIL = "a\x1b]0;owned\x07b\x9b31mc\rd\x08"
 
@@ -53,3 +53,13 @@ def test_what_a_locale_cannot_write_breaks_nothing_off(monkeypatch):
     echo("starting … ü")
     stream.flush()
     assert written.getvalue() == b"starting ? \xfc\n"
+
+
+def test_cells_stand_under_one_another_and_none_is_cut():
+    long = "batch_" + "0" * 200
+    rows = [("batch", "owner", "of"), (long, "猫", "4"), ("b", "ann", "")]
+    assert aligned(rows) == [
+        f"{'batch':206}  owner  of",
+        f"{long}  猫     4",
+        f"{'b':206}  ann",
+    ]

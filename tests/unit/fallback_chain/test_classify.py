@@ -124,6 +124,25 @@ def test_verdicts(status, body, verdict):
     assert classify(reply(status, body), now=0).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "verdict", "detail"),
+    [
+        (404, {"detail": "Not Found"}, Verdict.UNFIT, "HTTP 404 not supported"),
+        (405, b"", Verdict.UNFIT, "HTTP 405 not supported"),
+        (501, b"", Verdict.UNFIT, "HTTP 501 not supported"),
+        (404, VLLM_NO_MODEL, Verdict.UNFIT, "HTTP 404 no such model"),
+        (401, b"", Verdict.MISCONFIGURED, "HTTP 401"),
+        (500, b"", Verdict.FAILURE, "HTTP 500"),
+    ],
+)
+def test_a_server_without_the_path_lacks_it_and_is_well(status, body, verdict, detail):
+    """Chats go on: one who asks for something else could else have its tier held."""
+    meaning = classify(reply(status, body), now=0, endpoint="/v1/completions")
+    assert (meaning.verdict, meaning.detail) == (verdict, detail)
+    if verdict is Verdict.UNFIT:
+        assert meaning.error["message"]
+
+
 WORDLESS = {
     Verdict.REFUSED: {413, 414, 415, 416, 431, 451},
     Verdict.SATURATED: {429, 529},

@@ -13,6 +13,7 @@ SCHEMA_TEXT = '{"type":"object"}'
 TOOL = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
 STRICT = {"type": "function", "function": {"name": "look", "parameters": SCHEMA, "strict": True}}
 OTHER = {"type": "function", "function": {"name": "other"}}
+OF_WORDS = [need for need in Need if need is not Need.EMBEDDINGS]
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -194,7 +195,8 @@ def test_a_form_is_demanded_or_only_checked(body, strict, checkable, other):
         ("text", set()),
         ("json,tools", {Need.JSON, Need.TOOLS}),
         (" JSON , text", {Need.JSON}),
-        (",".join(Need), set(Need)),
+        (",".join(OF_WORDS), set(OF_WORDS)),
+        ("embeddings", {Need.EMBEDDINGS}),
     ],
 )
 def test_a_tier_accepts(text, accepts):
@@ -203,7 +205,7 @@ def test_a_tier_accepts(text, accepts):
 
 @pytest.mark.parametrize("text", ["jsn", "json,", ",", "json tools"])
 def test_an_unknown_word_is_named_beside_the_known_ones(text):
-    known = "text, schema, json, tools, images, audio, video, files, n, logprobs"
+    known = "text, schema, json, tools, images, audio, video, files, n, logprobs, embeddings"
     with pytest.raises(ValueError, match=f"is not one of {known}$") as caught:
         parse_accepts(text)
     assert repr(text.split(",")[-1]) in str(caught.value)
@@ -215,6 +217,15 @@ def test_a_tier_lacks_what_it_does_not_accept_in_a_fixed_order():
     assert lacks(needs, parse_accepts("text")) == ["schema", "tools", "n", "logprobs"]
     assert lacks(needs, parse_accepts("n,schema")) == ["tools", "logprobs"]
     assert lacks(NOTHING, parse_accepts("text")) == []
+
+
+def test_a_tier_that_embeds_and_does_nothing_else_lacks_every_chat():
+    alone, vectors = parse_accepts("embeddings"), Needs.of({"model": "m", "input": "x", "n": 2})
+    assert lacks(NOTHING, alone) == lacks(Needs.of({**PLAIN, "input": "x"}), alone) == ["chat"]
+    assert lacks(Needs.of({"prompt": "x", "n": 2}), alone) == ["chat"]
+    assert [lacks(vectors, accepts) for accepts in (alone, None, parse_accepts("text"))] == [[]] * 3
+    with pytest.raises(ValueError, match="stands alone"):
+        parse_accepts("embeddings, json")
 
 
 JSON = st.recursive(

@@ -11,8 +11,18 @@ from harness.upstream import completion
 from harness.waiting import eventually
 
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, MemoryStore, Outcome
-from circuit_breaker.events import CallRecorded
-from fallback_chain import ChatTier, Need, Reply, TierConfig, UpstreamError, Verdict, fit_of
+from circuit_breaker.events import CallRecorded, CallRejected
+from fallback_chain import (
+    ChatTier,
+    Endpoint,
+    Need,
+    Needs,
+    Reply,
+    TierConfig,
+    UpstreamError,
+    Verdict,
+    fit_of,
+)
 
 SCHEMA = {
     "type": "object",
@@ -38,8 +48,8 @@ def call(name, arguments="{}"):
 class Server:
     """An HTTP client that gets one reply, or one error; models: of its list."""
 
-    def __init__(self, reply=None, models=b'{"data": [{"id": "m"}]}') -> None:
-        self.reply, self.models, self.asked = reply, models, []
+    def __init__(self, reply=None, models=b'{"data": [{"id": "m"}]}', status=200) -> None:
+        self.reply, self.models, self.status, self.asked = reply, models, status, []
 
     async def request(self, method, url, *, headers, content, timeout_seconds):
         if method == "GET":
@@ -47,23 +57,46 @@ class Server:
         self.asked.append(msgspec.json.decode(content))
         if isinstance(self.reply, Exception):
             raise self.reply
-        return Reply(200, {}, json.dumps(self.reply).encode())
+        return Reply(self.status, {}, json.dumps(self.reply).encode())
 
     async def aclose(self):
         """There is nothing to close."""
 
 
 class Stand:
-    """A tier, what it asked, and how often its breaker counted a failure."""
+    """A tier, what it asked, and how often its breaker counted a failure, and refused."""
 
     def __init__(self, server, **config) -> None:
-        self.server, self.failures = server, 0
+        self.server, self.failures, self.rejections = server, 0, 0
         fields = {"model": "m", "api_key": None, "timeout_seconds": 5.0, **config}
         breaker = CircuitBreaker("b", CircuitBreakerConfig(), MemoryStore(), on_event=self._heard)
         self.tier = ChatTier(TierConfig("cpu", "http://cpu", **fields), breaker, server)
 
     def _heard(self, event):
         self.failures += isinstance(event, CallRecorded) and event.outcome is Outcome.FAILURE
+        self.rejections += isinstance(event, CallRejected)
+
+
+@pytest.mark.parametrize(
+    ("adapts", "headers", "held"),
+    [
+        (False, {}, True),
+        (True, {}, False),
+        (True, {"retry-after": "7"}, True),
+    ],
+)
+async def test_where_the_limit_adapts_a_busy_server_is_held_for_no_longer_than_it_says(
+    adapts, headers, held
+):
+    server = Server()
+    server.request = lambda *_, **__: _given(Reply(429, headers, b'{"error": "slow down"}'))
+    tier = Stand(server, adapts=adapts).tier
+    assert (await tier.ask(PLAIN)).attempt.verdict is Verdict.SATURATED
+    assert (tier.refusal() is not None) is held
+
+
+async def _given(reply):
+    return reply
 
 
 @pytest.mark.parametrize(
@@ -147,12 +180,80 @@ async def test_a_tier_is_not_asked_for_what_it_lacks(accepts, body, detail):
     stand = Stand(
         Server(completion('{"n": 1}')), accepts=None if accepts is None else frozenset(accepts)
     )
-    misfit, trial = stand.tier.misfit(body), await stand.tier.ask(body)
+    misfit, trial = stand.tier.misfit(Needs.of(body)), await stand.tier.ask(body)
     assert (misfit.attempt.detail if misfit else "") == detail
     assert len(stand.server.asked) == (not detail)
     assert trial.attempt.verdict is (Verdict.UNFIT if detail else Verdict.ANSWERED)
     if detail:
         assert trial.attempt.detail == detail
+
+
+EMBED = {"model": "m", "input": ["a", "b"]}
+VECTORS = {"data": [{"index": n, "embedding": [0.5]} for n in range(2)], "model": "m"}
+
+
+async def embed(stand, body=EMBED):
+    return await stand.tier.ask(body, endpoint=Endpoint.EMBEDDINGS)
+
+
+@pytest.mark.parametrize(
+    ("own", "models", "asked"),
+    [
+        ("m", b'{"data": []}', 1),
+        (None, b'{"data": [{"id": "other"}, {"id": "m"}]}', 1),
+        ("other", b'{"data": [{"id": "other"}, {"id": "m"}]}', 1),
+        ("other", b'{"data": [{"id": "other"}]}', 0),
+        (None, b'{"data": [{"id": "other"}]}', 0),
+        (None, b'{"data": []}', 0),
+    ],
+    ids=["its own", "listed", "beside its own", "another's own", "another", "none known"],
+)
+async def test_only_the_very_model_that_is_named_embeds(own, models, asked):
+    stand = Stand(Server(VECTORS, models), model=own)
+    trial = await embed(stand)
+    assert [body["model"] for body in stand.server.asked] == ["m"] * asked
+    if asked:
+        assert trial.attempt.verdict is Verdict.ANSWERED
+        assert json.loads(trial.answer) == VECTORS
+    else:
+        assert (trial.attempt.verdict, trial.attempt.detail) == (Verdict.UNFIT, "no such model")
+        assert trial.error["code"] == "model_not_found"
+        assert stand.failures == 0
+
+
+async def test_a_model_that_a_server_was_given_since_is_found():
+    server = Server(VECTORS, b'{"data": [{"id": "other"}]}')
+    stand = Stand(server, model=None)
+    assert (await embed(stand)).attempt.verdict is Verdict.UNFIT
+    server.models = b'{"data": [{"id": "m"}]}'
+    assert (await embed(stand)).attempt.verdict is Verdict.ANSWERED
+
+
+async def test_a_model_that_a_server_has_lost_is_replaced_by_no_other():
+    server = Server({"error": {"message": "The model `m` does not exist."}}, status=404)
+    stand = Stand(server, model=None)
+    await stand.tier.models()
+    trial = await embed(stand)
+    assert (trial.attempt.verdict, len(server.asked)) == (Verdict.UNFIT, 1)
+    server.models = b'{"data": [{"id": "other"}]}'
+    assert (await embed(stand)).attempt.detail == "no such model"
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("reply", [completion("x"), {"data": VECTORS["data"][:1]}, []])
+async def test_a_reply_without_a_vector_for_each_input_is_the_tiers_failure(reply):
+    stand = Stand(Server(reply))
+    trial = await embed(stand)
+    assert (trial.attempt.verdict, trial.attempt.detail) == (Verdict.FAILURE, "no embeddings")
+    assert stand.failures == 1
+
+
+async def test_vectors_that_are_too_many_bytes_are_no_fault_of_the_server():
+    stand = Stand(Server(UpstreamError("more than 9 bytes", "too large")))
+    trial = await embed(stand)
+    assert (trial.attempt.verdict, trial.attempt.detail) == (Verdict.UNFIT, "answer too large")
+    assert stand.failures == 0
+    assert (await stand.tier.ask(PLAIN)).attempt.verdict is Verdict.FAILURE
 
 
 @pytest.mark.parametrize("error", [ValueError("Bearer sk-secret\n"), RuntimeError(), KeyError("x")])
@@ -165,9 +266,17 @@ async def test_whatever_goes_wrong_is_the_tiers_failure_and_shows_no_key(error, 
     assert "secret" not in caplog.text
 
 
-async def test_what_a_server_did_is_told_as_before():
-    trial = await Stand(Server(UpstreamError("reset", "reset"))).tier.ask(PLAIN)
-    assert (trial.attempt.verdict, trial.attempt.detail) == (Verdict.FAILURE, "reset")
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (UpstreamError("ReadError", "reset"), "reset"),
+        (UpstreamError("refused", "connect"), "connect"),
+        (UpstreamError("wrong host name", "tls"), "tls: wrong host name"),
+    ],
+)
+async def test_what_a_server_did_is_told_as_before(error, detail):
+    trial = await Stand(Server(error)).tier.ask(PLAIN)
+    assert (trial.attempt.verdict, trial.attempt.detail) == (Verdict.FAILURE, detail)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +333,18 @@ async def test_an_answer_that_is_here_is_kept_by_one_who_is_cut_off(answered):
     await eventually(lambda: stand.failures == (not answered))
 
 
+async def test_what_its_breaker_says_is_the_tiers_to_tell():
+    stand = Stand(Server(UpstreamError("reset", "reset")))
+    assert (stand.tier.refusal(), stand.tier.reject(), stand.tier.closed) == (None, None, True)
+    assert await stand.tier.due_seconds() == 0
+    for _ in range(3):
+        await stand.tier.ask(PLAIN)
+    assert not stand.tier.closed
+    assert stand.tier.refusal().reason == stand.tier.reject().reason == "open"
+    assert 29 < await stand.tier.due_seconds() <= 30
+    assert stand.rejections == 1
+
+
 @pytest.mark.parametrize(
     ("verdict", "detail", "fit"),
     [
@@ -237,3 +358,20 @@ async def test_an_answer_that_is_here_is_kept_by_one_who_is_cut_off(answered):
 )
 def test_how_an_answer_fits_is_said_of_its_last_try(verdict, detail, fit):
     assert fit_of(verdict, detail) == fit
+
+
+@pytest.mark.parametrize(
+    ("own", "listed", "detail"),
+    [
+        ("m", '{"data": [{"id": "other"}]}', "HTTP 404 no such model"),
+        ("m", '{"data": []}', "HTTP 404 no such model"),
+        (None, '{"data": [{"id": "m"}]}', "HTTP 404 no such model"),
+        (None, '{"data": [{"id": "other"}]}', "HTTP 404 no such model"),
+        (None, '{"data": []}', "HTTP 404 no such model, as it was named"),
+    ],
+)
+async def test_a_model_that_only_the_caller_named_is_told_apart_from_the_tiers(own, listed, detail):
+    missing = {"error": {"code": "model_not_found"}}
+    stand = Stand(Server(missing, listed.encode(), status=404), model=own)
+    trial = await stand.tier.ask(PLAIN)
+    assert (trial.attempt.verdict, trial.attempt.detail) == (Verdict.UNFIT, detail)

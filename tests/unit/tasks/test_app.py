@@ -8,11 +8,13 @@ from pathlib import Path
 from ssl import CERT_NONE, CERT_REQUIRED
 
 import pytest
+from harness.records import ORDER
 
-from tasks.app import create_app
+from tasks.app import create_app, tier_of
 from tasks.errors import SettingsError
 from tasks.records.batches import PHASES
-from tasks.records.jobs import TIERS, Queue, Ref
+from tasks.records.jobs import Queue, Ref
+from tasks.records.outcomes import HandBack
 from tasks.settings import Settings
 
 ENTRY = "tasks.celery"
@@ -23,23 +25,52 @@ def app():
     return create_app(Settings(broker_url="memory://"))
 
 
+# As a message has it: the next task is the last.
+CHAIN = [{"task": "tasks.cache"}, {"task": "tasks.l4"}]
+
+
 class Runner:
     """Notes what a task gives it to do, and leaves what a test sets."""
 
-    def __init__(self, left=()) -> None:
-        self.left = list(left)
+    def __init__(self, left=(), outcomes=()) -> None:
+        self.left, self.outcomes = list(left), list(outcomes)
         self.calls: list[tuple] = []
 
     def __call__(self, *call):
-        self.calls.append(call)
+        *call, report = call
+        self.calls.append(tuple(call))
+        for outcome in self.outcomes:
+            report.note(outcome)
         return self.left
 
 
 def test_there_is_a_task_for_every_tier_and_phase_and_no_other(app):
     ours = {name for name in app.tasks if name.startswith("tasks.")}
-    assert ours == {f"tasks.{name}" for name in TIERS + PHASES}
-    assert len(ours) == 6
-    assert {app.tasks[f"tasks.{name}"].tier for name in TIERS + PHASES} == {*TIERS, *PHASES}
+    names = (*ORDER, *PHASES)
+    assert ours == {f"tasks.{name}" for name in names}
+    assert {app.tasks[f"tasks.{name}"].tier for name in names} == {*names}
+
+
+def test_each_tier_that_is_named_has_its_task():
+    app = create_app(Settings(broker_url="memory://", tiers="h100, l4,cpu"))
+    ours = {name for name in app.tasks if name.startswith("tasks.")}
+    assert ours == {f"tasks.{name}" for name in ("h100", "l4", "cpu", "cache", *PHASES)}
+
+
+@pytest.mark.parametrize(
+    ("task", "tier"),
+    [
+        ("tasks.l4", "l4"),
+        ("tasks.gpu", "gpu"),
+        ("tasks.L4", ""),
+        ("tasks.l4.more", ""),
+        ("tasks." + "x" * 17, ""),
+        ("tasks.", ""),
+        ("l4", ""),
+    ],
+)
+def test_what_may_be_another_processs_tier_is_known_by_its_tasks_name(task, tier):
+    assert tier_of(task) == tier
 
 
 def test_there_is_a_queue_for_every_kind_of_work(app):
@@ -80,23 +111,37 @@ def test_a_task_has_its_runner_do_the_work(app, routing_key, queue):
     app.runner = Runner([Ref("job_2", 1)])
     task = app.tasks["tasks.gpu"]
     info = {"routing_key": routing_key} if routing_key else None
-    task.push_request(id="slice-1", delivery_info=info, chain=["the next task"])
+    task.push_request(id="slice-1", delivery_info=info, chain=CHAIN)
     try:
         assert task.run([["job_1", 0], ["job_2", 0]]) == [Ref("job_2", 1)]
-        assert task.request.chain == ["the next task"]
+        assert task.request.chain == CHAIN
     finally:
         task.pop_request()
     refs = [Ref("job_1", 0), Ref("job_2", 0)]
-    assert app.runner.calls == [("gpu", refs, queue)]
+    assert app.runner.calls == [("gpu", refs, queue, "l4")]
 
 
 def test_where_nothing_is_left_the_chain_ends(app):
     app.runner = Runner()
     task = app.tasks["tasks.gpu"]
-    task.push_request(id="slice-1", chain=["the next task"])
+    task.push_request(id="slice-1", chain=CHAIN)
     try:
         assert task.run([["job_1", 0]]) == []
         assert task.request.chain is None
+    finally:
+        task.pop_request()
+
+
+def test_a_task_knows_what_its_last_run_in_this_thread_did(app):
+    task = app.tasks["tasks.gpu"]
+    task.push_request(id="slice-1", chain=[])
+    try:
+        app.runner = Runner(outcomes=[HandBack()])
+        task.run([["job_1", 0]])
+        assert (task.report.event, task.report.text) == ("task-handed_back", "handed back 1")
+        app.runner = Runner()
+        task.run([["job_1", 0]])
+        assert (task.report.event, task.report.text) == ("task-succeeded", "")
     finally:
         task.pop_request()
 

@@ -86,3 +86,33 @@ async def test_what_has_ended_in_time_is_not_told_as_cut_off(drain, call, caplog
     call.go.set()  # and whoever watches it has not had its turn yet
     await asyncio.wait_for(stopping, 5)
     assert not caplog.records
+
+
+async def test_who_asked_for_it_is_told_before_anything_else(drain):
+    told = []
+    drain.at_start(lambda: told.append(drain.started))
+    await drain.run(0.0)
+    assert told == [True]
+
+
+async def test_who_hands_over_what_is_cut_off_is_waited_for_and_not_cut_off(drain, call):
+    handed_over = []
+
+    async def hand_over():
+        await asyncio.wait([call.task])
+        await turns()
+        handed_over.append(call.task.cancelled())
+
+    drain.wait_for(asyncio.create_task(hand_over()))
+    await asyncio.wait_for(drain.run(0.01), 5)
+    assert handed_over == [True]
+
+
+async def test_who_hands_over_is_waited_for_though_nothing_is_called(drain):
+    ended = asyncio.Event()
+    drain.wait_for(asyncio.create_task(ended.wait()))
+    stopping = asyncio.create_task(drain.run(60))
+    await turns()
+    assert not drain.cut_off
+    ended.set()
+    await asyncio.wait_for(stopping, 5)

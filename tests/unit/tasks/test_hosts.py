@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.hosts import goes_direct, http_url, is_loopback, may_be_called
+from tasks.hosts import goes_direct, http_url, is_loopback, may_be_called, shown_host
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,15 @@ def test_names_are_allowed_whole(host, allowed, may):
 )
 def test_who_is_reached_without_the_proxy(host, exceptions, direct):
     assert goes_direct(host, exceptions) is direct
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://gpu:8000/v1", "gpu:8000"),
+        ("https://me:secret@gpu.example/v1", "gpu.example"),
+        ("http://user:p@ss@[::1]:8000", "[::1]:8000"),
+    ],
+)
+def test_a_servers_place_is_shown_without_what_only_it_may_know(url, shown):
+    assert shown_host(url) == shown

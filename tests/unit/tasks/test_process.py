@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import socket
 import subprocess
 import sys
@@ -66,3 +67,34 @@ def test_a_process_that_is_not_stopped_in_time_ends_itself_and_says_so():
         process.DIED,
         "not stopped in time: this process ends now\n",
     )
+
+
+MUCH_AND_LITTLE = """
+from pathlib import Path
+from tasks import process
+
+def megabytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+if {told}:
+    process.give_back_memory()
+before = megabytes()
+bytearray(5_000_000)  # from now on glibc takes so much from its heap
+kept = []
+for _ in range(20):
+    large = [bytearray(4_000_000) for _ in range(5)]
+    kept.append(bytearray(2_000))
+    del large
+    kept += [bytearray(3_900_000), bytearray(2_000)]
+kept = [each for each in kept if len(each) < 10_000]
+print(megabytes() - before)
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="of glibc's malloc")
+@pytest.mark.parametrize("told", [True, False])
+def test_large_blocks_that_are_free_go_back_to_the_system(told):
+    command = [sys.executable, "-c", MUCH_AND_LITTLE.format(told=told)]
+    grown = float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert (grown < 5) is told

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +11,14 @@ from pyreqwest.http import Url
 from pyreqwest.proxy import ProxyBuilder
 
 from cli.client import Client
-from fallback_chain import Need, normalise_url, parse_accepts
+from fallback_chain import BREAKER_NAMES, Need, normalise_url, parse_accepts, split_urls
+from fallback_chain.httpx_http import with_ascii_host
 from tasks.errors import SettingsError
-from tasks.settings import NEEDS, Settings, masked_url
+from tasks.records.batches import PHASES
+from tasks.records.order import CACHE
+from tasks.records.policies import tier_names
+from tasks.setting_kinds import NEEDS, NO_TIERS, masked_url
+from tasks.settings import SEED_TIERS, Settings, TierSettings, specs_of
 from tasks.tiers.build import tier_configs
 
 SECRET = "hunter2"  # noqa: S105 - made up
@@ -59,6 +63,10 @@ def refusal(**values):
         ("GPU_TIMEOUT_SECONDS", "1e15", "at most 1000000000"),
         ("DRAIN_SECONDS", "1e10", "at most 1000000000"),
         ("MAX_QUEUED_JOBS", "9" * 20, "at most"),
+        ("GPU_PRIORITY", "sglang", "not one of off, vllm, dynamo"),
+        ("GPU_LIMIT", "9..4", "no lowest..highest"),
+        ("CPU_LIMIT", "0..4", "no lowest..highest"),
+        ("GPU_LIMIT", "64", "no lowest..highest"),
         ("LOG_LEVEL", "loud", "INFO"),
         ("LOG_FORMAT", "xml", "auto, json or text"),
         ("PORT", "70000", "65535"),
@@ -80,7 +88,7 @@ def test_a_variable_of_two_lines_is_named_in_one():
 
 
 @pytest.mark.parametrize("blanks", ["\n", "\r\n", " ", "\t", "\u00a0"])
-@pytest.mark.parametrize("spec", dataclasses.fields(Settings), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", specs_of(Settings), ids=lambda spec: spec.name)
 def test_blanks_around_a_value_are_none_of_it(spec, blanks):
     values = {
         "redis_url": "redis://:pw@box:1/2",
@@ -132,6 +140,7 @@ def test_what_no_header_can_carry_is_no_key_and_is_not_shown(name, key):
         *(f"http:///{SECRET}", f"http://:8000/{SECRET}", f"http://user:{SECRET}@"),
         *(f"http://a..b/{SECRET}", f"http://.a/{SECRET}", f"http://{SECRET}{'a' * 64}"),
         *(f"http://{SECRET}*", f"http://a%20{SECRET}", f"http://a,{SECRET}", f"http://<{SECRET}>"),
+        *(f"http://-ü/{SECRET}", f"http://☃.net/{SECRET}", f"http://xn--a/{SECRET}"),
         *(f"http://1.2.3.999/{SECRET}", f"http://{SECRET}.1", f"http://1.2.3.4.5/{SECRET}"),
         *(
             f"http://::1/{SECRET}",
@@ -214,7 +223,9 @@ def test_every_url_that_is_taken_is_one_for_the_tiers_client_too(authority):
         settings = read(GPU_URL=url)
     except SettingsError:
         return
-    assert Url(normalise_url(settings.gpu_url)).host_str  # it raises: within a job
+    for each in split_urls(settings.gpu_url):
+        assert Url(normalise_url(each)).host_str  # it raises: within a job
+        assert httpx.URL(with_ascii_host(normalise_url(each))).host
 
 
 @given(AUTHORITIES)
@@ -390,6 +401,32 @@ def test_a_request_carries_either_a_key_or_a_password(url, key):
     assert read(**{url: f"http://user:{SECRET}@host"})
 
 
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("http://a:1,http://b:2", ["http://a:1", "http://b:2"]),
+        ("http://a/v1 ,\n https://b/v1,", ["http://a/v1", "https://b/v1"]),
+        ("http://u:p,q@a,http://b", ["http://u:p,q@a", "http://b"]),
+    ],
+)
+def test_a_tier_may_have_several_servers(text, urls):
+    settings = read(GPU_URL=text, CPU_URL=text)
+    for config in tier_configs(settings).values():
+        assert [each.url for each in config.endpoints] == urls
+
+
+def test_of_several_servers_each_is_looked_at_and_none_of_their_passwords_is_shown():
+    urls = f"http://u:{SECRET}1@a,http://u:{SECRET}2@b"
+    [row] = [row for row in read(GPU_URL=urls).rows() if row.variable == "FALLTHROUGH_GPU_URL"]
+    assert row.value == "http://***@a, http://***@b"
+    assert "http://host" in refusal(GPU_URL=f"http://a, http://u:{SECRET}@b:x")
+    assert "http://host" in refusal(GPU_URL=",")
+    assert "http://host" in refusal(GPU_URL="http://a,b")
+    said = refusal(GPU_URL=f"http://a,http://u:{SECRET}@b", GPU_API_KEY="sk-0")
+    assert "FALLTHROUGH_GPU_API_KEY is set" in said
+    assert "http://host" in refusal(API_URL="http://a,http://b"), "of the API there is one"
+
+
 def test_a_link_for_people_carries_no_password():
     assert SECRET not in refusal(FLOWER_URL=f"http://user:{SECRET}@flower")
 
@@ -465,6 +502,13 @@ def test_the_broker_is_the_store_when_both_urls_name_one_server(store, broker, s
     assert Settings(redis_url=store, broker_url=broker).broker_is_store is same
 
 
+def test_the_tiers_of_a_batch_are_named_as_jobs_fall_through():
+    known = Settings.from_env({"FALLTHROUGH_BATCH_TIERS": " gpu, cache "})
+    assert tier_names(known.batch_tiers) == ("gpu", "cache")
+    with pytest.raises(SettingsError, match="BATCH_TIERS: 'degraded' is not one of"):
+        Settings.from_env({"FALLTHROUGH_BATCH_TIERS": "gpu,degraded"})
+
+
 def test_needs_are_named_as_the_tiers_name_them():
     assert {*NEEDS} == {"text", *Need}
 
@@ -478,6 +522,8 @@ def test_needs_are_named_as_the_tiers_name_them():
         ("json, Tools", ""),
         ("json,cookies", "'cookies' is not one of text, schema, json"),
         ("json,,", "'' is not one of text"),
+        ("embeddings", ""),
+        ("embeddings, json", "embeddings stands alone"),
     ],
 )
 def test_what_a_tier_accepts_is_named_in_known_words(name, text, fault):
@@ -531,4 +577,135 @@ def test_only_the_gpu_tiers_answers_pass_whatever_they_are():
 def test_an_option_of_the_store_that_is_not_for_all_who_read_it_is_refused(url):
     with pytest.raises(SettingsError, match=r"^FALLTHROUGH_REDIS_URL: one of its options") as error:
         read(REDIS_URL=url)
+    assert "hunter2" not in str(error.value)
+
+
+# Tiers that are named
+
+THREE = {
+    "FALLTHROUGH_TIERS": "h100, l4,cpu",
+    "FALLTHROUGH_H100_URL": "http://h100-1:8000,http://h100-2:8000",
+    "FALLTHROUGH_H100_API_KEY": "secret",
+    "FALLTHROUGH_H100_LIMIT": "4..256",
+    "FALLTHROUGH_L4_URL": "http://l4:8000",
+    "FALLTHROUGH_L4_FLEET_CONCURRENCY": "8",
+    "FALLTHROUGH_CPU_URL": "http://cpu:11434",
+}
+
+
+def test_each_tier_that_is_named_has_settings_of_its_own():
+    settings = Settings.from_env(THREE)
+    tiers = settings.model_tiers
+    assert list(tiers) == ["h100", "l4", "cpu"]
+    assert (tiers["h100"].limit, tiers["h100"].concurrency) == ("4..256", 64)
+    assert (tiers["l4"].url, tiers["l4"].fleet_concurrency) == ("http://l4:8000", 8)
+    assert tiers["cpu"] == Settings(cpu_url="http://cpu:11434").model_tiers["cpu"]
+    assert Settings.from_env(settings.environ()) == settings
+
+
+def test_the_two_of_the_seed_are_the_default():
+    assert list(Settings().model_tiers) == ["gpu", "cpu"]
+    gpu, cpu = Settings(gpu_concurrency=9, cpu_concurrency=3).model_tiers.values()
+    assert (gpu.calls_here, gpu.fleet_concurrency, gpu.check) == (9, 0, 0)
+    assert (cpu.calls_here, cpu.fleet_concurrency, cpu.check) == (1, 3, 1)
+
+
+def test_whatever_can_be_set_of_a_seeds_tier_is_read_into_it():
+    """A field that is added to one of them, and forgotten in the other place, would do nothing."""
+    for tier in SEED_TIERS:
+        other = {"cpu": {"concurrency", "check"}, "gpu": {"fleet_concurrency", "wait_seconds"}}
+        for spec in specs_of(TierSettings):
+            if spec.name in other[tier]:
+                continue
+            name = {("cpu", "fleet_concurrency"): "cpu_concurrency", ("gpu", "check"): "check_gpu"}
+            value = spec.default + 7 if isinstance(spec.default, int | float) else "4..5"
+            settings = Settings(**{name.get((tier, spec.name), f"{tier}_{spec.name}"): value})
+            assert getattr(settings.model_tiers[tier], spec.name) == value
+
+
+def test_named_tiers_are_shown_without_their_keys():
+    shown = {row.variable: row.value for row in Settings.from_env(THREE).rows()}
+    assert shown["FALLTHROUGH_H100_API_KEY"] == "********"
+    assert shown["FALLTHROUGH_L4_FLEET_CONCURRENCY"] == "8"
+    assert "secret" not in repr(Settings.from_env(THREE))
+
+
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"TIERS": ""}, "TIERS: '' can be no tier's name"),
+        ({"TIERS": "gpu,,cpu"}, "TIERS: '' can be no tier's name"),
+        ({"TIERS": "GPU"}, "TIERS: 'GPU' can be no tier's name"),
+        ({"TIERS": "l-4"}, "TIERS: 'l-4' can be no tier's name"),
+        ({"TIERS": "x" * 17}, "can be no tier's name"),
+        ({"TIERS": "gpu,cpu,gpu"}, "TIERS: it names gpu more than once"),
+        *(({"TIERS": f"gpu,{name}"}, f"'{name}' can be no tier's name") for name in NO_TIERS),
+        (
+            {"TIERS": "gpu,api"},
+            "TIERS: a tier cannot be named api: FALLTHROUGH_API_URL is a setting",
+        ),
+        ({"TIERS": "key"}, "a tier cannot be named key: FALLTHROUGH_KEY_CONCURRENCY is a setting"),
+        ({"TIERS": "a,a_fleet"}, "named a_fleet: FALLTHROUGH_A_FLEET_CONCURRENCY is a setting"),
+        ({"L4_URL": "http://l4"}, "FALLTHROUGH_L4_URL: no such setting.*TIERS names no tier l4"),
+        ({"TIERS": "l4", "L4_URLS": "http://l4"}, "did you mean FALLTHROUGH_L4_URL"),
+        ({"TIERS": "l4", "L4_CONCURRENCY": "0"}, "L4_CONCURRENCY: 0 is out of range"),
+        ({"TIERS": "l4", "GPU_URL": "http://g"}, "GPU_URL: FALLTHROUGH_TIERS does not name gpu"),
+        (
+            {"TIERS": "l4", "L4_URL": "http://a:b@l4", "L4_API_KEY": "key"},
+            "FALLTHROUGH_L4_URL: it has a user or password, and FALLTHROUGH_L4_API_KEY is set",
+        ),
+        ({"TIERS": "h100,l4", "STRICT_FINISH": "gpu"}, "'gpu' is no 1, 0, h100 or l4"),
+        ({"TIERS": "h100,l4", "BATCH_TIERS": "gpu"}, "'gpu' is not one of h100, l4, cache"),
+    ],
+)
+def test_a_tier_that_cannot_be_is_named(environ, fault):
+    with pytest.raises(SettingsError, match=fault):
+        Settings.from_env({f"FALLTHROUGH_{name}": value for name, value in environ.items()})
+
+
+def test_no_tier_is_named_as_a_phase_is():
+    assert {*NO_TIERS} == {CACHE, "degraded", *PHASES}
+    assert {*SEED_TIERS} < {*BREAKER_NAMES}
+
+
+ORIGIN = "is no origin: a scheme, a host and a port alone"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", ""),
+        ("*", ""),
+        (" https://a.example , HTTP://localhost:3000,http://[::1]:8080", ""),
+        ("tauri://localhost,chrome-extension://abcdef", ""),
+        ("https://xn--bcher-kva.example", ""),
+        ("*,https://a.example", "stands alone"),
+        ("https://a.example/", ORIGIN),
+        ("https://a.example/path", ORIGIN),
+        ("https://a.example?x", ORIGIN),
+        ("https://user:hunter2@a.example", ORIGIN),
+        ("https://*.a.example", ORIGIN),
+        ("https://b\u00fccher.example", ORIGIN),
+        ("https://", ORIGIN),
+        ("a.example", ORIGIN),
+        ("//a.example", ORIGIN),
+        ("null", ORIGIN),
+        ("https://[a.example]", ORIGIN),
+        ("http://::1", ORIGIN),
+        ("https://a.example:0", ORIGIN),
+        ("https://a.example:70000", "ports go from 1 to 65535"),
+        ("https://a.example:443", "browsers leave out the port"),
+        ("http://a.example:80", "browsers leave out the port"),
+        ("https://a.example https://b.example", ORIGIN),
+    ],
+)
+def test_an_origin_is_what_a_browser_sends(text, fault):
+    environ = {"FALLTHROUGH_CORS_ORIGINS": text}
+    if not fault:
+        assert Settings.from_env(environ).cors_origins == text.strip()
+        return
+    with pytest.raises(SettingsError, match="FALLTHROUGH_CORS_ORIGINS: ") as error:
+        Settings.from_env(environ)
+    assert fault in str(error.value)
+    assert "\n" not in str(error.value)
     assert "hunter2" not in str(error.value)

@@ -194,3 +194,32 @@ def test_what_files_cannot_lie_in_is_told_in_one_line(url, fault):
         Storage(url)
     assert "hunter2" not in str(error.value)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("where", ["storage", "object_store"])
+def test_a_defect_of_who_writes_is_no_error_of_the_storage(where, request):
+    place = request.getfixturevalue(where)
+    with pytest.raises(KeyError), place.writing("parts/a"):
+        raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("method", "mode", "call"),
+    [
+        ("_fetch_range", "rb", lambda file: file.read()),
+        ("_fetch_range", "rb", list),
+        ("_upload_chunk", "wb", lambda file: file.write(b"x" * (WRITE_BLOCK + 1))),
+    ],
+)
+def test_what_an_object_stores_own_client_raises_later_is_an_error_of_the_system_too(
+    object_store, monkeypatch, method, mode, call
+):
+    class ClientError(Exception):
+        """As boto's: no OSError."""
+
+    object_store.write("parts/a", b"x")
+    monkeypatch.setattr(S3File, method, Mock(side_effect=ClientError("SlowDown")))
+    file = object_store.open("parts/a", mode)
+    with pytest.raises(OSError, match="SlowDown"):
+        call(file)
+    file.sent.closed = True

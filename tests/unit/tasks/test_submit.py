@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from harness.fakes import FakePublisher
 from harness.waiting import turns
 
+from fallback_chain import Body
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
 from tasks.records.batches import BatchOptions, Endpoint, NewBatch
 from tasks.records.idempotency import IdempotencyKey
@@ -20,13 +22,14 @@ JOBS = [
         id=f"job_{n}",
         owner="ann",
         queue=Queue.BATCH,
-        body={},
+        body=Body.of({}),
         options=Options(),
         deadline_seconds=60.0,
     )
     for n in (1, 2)
 ]
 KEYS = [IdempotencyKey("name", "0" * 32, lookup=True)]
+VALIDATION = Dispatch("unit_batch_1_validate", 0, "validate", "phases")
 BATCH = NewBatch("batch_1", "ann", Endpoint.CHAT, "file-1", "24h", {}, BatchOptions())
 
 
@@ -48,9 +51,9 @@ class FakeStore:
         self.durability = SimpleNamespace(job=self._safe, batch=self._safe)
         self.safe = True
 
-    async def _create(self, jobs, tier, keys):
-        self.moves.append(("create", [job.id for job in jobs], tier, keys))
-        return 1234.5, self.earlier
+    async def _create(self, jobs, order, keys):
+        self.moves.append(("create", [job.id for job in jobs], order, keys))
+        return 1234.5, self.earlier, "interactive.begun"
 
     async def _discard(self, owner, ids, keys):
         if self.away:
@@ -59,7 +62,7 @@ class FakeStore:
 
     async def _create_batch(self, batch, keys):
         self.moves.append(("create_batch", batch.id, keys))
-        return self.batch_id
+        return self.batch_id, [VALIDATION] if self.batch_id == batch.id else []
 
     async def _cancel(self, batch_id, owner):
         self.moves.append(("cancel", batch_id, owner))
@@ -85,7 +88,7 @@ async def store():
 
 @pytest.fixture
 def publisher():
-    return FakePublisher(("cpu", "cache"))
+    return FakePublisher(("cpu",))
 
 
 @pytest.fixture
@@ -95,8 +98,22 @@ async def submitter(store, publisher):
 
 async def test_jobs_are_recorded_and_published_at_the_first_tier(submitter, store, publisher):
     assert await submitter.submit(JOBS, KEYS) == (1234.5, None)
-    assert store.moves == [("create", ["job_1", "job_2"], "cpu", KEYS), ("safe", "job_1")]
-    assert publisher.published == [("cpu", "batch", [Ref("job_1", 0), Ref("job_2", 0)])]
+    assert store.moves == [
+        ("create", ["job_1", "job_2"], ("cpu", "cache"), KEYS),
+        ("safe", "job_1"),
+    ]
+    assert publisher.published == [("cpu", "interactive.begun", [Ref("job_1", 0), Ref("job_2", 0)])]
+
+
+async def test_each_job_is_published_where_the_first_tier_is_that_may_answer_it(
+    submitter, publisher
+):
+    only_cached = msgspec.structs.replace(JOBS[0], options=Options(tiers=("cache",)))
+    await submitter.submit([only_cached, JOBS[1]])
+    assert publisher.published == [
+        ("cache", "interactive.begun", [Ref("job_1", 0)]),
+        ("cpu", "interactive.begun", [Ref("job_2", 0)]),
+    ]
 
 
 async def test_what_an_earlier_request_made_is_not_made_again(submitter, store, publisher):
@@ -171,8 +188,7 @@ async def test_only_a_new_batch_is_validated(submitter, store, publisher, batch_
     store.batch_id = batch_id
     assert await submitter.submit_batch(BATCH, KEYS) == batch_id
     assert store.moves == [("create_batch", "batch_1", KEYS), ("safe", batch_id)]
-    validation = Dispatch("unit_batch_1_validate", 0, "validate", "phases")
-    assert publisher.dispatched == ([validation] if batch_id == "batch_1" else [])
+    assert publisher.dispatched == ([VALIDATION] if batch_id == "batch_1" else [])
 
 
 @pytest.mark.parametrize("cancelled", [None, [], [Dispatch("unit_join", 0, "join", "phases")]])

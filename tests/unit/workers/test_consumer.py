@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from celery import Task
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from tasks.app import create_app
@@ -68,3 +69,28 @@ def test_what_the_broker_refuses_is_not_asked_for_at_once_again(
     consumer.on_connection_error_after_connected(error)
     assert bool(waited) is waits
     assert collected, "no goodbye is said over a connection that may be dead"
+
+
+@pytest.mark.parametrize(
+    ("task", "known"),
+    [("tasks.l4", True), ("tasks.gpu", True), ("tasks.L-4", False), ("os.system", False)],
+)
+def test_a_tier_that_others_of_the_fleet_know_has_its_task_here_too(
+    consumer, task, known, caplog, monkeypatch
+):
+    """Celery would drop its message: the record would wait for the sweeper, again and again."""
+    consumer.strategies = {"tasks.gpu": None}
+    consumer.hostname = "here"
+    monkeypatch.setattr(Task, "start_strategy", lambda task, app, consumer: task.name)
+    consumer._know_tier(SimpleNamespace(headers={"task": task}))
+    assert (task in consumer.strategies) == known
+    assert ("not set up here" in caplog.text) == (task == "tasks.l4")
+    if known:
+        assert consumer.app.tasks[task].tier == task.removeprefix("tasks.")
+
+
+@pytest.mark.parametrize("headers", [None, {}, {"task": 7}, {"task": None}])
+def test_what_names_no_task_is_left_to_celery(consumer, headers):
+    consumer.strategies = {}
+    consumer._know_tier(SimpleNamespace(headers=headers))
+    assert consumer.strategies == {}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from harness.stores import Clock, kept_file, store_on
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
 from fallback_chain import Attempt, Tokens, Verdict
 from tasks.jsonl.input import Findings, LineError
 from tasks.records.batches import (
     FINAL,
+    PHASES,
     TRANSITIONS,
     UNIT_TRANSITIONS,
     BatchOptions,
@@ -30,12 +32,16 @@ from tasks.records.batches import (
     SliceUnit,
     new_batch_id,
     phase_unit_id,
+    slice_unit_id,
 )
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import Queue, Ref, Status, new_token
+from tasks.records.losses import broke_off, is_poison, is_suspect, lost
 from tasks.store import keyspace
+from tasks.store.batches import Split
 
 SLICES, LINES, WINDOW = 3, 2, 2
+ERRORS = b'{"data":[]}'
 NUMBERS = st.integers(0, 40)  # picks what a step is done to
 WORKERS = st.sampled_from(["w1", "w1", "w2"])
 ROWS = {row[:3] for row in TRANSITIONS}
@@ -217,7 +223,7 @@ class Batches(RuleBasedStateMachine):
     def check_progress(self, unit):
         """What a holder is told of its slice is what was recorded of it."""
         if isinstance(unit, SliceUnit):
-            known = {i: s for (number, i), s in self.results.items() if number == unit.slice}
+            known = {i for number, i in self.results if number == unit.slice}
             assert unit.results == known
             assert unit.moved_to == self.moved_to.get(unit.slice, {})
 
@@ -238,6 +244,14 @@ class Batches(RuleBasedStateMachine):
         held = [unit for unit in fitting if self.is_held(unit)]
         pool = held if held and number % 4 else fitting  # some have lost what they think they hold
         return pool[number % len(pool)] if pool else None
+
+    @initialize(slices=st.sampled_from([None, 0, 1, 2]))
+    def get_there(self, slices):
+        """Begin where most happens: its lines are known, and some slices begun."""
+        if slices is not None:
+            self.start(self.begin_named(phase_unit_id(self.id, "validate"), "w1"), errors=False)
+            for number in range(slices):
+                self.begin_named(slice_unit_id(self.id, number), "w1")
 
     @rule(number=NUMBERS, errors=st.sampled_from([False, False, False, True]))
     def validated(self, number, errors):
@@ -266,6 +280,7 @@ class Batches(RuleBasedStateMachine):
                 content=new_token().encode(),
                 counted_as="gpu:succeeded",
                 tokens=Tokens(3, 2, 1, 1),
+                model="a:b" if i % 2 == 0 else "",
             )
             for i in lines
         ]
@@ -278,7 +293,7 @@ class Batches(RuleBasedStateMachine):
             return recorded
         new = [r for r in results if (unit.slice, r.line) not in self.results]
         self.results |= {(unit.slice, r.line): r.stored for r in new}
-        unit.results.update({r.line: r.stored for r in results})
+        unit.results.update(r.line for r in results)
         known = sum(number == unit.slice for number, _ in self.results)
         assert recorded == (len(new), known == LINES and held)
         self.check_counts()
@@ -289,11 +304,16 @@ class Batches(RuleBasedStateMachine):
         good = sum(stored[:1] == b"o" for stored in self.results.values())
         assert (record.completed, record.failed) == (good, len(self.results) - good)
         assert record.by_tier.get("gpu", 0) == len(self.results)
+        assert record.by_model == ({"gpu": {"a:b": good}} if good else {})
         assert record.tokens == tuple(n * len(self.results) for n in (3, 2, 1, 1))
         for number in range(SLICES):
             if number not in self.written:
                 kept = {i: s for (n, i), s in self.results.items() if n == number}
-                assert self.wait(self.batches.results(self.id, number)) == kept
+                assert self.results_of(number) == kept
+                assert self.wait(self.batches.answered(self.id, number)) == set(kept)
+
+    def results_of(self, number):
+        return self.wait(self.batches.results(self.id, number, LINES, 0)).results
 
     @rule(number=NUMBERS)
     def part_written(self, number):
@@ -331,7 +351,7 @@ class Batches(RuleBasedStateMachine):
         missing, further = 0, []
         for number in range(record.slices):
             if number not in parts:
-                known = len(self.wait(self.batches.results(self.id, number)))
+                known = len(self.wait(self.batches.answered(self.id, number)))
                 missing += LINES - known
                 further.append(Part(number, 1, 1))
         work = self.batches.complete(
@@ -342,7 +362,7 @@ class Batches(RuleBasedStateMachine):
             expected = [*self.wait(self.batches.parts(self.id))]
             assert {part.slice for part in expected} == set(range(record.slices))
             for number in range(record.slices):
-                assert not self.wait(self.batches.results(self.id, number))
+                assert not self.wait(self.batches.answered(self.id, number))
         return ended
 
     @rule(number=NUMBERS, to=st.sampled_from(["split", "split", "on", "back", "park"]))
@@ -361,7 +381,7 @@ class Batches(RuleBasedStateMachine):
         works = {
             "on": lambda: self.batches.hand_on(unit, "cpu", token, histories),
             "back": lambda: self.batches.hand_back(unit, token),
-            "park": lambda: self.batches.park(unit, token, histories, 5),
+            "park": lambda: self.batches.park(unit, "gpu", token, histories, 5),
         }
         again = token in self.tokens_used and self.is_where(unit, token)
         do = self.do if again else partial(self.do_held, unit=unit, moving=True)
@@ -379,14 +399,14 @@ class Batches(RuleBasedStateMachine):
         return raw == [b"queued", token.encode(), str(unit.attempt + 1).encode()]
 
     def split(self, unit, token, histories):
-        child = f"unit_{self.id}_{unit.slice}_{token}"
+        child = Split(f"unit_{self.id}_{unit.slice}_{token}", list(histories))
         work = self.batches.split(unit, "cpu", token, histories)
         if not self.is_held(unit):
             return self.do_held("split_unit", work, unit)
-        self.messages[child] = (0, "cpu")
+        self.messages[child.id] = (0, "cpu")
         assert self.do("split_unit", work) == child
-        self.moved_to.setdefault(unit.slice, {}).update(dict.fromkeys(histories, child))
-        unit.moved_to.update(dict.fromkeys(histories, child))
+        self.moved_to.setdefault(unit.slice, {}).update(dict.fromkeys(histories, child.id))
+        unit.moved_to.update(dict.fromkeys(histories, child.id))
         before = self.everything()
         assert self.wait(self.batches.split(unit, "cpu", token, histories)) == child
         assert self.everything() == before, "asked again, it is the same unit"
@@ -412,15 +432,45 @@ class Batches(RuleBasedStateMachine):
             work = self.batches.end_without_input(unit, b"[]")
             self.do_held("end_without_input", work, unit)
 
+    @rule(number=NUMBERS, seldom=st.sampled_from([False] * 5 + [True]))
+    def poison(self, number, *, seldom):
+        held = [unit for unit in self.held if unit.tier in PHASES or self.is_at(unit, "part")]
+        if held and seldom:
+            self.give_up(held[number % len(held)])
+
+    def give_up(self, unit):
+        self.do_held("give_up", self.batches.give_up(unit, ERRORS), unit)
+
     @rule(seconds=st.sampled_from([0.1, 0.1, 0.9, 2, 600]))
     def advance(self, seconds):
         self.clock.advance(seconds)
 
-    @rule(none_left=st.booleans())
+    @rule(number=NUMBERS)
+    def put_off(self, number):
+        if unit := self.any_held(number, (PhaseUnit, SliceUnit), None):
+            self.wait_a_little(unit, new_token())
+
+    def wait_a_little(self, unit, token):
+        work = self.batches.put_off(unit, token, 5)
+        held = self.is_held(unit, moving=True)
+        self.do_held("move_unit", work, unit, moving=True)
+        if held:
+            self.messages[unit.id] = (unit.attempt + 1, unit.tier)
+
+    @rule(none_left=st.booleans(), tier=st.sampled_from([*[None] * 5, "gpu"]))
+    def sweep_or_recall(self, *, none_left, tier):
+        if tier:
+            self.recall(tier)
+        else:
+            self.sweep(none_left=none_left)
+
     def sweep(self, *, none_left):
         self.wait(self.store.connection.command("DEL", keyspace.SWEEPER))
         empty = {queue.value: none_left for queue in Queue}
         self.do("sweep", self.swept(empty))
+
+    def recall(self, tier):
+        self.do("recall", self.store.jobs.recall(tier, 1000))
 
     async def swept(self, empty):
         return [each.dispatch for each in await self.store.jobs.sweep(empty)]
@@ -494,6 +544,12 @@ class Told:
     def cancel(self, _):
         self.batches.cancel("ann")
 
+    def give(self, _):
+        self.batches.give_up(self.unit)
+
+    def off(self, _):
+        self.batches.wait_a_little(self.unit, "t2")
+
     def gone(self, _):
         work = self.batches.batches.end_without_input(self.unit, b"[]")
         self.batches.do_held("end_without_input", work, self.unit)
@@ -510,6 +566,9 @@ class Told:
 
     def sweep(self, _):
         self.batches.sweep(none_left=True)
+
+    def recall(self, what):
+        self.batches.recall(what)
 
 
 def led(machine, story):
@@ -565,6 +624,21 @@ STORIES = {
         (Status.QUEUED, None, "end_without_input"),
         (Status.RUNNING, None, "end_without_input"),
     },
+    "begin give": {
+        (BatchStatus.VALIDATING, BatchStatus.FAILED, "give_up"),
+        (Status.RUNNING, None, "give_up"),
+    },
+    "validate begin:0 record give join drop": {
+        (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, "give_up"),
+        (BatchStatus.FINALIZING, BatchStatus.FAILED, "complete_batch"),
+        (None, Status.QUEUED, "give_up"),
+        (Status.QUEUED, None, "give_up"),
+        (Status.RUNNING, None, "give_up"),
+    },
+    "validate slices begin:join give": {(BatchStatus.FINALIZING, BatchStatus.FAILED, "give_up")},
+    "validate begin:0 cancel begin:join give": {
+        (BatchStatus.CANCELLING, BatchStatus.FAILED, "give_up")
+    },
     "validate begin:0 begin:0": {(Status.RUNNING, Status.RUNNING, "begin_unit")},
     "validate begin:0 move:split": {(None, Status.QUEUED, "split_unit")},
     "validate begin:0 move:on move:on": {
@@ -573,6 +647,7 @@ STORIES = {
     },
     "validate begin:0 move:split record part begin:t1": {(Status.QUEUED, None, "begin_unit")},
     "validate begin:0 wait:1 sweep": {(Status.RUNNING, Status.QUEUED, "sweep")},
+    "validate begin:0 move:park recall:gpu": {(Status.QUEUED, Status.QUEUED, "recall")},
     "validate wait:2 sweep": {(Status.QUEUED, Status.QUEUED, "sweep")},
 }
 
@@ -595,6 +670,8 @@ STEPS = {
     "part": "validate begin:0 record",
     "complete": "validate slices begin:join",
     "gone": "validate begin:0",
+    "give": "validate begin:0 record",
+    "off": "begin",
     "move:split": "validate begin:0",
     "move:on": "validate begin:0",
     "move:back": "validate begin:0",
@@ -649,6 +726,78 @@ def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
     assert not batches.is_held(unit)
     assert not batches.wait(batches.store.connection.command("EXISTS", keyspace.job(unit.id)))
     batches.close()
+
+
+def test_lines_are_sent_down_as_far_as_there_is_room(machine):
+    """Room is left by what is answered, goes elsewhere, is dropped with its batch, or is lost."""
+    batches, told = led(machine, "validate begin:0")
+    unit, store, command = told.unit, batches.batches, batches.store.connection.command
+
+    def down(lines, most=1, unit=unit, to="cpu"):
+        histories = dict.fromkeys(lines, LineHistory(()))
+        split = batches.wait(store.split(unit, to, new_token(), histories, most))
+        if split:
+            batches.messages[split.id] = (0, to)
+            gone = dict.fromkeys(split.lines, split.id)
+            unit.moved_to.update(gone)
+            batches.moved_to.setdefault(unit.slice, {}).update(gone)
+        return split
+
+    first = down([0, 1])
+    assert first.lines == [0], "the first of them"
+    assert down([1]) is None
+    assert down([1], to="other").lines == [1], "each tier has its own room"
+    below = batches.begin_named(first.id, "w2")
+    again = batches.wait(store.hand_back(below, new_token()))
+    assert down([1], most=1) is None, "handed back it is still there"
+    batches.messages[first.id] = (again, "cpu")
+    below = batches.begin_named(first.id, "w2")
+    batches.wait(store.hand_on(below, "cache", new_token(), {}))
+    batches.messages[first.id] = (again + 1, "cache")
+    told.tell("begin:1")
+    third = down([0], unit=told.unit)
+    assert third, "handed on it has left"
+    batches.record(batches.begin_named(third.id, "w2"), [0])
+    batches.wait(store.drop(batches.begin_named(third.id, "w2") or told.unit))
+    batches.wait(command("DEL", keyspace.job(third.id)))
+    assert down([1], unit=told.unit), "who is lost has left"
+    assert batches.wait(command("HLEN", keyspace.SENT_DOWN)) == 2
+    batches.cancel("ann")
+    assert not batches.wait(command("EXISTS", keyspace.SENT_DOWN))
+    batches.close()
+
+
+def test_each_line_that_leaves_a_unit_below_leaves_room(machine):
+    """One slow line must not keep the others' places."""
+    batches, told = led(machine, "validate begin:0")
+    unit, store, command = told.unit, batches.batches, batches.store.connection.command
+    histories = {0: LineHistory(()), 1: LineHistory(())}
+    split = batches.wait(store.split(unit, "cpu", new_token(), histories, 2))
+
+    def room():
+        found = batches.wait(command("HGET", keyspace.SENT_DOWN, split.id))
+        return found and found.decode()
+
+    assert room() == "cpu:2"
+    batches.messages[split.id] = (0, "cpu")
+    gone = dict.fromkeys(split.lines, split.id)
+    unit.moved_to.update(gone)
+    batches.moved_to.setdefault(0, {}).update(gone)
+    child = batches.begin_named(split.id, "w2")
+    batches.record(child, [0])
+    assert room() == "cpu:1"
+    up = batches.split(child, "t9", {1: LineHistory(())})
+    assert (up.lines, room()) == ([1], None)
+    batches.teardown()
+
+
+def test_who_recalls_leaves_what_waits_for_another_tier_or_for_its_time(machine):
+    batches, told = led(machine, "validate begin:0 off")
+    assert batches.wait(batches.store.jobs.recall("cpu", 1000)) == []
+    found = batches.wait(batches.store.jobs.recall("gpu", 1000))
+    assert [each.id for each in found] == [told.unit.id]
+    batches.publish(found)
+    batches.teardown()
 
 
 @pytest.mark.parametrize("late", ["hand on", "split", "note"])
@@ -721,6 +870,9 @@ def test_the_last_line_renews_the_lease_of_who_is_to_write_the_part(machine):
         ("validate begin:0", "move:on"),
         ("validate begin:0 record", "part"),
         ("validate begin:0", "gone"),
+        ("begin", "give"),
+        ("validate begin:0 record", "give"),
+        ("validate slices begin:join", "give"),
         ("validate slices begin:join", "complete"),
     ],
 )
@@ -740,6 +892,7 @@ def test_a_batch_whose_record_somebody_deleted_does_not_come_back(machine, story
         "move:on": lambda: store.hand_on(unit, "cpu", "token", history),
         "part": lambda: store.complete_slice(unit, Part(0, 3, 3)),
         "gone": lambda: store.end_without_input(unit, b"[]"),
+        "give": lambda: store.give_up(unit, ERRORS),
         "complete": lambda: store.complete(unit, slices=1, unanswered=0, parts=[], files=[]),
     }
     batches.wait(works[step]())
@@ -765,6 +918,126 @@ def test_a_batch_whose_input_is_gone_says_so(machine):
     batches = machine()
     Told(batches).tell("validate begin:0 gone")
     assert bytes(batches.wait(batches.batches.get(batches.id, "ann")).errors) == b"[]"
+    batches.teardown()
+
+
+@pytest.mark.parametrize(
+    "story",
+    ["begin give", "validate begin:0 record give", "validate slices begin:join give"],
+)
+def test_a_batch_that_is_given_up_says_so(machine, story):
+    batches = machine()
+    Told(batches).tell(story)
+    assert bytes(batches.wait(batches.batches.get(batches.id, "ann")).errors) == ERRORS
+    batches.teardown()
+
+
+@pytest.mark.parametrize(
+    "story", ["begin give", "validate slice:0 begin:1 record cancel begin:join give"]
+)
+def test_what_is_given_up_keeps_its_parts_for_its_time_and_nothing_else(machine, story):
+    batches, _ = led(machine, story)
+    left = batches.everything()
+    assert not [key for key in left if b":part:" in key or b":written" in key or b":slices" in key]
+    parts = batches.wait(batches.batches.parts(batches.id))
+    assert len(parts) == ("slice:0" in story)
+    command = batches.store.connection.command
+    for key in [keyspace.batch(batches.id), *[keyspace.parts(batches.id)] * len(parts)]:
+        assert 0 < batches.wait(command("PTTL", key)) <= FILE_SECONDS * 1000
+    due = batches.wait(command("ZSCORE", keyspace.FILE_EXPIRY, batches.id))
+    assert float(due) == batches.clock.ms + FILE_SECONDS * 1000
+    batches.teardown()
+
+
+def test_a_join_that_is_given_up_as_it_clears_leaves_its_batch_as_it_ended(machine):
+    batches, told = led(machine, "validate slices begin:join complete")
+    command, key = batches.store.connection.command, keyspace.batch(batches.id)
+    before = batches.wait(command("DUMP", key))
+    told.tell("give")
+    assert batches.wait(command("DUMP", key)) == before
+    assert not batches.wait(command("SCARD", keyspace.units(batches.id)))
+    batches.teardown()
+
+
+def test_a_part_that_is_given_up_takes_nothing_from_what_is_answered(machine):
+    batches, told = led(machine, "validate slice:0 begin:1 record give begin:join")
+    assert batches.results_of(1) == {
+        line: stored for (number, line), stored in batches.results.items() if number == 1
+    }
+    told.tell("complete")
+    record = batches.wait(batches.batches.get(batches.id, "ann"))
+    assert (record.status, record.total) == (BatchStatus.FAILED, SLICES * LINES)
+    assert (record.completed, record.failed) == (2, 4)
+    batches.teardown()
+
+
+def test_a_unit_that_is_put_off_comes_to_its_own_tier_again_with_what_was_tried(machine):
+    batches, told = led(machine, "validate begin:0 record wait:1 sweep begin:0")
+    unit, broken = told.unit, broke_off("part")
+    assert (unit.tier, unit.attempts) == ("part", (lost("part"),))
+    told.unit = replace(unit, attempts=(*unit.attempts, broken))
+    told.tell("off wait:4 sweep")
+    assert batches.status_of(keyspace.job(unit.id), Status) is Status.QUEUED
+    told.tell("wait:1 sweep begin:0")
+    assert (told.unit.tier, told.unit.attempts) == ("part", (lost("part"), broken))
+    batches.teardown()
+
+
+def test_a_phase_whose_worker_dies_three_times_is_poison_and_its_batch_knows_it(machine):
+    batches, told = led(machine, "begin")
+    for alone in (False, False, True):
+        assert not is_poison(told.unit.attempts)
+        assert is_suspect(told.unit.attempts) == alone
+        assert not alone or batches.wait(batches.store.jobs.note_alone(told.unit))
+        told.tell("wait:1 sweep begin")
+    assert is_poison(told.unit.attempts)
+    batches.teardown()
+
+
+def test_of_many_models_a_batch_tells_the_first_fifty_apart(machine):
+    batches, told = led(machine, "validate begin:0")
+    lines, store = [("gpu", n % 49) for n in range(98)], batches.batches
+    # Each call may bring new names; who is known by then is counted as before.
+    lines += [("cpu", n) for n in range(4)] + [("gpu", 0), ("gpu", 49)]
+    for start in range(0, len(lines), 10):
+        some = list(enumerate(lines))[start : start + 10]
+        results = [
+            LineResult(i, good=True, content=b"x", counted_as=f"{tier}:succeeded", model=f"m{n}")
+            for i, (tier, n) in some
+        ]
+        batches.wait(store.record_lines(told.unit, results))
+    record = batches.wait(store.get(batches.id, "ann"))
+    assert sum(len(models) for models in record.by_model.values()) == 50 + 2
+    assert record.by_model["gpu"] == {f"m{n}": 2 for n in range(49)} | {"m0": 3, "other": 1}
+    assert sum(record.by_model["cpu"].values()) == 4
+    assert record.by_model["cpu"]["other"] == 3
+    batches.close()
+
+
+@pytest.mark.parametrize(
+    ("room", "portions"),
+    [(2, [{0: b"oAA"}, {1: b"eB"}]), (4, [{0: b"oAA"}, {1: b"eB"}]), (5, [{0: b"oAA", 1: b"eB"}])],
+)
+def test_results_are_read_in_portions_that_have_room(machine, monkeypatch, room, portions):
+    batches, told = led(machine, "validate begin:0")
+    monkeypatch.setattr("tasks.store.batches.PORTION_BYTES", room)
+    for line, content in enumerate((b"AA", b"B")):
+        result = LineResult(line, good=not line, content=content, counted_as="gpu:succeeded")
+        batches.wait(batches.batches.record_lines(told.unit, [result]))
+    read, line = [], 0
+    while line < LINES:
+        found, line = batches.wait(batches.batches.results(batches.id, 0, LINES, line))
+        read.append(found)
+    assert read == portions
+    batches.close()
+
+
+def test_a_line_without_a_result_is_in_no_portion(machine):
+    batches, _ = led(machine, "validate begin:0 record:1 note")
+    assert batches.wait(batches.batches.results(batches.id, 0, LINES, 0)).next == LINES
+    assert list(batches.results_of(0)) == [0]
+    assert batches.wait(batches.batches.results(batches.id, 0, LINES, 1)) == ({}, LINES)
+    assert batches.wait(batches.batches.answered(batches.id, 0)) == {0}
     batches.teardown()
 
 
@@ -797,7 +1070,7 @@ def test_a_split_whose_answer_was_lost_is_asked_again_and_takes_nothing_from_who
     batches, told = led(machine, "validate begin:0")
     unit = told.unit
     child = batches.split(unit, "t1", {0: LineHistory(())})
-    batches.begin_named(child, "another")
+    batches.begin_named(child.id, "another")
     before = batches.everything()
     work = batches.batches.split(unit, "cpu", "t1", {0: LineHistory(())})
     assert batches.wait(work) == child
@@ -847,3 +1120,15 @@ def test_what_a_batch_leaves_in_the_store_goes_with_its_end_and_its_end_is_once(
     told.tell("complete")
     assert batches.everything() == ended
     batches.teardown()
+
+
+def test_results_of_a_slice_of_any_number_of_lines_are_read(machine):
+    batches, _ = led(machine, "validate begin:0")
+    lines = 10_000
+    key, command = keyspace.results(batches.id, 0), batches.store.connection.command
+    for first in range(0, lines, 1000):
+        stored = [item for i in range(first, first + 1000) for item in (i, b"oA")]
+        batches.wait(command("HSET", key, *stored))
+    read = batches.wait(batches.batches.results(batches.id, 0, lines, 0))
+    assert (len(read.results), read.next) == (lines, lines)
+    batches.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from harness.records import ORDER
 from harness.stores import store_on
 
+from fallback_chain import Body
 from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Options, Queue, Ref, Status, Submission, new_job_id
 from tasks.store import keyspace
@@ -29,8 +31,8 @@ def key(**fields):
 
 
 async def create(jobs, *keys):
-    job = Submission(new_job_id(), "ann", Queue.INTERACTIVE, {}, Options(), 60.0)
-    _, earlier = await jobs.create([job], "gpu", keys)
+    job = Submission(new_job_id(), "ann", Queue.INTERACTIVE, Body.of({}), Options(), 60.0)
+    _, earlier, _ = await jobs.create([job], ORDER, keys)
     return earlier[0] if earlier else job.id
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.stores import store_on
 
 from api.files import UNDER_WAY_SECONDS
-from tasks.errors import NoSuchInput, StoreUnavailable
+from tasks.errors import NoSuchCursor, NoSuchInput, StoreUnavailable
 from tasks.records.batches import BatchOptions, Endpoint, NewBatch
 from tasks.records.files import NewFile, new_file_id
 from tasks.records.idempotency import CLAIM_SECONDS, IdempotencyKey
@@ -43,8 +43,8 @@ def files(store):
 def upload(files):
     """Keep a file of ann's."""
 
-    async def upload(content=b"{}", purpose="batch", seconds=HOUR):
-        new = NewFile(new_file_id(), "ann", "a.jsonl", purpose, seconds)
+    async def upload(content=b"{}", purpose="batch", seconds=HOUR, owner="ann"):
+        new = NewFile(new_file_id(), owner, "a.jsonl", purpose, seconds)
         return await files.create(new, io.BytesIO(content))
 
     return upload
@@ -125,10 +125,10 @@ async def test_a_create_that_is_sent_again_finds_its_batch_though_its_input_is_g
 ):
     record = await upload()
     batch = NewBatch("batch_1", "ann", Endpoint.CHAT, record.id, "24h", {}, BatchOptions())
-    assert await store.batches.create(batch, KEYS) == "batch_1"
+    assert (await store.batches.create(batch, KEYS))[0] == "batch_1"
     await files.delete(record)
     again = msgspec.structs.replace(batch, id="batch_2")
-    assert await store.batches.create(again, KEYS) == "batch_1"
+    assert await store.batches.create(again, KEYS) == ("batch_1", [])
 
 
 async def test_what_a_worker_that_stood_still_writes_after_a_batchs_end_is_cleared(
@@ -197,7 +197,32 @@ async def test_a_list_shows_a_purpose_in_either_order_and_page_by_page(files, up
     assert await listed(3, None) == (ids[:0:-1], True)
     assert await listed(3, ids[1]) == (ids[:1], False)
     assert await listed(2, None, oldest_first=True) == (ids[:2], True)
-    assert await listed(2, "file-unknown") == ([], False)
+    with pytest.raises(NoSuchCursor):
+        await listed(2, "file-unknown")
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize("step", [0, 1], ids=["of one moment", "one a second"])
+async def test_a_list_goes_on_after_what_was_deleted(files, upload, clock, oldest_first, step):
+    ids = []
+    for _ in range(7):
+        clock.advance(step)
+        ids.append((await upload()).id)
+    others, seen, after = await upload(owner="bob"), [], None
+    while True:
+        page, more = await files.list_files("ann", 3, after, oldest_first=oldest_first)
+        for record in page:
+            await files.delete(record)
+            seen.append(record.id)
+            after = record.id
+        if not more:
+            break
+    ids = ids if step else sorted(ids)
+    assert seen == (ids if oldest_first else ids[::-1])
+    with pytest.raises(NoSuchCursor):
+        await files.list_files("ann", 3, others.id)
+    with pytest.raises(NoSuchCursor):
+        await files.list_files("bob", 3, after)
 
 
 async def test_a_list_looks_past_pages_of_what_it_does_not_show(files, upload, clock, monkeypatch):
@@ -234,7 +259,7 @@ async def test_an_upload_that_the_storage_did_not_take_frees_its_key(files, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(files.storage, "writing", full)
-        with pytest.raises(StoreUnavailable, match="no space left"):
+        with pytest.raises(OSError, match="no space left"):
             await begin_and_create(files, io.BytesIO(b"{}"))
     await begin_and_create(files, io.BytesIO(b"{}"))
 

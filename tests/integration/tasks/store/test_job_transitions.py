@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from harness.records import begun_job
+from harness.records import ORDER, begun_job
 from harness.stores import Clock, store_on
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from hypothesis.stateful import run_state_machine_as_test as run
 
-from fallback_chain import Attempt, Verdict
+from fallback_chain import Attempt, Body, Verdict
 from tasks.records.jobs import TRANSITIONS, Options, Queue, Ref, Status, Submission, new_job_id
 from tasks.records.outcomes import Finish, HandOn, Park
 from tasks.store import keyspace
@@ -44,6 +44,7 @@ class Job:
 
     id: str
     deadline: int
+    bytes: int = 0
     status: Status | None = Status.QUEUED
     tier: str = "gpu"
     queue: Queue = Queue.INTERACTIVE
@@ -91,6 +92,7 @@ class Jobs(RuleBasedStateMachine):
             lease_seconds=LEASE,
             dispatch_grace_seconds=GRACE,
             max_queued_jobs=MOST,  # what has ended must not keep a place
+            key_queued_jobs=MOST,
         )
         self.wait(self.store.connection.client.flushall())
         self.model: dict[str, Job] = {}
@@ -129,8 +131,10 @@ class Jobs(RuleBasedStateMachine):
     @rule(target=jobs, deadline=st.sampled_from([4, 1000]))
     def create(self, deadline):
         job_id = new_job_id()
-        self.wait(self.store.jobs.create([_submission(job_id, deadline)], "gpu"))
+        submission = _submission(job_id, deadline)
+        self.wait(self.store.jobs.create([submission], ORDER))
         job = self.model[job_id] = Job(job_id, self.clock.ms + deadline * 1000)
+        job.bytes = len(submission.body.content)
         job.dispatched, job.look = self.clock.ms, self.clock.ms + job.grace
         self.moved(job, "create_jobs", None, Status.QUEUED)
         return job_id
@@ -203,7 +207,7 @@ class Jobs(RuleBasedStateMachine):
     def park(self, job_id, worker, tier, token, due):
         job, mine = self.asked(job_id, worker, tier)
         fits = self.is_held(job, mine)
-        self.wait(self.store.jobs.park(mine, token, Park((), 1, due)))
+        self.wait(self.store.jobs.park(mine, "gpu", token, Park((), 1, due)))
         if fits:
             self.check_move(job, mine, token, [Ref(job_id, job.attempt + 1)], "gpu", [])
             job.look, job.due = None, self.clock.ms + int(due * 1000)
@@ -274,6 +278,18 @@ class Jobs(RuleBasedStateMachine):
             job = self.model[each.dispatch.id]
             assert each.dispatch == (job.id, job.attempt, job.tier, job.queue.value)
 
+    @rule(tier=st.sampled_from(["gpu", "gpu", "cpu"]), most=st.sampled_from([1, 1000]))
+    def recall(self, tier, most):
+        found = {each.id: each for each in self.wait(self.store.jobs.recall(tier, most))}
+        waits = [job for job in self.model.values() if job.due and job.status is Status.QUEUED]
+        parked = [job for job in waits if job.tier == tier]
+        soonest = sorted(parked, key=lambda job: (job.due, job.id))[:most]
+        assert set(found) == {job.id for job in soonest}
+        for job in soonest:
+            self.moved(job, "recall", Status.QUEUED, Status.QUEUED)
+            job.dispatch(self.clock.ms, Queue.INTERACTIVE_BEGUN)
+            assert found[job.id] == (job.id, job.attempt, tier, job.queue.value)
+
     def sweep_one(self, job, none_left):
         now = self.clock.ms
         if not job.open:
@@ -325,10 +341,16 @@ class Jobs(RuleBasedStateMachine):
             expected = {job.id for job in self.model.values() if belongs(job)}
             assert {job_id.decode() for job_id in ids} == expected, name
 
+    @invariant()
+    def the_bytes_of_what_is_open_are_counted(self):
+        tally = self.wait(self.store.connection.command("HGETALL", keyspace.QUEUED_BYTES))
+        bodies = sum(job.bytes for job in self.model.values() if job.open)
+        assert tally == (dict.fromkeys([b"", b"ann"], b"%d" % bodies) if bodies else {})
+
 
 def _submission(job_id, deadline):
-    body = {"messages": []}
-    return Submission(job_id, "ann", Queue.INTERACTIVE, body, Options(), deadline)
+    body = {"messages": [], "seed": deadline}
+    return Submission(job_id, "ann", Queue.INTERACTIVE, Body.of(body), Options(), deadline)
 
 
 @pytest.fixture
@@ -377,6 +399,11 @@ STORIES = {
     ("running", "cancelled", "cancel_job"): [BEGUN, CANCELLED],
     ("running", "queued", "sweep"): [BEGUN, ("advance", {"seconds": 1}), SWEPT],
     ("queued", "queued", "sweep"): [("advance", {"seconds": 2}), SWEPT],
+    ("queued", "queued", "recall"): [
+        BEGUN,
+        ("park", {**MINE, "token": "t1", "due": 3}),
+        ("recall", {"tier": "gpu", "most": 1}),
+    ],
     ("queued", "expired", "sweep"): [LATE, SWEPT],
     ("running", "expired", "sweep"): [BEGUN, LATE, SWEPT],
     **{
@@ -394,7 +421,7 @@ def test_every_row_of_the_table_happens(machine, row):
     story, jobs = STORIES[row[:3]], machine()
     job_id = jobs.create(deadline=1000)
     for step, arguments in story:
-        about = {} if step in {"advance", "sweep"} else {"job_id": job_id}
+        about = {} if step in {"advance", "sweep", "recall"} else {"job_id": job_id}
         getattr(jobs, step)(**about, **arguments)
         jobs.the_records_are_as_the_model_says()
         jobs.every_job_is_where_its_status_puts_it()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 import redis
+from harness.records import ORDER
 from harness.stores import store_on
 
-from fallback_chain import Attempt, Verdict
-from tasks.errors import StoreFull, StoreUnavailable, StoreUnfit
+from fallback_chain import Attempt, Body, Verdict
+from tasks.errors import NoSuchCursor, StoreFull, StoreUnavailable, StoreUnfit
 from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Dispatch, Options, Queue, Ref, Status, Submission, Swept, new_job_id
 from tasks.records.losses import ALONE, lost
@@ -47,7 +49,7 @@ def job(queue=Queue.INTERACTIVE, owner="ann", deadline=60.0, prompt="Hello"):
         id=new_job_id(),
         owner=owner,
         queue=queue,
-        body={"messages": [{"role": "user", "content": prompt}]},
+        body=Body.of({"messages": [{"role": "user", "content": prompt}]}),
         options=Options(),
         deadline_seconds=deadline,
         metadata={"team": "blue"},
@@ -56,7 +58,7 @@ def job(queue=Queue.INTERACTIVE, owner="ann", deadline=60.0, prompt="Hello"):
 
 async def created(jobs, **fields):
     new = job(**fields)
-    await jobs.create([new], "gpu")
+    await jobs.create([new], ORDER)
     return new.id
 
 
@@ -86,7 +88,7 @@ def swept(job_id, attempt, reason, queue="interactive"):
 
 async def test_a_new_job_is_queued_with_all_that_it_needs(store, jobs, clock):
     new = job()
-    at, _ = await jobs.create([new], "gpu")
+    at, *_ = await jobs.create([new], ORDER)
     record = await jobs.get(new.id, "ann")
     assert (record.status, record.tier, record.attempt) == (Status.QUEUED, "gpu", 0)
     assert record.created_at == at == clock.ms / 1000
@@ -114,7 +116,7 @@ async def test_another_owner_has_no_such_job(jobs):
 async def test_a_job_begins_once(jobs):
     job_id = await created(jobs)
     [mine] = await jobs.begin(ME, "gpu", [Ref(job_id, 0)])
-    assert mine.body["messages"][0]["content"] == "Hello"
+    assert mine.body.decoded()["messages"][0]["content"] == "Hello"
     assert mine.deadline - time.monotonic() == pytest.approx(60, abs=2)
     assert await jobs.begin(OTHER, "gpu", [Ref(job_id, 0)]) == []
     assert [again.id for again in await jobs.begin(ME, "gpu", [Ref(job_id, 0)])] == [job_id]
@@ -180,7 +182,7 @@ async def test_what_was_tried_goes_along_and_what_is_handed_back_is_as_it_was(jo
     mine = await begun(jobs)
     await hand_on(jobs, mine)
     [next_one] = await jobs.begin(OTHER, "cpu", [Ref(mine.id, 1)])
-    assert (next_one.attempts, next_one.failures, next_one.first_tier) == (TRIED, 1, "gpu")
+    assert (next_one.attempts, next_one.failures) == (TRIED, 1)
     assert await jobs.hand_back(next_one, "t2") == [(mine.id, 2)]
     [same] = await jobs.begin(ME, "cpu", [Ref(mine.id, 2)])
     assert (same.attempts, same.failures) == (TRIED, 1)
@@ -296,7 +298,7 @@ async def test_a_record_that_somebody_deleted_is_looked_for_once(store, jobs, cl
         mine = await begun(jobs)
         gone = mine.id
         if waits == "for its time":
-            await jobs.park(mine, "t1", Park(TRIED, 1, 1))
+            await jobs.park(mine, "gpu", "t1", Park(TRIED, 1, 1))
     other = await begun(jobs)
     await store.connection.command("DEL", keyspace.job(gone))
     clock.advance(1)
@@ -332,7 +334,7 @@ async def test_who_held_a_lease_while_the_store_was_away_has_the_time_to_renew_i
 async def test_a_clock_that_is_set_back_holds_nothing_for_longer_than_usual(store, jobs, clock):
     """Two minutes: of leases, of what is parked, of messages, and of the sweeper itself."""
     running, waiting, parked = await begun(jobs), await created(jobs), await begun(jobs)
-    await jobs.park(parked, "t1", Park((), 0, 30))
+    await jobs.park(parked, "gpu", "t1", Park((), 0, 30))
     assert await jobs.sweep(ALL_BUSY) == []
     clock.advance(-120)
     assert await jobs.sweep(NONE_LEFT) == []
@@ -411,7 +413,7 @@ async def test_what_is_unfinished_is_measured_by_queue(store, jobs, clock):
         await created(jobs, queue=Queue.BATCH)
     running = [await begun(jobs) for _ in range(3)]
     gone = await begun(jobs, queue=Queue.BATCH)
-    await jobs.park(running[0], "t1", Park((), 0, 30))
+    await jobs.park(running[0], "gpu", "t1", Park((), 0, 30))
     await store.connection.command("DEL", keyspace.job(gone.id))
     clock.advance(1)
     gauges = await store.fleet.gauges()
@@ -459,11 +461,11 @@ async def test_what_has_no_message_left_is_taken_for_lost_and_given_twice_the_ti
     assert await sweep(store, NONE_LEFT) == [swept(lost, 2, "unbegun", "batch.begun")]
 
 
-async def test_a_parked_job_is_due_at_its_time_at_its_first_tier(store, jobs, clock):
+async def test_a_parked_job_is_due_at_its_time_at_the_tier_that_it_is_parked_at(store, jobs, clock):
     first = await begun(jobs)
     await hand_on(jobs, first)
     [mine] = await jobs.begin(ME, "cpu", [Ref(first.id, 1)])
-    await jobs.park(mine, "t2", Park(TRIED, 2, 30))
+    await jobs.park(mine, "gpu", "t2", Park(TRIED, 2, 30))
     assert (await store.fleet.gauges()).parked == 1
     clock.advance(29.999)
     assert await sweep(store, NONE_LEFT) == []
@@ -471,6 +473,18 @@ async def test_a_parked_job_is_due_at_its_time_at_its_first_tier(store, jobs, cl
     assert await sweep(store) == [swept(mine.id, 3, "parked")]
     [again] = await jobs.begin(ME, "gpu", [Ref(mine.id, 3)])
     assert (again.attempts, again.failures) == (TRIED, 2)
+
+
+async def test_a_job_begins_and_waits_where_the_first_tier_is_that_may_answer_it(jobs):
+    """Parked at another it would be called to it as its probe, and pass it over."""
+    asked = msgspec.structs.replace(job(), options=Options(tiers=("cpu",)))
+    await jobs.create([asked], ORDER)
+    assert await jobs.begin(ME, "gpu", [Ref(asked.id, 0)]) == []
+    [mine] = await jobs.begin(ME, "cpu", [Ref(asked.id, 0)])
+    await jobs.park(mine, "cpu", "t1", Park(TRIED, 1, 30))
+    assert await jobs.recall("gpu", 1) == []
+    [called] = await jobs.recall("cpu", 1)
+    assert (called.id, called.tier) == (asked.id, "cpu")
 
 
 async def test_what_was_never_published_is_taken_back_unless_it_began(jobs):
@@ -483,42 +497,42 @@ async def test_what_was_never_published_is_taken_back_unless_it_began(jobs):
 async def test_a_key_that_is_only_noted_finds_nothing_and_is_found_later(jobs):
     noted = IdempotencyKey("name", "d" * 32, lookup=False)
     first, second, third = job(), job(), job()
-    assert (await jobs.create([first], "gpu", [noted]))[1] is None
-    assert (await jobs.create([second], "gpu", [noted]))[1] is None, "it is another caller's"
+    assert (await jobs.create([first], ORDER, [noted]))[1] is None
+    assert (await jobs.create([second], ORDER, [noted]))[1] is None, "it is another caller's"
     asking = noted._replace(lookup=True)
-    assert (await jobs.create([third], "gpu", [asking]))[1] == [second.id]
+    assert (await jobs.create([third], ORDER, [asking]))[1] == [second.id]
 
 
 async def test_of_what_somebody_was_told_nothing_is_taken_back(store, jobs):
     asking = IdempotencyKey("name", "d" * 32, lookup=True)
     kept, gone = job(), job()
-    await jobs.create([kept, gone], "gpu", [asking])
+    await jobs.create([kept, gone], ORDER, [asking])
     await store.connection.command("DEL", keyspace.job(gone.id))
-    assert (await jobs.create([job(), job()], "gpu", [asking]))[1] == [kept.id, gone.id]
+    assert (await jobs.create([job(), job()], ORDER, [asking]))[1] == [kept.id, gone.id]
     assert not await store.connection.command("EXISTS", keyspace.job(gone.id))
     assert await jobs.discard("ann", [kept.id], [asking]) == 1
     assert await status(jobs, kept.id) is Status.QUEUED
-    assert (await jobs.create([job()], "gpu", [asking]))[1] == [kept.id, gone.id]
+    assert (await jobs.create([job()], ORDER, [asking]))[1] == [kept.id, gone.id]
 
 
 async def test_what_is_taken_back_leaves_nothing_and_frees_its_key(store, jobs):
     asking = IdempotencyKey("name", "d" * 32, lookup=True)
     before = set(await store.connection.client.keys("*"))
     new = job()
-    await jobs.create([new], "gpu", [asking])
+    await jobs.create([new], ORDER, [asking])
     assert await jobs.discard("ann", [new.id, "job_unknown"], [asking]) == 0
     left = set(await store.connection.client.keys("*")) - before
     assert left <= {b"{ft}:owners"}
-    assert (await jobs.create([again := job()], "gpu", [asking]))[1] is None
+    assert (await jobs.create([again := job()], ORDER, [asking]))[1] is None
     assert await status(jobs, again.id) is Status.QUEUED
 
 
 async def test_what_a_key_made_and_is_past_its_time_is_made_again(store, jobs):
     asking = IdempotencyKey("name", "d" * 32, lookup=True)
     first, second = job(), job()
-    await jobs.create([first], "gpu", [asking])
+    await jobs.create([first], ORDER, [asking])
     await store.connection.command("DEL", keyspace.job(first.id))
-    assert (await jobs.create([second], "gpu", [asking]))[1] is None
+    assert (await jobs.create([second], ORDER, [asking]))[1] is None
     assert await status(jobs, second.id) is Status.QUEUED
 
 
@@ -532,21 +546,22 @@ async def test_jobs_are_listed_newest_first_by_owner_and_page(jobs, clock):
     assert ([r.id for r in first], more) == (ids[:2:-1], True)
     rest, more = await jobs.list_jobs("ann", 10, first[-1].id)
     assert ([r.id for r in rest], more) == (ids[2::-1], False)
-    assert await jobs.list_jobs("ann", 10, "job_unknown") == ([], False)
+    with pytest.raises(NoSuchCursor):
+        await jobs.list_jobs("ann", 10, "job_unknown")
 
 
-async def test_results_past_their_ttl_leave_the_list(store, jobs):
+async def test_results_past_their_ttl_are_listed_no_more(store, jobs):
     kept, gone = await created(jobs), await created(jobs)
     await store.connection.command("DEL", keyspace.job(gone))
     assert [r.id for r in (await jobs.list_jobs("ann", 10, None))[0]] == [kept]
-    assert await store.connection.command("ZCARD", keyspace.jobs_of("ann")) == 1
+    assert [r.id for r in (await jobs.list_jobs("ann", 10, gone))[0]] == [kept], "it had a place"
 
 
 async def test_lists_that_nobody_looks_at_are_pruned(store, jobs, clock):
     """Of two thousand jobs past their TTL none is left in a list; what is there stays in it."""
     old = [job(deadline=10**6) for _ in range(2000)]
-    await jobs.create(old[:1000], "gpu")
-    await jobs.create(old[1000:], "gpu")
+    await jobs.create(old[:1000], ORDER)
+    await jobs.create(old[1000:], ORDER)
     for each in old:
         await store.connection.command("DEL", keyspace.job(each.id))
     kept = await created(jobs, deadline=10**6)
@@ -555,6 +570,8 @@ async def test_lists_that_nobody_looks_at_are_pruned(store, jobs, clock):
     clock.advance(86_400)
     fresh = await created(jobs)
     assert await store.fleet.prune_lists() == 2000
+    assert [r.id for r in (await jobs.list_jobs("ann", 10, old[7].id))[0]] == []
+    assert await store.connection.command("PTTL", keyspace.gone("owner:ann", old[7].id)) > 0
     assert await store.connection.command("ZRANGE", keyspace.jobs_of("ann"), 0, -1) == [
         *(kept.encode(), fresh.encode()),
     ]
@@ -605,9 +622,10 @@ async def test_a_store_that_refuses_us_is_unfit_and_says_why(store, store_url):
 
 async def test_transitions_asked_at_once_each_get_their_own_answer(jobs):
     new = [job(prompt=str(n)) for n in range(50)]
-    await asyncio.gather(*(jobs.create([each], "gpu") for each in new))
+    await asyncio.gather(*(jobs.create([each], ORDER) for each in new))
     answers = await asyncio.gather(*(jobs.begin(ME, "gpu", [Ref(each.id, 0)]) for each in new))
-    assert [a[0].body["messages"][0]["content"] for a in answers] == [str(n) for n in range(50)]
+    bodies = [job.body.decoded() for [job] in answers]
+    assert [body["messages"][0]["content"] for body in bodies] == [str(n) for n in range(50)]
 
 
 async def test_a_store_that_is_away_is_said_to_be(own_valkey):

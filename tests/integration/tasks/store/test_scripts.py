@@ -7,9 +7,11 @@ import re
 from importlib.resources import files
 
 import pytest
+from harness.records import ORDER
 from harness.spying import found_patterns
 from harness.stores import store_on
 
+from fallback_chain import Body, Verdict
 from tasks.jsonl.input import Findings
 from tasks.records import batches as batch_records
 from tasks.records import jobs as job_records
@@ -29,7 +31,11 @@ from tasks.records.files import NewFile
 from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Options, Queue, Ref, Status, Submission, new_job_id, new_token
 from tasks.records.outcomes import Finish
+from tasks.records.streams import Addition, Entry
+from tasks.records.troubles import TierReport
 from tasks.store.connection import ADMITS, STATELESS, load_scripts
+from tasks.store.limits import Load, Share
+from tasks.store.streams import Append
 
 TABLES = (
     job_records.TRANSITIONS,
@@ -54,7 +60,7 @@ def test_a_script_names_its_arguments_first(name):
     code = [line for line in TEXTS[name].splitlines() if line and not line.startswith("--")]
     after = [line for line in code if not re.match(r"local [a-z_, ]+ = ", line)]
     named = code[: code.index(after[0])]
-    assert any("ARGV[3]" in line for line in named)
+    assert any("ARGV[3]" in line or "list(3)" in line for line in named)
     assert not any(re.search(r"ARGV|\b(list|rows)\(", line) for line in after)
 
 
@@ -96,25 +102,32 @@ class Story:
     async def jobs(self):
         jobs = self.store.jobs
         new = [self.submission() for _ in range(3)]
-        await jobs.create(new, "gpu", self.keys)
-        await jobs.create(new, "gpu", self.keys)
-        await jobs.create([lone := self.submission()], "gpu")
+        await jobs.create(new, ORDER, self.keys)
+        await jobs.create(new, ORDER, self.keys)
+        await jobs.create([lone := self.submission()], ORDER)
         await jobs.discard("ann", [lone.id], self.keys)
         begun = await jobs.begin("me", "gpu", [Ref(job.id, 0) for job in new])
         await jobs.renew([(job.id, "me") for job in begun])
         await jobs.note_alone(begun[0])
         await jobs.hand_back(begun[0], "t")
-        await jobs.finish(begun[1], Finish(status=Status.SUCCEEDED, attempts=(), answer=b"{}"))
+        said = Append(begun[1].id, "me", Addition(0, Entry(1, (b"[]",), b"{", "gpu")))
+        await self.store.streams.append([said])
+        await self.store.streams.read(begun[1].id, 0)
+        ended = Finish(status=Status.SUCCEEDED, attempts=(), answer=b"{}")
+        await jobs.finish(begun[1], ended, Addition(1, Entry(2, (b"[]",), ends=True)))
         await jobs.leave(begun[2].id, "ann", [self.keys[0]._replace(own=False, once=True)])
         await jobs.cancel(begun[2].id, "ann")
         self.clock.advance(100)
         await jobs.sweep({"interactive": True})
         await self.store.fleet.gauges()
         await self.store.fleet.prune_lists()
+        report = TierReport()
+        report.add(Verdict.MISCONFIGURED, "HTTP 401")
+        await self.store.tiers.note({"gpu": report, "cpu": TierReport()}, {"gpu": "", "cpu": ""})
 
     @staticmethod
     def submission():
-        return Submission(new_job_id(), "ann", Queue.INTERACTIVE, {}, Options(), 60.0)
+        return Submission(new_job_id(), "ann", Queue.INTERACTIVE, Body.of({}), Options(), 60.0)
 
     async def file(self):
         file_id, _ = await self.store.files.begin("ann", self.keys)
@@ -123,6 +136,10 @@ class Story:
         await self.store.files._extend_claim(new, self.keys, 60)
         await self.store.files.create(new, io.BytesIO(b"{}"), self.keys)
         return file_id
+
+    async def file_goes(self, file_id):
+        await self.store.files.delete(await self.store.files.get(file_id, "ann"))
+        await self.store.files.sweep()
 
     async def batch(self, file_id):
         keys = [self.keys[0]._replace(name=new_token())]
@@ -153,6 +170,7 @@ class Story:
             unit = await self.begin(dispatches[0].id)
             result = LineResult(0, good=True, content=b"{}", counted_as="gpu:succeeded")
             assert (await batches.record_lines(unit, [result])).complete
+            assert (await batches.results(unit.batch, unit.slice, 1, 0)).next == 1
             dispatches = await batches.complete_slice(unit, Part(unit.slice, 3, 0))
         unit = await self.begin(dispatches[0].id, "join")
         files = [JoinedFile("output", "file-x", 6, "x.jsonl")]
@@ -166,16 +184,25 @@ class Story:
         [dispatch] = await self.batch(file_id)
         unit = await self.begin(dispatch.id)
         await batches.note_line(unit, 0, LineHistory((), 0))
-        child = await batches.split(unit, "cpu", "t1", {})
+        child = await batches.split(unit, "cpu", "t1", {0: LineHistory((), 0)}, most=1)
         await batches.hand_on(unit, "cpu", "t2", {})
-        await batches.end_without_input(await self.begin(child, "cpu"), b"[]")
+        await batches.end_without_input(await self.begin(child.id, "cpu"), b"[]")
         await self.batch(file_id)
         await batches.cancel(self.batch_id, "ann")
+        [dispatch] = await self.batch(file_id)
+        unit = await self.begin(dispatch.id)
+        await batches.put_off(unit, "t3", 0)
+        [recalled] = await self.store.jobs.recall("gpu", 1)
+        await batches.give_up(await self.begin(dispatch.id, attempt=recalled.attempt), b"[]")
+        await batches.give_up(await self.begin(phase_unit_id(unit.batch, "join"), "join"), b"[]")
 
     async def limits(self):
         limits = self.store.limits
         await limits.take_slot("cpu", 2, "a")
         await limits.renew_slots("cpu", ["a"])
+        share = Share("gpu", 1, 2)
+        await limits.take_share(share, "b")
+        await limits.return_share(share, "b", Load("busy", 5))
         await limits.admit("ann", 5, 5, 15)
 
 
@@ -186,4 +213,5 @@ async def test_every_script_runs_and_touches_no_key_that_it_did_not_declare(stor
     await story.batch_to_its_end(file_id)
     await story.batches_that_do_not_get_there(file_id)
     await story.limits()
+    await story.file_goes(file_id)
     assert store.connection.ran == set(SCRIPTS)

@@ -45,20 +45,35 @@ def test_what_goes_one_way_shares_a_message_up_to_a_slice(asked, sizes):
 
 
 def test_a_chain_leaves_out_tiers_that_are_not_set_up(app):
-    assert chain_from(app, "gpu", ["gpu", "cpu", "cache"]) == [
+    assert chain_from("gpu", ("gpu", "cpu", "cache")) == [
         "tasks.gpu",
         "tasks.cpu",
         "tasks.cache",
     ]
-    assert chain_from(app, "cpu", ["cpu", "cache"]) == ["tasks.cpu", "tasks.cache"]
-    assert chain_from(app, "gpu", ["gpu", "cache"]) == ["tasks.gpu", "tasks.cache"]
+    assert chain_from("cpu", ("cpu", "cache")) == ["tasks.cpu", "tasks.cache"]
+    assert chain_from("gpu", ("gpu", "cache")) == ["tasks.gpu", "tasks.cache"]
+
+
+def test_what_is_no_tier_of_ours_goes_alone(app):
+    """A phase ends there; who has the tier, or has it neither, knows what comes next."""
+    assert chain_from("join", ("gpu", "cache")) == ["tasks.join"]
+    assert chain_from("l4", ("gpu", "cache")) == ["tasks.l4"]
+    publisher = Publisher(app, ["gpu"])
+    with app.connection_for_write() as connection:
+        other = Route("l4", "interactive")
+        publisher._send_all([Parcel(other, [Ref("job_1", 3)])], app.amqp.Producer(connection))
+    with app.connection_for_read() as connection:
+        message = connection.SimpleQueue(app.amqp.queues["interactive"]).get(block=False)
+    (pairs,), _, embed = message.payload
+    assert (message.headers["task"], pairs) == ("tasks.l4", [["job_1", 3]])
+    assert not embed["chain"]
 
 
 @pytest.mark.parametrize(
     ("tiers", "first"), [(["gpu", "cpu"], "gpu"), (["cpu"], "cpu"), ([], "cache")]
 )
 def test_a_job_starts_at_the_first_tier_that_is_set_up(app, tiers, first):
-    assert Publisher(app, tiers).first_tier == first
+    assert Publisher(app, tiers).order[0] == first
 
 
 def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):

@@ -43,9 +43,9 @@ def child(**fields):
     return unit(id=CHILD, moved_to={1: CHILD, 2: CHILD}, lines=(1, 2), **fields)
 
 
-DONE = unit(results={0: b"o", 1: b"o", 2: b"o"})
-LAST = unit(results={0: b"o", 1: b"o"})  # line 2 is open
-ELSEWHERE = unit(results={0: b"o"}, moved_to={1: CHILD, 2: CHILD})
+DONE = unit(results={0, 1, 2})
+LAST = unit(results={0, 1})  # line 2 is open
+ELSEWHERE = unit(results={0}, moved_to={1: CHILD, 2: CHILD})
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ ELSEWHERE = unit(results={0: b"o"}, moved_to={1: CHILD, 2: CHILD})
         # Nothing is left for it.
         (DONE, {}, Drop()),
         (ELSEWHERE, {}, Drop()),
-        (child(results={1: b"o", 2: b"e"}), {}, Drop()),
+        (child(results={1, 2}), {}, Drop()),
         # All that is left was tried, and goes the same way.
         (unit(), ALL_ON, HandOnUnit(ALL_KEPT)),
         (LAST, {2: ON}, HandOnUnit({2: KEPT})),
         (LAST, {2: park(7.0)}, ParkUnit({2: KEPT}, 7.0)),
         # What left to another unit is not this one's; what left to this one is.
-        (unit(results={0: b"o"}, moved_to={1: CHILD}), {2: ON}, HandOnUnit({2: KEPT})),
-        (unit(results={0: b"o"}, moved_to={1: CHILD}), {1: ON, 2: ON}, HandOnUnit({2: KEPT})),
+        (unit(results={0}, moved_to={1: CHILD}), {2: ON}, HandOnUnit({2: KEPT})),
+        (unit(results={0}, moved_to={1: CHILD}), {1: ON, 2: ON}, HandOnUnit({2: KEPT})),
         (child(), {1: ON, 2: ON}, HandOnUnit({1: KEPT, 2: KEPT})),
-        (child(results={1: b"o"}), {2: ON}, HandOnUnit({2: KEPT})),
+        (child(results={1}), {2: ON}, HandOnUnit({2: KEPT})),
         (
             unit(id=CHILD, lines=(1, 2), moved_to={1: "unit_batch_1_0_other", 2: CHILD}),
             {2: ON},

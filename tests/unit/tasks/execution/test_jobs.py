@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 from harness.records import begun_job
@@ -11,10 +12,11 @@ from harness.waiting import eventually, turns
 
 from fallback_chain import Attempt, Verdict
 from tasks.errors import PublishError
+from tasks.execution.context import LARGE_BODIES
 from tasks.execution.jobs import JobRunner
-from tasks.records.jobs import Dispatch, Ref, Status
+from tasks.records.jobs import Dispatch, Options, Ref, Status
 from tasks.records.losses import lost
-from tasks.records.outcomes import LATE_SECONDS, Finish, HandBack, HandOn, Park
+from tasks.records.outcomes import LATE_SECONDS, Finish, HandBack, HandOn, HandUp, Park
 
 TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
 ON = HandOn(TRIED, 1)
@@ -158,6 +160,41 @@ async def test_a_worker_that_stops_publishes_a_slice_again_unbegun(worker, slice
     assert worker.jobs.moves == []
 
 
+@pytest.fixture
+async def full(worker):
+    """No room for large bodies, but at the last tier."""
+    async with worker.context.room.of(LARGE_BODIES, 0.0):
+        yield
+
+
+@pytest.mark.usefixtures("full")
+async def test_a_worker_that_stops_hands_back_at_once_what_waits_for_room(worker, slice_):
+    running = slice_.run("a", attempts={"a": {"left_bytes": 1}})
+    await turns()
+    slice_.come_to(a=HandBack())
+    await turns()
+    assert moves(worker, "hand_back") == []
+    draining = asyncio.create_task(worker.drain.run(60.0))
+    assert await asyncio.wait_for(running, 5) == []
+    assert moves(worker, "hand_back") == [("hand_back", "a")]
+    draining.cancel()
+
+
+@pytest.mark.usefixtures("full")
+async def test_what_finds_no_room_in_time_is_handed_on(worker, slice_):
+    late = {"left_bytes": 1, "deadline": time.monotonic() + 0.05}
+    running = slice_.run("a", attempts={"a": late})
+    assert await slice_.ends(running, a=ON) == [Ref("a", 1)]
+    assert worker.answerer.asked == []
+
+
+@pytest.mark.usefixtures("full")
+async def test_at_the_last_tier_nobody_waits_for_those_at_the_others(worker, slice_):
+    running = slice_.run("a", tier="cache", attempts={"a": {"left_bytes": 1}})
+    assert await slice_.ends(running, a=ANSWER) == []
+    assert worker.answerer.asked == ["a"]
+
+
 async def test_a_worker_that_stops_leaves_to_the_sweeper_what_the_broker_does_not_take(
     worker, slice_
 ):
@@ -240,3 +277,25 @@ async def test_a_store_that_is_away_is_waited_for(worker, slice_):
     worker.jobs.away = 3
     assert await slice_.ends(running, a=ANSWER, b=ON) == [Ref("b", 1)]
     assert moves(worker, "finish") == [("finish", "a", "succeeded")]
+
+
+async def test_a_tier_that_may_not_answer_is_passed_over_before_there_is_room(worker, slice_):
+    """A body that is too large to be held is not fetched for it, and a suspect is not noted."""
+    lost_twice = (lost("gpu"), lost("gpu"))
+    large = {"options": Options(tiers=("gpu",)), "left_bytes": LARGE_BODIES + 1}
+    running = slice_.run("ab", "cpu", attempts={"a": large | {"attempts": lost_twice}, "b": large})
+    assert await asyncio.wait_for(running, 5) == [Ref("a", 1), Ref("b", 1)]
+    assert worker.answerer.asked == []
+    assert moves(worker, "hand_on", "note_alone") == [("hand_on", "cache", {"a": 0, "b": 0})]
+
+
+async def test_what_a_tier_above_may_take_again_goes_up_as_it_came_and_waits_for_nobody(
+    worker, slice_
+):
+    running = slice_.run("ab", tier="cpu", attempts={"a": {"attempts": TRIED, "failures": 0}})
+    slice_.come_to(a=HandUp("gpu"))
+    await eventually(lambda: worker.publisher.dispatched)
+    assert worker.publisher.dispatched == [Dispatch("a", 1, "gpu", "interactive.begun")]
+    assert moves(worker, "hand_on") == [("hand_on", "gpu", {"a": 0})]
+    assert not running.done()
+    assert await slice_.ends(running, b=ANSWER) == []

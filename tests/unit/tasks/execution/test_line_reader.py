@@ -9,7 +9,7 @@ import pytest
 from harness.batches import jsonl, line
 from harness.records import slice_unit
 
-from fallback_chain import Attempt, Verdict
+from fallback_chain import Attempt, Urgency, Verdict
 from tasks.execution.line_reader import MISSING_TRIES, line_job, read_lines
 from tasks.jsonl.input import UNREADABLE
 from tasks.records.batches import BatchOptions, Endpoint, LineHistory, SliceRange
@@ -48,7 +48,7 @@ def unit(content=CONTENT, count=4, **fields):
 
 
 async def read(storage, unit):
-    lines = await read_lines(storage, unit, "gpu")
+    lines = await read_lines(storage, unit)
     assert lines is not None
     return lines
 
@@ -60,7 +60,7 @@ def told(lines):
 
 
 async def test_each_line_is_a_job_at_its_units_tier(storage):
-    options = BatchOptions(cache="first", on_exhausted="fail")
+    options = BatchOptions(cache="first", on_exhausted="fail", tiers=("cpu",))
     tried = LineHistory((Attempt("gpu", Verdict.FAILURE, 1.0),), failures=2)
     mine = unit(
         tier="cpu", attempt=3, options=options, endpoint=Endpoint.CHAT, histories={1: tried}
@@ -70,10 +70,10 @@ async def test_each_line_is_a_job_at_its_units_tier(storage):
     assert lines.unreadable == []
     custom_id, job = lines.jobs[1]
     assert (custom_id, job.id) == ("c1", "batch_1-0-1")
-    assert job.body["messages"][0]["content"] == "prompt 1"
-    assert (job.tier, job.first_tier, job.attempt, job.queue) == ("cpu", "gpu", 3, Queue.BATCH)
+    assert job.body.decoded()["messages"][0]["content"] == "prompt 1"
+    assert (job.tier, job.attempt, job.queue) == ("cpu", 3, Queue.BATCH)
     assert (job.owner, job.lease_owner, job.endpoint) == ("ann", "me", "/v1/chat/completions")
-    assert job.options == Options(cache="first", on_exhausted="fail")
+    assert job.options == Options(cache="first", on_exhausted="fail", tiers=("cpu",))
     assert (job.deadline, job.attempts, job.failures) == (mine.deadline, tried.attempts, 2)
     assert (lines.jobs[0].job.attempts, lines.jobs[0].job.failures) == ((), 0)
 
@@ -143,17 +143,24 @@ async def test_a_file_that_is_not_there_yet_is_looked_for_again(storage):
 
 async def test_a_file_that_does_not_come_is_gone(storage):
     storage.missing = float("inf")
-    assert await read_lines(storage, unit(), "gpu") is None
+    assert await read_lines(storage, unit()) is None
     assert storage.looks == MISSING_TRIES
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[" * 2_000])
 def test_a_line_that_is_no_job_raises_what_its_readers_expect(text):
     with pytest.raises(UNREADABLE):
-        line_job(unit(), 0, text, "gpu")
+        line_job(unit(), 0, text)
 
 
 def test_a_legacy_line_is_asked_at_its_endpoint():
     text = msgspec.json.encode(line("c0", "x"))
     legacy = unit(endpoint=Endpoint.COMPLETIONS)
-    assert line_job(legacy, 0, text, "gpu").job.endpoint == "/v1/completions"
+    assert line_job(legacy, 0, text).job.endpoint == "/v1/completions"
+
+
+@pytest.mark.parametrize("priority", ["low", "normal", "high"])
+def test_a_line_is_as_urgent_as_its_batch(priority):
+    options = BatchOptions(priority=priority)
+    body = line_job(unit(options=options), 0, msgspec.json.encode(line("c0", "x"))).job.body
+    assert body.urgency is Urgency(priority)

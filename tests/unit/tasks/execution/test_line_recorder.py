@@ -56,7 +56,7 @@ async def test_a_flush_records_what_waits(worker, unit, recorder):
     recorder.add(result(2, good=False))
     await recorder.flush()
     assert recorded(worker) == [[0, 2]]
-    assert unit.results == {0: b"o0", 2: b"e2"}
+    assert unit.results == {0, 2}
     assert worker.observer.events == [("line", 0), ("line", 2)]
 
 
@@ -66,24 +66,32 @@ async def test_without_lines_a_flush_records_nothing(worker, recorder):
 
 
 @pytest.mark.parametrize(
-    ("known", "lines", "alone_and_complete"),
+    ("known", "lines", "complete"),
     [
-        ({}, [[0, 1]], (True, False)),
-        ({}, [[0, 1], [2, 3]], (True, True)),
-        ({0: b"o0"}, [[1]], (True, False)),  # others' lines are no doubles of ours
-        ({0: b"o0"}, [[0, 1]], (False, False)),
-        ({0: b"o0"}, [[0], [1]], (False, False)),
-        ({0: b"o0"}, [[0], [1, 2, 3]], (False, True)),
-        (dict.fromkeys(range(4), b"o"), [[]], (True, True)),  # taking over a part
+        ({}, [[0, 1]], False),
+        ({}, [[0, 1], [2, 3]], True),
+        ({0: b"o0"}, [[0], [1]], False),
+        ({0: b"o0"}, [[0], [1, 2, 3]], True),
+        (dict.fromkeys(range(4), b"o"), [[]], True),  # taking over a part
     ],
 )
-async def test_it_knows_whether_the_slice_is_complete_and_all_its_own(
-    worker, recorder, known, lines, alone_and_complete
-):
+async def test_it_knows_whether_the_slice_is_complete(worker, recorder, known, lines, complete):
     worker.batches.known = known
     for group in lines:
         await recorder.record([result(line) for line in group])
-    assert (recorder.alone, recorder.complete) == alone_and_complete
+    assert recorder.complete == complete
+
+
+@pytest.mark.parametrize(
+    ("room", "groups"),
+    [(1, [[0], [1], [2]]), (2, [[0, 1], [2]]), (3, [[0, 1, 2]]), (0, [[0], [1], [2]])],
+)
+async def test_what_is_large_is_recorded_in_portions(worker, recorder, monkeypatch, room, groups):
+    monkeypatch.setattr("tasks.execution.line_recorder.PORTION_BYTES", room)
+    for line in range(3):
+        recorder.add(result(line))
+    await recorder.flush()
+    assert recorded(worker) == groups
 
 
 async def test_a_slice_that_was_complete_stays_so(worker, recorder):
@@ -97,7 +105,7 @@ async def test_a_slice_that_was_complete_stays_so(worker, recorder):
 async def test_a_batch_that_has_ended_takes_no_results(worker, unit, recorder):
     worker.batches.ended = True
     await recorder.record([result(0)])
-    assert (unit.results, recorder.complete, recorder.alone) == ({}, False, True)
+    assert (unit.results, recorder.complete) == (set(), False)
     assert worker.observer.events == []
 
 

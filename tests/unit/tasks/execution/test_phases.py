@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from harness.batches import jsonl, line
 from harness.records import slice_unit
-from harness.waiting import eventually
+from harness.waiting import eventually, turns
 
-from tasks.execution.phases import CLEAR_SECONDS, INPUT_GONE, PhaseRunner
+from tasks.errors import StoreUnavailable
+from tasks.execution.phases import (
+    AGAIN_SECONDS,
+    CLEAR_SECONDS,
+    GIVEN_UP,
+    INPUT_GONE,
+    PhaseRunner,
+    _PartWriter,
+)
 from tasks.jsonl.output import UNANSWERED
-from tasks.records.batches import FINAL, BatchStatus, JoinedFile, Part, PhaseUnit, SliceRange
+from tasks.records.batches import (
+    FINAL,
+    BatchOptions,
+    BatchStatus,
+    JoinedFile,
+    Part,
+    PhaseUnit,
+    SliceRange,
+)
 from tasks.records.jobs import Dispatch, Ref
-from tasks.storage import content_name, custom_ids_name, part_name, parts_folder
+from tasks.records.losses import ALONE, broke_off, lost
+from tasks.storage import UNFINISHED, content_name, custom_ids_name, part_name, parts_folder
 
 BATCH, INPUT = "batch_1", content_name("file-1")
 TEXTS = [jsonl([line(f"c{n}", "x" * n)]) for n in range(5)]
@@ -33,6 +51,10 @@ RANGES = [range_of(0, 2), range_of(2, 2), range_of(4, 1)]
 def phase_unit(phase, **fields):
     usual = {name: getattr(slice_unit(), name) for name in PhaseUnit.__dataclass_fields__}
     return PhaseUnit(**{**usual, "id": f"unit_{BATCH}_{phase}", "tier": phase, **fields})
+
+
+def slice_at_part(**fields):
+    return slice_unit(tier="part", slice=1, range=RANGES[1], results={0, 1}, **fields)
 
 
 @pytest.fixture
@@ -77,6 +99,12 @@ async def test_validation_finds_the_slices_and_notes_the_custom_ids(worker, run)
     assert worker.publisher.dispatched == [Dispatch("unit_next", 0, "gpu", "batch")]
 
 
+async def test_slices_begin_at_the_first_tier_that_may_answer(worker, run):
+    worker.storage.write(INPUT, CONTENT)
+    await run(phase_unit("validate", options=BatchOptions(tiers=("cache", "cpu"))))
+    assert worker.publisher.dispatched == [Dispatch("unit_next", 0, "cpu", "batch")]
+
+
 async def test_a_batch_that_failed_leaves_no_custom_ids_behind(worker, run):
     worker.storage.write(INPUT, CONTENT + b"{")
     await run(phase_unit("validate"))
@@ -113,7 +141,8 @@ async def test_a_batch_can_end_without_its_input(worker):
     ],
 )
 async def test_a_complete_slice_is_made_durable(worker, run, results, output, error):
-    await run(slice_unit(tier="part", slice=1, range=RANGES[1], results=results))
+    worker.batches.known = results
+    await run(slice_at_part())
     for kind, content in (("output", output), ("error", error)):
         name = part_name(BATCH, "1", kind)
         assert exists(worker, name) is (content is not None)
@@ -121,6 +150,42 @@ async def test_a_complete_slice_is_made_durable(worker, run, results, output, er
     part = Part(1, len(output or b""), len(error or b""))
     assert moves(worker, "complete_slice") == [("complete_slice", part)]
     assert worker.publisher.dispatched == [Dispatch("unit_next", 0, "gpu", "batch")]
+
+
+@pytest.mark.parametrize("forgot", [False, True])
+async def test_a_part_whose_results_another_has_cleared_leaves_nothing_of_itself(
+    worker, run, caplog, forgot
+):
+    """Nor is that a defect. Where the store has lost a line instead, the unit stays."""
+    worker.batches.known, worker.batches.forgot = {0: b"oA"}, forgot
+    await run(slice_at_part())
+    again = [("put_off", "part", (), AGAIN_SECONDS)] if forgot else []
+    assert moves(worker, "complete_slice", "drop", "put_off") == [
+        ("drop", slice_at_part().id),
+        *again,
+    ]
+    assert "broke off" not in caplog.text
+    assert not exists(worker, part_name(BATCH, "1", "output"))
+    assert worker.storage._fs.ls(worker.storage.path(UNFINISHED)) == []
+
+
+async def test_a_part_that_breaks_off_is_noted_and_leaves_nothing_of_itself(
+    worker, run, monkeypatch
+):
+    worker.batches.known = {0: b"oA", 1: b"oB"}
+
+    write = _PartWriter.write
+
+    def break_off(self, results):
+        write(self, results)
+        raise RuntimeError
+
+    monkeypatch.setattr(_PartWriter, "write", break_off)
+    await run(slice_at_part())
+    assert moves(worker, "complete_slice", "drop", "put_off") == [
+        ("put_off", "part", (broke_off("part"),), AGAIN_SECONDS)
+    ]
+    assert worker.storage._fs.ls(worker.storage.path(UNFINISHED)) == []
 
 
 # Joining
@@ -140,13 +205,26 @@ async def batch(worker):
 
 
 async def write_the_rest(worker, run):
-    await run(slice_unit(tier="part", slice=1, range=RANGES[1], results={0: b"o2", 1: b"o3"}))
+    worker.batches.known = {0: b"o2", 1: b"o3"}
+    await run(slice_at_part())
     worker.batches.done_parts.append(Part(1, 4, 0))
     worker.publisher.dispatched.clear()
 
 
 def join(ending="completed", **fields):
     return phase_unit("join", ending=ending, **fields)
+
+
+async def test_a_join_whose_results_another_has_cleared_ends_nothing(
+    batch, run, caplog, monkeypatch
+):
+    async def answered(*_):
+        return {0, 1}  # as it was a moment ago
+
+    monkeypatch.setattr(batch.batches, "answered", answered)
+    await run(join(ending="cancelled"))
+    assert moves(batch, "complete", "put_off", "drop", "give_up") == []
+    assert "broke off" not in caplog.text
 
 
 async def test_the_parts_are_joined_in_the_order_of_their_end(batch, run):
@@ -159,9 +237,9 @@ async def test_the_parts_are_joined_in_the_order_of_their_end(batch, run):
         JoinedFile("error", "file-1-error", 2, "batch_1_error.jsonl"),
     ]
     # A store that loses its last second has them joined again: until then the parts stay.
-    assert moves(batch, "complete", "park", "drop") == [
+    assert moves(batch, "complete", "put_off", "drop") == [
         ("complete", 0, [], files),
-        ("park", {}, CLEAR_SECONDS),
+        ("put_off", "join", (), CLEAR_SECONDS),
     ]
     assert exists(batch, parts_folder(BATCH))
     assert exists(batch, custom_ids_name(BATCH))
@@ -176,7 +254,7 @@ async def test_a_file_that_would_be_empty_is_not_made(batch, run):
     assert not exists(batch, content_name("file-1-error"))
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "expired", "completed"])
+@pytest.mark.parametrize("ending", ["cancelled", "expired", "completed", "failed"])
 async def test_a_line_without_an_answer_says_why(batch, run, ending):
     batch.batches.known = {1: b"o3"}  # of the slice that has no part
     await run(join(ending))
@@ -220,7 +298,7 @@ async def test_where_nobody_knows_the_custom_ids_every_line_is_told_all_the_same
 async def test_a_batch_that_is_another_workers_now_keeps_its_parts(batch, run):
     batch.batches.ours = False
     await run(join())
-    assert moves(batch, "drop", "park") == []
+    assert moves(batch, "drop", "put_off") == []
     assert exists(batch, parts_folder(BATCH))
 
 
@@ -237,7 +315,7 @@ async def test_a_batch_that_has_ended_only_leaves_its_parts_to_be_cleared(batch,
 @pytest.mark.parametrize("status", sorted(set(BatchStatus) - FINAL))
 async def test_a_batch_that_has_not_ended_is_completed(batch, run, status):
     await run(join(status=status))
-    assert [move[0] for move in moves(batch, "complete", "park")] == ["complete", "park"]
+    assert [move[0] for move in moves(batch, "complete", "put_off")] == ["complete", "put_off"]
 
 
 # What may come between
@@ -250,9 +328,141 @@ async def test_where_the_storage_is_away_the_phase_runs_again_later(
         raise ConnectionError
 
     monkeypatch.setattr(batch.storage, "open", away)
-    await run(join())
-    assert moves(batch, "complete", "drop") == []
+    tried = (lost("join"), broke_off("join"))
+    await run(join(attempts=tried))
+    assert moves(batch, "complete", "drop", "put_off") == [
+        ("put_off", "join", tried, AGAIN_SECONDS)
+    ]
     assert "join of batch_1 broke off: ConnectionError" in caplog.text
+
+
+async def test_a_phase_that_breaks_off_by_a_defect_runs_again_and_it_is_noted(
+    batch, run, monkeypatch, caplog
+):
+    def defect(*_):
+        raise KeyError
+
+    monkeypatch.setattr(batch.storage, "open", defect)
+    await run(join(attempts=(lost("join"),)))
+    assert moves(batch, "complete", "put_off") == [
+        ("put_off", "join", (lost("join"), broke_off("join")), AGAIN_SECONDS)
+    ]
+    assert "join of batch_1 broke off" in caplog.text
+
+
+# What its workers die of
+
+
+WORK = {"validate": "start", "part": "complete_slice", "join": "complete"}
+
+
+def unit_at(phase, **fields):
+    if phase == "part":
+        return slice_at_part(**fields)
+    return phase_unit(phase, ending="completed", **fields)
+
+
+@pytest.mark.parametrize("phase", WORK)
+async def test_a_phase_that_may_have_cost_workers_runs_alone_and_is_noted_before(batch, run, phase):
+    batch.batches.known = {0: b"oA", 1: b"oB"}
+    async with batch.context.alone:
+        running = asyncio.create_task(run(unit_at(phase, attempts=(lost("gpu"), lost(phase)))))
+        await turns()
+        assert (moves(batch, WORK[phase]), batch.jobs.moves) == ([], [])
+    await asyncio.wait_for(running, 5)
+    assert batch.jobs.moves[0][0] == "note_alone"
+    assert len(moves(batch, WORK[phase])) == 1
+
+
+async def test_no_other_phase_runs_beside_one_that_may_have_cost_workers(batch, monkeypatch):
+    runner, inside, going = PhaseRunner(batch.context, 2), [], asyncio.Event()
+
+    async def work(unit):
+        inside.append(unit.id)
+        await going.wait()
+
+    monkeypatch.setattr(runner, "_run", work)
+    fresh = replace(join(), id="fresh")
+    suspect = replace(join(attempts=(lost("join"),) * 2), id="suspect")
+    for unit in (fresh, suspect):
+        task = asyncio.create_task(runner.run(unit))
+        await turns()
+    assert (inside, batch.jobs.moves) == (["fresh"], []), "it is not noted either"
+    going.set()
+    await asyncio.wait_for(task, 5)
+    assert inside == ["fresh", "suspect"]
+
+
+async def test_a_phase_that_is_another_workers_when_its_turn_comes_is_left_alone(batch, run):
+    batch.jobs.wins = False
+    await run(join(attempts=(lost("join"),) * 2))
+    assert moves(batch, "complete", "put_off", "give_up") == []
+
+
+@pytest.mark.parametrize("phase", WORK)
+@pytest.mark.parametrize(
+    "of", [lambda phase: [lost(phase, ALONE)] * 2, lambda phase: [broke_off(phase)] * 3]
+)
+async def test_a_phase_that_workers_die_of_is_given_up_without_touching_the_storage(
+    batch, run, phase, of, monkeypatch
+):
+    for name in ("open", "read", "writing", "remove"):
+        monkeypatch.delattr(f"tasks.storage.Storage.{name}")
+    await run(unit_at(phase, attempts=tuple(of(phase))))
+    [(_, tier, errors)] = moves(batch, "give_up", WORK[phase], "put_off")
+    [error] = json.loads(errors)["data"]
+    assert (tier, error["code"]) == (phase, "worker_lost")
+    assert GIVEN_UP[phase] in error["message"]
+    assert error["line"] == (RANGES[1].first_line if phase == "part" else None)
+    assert batch.publisher.dispatched == [Dispatch("unit_join", 0, "join", "phases")]
+
+
+async def test_what_was_lost_at_a_tier_is_no_fault_of_its_part(batch, run):
+    batch.batches.known = {0: b"oA", 1: b"oB"}
+    tried = (lost("gpu"), lost("gpu"), lost("part"))
+    await run(slice_at_part(attempts=tried))
+    assert len(moves(batch, "complete_slice")) == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize(
+    ("make", "queue"), [(join, "phases.begun"), (slice_at_part, "batch.begun")]
+)
+async def test_a_phase_that_outlasts_the_drain_is_handed_over_and_not_lost(
+    batch, monkeypatch, make, queue, ours
+):
+    reached, phase = [], make().tier
+
+    async def work(_):
+        reached.append(phase)
+        await asyncio.Event().wait()
+
+    unit = make(attempts=(lost(phase),))
+    batch.batches.units[Ref(unit.id, 0)], batch.batches.ours = unit, ours
+    runner = PhaseRunner(batch.context, 2)
+    monkeypatch.setattr(runner, "_run", work)
+    running = asyncio.create_task(runner.run_phase(phase, Ref(unit.id, 0), "me"))
+    await eventually(lambda: reached)
+    await batch.context.drain.run(0.0)
+    await asyncio.wait_for(running, 5)
+    assert moves(batch, "put_off", "hand_back") == [("hand_back", phase)]
+    again = [Dispatch(unit.id, 1, phase, queue)] if ours else []
+    assert batch.publisher.dispatched == again
+    assert len(batch.leases) == 0
+
+
+async def test_a_store_that_is_away_at_the_end_of_the_drain_leaves_the_phase_to_its_lease(
+    batch, run, caplog
+):
+    batch.context.drain.cut_off = True
+    batch.batches.parts = batch.batches.ranges = lambda _: _away()
+    await run(join())
+    assert moves(batch, "put_off", "give_up") == []
+    assert "join of batch_1 broke off" in caplog.text
+
+
+async def _away():
+    raise StoreUnavailable
 
 
 async def test_a_batch_that_is_cancelled_meanwhile_is_dropped(worker):
@@ -285,3 +495,32 @@ async def test_a_phase_that_comes_when_there_is_nothing_for_it_is_dropped(worker
     """A part whose batch has ended: the store hands it out without its slice."""
     await run(phase_unit("part"))
     assert len(moves(worker, "drop")) == 1
+
+
+async def test_what_waits_to_be_alone_keeps_no_other_phase_waiting(batch, monkeypatch):
+    """Jobs that may be poison have their turn before it: each as long as its model takes."""
+    runner, inside = PhaseRunner(batch.context, 2), []
+
+    async def work(unit):
+        inside.append(unit.id)
+
+    monkeypatch.setattr(runner, "_run", work)
+    suspect = replace(join(attempts=(lost("join"),) * 2), id="suspect")
+    async with batch.context.alone:
+        waiting = asyncio.create_task(runner.run(suspect))
+        await turns()
+        other = asyncio.create_task(runner.run(replace(join(), id="fresh")))
+        await turns()
+        assert inside == ["fresh"]
+    await asyncio.wait_for(asyncio.gather(waiting, other), 5)
+    assert inside == ["fresh", "suspect"]
+
+
+async def test_who_was_paused_at_the_joining_leaves_the_files_of_another_as_they_are(batch, run):
+    """The batch has ended, and its results are gone: none seems to be answered."""
+    whole = content_name("file-1-output")
+    batch.storage.write(whole, b"4\n0\n2\n3\n")
+    batch.batches.ours, batch.batches.known = False, {}
+    batch.jobs.lost = ["unit_batch_1_join"]
+    await run(join())
+    assert read(batch, whole) == b"4\n0\n2\n3\n"

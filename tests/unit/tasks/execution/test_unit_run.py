@@ -7,18 +7,28 @@ import json
 
 import pytest
 from harness.batches import jsonl, line
+from harness.fakes import FakePublisher
 from harness.records import slice_unit
 from harness.waiting import eventually, turns
 
 from fallback_chain import Attempt, Verdict
 from tasks.execution.ending import LATE_SECONDS
-from tasks.execution.phases import PhaseRunner
+from tasks.execution.phases import AGAIN_SECONDS, PhaseRunner
 from tasks.execution.unit_run import UnitRun
 from tasks.records.batches import LineHistory, Part, SliceRange
 from tasks.records.jobs import Dispatch, Ref, Status
 from tasks.records.losses import ALONE, lost
-from tasks.records.outcomes import Finish, HandBack, HandOn, Park, error_of
+from tasks.records.outcomes import (
+    MOST_ATTEMPTS,
+    Finish,
+    HandBack,
+    HandOn,
+    HandUp,
+    Park,
+    error_of,
+)
 from tasks.storage import content_name, part_name
+from tasks.tiers.gate import Word
 
 LINES = 3
 CONTENT = jsonl([line(f"c{n}", f"prompt {n}") for n in range(LINES)])
@@ -52,6 +62,13 @@ class Run:
         calls = len(self.unit.open_lines)
         self._run.turn.set()
         await eventually(lambda: len(self.worker.answerer.asked) == calls or self.work.done())
+
+    @property
+    def is_idle(self):
+        return self._run.idle.is_set() and self._run.waits
+
+    def park(self):
+        self._run.park()
 
     async def begin_alone(self, calls):
         """Let its turn come, and so many of its calls be made."""
@@ -247,7 +264,8 @@ SUSPECTED = LineHistory((*TRIED, lost("gpu", ALONE)), 1)
 
 async def test_the_lines_of_a_unit_that_cost_workers_are_called_one_by_one(worker):
     """Each is noted before, as if the worker had died of it: what it comes to is written over."""
-    run = Run(worker, worker.storage, losses=2, histories={1: LineHistory(TRIED, 1)})
+    losses, tried = (lost("gpu"),) * 2, {1: LineHistory(TRIED, 1)}
+    run = Run(worker, worker.storage, attempts=losses, histories=tried)
     run.come_to({0: ANSWER})
     await run.begin_alone(2)
     assert moves(worker, "note_line") == [
@@ -269,7 +287,7 @@ async def test_a_line_that_cost_a_worker_is_called_after_all_others(worker):
 
 
 async def test_of_a_unit_that_is_not_ours_no_suspect_is_called(worker):
-    run = Run(worker, worker.storage, losses=2)
+    run = Run(worker, worker.storage, attempts=(lost("gpu"),) * 2)
     worker.batches.ours = False
     assert await run.end() == []
     assert worker.answerer.asked == []
@@ -277,7 +295,7 @@ async def test_of_a_unit_that_is_not_ours_no_suspect_is_called(worker):
 
 async def test_a_slice_that_others_have_completed_is_written_by_who_finds_it(worker):
     known = {n: b"o%d" % n for n in range(LINES)}
-    run = Run(worker, worker.storage, results=dict(known))
+    run = Run(worker, worker.storage, results=set(known))
     worker.batches.known = known
     assert await run.end() == []
     assert moves(worker, "record") == [("record", [])]
@@ -328,12 +346,192 @@ async def test_a_part_that_cannot_be_written_is_left_to_who_comes_next(
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(worker.storage, "write", full)
+    monkeypatch.setattr(worker.storage, "writing", full)
     assert await run.end(ANSWER, ANSWER, ANSWER) == []
     assert moves(worker, "complete_slice") == []
-    assert "a part of batch_1 is not written: OSError" in caplog.text
+    assert moves(worker, "put_off") == [("put_off", "part", (), AGAIN_SECONDS)]
+    assert "part of batch_1 broke off: OSError" in caplog.text
 
 
 async def test_a_store_that_is_away_is_waited_for(worker, run):
     worker.batches.away = 3
     assert await run.end(ON, ON, ON) == [Ref(run.unit.id, 1)]
+
+
+# Lines that wait for their tier
+
+REFUSED = (Attempt("gpu", Verdict.REJECTED, 1.0, "open"),)
+WAITS = HandOn(REFUSED, 0)
+
+
+@pytest.fixture
+def waiting(worker, run):
+    """A unit of which the first try of every line is refused, and waits; its turns, by line."""
+    worker.answerer.holds = lambda _: True
+
+    class Turns:
+        async def begin(self):
+            await run.begin()
+            again = [asyncio.get_running_loop().create_future() for _ in range(LINES)]
+            first, run.outcomes = run.outcomes, again
+            for future in first:
+                future.set_result(WAITS)
+            await eventually(lambda: len(worker.answerer.turns) == LINES)
+            await turns(5)
+
+        def tell(self, line, word):
+            worker.answerer.turns[f"batch_1-0-{line}"].set_result(word)
+
+        def told(self, line):
+            turn = worker.answerer.turns[f"batch_1-0-{line}"]
+            return turn.result() if turn.done() else None
+
+    return Turns()
+
+
+@pytest.fixture(autouse=True)
+def _quick_descent(monkeypatch):
+    monkeypatch.setattr("tasks.execution.descent.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.execution.descent.COALESCE_SECONDS", 0.0)
+
+
+async def test_lines_wait_for_their_tier_and_are_asked_again_and_nothing_is_moved(
+    worker, run, waiting
+):
+    await waiting.begin()
+    assert (worker.publisher.dispatched, worker.batches.moves) == ([], [])
+    for index in range(LINES):
+        waiting.tell(index, Word.ASK)
+    assert await run.end(ANSWER, ANSWER, ANSWER) == []
+    assert len(worker.answerer.asked) == 2 * LINES
+    assert moves(worker, "record") == [("record", [0, 1, 2])]
+
+
+async def test_a_line_that_waits_knows_once_that_it_was_refused(worker, run, waiting):
+    await waiting.begin()
+    seen = []
+    worker.answerer.outcome = lambda job: seen.append(job.attempts) or WAITS_AGAIN
+    for _ in range(3):
+        waiting.tell(0, Word.ASK)
+        await eventually(lambda: waiting.told(0) is None)
+    assert seen == [REFUSED] * 3
+
+
+async def test_of_a_line_that_waits_for_days_not_every_try_is_kept(worker, run, waiting):
+    """Of a busy server each line learns so again and again; that its worker was lost, it keeps."""
+    await waiting.begin()
+    busy = Attempt("gpu", Verdict.SATURATED, 1.0)
+    seen = []
+
+    def outcome(job):
+        seen.append(job.attempts)
+        return HandOn((*job.attempts, lost("gpu") if len(seen) == 1 else busy), 0)
+
+    worker.answerer.outcome = outcome
+    for number in range(3 * MOST_ATTEMPTS):
+        waiting.tell(0, Word.ASK)
+        await eventually(lambda number=number: len(seen) > number and waiting.told(0) is None, 5)
+    assert len(seen[-1]) == MOST_ATTEMPTS + 1
+    assert seen[-1][0] == lost("gpu")
+
+
+WAITS_AGAIN = HandOn((*REFUSED, *REFUSED), 0)
+
+
+async def test_a_kept_answer_ends_the_waiting_before_it_begins(worker, run, waiting):
+    worker.answerer.kept_answers = {f"batch_1-0-{line}": ANSWER for line in range(LINES)}
+    assert await run.end(WAITS, WAITS, WAITS) == []
+    assert moves(worker, "record") == [("record", [0, 1, 2])]
+
+
+async def test_what_waits_goes_down_as_far_as_there_is_room(worker, run, waiting):
+    await waiting.begin()
+    worker.answerer.room = {"cpu": 2}
+    kept = LineHistory(REFUSED, 0)
+    await eventually(lambda: moves(worker, "split"))
+    assert moves(worker, "split")[0] == ("split", "cpu", {0: kept, 1: kept})
+    worker.answerer.room = {"cpu": 0}
+    assert [waiting.told(line) for line in range(LINES)] == [Word.GONE, Word.GONE, None]
+    [dispatch] = worker.publisher.dispatched
+    assert run.unit.moved_to == {0: dispatch.id, 1: dispatch.id}
+    waiting.tell(2, Word.ASK)
+    run.come_to({2: ANSWER})
+    assert await run.end() == []
+    assert moves(worker, "record", "drop") == [("record", [2]), ("drop", run.unit.id)]
+
+
+async def test_what_waits_goes_to_the_first_lower_tier_that_has_room(worker, run, waiting):
+    object.__setattr__(worker.context, "publisher", FakePublisher(("gpu", "l4", "cpu")))
+    await waiting.begin()
+    worker.answerer.unfit_at = {"l4": {"batch_1-0-1"}}
+    worker.answerer.room = {"l4": 1, "cpu": 5}
+    await eventually(lambda: waiting.told(2) is Word.GONE)
+    assert [(to, list(lines)) for _, to, lines in moves(worker, "split")] == [
+        ("l4", [0]),
+        ("cpu", [1, 2]),
+    ]
+
+
+async def test_a_line_that_a_tier_between_did_not_answer_is_parked_at_its_first(worker, run):
+    object.__setattr__(worker.context, "publisher", FakePublisher(("h100", "gpu", "cpu")))
+    worker.answerer.unanswered_between = {"batch_1-0-0"}
+    assert await run.end(WAITS, ANSWER, ANSWER) == []
+    assert moves(worker, "park", "split") == [("park", {0: LineHistory(REFUSED, 0)}, 1.0)]
+    assert worker.batches.parked_at == ["h100"]
+
+
+async def test_what_the_next_tier_would_not_take_waits_where_it_is(worker, run, waiting):
+    await waiting.begin()
+    worker.answerer.unfit_below = {"batch_1-0-0", "batch_1-0-2"}
+    worker.answerer.room = {"cpu": 5}
+    await eventually(lambda: moves(worker, "split"))
+    assert list(moves(worker, "split")[0][2]) == [1]
+    assert [waiting.told(line) for line in range(LINES)] == [None, Word.GONE, None]
+
+
+async def test_a_store_that_is_away_sends_nothing_down_and_loses_nothing(worker, run, waiting):
+    await waiting.begin()
+    worker.batches.away = 10**9
+    worker.answerer.room = {"cpu": 5}
+    await asyncio.sleep(0.05)
+    assert [waiting.told(line) for line in range(LINES)] == [None] * LINES
+    worker.batches.away = 0
+    await eventually(lambda: waiting.told(2) is Word.GONE)
+
+
+async def test_what_waits_when_the_process_stops_is_handed_back(worker, run, waiting):
+    await waiting.begin()
+    for index in range(LINES):
+        waiting.tell(index, Word.STOP)
+    assert await run.end() == []
+    assert moves(worker, "hand_back", "park") == [("hand_back", "gpu")]
+    [dispatch] = worker.publisher.dispatched
+    assert (dispatch.id, dispatch.attempt, dispatch.tier) == (run.unit.id, 1, "gpu")
+
+
+async def test_what_waits_makes_room_for_another_unit_and_counts_no_failure(worker, run, waiting):
+    await waiting.begin()
+    assert run.is_idle
+    run.park()
+    assert await run.end() == []
+    kept = LineHistory(REFUSED, 0)
+    assert moves(worker, "park") == [("park", dict.fromkeys(range(LINES), kept), 3.0)]
+
+
+async def test_a_unit_whose_batch_is_cancelled_waits_no_more(worker, run, waiting):
+    await waiting.begin()
+    run.work.cancel()
+    await asyncio.gather(run.work, return_exceptions=True)
+    worker.answerer.room = {"cpu": 5}
+    await asyncio.sleep(0.05)
+    assert (moves(worker, "split"), worker.publisher.dispatched) == ([], [])
+
+
+async def test_what_a_tier_above_may_take_again_goes_up_as_it_came(worker, run):
+    run.unit.histories[0] = LineHistory(REFUSED, 0)
+    assert await run.end(HandUp("gpu0"), ANSWER, HandUp("gpu0")) == []
+    kept = {0: LineHistory(REFUSED, 0), 2: LineHistory((), 0)}
+    assert moves(worker, "split") == [("split", "gpu0", kept)]
+    [dispatch] = worker.publisher.dispatched
+    assert (dispatch.attempt, dispatch.tier, dispatch.queue) == (0, "gpu0", "batch.begun")
+    assert moves(worker, "record", "drop") == [("record", [1]), ("drop", run.unit.id)]

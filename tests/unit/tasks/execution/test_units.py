@@ -11,12 +11,14 @@ from harness.waiting import eventually, turns
 
 from fallback_chain import Attempt, Verdict
 from tasks.errors import StoreUnavailable
-from tasks.execution.phases import PhaseRunner
+from tasks.execution.phases import AGAIN_SECONDS, PhaseRunner
 from tasks.execution.units import UnitRunner
-from tasks.records.batches import PhaseUnit, SliceRange
+from tasks.records.batches import BatchOptions, LineHistory, PhaseUnit, SliceRange
 from tasks.records.jobs import Dispatch, Ref
 from tasks.records.outcomes import HandOn, Park
 from tasks.storage import content_name
+from tasks.telemetry.slices import SliceReport, report_to
+from tasks.tiers.gate import Word
 
 CONTENT = jsonl([line("c0", "prompt")])
 TRIED = (Attempt("gpu", Verdict.FAILURE, 1.0),)
@@ -29,12 +31,16 @@ class Units:
         worker.storage.write(content_name("file-1"), CONTENT)
         worker.answerer.outcome = self._outcome
         self._worker = worker
-        self._runner = UnitRunner(worker.context, PhaseRunner(worker.context, 128), most=1)
+        phases = PhaseRunner(worker.context, 128)
+        self._runner = UnitRunner(worker.context, phases, most=1, most_first=2)
         self.open = asyncio.Event()
 
     async def _outcome(self, _):
         await self.open.wait()
         return HandOn(TRIED, 1)
+
+    async def never_answered(self, _):
+        await asyncio.get_running_loop().create_future()
 
     def there_is(self, number, tier="gpu", **fields):
         """Have the store lease a unit that is asked for; return what a message says of it."""
@@ -44,8 +50,12 @@ class Units:
         self._worker.batches.units[ref] = unit
         return ref
 
-    def run(self, ref, tier="gpu"):
-        return asyncio.create_task(self._runner.run_unit(tier, ref, "batch", "me"))
+    def run(self, ref, tier="gpu", report=None):
+        async def run():
+            report_to(report or SliceReport())
+            return await self._runner.run_unit(tier, ref, "batch", "me")
+
+        return asyncio.create_task(run())
 
 
 @pytest.fixture
@@ -108,6 +118,18 @@ async def test_who_waits_for_a_turn_keeps_its_lease_and_no_thread(worker, units)
     assert len(worker.leases) == 0
 
 
+async def test_lines_count_for_the_task_in_whose_turn_they_are_asked(worker, units):
+    working, waiting = SliceReport(), SliceReport()
+    first = units.run(units.there_is(0), report=working)
+    await eventually(lambda: worker.answerer.asked)
+    assert await asyncio.wait_for(units.run(units.there_is(1), report=waiting), 5) == []
+    assert (waiting.event, waiting.text) == ("task-waiting", "waiting 1")
+    units.open.set()
+    await first
+    assert (working.event, working.text) == ("task-handed_on", "handed on 2 (failure)")
+    assert waiting.text == "waiting 1"
+
+
 async def test_what_has_begun_before_waits_for_no_turn(worker, units):
     first = units.run(units.there_is(0))
     await eventually(lambda: worker.answerer.asked)
@@ -115,6 +137,34 @@ async def test_what_has_begun_before_waits_for_no_turn(worker, units):
     await eventually(lambda: len(worker.answerer.asked) == 2)
     units.open.set()
     assert [await first, await again] == [[Ref("unit_batch_1_0", 1)], [Ref("unit_batch_1_1", 1)]]
+
+
+async def test_what_comes_first_leaves_threads_to_lone_jobs_too_and_has_the_next_turn(
+    worker, units
+):
+    began, ends = [], {False: asyncio.Event(), True: asyncio.Event()}
+
+    async def outcome(job):
+        began.append(job.first)
+        await ends[job.first].wait()
+        return HandOn(TRIED, 1)
+
+    worker.answerer.outcome = outcome
+    running = [units.run(units.there_is(0))]
+    await eventually(lambda: began == [False])
+    running.append(units.run(units.there_is(1, first=True)))
+    await eventually(lambda: began == [False, True])
+    for number, first in ((2, False), (3, True)):
+        waits = units.run(units.there_is(number, first=first))
+        assert await asyncio.wait_for(waits, 5) == []
+    await turns(20)
+    assert (len(began), len(worker.leases)) == (2, 4)
+    ends[False].set()
+    await eventually(lambda: began == [False, True, True])
+    ends[True].set()
+    await asyncio.gather(*running)
+    assert began == [False, True, True, False]
+    assert len(worker.leases) == 0
 
 
 async def test_what_waits_after_the_last_tier_goes_to_no_other(worker, units):
@@ -180,6 +230,8 @@ async def test_what_is_away_is_told_as_an_outage(worker, units, caplog, monkeypa
     told = [record for record in caplog.records if "broke off" in record.message]
     assert [(record.levelname, record.exc_info) for record in told] == [("WARNING", None)]
     assert len(worker.leases) == 0
+    put_off = [("put_off", "gpu", (), AGAIN_SECONDS)]  # so that it does not count as a loss
+    assert moves(worker, "put_off") == (put_off if isinstance(error, OSError) else [])
 
 
 async def test_what_waits_for_its_turn_when_the_worker_stops_is_handed_back(worker, units):
@@ -191,3 +243,135 @@ async def test_what_waits_for_its_turn_when_the_worker_stops_is_handed_back(work
     assert await first == []
     assert moves(worker, "hand_back") == [("hand_back", "gpu")]
     assert worker.publisher.dispatched[-1] == Dispatch("unit_batch_1_1", 1, "gpu", "batch.begun")
+
+
+# Units whose lines all wait for their tier
+
+
+REFUSED = (Attempt("gpu", Verdict.REJECTED, 1.0),)
+
+
+@pytest.fixture
+def waiting(worker, units):
+    """Units whose lines wait, until their turns are told something; how many do."""
+    worker.answerer.holds = lambda _: True
+    worker.answerer.turns = turns_by_call = {}
+    line_up = worker.answerer.line_up
+
+    def note(job, outcome):
+        turn = line_up(job, outcome)
+        turns_by_call[len(turns_by_call)] = turns_by_call.pop(job.id)
+        return turn
+
+    worker.answerer.line_up = note
+    worker.answerer.outcome = lambda _: HandOn(REFUSED, 0)
+    return turns_by_call
+
+
+async def test_a_unit_that_waits_needs_no_turn_and_no_thread(worker, units, waiting):
+    for number in range(3):
+        assert await asyncio.wait_for(units.run(units.there_is(number)), 5) == []
+    assert (len(waiting), len(worker.leases)) == (3, 3)
+
+
+async def test_what_it_leaves_in_the_end_goes_on_without_the_thread(worker, units, waiting):
+    await units.run(units.there_is(0))
+    worker.answerer.holds = lambda _: False
+    waiting[0].set_result(Word.ASK)
+    await eventually(lambda: worker.publisher.dispatched)
+    assert worker.publisher.dispatched == [Dispatch("unit_batch_1_0", 1, "cpu", "batch.begun")]
+    await eventually(lambda: len(worker.leases) == 0)
+
+
+async def test_of_too_many_that_wait_the_oldest_waits_in_the_store(
+    worker, units, waiting, monkeypatch
+):
+    monkeypatch.setattr("tasks.execution.units.MOST_HELD", 2)
+    for number in range(4):
+        await units.run(units.there_is(number))
+    await eventually(lambda: len(moves(worker, "park")) == 2)
+    assert [waiting[n].done() for n in range(4)] == [True, True, False, False]
+
+
+async def test_who_was_asked_as_others_came_to_wait_is_one_too_many_later(
+    worker, units, waiting, monkeypatch
+):
+    monkeypatch.setattr("tasks.execution.units.MOST_HELD", 2)
+    refused, asked = HandOn(REFUSED, 0), asyncio.Event()
+
+    async def outcome(job):
+        if len(worker.answerer.asked) in (3, 4):
+            await asked.wait()
+        return refused
+
+    worker.answerer.outcome = outcome
+    for number in range(4):
+        if number == 2:
+            for turn in (0, 1):
+                waiting[turn].set_result(Word.ASK)
+            await eventually(lambda: len(worker.answerer.asked) == 4)
+        await units.run(units.there_is(number))
+    asked.set()
+    await eventually(lambda: len(waiting) == 6)
+    assert moves(worker, "park") == []
+    await units.run(units.there_is(4))
+    await eventually(lambda: len(moves(worker, "park")) == 3)
+
+
+async def test_the_drain_waits_for_what_is_handed_back(worker, units, waiting):
+    await units.run(units.there_is(0))
+    waiting[0].set_result(Word.STOP)
+    await worker.drain.run(5)
+    assert [move[0] for move in worker.batches.moves if move[0] != "begin"] == ["hand_back"]
+    assert worker.publisher.dispatched == [Dispatch("unit_batch_1_0", 1, "gpu", "batch.begun")]
+
+
+async def test_what_the_drain_cuts_off_of_a_unit_without_a_thread_is_handed_back(
+    worker, units, waiting
+):
+    await units.run(units.there_is(0))
+    worker.answerer.outcome = units.never_answered
+    waiting[0].set_result(Word.ASK)
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    await worker.drain.run(0.0)
+    await eventually(lambda: worker.publisher.dispatched)
+    assert [move[0] for move in worker.batches.moves if move[0] != "begin"] == ["hand_back"]
+    assert worker.publisher.dispatched == [Dispatch("unit_batch_1_0", 1, "gpu", "batch.begun")]
+    assert len(worker.leases) == 0
+
+
+async def test_a_tier_that_may_not_answer_is_passed_over_without_a_turn_and_told_once(
+    worker, units
+):
+    busy = units.run(units.there_is(0), "cpu")
+    await eventually(lambda: worker.answerer.asked)
+    passed = Attempt("cpu", Verdict.NOT_ALLOWED, 0.0)
+    asked = {"tier": "cpu", "options": BatchOptions(tiers=("gpu",))}
+    known = units.there_is(1, **asked, histories={0: LineHistory((*TRIED, passed), 1)})
+    ref = units.there_is(2, **asked, histories={0: LineHistory(TRIED, 1)})
+    new = units.there_is(3, **asked)
+    for each in (known, ref, new):
+        left = await asyncio.wait_for(units.run(each, "cpu"), 5)
+        assert left == [Ref(each.id, 1)]
+    assert moves(worker, "hand_on") == [
+        ("hand_on", "cache", {}),
+        ("hand_on", "cache", {0: LineHistory((*TRIED, passed), 1)}),
+        ("hand_on", "cache", {0: LineHistory((passed,))}),
+    ]
+    assert len(worker.answerer.asked) == 1
+    units.open.set()
+    await busy
+
+
+async def test_at_the_cache_every_unit_stops(worker, units):
+    units.open.set()
+    ref = units.there_is(0, "cache", options=BatchOptions(tiers=("gpu",)))
+    worker.answerer.outcome = lambda _: Park(TRIED, 1, 4.0)
+    assert await units.run(ref, "cache") == []
+    assert moves(worker, "park") == [("park", {0: LineHistory(TRIED, 1)}, 4.0)]
+
+
+async def test_a_unit_that_is_another_workers_is_not_passed_on(worker, units):
+    worker.batches.ours = False
+    ref = units.there_is(0, "cpu", options=BatchOptions(tiers=("gpu",)))
+    assert await units.run(ref, "cpu") == []

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.jsonl.input import MAX_ERRORS, custom_id_of, examine, read_line
-from tasks.jsonl.output import split_results
 from tasks.records.batches import Endpoint, SliceRange, window_seconds
 
 
@@ -140,6 +139,49 @@ def test_the_custom_id_of_a_broken_line_is_read_if_it_can_be(text, custom_id):
     assert custom_id_of(text) == custom_id
 
 
+def embedding(custom_id, given, **fields):
+    body = {"model": "m", "input": given, **fields}
+    return line(custom_id, url=Endpoint.EMBEDDINGS.value, body=body)
+
+
+def lines(*texts):
+    return b"\n".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (lines(embedding("a", "x"), embedding("b", ["x", "y"]), embedding("c", [1, 2])), []),
+        (embedding("a", ""), [("invalid_request", "body.input")]),
+        (embedding("a", []), [("invalid_request", "body.input")]),
+        (embedding("a", None), [("invalid_request", "body.input")]),
+        (embedding("a", ["x", ""]), [("invalid_request", "body.input[1]")]),
+        (embedding("a", ["x"] * 2049), [("invalid_request", "body.input")]),
+        (embedding("a", "x", model=None), [("invalid_request", "body.model")]),
+        (line("a"), [("url_mismatch", "url"), ("invalid_request", "body.input")]),
+    ],
+)
+def test_lines_of_embeddings_name_their_model_and_what_is_to_be_embedded(content, found):
+    errors = check(content, Endpoint.EMBEDDINGS).errors
+    assert [(error.code, error.param) for error in errors] == found
+
+
+def test_a_batch_embeds_at_most_fifty_thousand_inputs_over_all_its_lines():
+    most = [embedding(f"c{n}", ["x"] * 2000) for n in range(25)]
+    assert check(lines(*most), Endpoint.EMBEDDINGS).errors == []
+    [error] = check(lines(*most, embedding("one", "x")), Endpoint.EMBEDDINGS).errors
+    assert (error.code, error.line) == ("too_many_inputs", None)
+    assert "50000 inputs; this file has 50001" in error.message
+
+
+def test_a_slice_of_embeddings_holds_so_many_inputs_that_the_store_bears_their_vectors():
+    sizes = (300, 212, 1, 2000, 512, 100)
+    content = lines(*(embedding(f"c{n}", ["x"] * size) for n, size in enumerate(sizes)))
+    findings = check(content, Endpoint.EMBEDDINGS, slice_lines=128)
+    assert [each.lines for each in findings.ranges] == [2, 1, 1, 1, 1]
+    assert findings.inputs == sum(sizes)
+
+
 @given(st.binary(max_size=2_000))
 def test_no_content_makes_it_raise(content):
     check(content)
@@ -151,7 +193,3 @@ def test_no_content_makes_it_raise(content):
 )
 def test_windows(text, seconds):
     assert window_seconds(text) == seconds
-
-
-def test_results_become_output_and_error_lines():
-    assert split_results({1: b"eB", 0: b"oA", 2: b"oC"}) == (b"A\nC\n", b"B\n")

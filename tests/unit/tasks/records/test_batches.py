@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from harness.records import slice_unit
 
 from tasks.records.batches import (
+    LONGEST_MODEL,
     LineResult,
     Part,
     SliceRange,
@@ -76,7 +78,7 @@ def test_a_units_lines_are_open_until_they_have_a_result_or_leave(fields, lines)
 
 @pytest.mark.parametrize(("results", "complete"), [(2, False), (3, True)])
 def test_a_slice_is_complete_when_every_line_has_a_result(results, complete):
-    unit = slice_unit(range=SliceRange(0, 1, 3, 1), results=dict.fromkeys(range(results), b"o"))
+    unit = slice_unit(range=SliceRange(0, 1, 3, 1), results=set(range(results)))
     assert unit.complete is complete
 
 
@@ -84,3 +86,10 @@ def test_a_stored_line_says_of_which_file_it_is():
     assert LineResult(line=0, good=True, content=b"x", counted_as="gpu:succeeded").stored == b"ox"
     assert unanswered(0, b"x").stored == b"ex"
     assert unanswered(0, b"x").counted_as == "-:failed"
+
+
+def test_a_line_is_counted_by_who_answered_it_under_a_name_of_some_length():
+    line = LineResult(line=0, good=True, content=b"x", counted_as="gpu:succeeded")
+    assert (line.answered_by, unanswered(0, b"x").answered_by) == ("", "")
+    named = msgspec.structs.replace(line, model="m" * 1000)
+    assert named.answered_by == "gpu:" + "m" * LONGEST_MODEL

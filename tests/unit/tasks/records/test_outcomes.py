@@ -37,9 +37,12 @@ def misfit(tier, error=ERROR, status=None):
 
 
 GPU, CPU = misfit("gpu"), misfit("cpu", {"message": "longer"})
+GPU_413 = misfit("gpu", status=413)
+EMBEDS = Attempt("embed", Verdict.UNFIT, 0.0, "lacks chat")
 GPU_LACKS = Attempt(
     "gpu", Verdict.UNFIT, 1.0, "HTTP 500 not supported", 500, {"message": "no tools here"}
 )
+ABSENT = Attempt("cpu", Verdict.UNFIT, 1.0, "no such model", error=ERROR)
 CPU_LACKS = Attempt("cpu", Verdict.UNFIT, 0.0, "lacks tools")
 
 
@@ -131,6 +134,26 @@ CPU_LACKS = Attempt("cpu", Verdict.UNFIT, 0.0, "lacks tools")
             ),
         ),
         (
+            no_tier_fits((GPU_413, ABSENT, EMBEDS), [GPU_413, ABSENT, EMBEDS]),
+            Finish(
+                status=Status.FAILED,
+                attempts=(GPU_413, ABSENT, EMBEDS),
+                tier_used="gpu",
+                error=ERROR,
+                error_status=413,
+            ),
+        ),
+        (
+            no_tier_fits((ABSENT,), [ABSENT]),
+            Finish(
+                status=Status.FAILED,
+                attempts=(ABSENT,),
+                tier_used="cpu",
+                error=ERROR,
+                error_status=404,
+            ),
+        ),
+        (
             exhausted(()),
             Finish(
                 status=Status.FAILED,
@@ -167,6 +190,8 @@ def test_only_what_a_model_said_just_now_is_fresh(tier_used, answer, kept):
     assert finish.fresh_answer == kept
 
 
+# Of one of several servers, which says nothing of the others.
+GPU_ONE = Attempt("gpu", Verdict.UNFIT, 1.0, endpoint=1)
 MISS, LOST = Attempt("cache", Verdict.MISS, 1.0), Attempt("gpu", Verdict.LOST, 0.0)
 
 
@@ -184,6 +209,8 @@ MISS, LOST = Attempt("cache", Verdict.MISS, 1.0), Attempt("gpu", Verdict.LOST, 0
         ((Attempt("gpu", Verdict.REJECTED, 0.0), CPU, GPU), ("gpu", "cpu"), [GPU, CPU]),
         ((GPU, CPU_LACKS), ("gpu", "cpu"), [GPU, CPU_LACKS]),
         ((GPU, Attempt("cpu", Verdict.NOT_CONFIGURED, 0.0)), ("gpu",), [GPU]),
+        ((GPU_ONE,), ("gpu",), []),
+        ((GPU_ONE, GPU), ("gpu",), [GPU]),
     ],
 )
 def test_a_job_fits_no_tier_if_each_that_is_there_has_said_so(attempts, tiers, said):
@@ -191,7 +218,7 @@ def test_a_job_fits_no_tier_if_each_that_is_there_has_said_so(attempts, tiers, s
 
 
 def test_a_tier_that_a_job_does_not_fit_is_known():
-    attempts = (Attempt("gpu", Verdict.FAILURE, 1.0), CPU)
+    attempts = (Attempt("gpu", Verdict.FAILURE, 1.0), GPU_ONE, CPU)
     assert [is_unfit(attempts, tier) for tier in ("gpu", "cpu")] == [False, True]
 
 

@@ -69,14 +69,14 @@ async def test_a_unit_without_a_slice_is_a_phase():
 
 async def test_a_unit_of_a_slice_has_its_lines_and_what_is_known_of_them():
     kept = msgspec.json.encode(HISTORY)
-    known = [b"0", b"oA", b"a1", kept, b"u2", b"unit_other", b"count", b"1"]
+    known = [b"0", b"", b"a1", kept, b"u2", b"unit_other", b"count", b"1"]
     unit = await begin(answer(b"7", b"[1,2]", b"10:20:3:4", known))
     assert isinstance(unit, SliceUnit)
     assert (unit.slice, unit.lines, unit.range) == (7, (1, 2), SliceRange(10, 20, 3, 4))
-    assert unit.results == {0: b"oA"}
+    assert unit.results == {0}
     assert unit.histories == {1: HISTORY}
     assert unit.moved_to == {2: "unit_other"}
-    assert (unit.losses, unit.first) == (1, False)
+    assert (unit.attempts, unit.first) == ((lost("gpu"),), False)
 
 
 async def test_a_unit_of_a_whole_slice_names_no_lines():
@@ -118,12 +118,16 @@ def test_a_record_counts_by_tier_whatever_became_of_the_lines():
                 b"by:gpu:succeeded": b"3",
                 b"by:gpu:failed": b"1",
                 b"by:-:failed": b"2",
+                b"model:gpu:org/a:7b": b"2",
+                b"model:gpu:other": b"1",
+                b"models": b"50",
                 b"input_tokens": b"10",
                 b"reasoning_tokens": b"4",
             }
         )
     )
     assert record.by_tier == {"gpu": 4, "-": 2}
+    assert record.by_model == {"gpu": {"org/a:7b": 2, "other": 1}}
     assert record.times == {"created": 1, "completed": 2}
     assert record.tokens == Tokens(prompt=10, reasoning=4)
     assert (record.errors, record.output_file_id, record.model) == (None, None, None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from harness.records import ORDER
 from harness.waiting import turns
 
-from fallback_chain import Attempt, Verdict
+from fallback_chain import Attempt, Body, Verdict
 from tasks.errors import TooManyQueued
 from tasks.records.idempotency import IdempotencyKey
 from tasks.records.jobs import Options, Queue, Status, Submission
@@ -95,9 +96,10 @@ class FakeConnection:
         named = [key for key in keys if key.startswith("job:")]
         self.scripts.append((script, named))
         await asyncio.sleep(0)
-        together, number_of_keys = args[5:7]
+        together, number_of_keys = args[7:9]
         limits = [self.full.get(key, b"") for key in (named[:1] if together else named)]
-        return 1_500, b"job_8 job_9" if number_of_keys else b"", limits
+        queues = [b"interactive"] * len(limits)
+        return 1_500, b"job_8 job_9" if number_of_keys else b"", limits, queues
 
 
 @pytest.fixture
@@ -111,21 +113,21 @@ async def jobs(connection):
 
 
 def job(number):
-    return Submission(f"job_{number}", "ann", Queue.INTERACTIVE, {}, Options(), 60.0)
+    return Submission(f"job_{number}", "ann", Queue.INTERACTIVE, Body.of({}), Options(), 60.0)
 
 
 async def test_lone_creates_at_once_share_a_script(jobs, connection):
-    creates = [asyncio.create_task(jobs.create([job(n)], "gpu")) for n in range(3)]
+    creates = [asyncio.create_task(jobs.create([job(n)], ORDER)) for n in range(3)]
     await turns()
-    assert await asyncio.gather(*creates) == [(1.5, None)] * 3
+    assert await asyncio.gather(*creates) == [(1.5, None, "interactive")] * 3
     assert connection.scripts == [("create_jobs", ["job:job_0", "job:job_1", "job:job_2"])]
 
 
 async def test_of_lone_creates_at_once_only_those_over_a_limit_are_refused(jobs, connection):
     connection.full = {"job:job_1": b"owner", "job:job_2": b"all"}
-    creates = [asyncio.create_task(jobs.create([job(n)], "gpu")) for n in range(3)]
+    creates = [asyncio.create_task(jobs.create([job(n)], ORDER)) for n in range(3)]
     created, *refused = await asyncio.gather(*creates, return_exceptions=True)
-    assert created == (1.5, None)
+    assert created == (1.5, None, "interactive")
     assert [type(error) for error in refused] == [TooManyQueued, TooManyQueued]
     assert "this key's owner may have 5 unfinished jobs" in str(refused[0])
     assert "the service takes 7 unfinished jobs" in str(refused[1])
@@ -134,7 +136,7 @@ async def test_of_lone_creates_at_once_only_those_over_a_limit_are_refused(jobs,
 async def test_creates_that_belong_together_are_refused_together(jobs, connection):
     connection.full = {"job:job_1": b"owner"}
     with pytest.raises(TooManyQueued):
-        await jobs.create([job(1), job(2)], "gpu")
+        await jobs.create([job(1), job(2)], ORDER)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,8 @@ async def test_creates_that_belong_together_are_refused_together(jobs, connectio
 async def test_creates_that_belong_together_or_have_a_key_have_a_script_of_their_own(
     jobs, connection, submitted, keys, earlier
 ):
-    others = asyncio.create_task(jobs.create([job(0)], "gpu"))
-    assert await jobs.create([job(n) for n in submitted], "gpu", keys) == (1.5, earlier)
+    others = asyncio.create_task(jobs.create([job(0)], ORDER))
+    created = await jobs.create([job(n) for n in submitted], ORDER, keys)
+    assert created == (1.5, earlier, "interactive")
     await others
     assert ("create_jobs", [f"job:job_{n}" for n in submitted]) in connection.scripts

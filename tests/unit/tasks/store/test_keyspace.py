@@ -22,7 +22,9 @@ NAMES = [
     (keyspace.readers("file-1"), "file:file-1:batches"),
     (keyspace.files_of("ann"), "files:ann"),
     (keyspace.latency(123), "latency:123"),
+    (keyspace.first_words(123), "first_word:123"),
     (keyspace.slots("cpu"), "permits:cpu"),
+    (keyspace.limit("gpu"), "limit:gpu"),
     (keyspace.requests("ann"), "running:ann"),
 ]
 

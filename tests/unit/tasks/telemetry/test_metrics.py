@@ -8,8 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from api.metrics import ApiMetrics
-from fallback_chain import Verdict
-from tasks.telemetry.metrics import LONG_SECONDS, SECONDS, message_sizes, process_metrics
+from fallback_chain import Pace, Verdict
+from tasks.telemetry.metrics import (
+    CHUNK_SECONDS,
+    LONG_SECONDS,
+    SECONDS,
+    message_sizes,
+    process_metrics,
+)
 from tasks.telemetry.observer import Observer
 from workers.metrics import WorkerMetrics
 
@@ -37,13 +43,17 @@ def test_the_sizes_of_messages_are_counted_up_to_a_whole_slice(registry):
     assert buckets == {"1.0": 1, "4.0": 2, "16.0": 2, "32.0": 3, "+Inf": 3}
 
 
-@pytest.mark.parametrize(("metrics", "loop"), [(ApiMetrics, "finishes"), (WorkerMetrics, "pause")])
+def worker_metrics():
+    return WorkerMetrics(("gpu", "cpu"))
+
+
+@pytest.mark.parametrize(("metrics", "loop"), [(ApiMetrics, "finishes"), (worker_metrics, "pause")])
 def test_a_loop_that_never_died_is_at_0_so_that_its_first_death_is_a_rise(metrics, loop):
     known = metrics().registry.get_sample_value("fallthrough_loop_deaths_total", {"loop": loop})
     assert known == 0
 
 
-@pytest.mark.parametrize("metrics", [ApiMetrics, WorkerMetrics])
+@pytest.mark.parametrize("metrics", [ApiMetrics, worker_metrics])
 def test_the_deaths_of_loops_are_counted_by_their_names(metrics):
     counted = metrics()
     for name in ("sweeper", "leases", "sweeper"):
@@ -82,7 +92,7 @@ def test_where_nobody_listens_nothing_is_heard(name):
     ],
 )
 def test_tries_are_counted_by_what_their_replies_were_like(verdict, detail, told):
-    metrics = WorkerMetrics()
+    metrics = worker_metrics()
     metrics.tried("gpu", verdict, 0.1, detail)
     labels = {"tier": "gpu", "verdict": verdict.value, "detail": told}
     value = metrics.registry.get_sample_value
@@ -101,8 +111,36 @@ def test_tries_are_counted_by_what_their_replies_were_like(verdict, detail, told
     ],
 )
 def test_what_nobody_was_shown_is_told_to_the_fleet_once(verdict, detail, event):
-    metrics = WorkerMetrics()
+    metrics = worker_metrics()
     for _ in range(2):
         metrics.tried("gpu", verdict, 0.1, detail)
     assert metrics.take_untold() == ({event: 2} if event else {})
     assert metrics.take_untold() == {}
+
+
+def test_the_buckets_of_a_streams_pieces_are_those_of_the_conventions():
+    assert CHUNK_SECONDS[:3] == (0.01, 0.02, 0.04)
+    assert CHUNK_SECONDS[-1] == 81.92
+
+
+def test_a_stream_is_in_flight_until_it_ends_and_its_pieces_are_timed():
+    metrics = worker_metrics()
+    name = "fallthrough_worker"
+
+    def value(what, **labels):
+        return metrics.registry.get_sample_value(f"{name}_{what}", {"tier": "gpu", **labels})
+
+    assert (value("streams_in_flight"), value("streams_cut_total")) == (0, 0)
+    for _ in range(3):
+        metrics.stream_begun("gpu")
+    assert value("streams_in_flight") == 3
+    metrics.stream_ended("gpu", Pace(0.3, [0.015, 0.015, 5.0]))
+    metrics.stream_ended("gpu", None)
+    metrics.stream_cut("gpu")
+    assert (value("streams_in_flight"), value("streams_cut_total")) == (1, 1)
+    first, between = "time_to_first_chunk_seconds", "time_per_output_chunk_seconds"
+    assert [value(f"{first}_{what}") for what in ("count", "sum")] == [1, 0.3]
+    assert value(f"{first}_bucket", le="0.16") == 0
+    assert value(f"{first}_bucket", le="0.32") == 1
+    assert value(f"{between}_bucket", le="0.02") == 2
+    assert value(f"{between}_count") == 3

@@ -13,11 +13,11 @@ from harness.upstream import PLANS
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, MemoryStore, Outcome, Permit
 from fallback_chain import (
     CacheTier,
-    ChatTier,
     MemoryCache,
     Reply,
     TierConfig,
     UpstreamError,
+    build_tier,
     cache_key,
 )
 from tasks.drain import Drain
@@ -46,18 +46,20 @@ class Servers:
 
     def __init__(self) -> None:
         self.mode = "ok"
+        self.modes: dict[str, str] = {}  # of those that have one of their own, by name
         self.asked: list[str] = []
         self.go = asyncio.Event()  # what ends a slow call
 
     async def request(self, method, url, *, headers, content, timeout_seconds):
         self.asked.append(url.removeprefix("http://"))
-        if self.mode == "reset":
+        mode = self.modes.get(self.asked[-1].partition("/")[0], self.mode)
+        if mode == "reset":
             raise UpstreamError("reset", "reset")
-        if self.mode == "hang":
+        if mode == "hang":
             raise UpstreamError("timeout", "timeout")
-        if self.mode == "slow":
+        if mode == "slow":
             await self.go.wait()
-        status, body, headers = PLANS.get(self.mode, (200, ANSWER, {}))
+        status, body, headers = PLANS.get(mode, (200, ANSWER, {}))
         return Reply(status, headers, json.dumps(body).encode())
 
     async def aclose(self):
@@ -67,32 +69,40 @@ class Servers:
 class Bench:
     """An answerer, and all that it works with. Its breakers' clock stands still."""
 
-    def __init__(self, tiers=("gpu", "cpu"), slots=None, **settings) -> None:
+    def __init__(self, tiers=("gpu", "cpu"), slots=None, servers=1, **settings) -> None:
         self.now_ms = 1_000_000
         self.servers, self.observer, self.drain = Servers(), Heard(), Drain()
         store = MemoryStore(lambda: self.now_ms)
+        config = CircuitBreakerConfig(
+            recovery_timeout_seconds=12, ramp_seconds=settings.get("breaker_ramp_seconds", 0.0)
+        )
         self.breakers = {
-            name: CircuitBreaker(name, CircuitBreakerConfig(recovery_timeout_seconds=12), store)
-            for name in ("gpu", "cpu", "cache")
+            name: CircuitBreaker(name, config, store, draw=lambda: 0.0)
+            for name in (*tiers, "gpu", "cpu", "cache")
         }
-        self.models = {
-            name: ChatTier(
-                TierConfig(name, f"http://{name}", "m", None, 60.0),
-                self.breakers[name],
-                self.servers,
-            )
-            for name in tiers
-        }
+        self.models = {name: self._tier(name, servers, store) for name in tiers}
         self._answers = MemoryCache()
         self.cache = CacheTier(self._answers, self.breakers["cache"])
         self.slots = slots or LocalSlots(1)
-        by_queue = {(tier, queue): self.slots for tier in ("gpu", "cpu") for queue in Queue}
+        names = list(dict.fromkeys((*tiers, "gpu", "cpu")))
+        by_queue = {(tier, queue): self.slots for tier in names for queue in Queue}
         self.answerer = Answerer(
-            Settings(degraded_message="Sorry.", **settings),
+            Settings(degraded_message="Sorry.", tiers=",".join(names), **settings),
             Tiers(self.models, self.cache, by_queue, self.servers),
             self.drain,
             self.observer,
         )
+
+    def _tier(self, name, servers, store):
+        """Return a tier; the names of its other servers end in 2, 3 ..."""
+        urls = [f"http://{name}", *(f"http://{name}{number}" for number in range(2, servers + 1))]
+        config = TierConfig(name, ",".join(urls), "m", None, 60.0)
+        others = {
+            each.breaker_name: CircuitBreaker(each.breaker_name, store=store)
+            for each in config.endpoints[1:]
+        }
+        first = config.endpoints[0].breaker_name
+        return build_tier(config, {first: self.breakers[name], **others}, self.servers)
 
     async def answer(self, job: BegunJob):
         async with asyncio.timeout(5):
@@ -105,12 +115,21 @@ class Bench:
             assert isinstance(permit, Permit)
             await self.breakers[tier].record(permit, Outcome.FAILURE)
 
+    async def close(self, tier: str) -> None:
+        """Have two probes close the breaker that fail() opened."""
+        self.now_ms += 12_000
+        for _ in range(2):
+            permit = await self.breakers[tier].acquire()
+            assert isinstance(permit, Permit)
+            await self.breakers[tier].record(permit, Outcome.SUCCESS)
+
     async def remember(self, job: BegunJob, answer: bytes = b"cached", model: str = "m") -> None:
-        await self._answers.put(cache_key(job.owner, job.body), answer, model)
+        key = cache_key(job.owner, job.body.decoded(), job.endpoint)
+        await self._answers.put(key, answer, model)
 
     async def remembered(self, job: BegunJob) -> list[bytes]:
         """Return what the cache has for a job: an answer, or none."""
-        found = await self._answers.get(cache_key(job.owner, job.body))
+        found = await self._answers.get(cache_key(job.owner, job.body.decoded(), job.endpoint))
         return [found.answer] if found else []
 
 

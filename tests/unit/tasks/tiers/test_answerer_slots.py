@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from harness.waiting import eventually, turns
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig
 from circuit_breaker.events import CallRejected
 from fallback_chain import Verdict
-from tasks.records.jobs import Options, Status
+from tasks.records.jobs import Options, Queue, Status
 from tasks.records.outcomes import Finish, HandBack, HandOn
 from tasks.tiers.slots import FleetSlots, LocalSlots
 
@@ -282,7 +283,7 @@ async def test_who_is_cut_off_as_his_slot_goes_back_keeps_his_answer(make_bench)
         await go_on.wait()
         await release(token)
 
-    async def slow(token):
+    async def slow(token, attempt=None):
         await asyncio.shield(give_back(token))
 
     slots.release = slow
@@ -293,3 +294,85 @@ async def test_who_is_cut_off_as_his_slot_goes_back_keeps_his_answer(make_bench)
     assert (await asking).status is Status.SUCCEEDED
     go_on.set()
     await eventually(lambda: slots.taken == 0)
+
+
+# Room for what a call takes is waited for as a slot is
+
+
+@pytest.mark.parametrize(
+    ("tier", "tiers", "seconds"),
+    [
+        ("gpu", ("gpu", "cpu"), 9.0),
+        ("cpu", ("gpu", "cpu"), 3.0),
+        ("cpu", ("cpu",), 9.0),
+        ("cache", ("gpu", "cpu"), 10.0),
+    ],
+)
+def test_room_is_waited_for_as_long_as_a_slot_is(make_bench, tier, tiers, seconds):
+    bench, now = make_bench(tiers=tiers, cpu_wait_seconds=3.0), time.monotonic()
+    job = begun_job(tier=tier, created=now, deadline=now + 10)
+    assert bench.answerer.worth_until(job) == pytest.approx(now + seconds, abs=0.5)
+
+
+def test_what_finds_no_room_goes_on(bench):
+    left = bench.answerer.no_room(begun_job(tier="gpu"), time.monotonic())
+    assert isinstance(left, HandOn)
+    assert (verdicts(left), left.failures) == ([("gpu", "no_permit")], 0)
+
+
+def test_what_finds_no_room_at_the_last_tier_has_expired(bench):
+    finish = bench.answerer.no_room(begun_job(tier="cache"), time.monotonic())
+    assert finish == Finish(status=Status.EXPIRED, attempts=())
+
+
+def test_what_finds_no_room_as_the_worker_stops_is_handed_back(bench):
+    bench.drain.started = True
+    assert bench.answerer.no_room(begun_job(), time.monotonic()) == HandBack()
+
+
+# While a tier takes a share of calls after an outage
+
+
+@pytest.fixture
+async def ramping(make_bench):
+    """A bench of ten slots whose GPU takes half of the calls; whoever asks its breaker gets one."""
+    bench = make_bench(slots=LocalSlots(10), breaker_ramp_seconds=90)
+    await bench.fail("gpu")
+    await bench.close("gpu")
+    bench.now_ms += 40_000
+    assert bench.models["gpu"].share == pytest.approx(0.5)
+    return bench
+
+
+@asynccontextmanager
+async def others(bench, number):
+    """Have so many slots taken by others."""
+    tokens = [bench.slots.try_acquire() for _ in range(number)]
+    yield
+    for token in tokens:
+        await bench.slots.release(token)
+
+
+async def test_lines_of_batches_have_a_ramping_tiers_share_of_its_slots_and_no_more(ramping):
+    line = begun_job(queue=Queue.BATCH)
+    async with others(ramping, 4):
+        assert (await ramping.answer(line)).tier_used == "gpu"
+    asked = len(ramping.servers.asked)
+    async with others(ramping, 6):
+        refused = await ramping.answer(line)
+    assert (refused.attempts[-1].verdict, refused.attempts[-1].detail) == ("rejected", "ramping")
+    assert len(ramping.servers.asked) == asked
+    assert ramping.answerer.waits(begun_job(options=Options(on_exhausted="wait")), refused)
+
+
+async def test_lone_calls_have_what_its_breaker_lets_through(ramping):
+    async with others(ramping, 9):
+        assert (await ramping.answer(begun_job())).tier_used == "gpu"
+
+
+async def test_a_probe_is_no_share_of_anything(make_bench):
+    bench = make_bench(slots=LocalSlots(10), breaker_ramp_seconds=90)
+    await bench.fail("gpu")
+    bench.now_ms += 12_000
+    async with others(bench, 9):
+        assert (await bench.answer(begun_job(queue=Queue.BATCH))).tier_used == "gpu"

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from harness.waiting import eventually, turns
 
-from tasks.tiers.slots import FleetSlots, LocalSlots
+from fallback_chain import Attempt, Verdict
+from tasks.tiers.slots import FleetSlots, LocalSlots, free_for_batches, load_of
 
 # In one process
 
@@ -57,6 +58,65 @@ async def test_there_are_no_more_slots_than_the_limit():
     for token in tokens:
         await slots.release(token)
     assert (slots.taken, slots.try_acquire()) == (0, "local")
+
+
+async def test_calls_of_batches_leave_the_last_free_slots_to_lone_ones():
+    slots = LocalSlots(3, reserved=1)
+    lane = slots.batch_lane
+    tokens = [lane.try_acquire(), slots.try_acquire()]
+    assert (lane.try_acquire(), lane.limit) == (None, 2)
+    waiting = lane.line_up()
+    tokens.append(slots.try_acquire())
+    assert None not in tokens
+    await slots.release(tokens.pop())
+    assert not waiting.done(), "it would take the last"
+    await slots.release(tokens.pop())
+    assert waiting.done()
+    assert slots.taken == 2
+
+
+@pytest.mark.parametrize("reserved", [1, 9])
+async def test_calls_of_batches_have_one_slot_whatever_is_reserved(reserved):
+    slots = LocalSlots(1, reserved)
+    assert slots.batch_lane.try_acquire()
+    waiting = slots.batch_lane.line_up()
+    await slots.batch_lane.release("local")
+    assert waiting.done()
+
+
+@pytest.mark.parametrize(
+    ("share", "chance", "taken", "free"),
+    [
+        (0.1, 0.1, 0, 0),
+        (0.1, 0.3, 0, 1),
+        (0.1, 0.3, 1, 0),
+        (0.5, 0, 0, 4),
+        (0.5, 0.99, 0, 4),
+        (0.5, 0, 3, 1),
+        (0.5, 0, 9, -5),
+        (1, 0.99, 2, 6),
+    ],
+)
+def test_of_a_tier_that_takes_a_share_batches_have_it_of_its_slots(share, chance, taken, free):
+    slots = LocalSlots(10, reserved=2)
+    for _ in range(taken):
+        slots.try_acquire()
+    assert free_for_batches({slots, slots.batch_lane}, chance, share) == free
+
+
+def test_processes_of_one_slot_have_together_the_share_of_all():
+    chances = [number / 20 for number in range(20)]
+    free = [free_for_batches([LocalSlots(1)], chance, 0.35) for chance in chances]
+    assert sum(free) == 7
+
+
+async def test_what_runs_for_lone_calls_and_for_batches_is_counted_in_the_fleet_as_well(limits):
+    limits.free = 3
+    lone, batch = FleetSlots(limits, "cpu", 4), FleetSlots(limits, "cpu", 3)
+    tokens = [(slots, await slots.line_up()) for slots in (lone, lone, batch)]
+    assert free_for_batches({lone, batch}, 0, 1) == 0
+    for slots, token in tokens:
+        await slots.release(token)
 
 
 # In the whole fleet
@@ -185,3 +245,29 @@ async def test_a_slot_goes_back_though_who_gives_it_is_cut_off(limits):
         await releasing
     go_on.set()
     await eventually(lambda: not limits.held)
+
+
+# What a call tells of its server
+
+
+@pytest.mark.parametrize(
+    ("verdict", "detail", "how"),
+    [
+        (Verdict.ANSWERED, "", "well"),
+        (Verdict.SATURATED, "HTTP 429", "busy"),
+        (Verdict.FAILURE, "timeout", "slow"),
+        (Verdict.FAILURE, "HTTP 500", "none"),
+        (Verdict.REJECTED, "open", "none"),
+        (Verdict.REFUSED, "HTTP 400", "none"),
+        (Verdict.EXPIRED, "deadline", "none"),
+    ],
+)
+def test_what_a_call_tells_of_what_its_server_bears(verdict, detail, how):
+    assert load_of(Attempt("gpu", verdict, 700.0, detail), 0.0) == (how, 700.0 * (how != "none"))
+
+
+def test_an_answer_is_slow_beyond_the_limit_that_was_set():
+    answered = Attempt("gpu", Verdict.ANSWERED, 700.0)
+    hows = [load_of(answered, seconds).how for seconds in (0.0, 0.6, 0.8)]
+    assert hows == ["well", "slow", "well"]
+    assert load_of(None, 0.6).how == "none"

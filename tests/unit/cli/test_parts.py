@@ -1,0 +1,101 @@
+"""What `fallthrough up` runs, and who answers then; nothing starts."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from cli.commands.stack import up
+from cli.stack.parts import UpOptions, plan
+from tasks.errors import SettingsError
+from tasks.settings import Settings, TierSettings
+
+GPU, CPU = "http://user:secret@gpu-box:8000", "http://cpu-box:11434"
+SMALL = "the embedded small model"
+
+
+def planned(tmp_path, gpu="", cpu=None, **options):
+    settings = Settings(gpu_url=gpu, gpu_model="large", cpu_url=cpu or "")
+    names = {"FALLTHROUGH_REDIS_URL"} | ({"FALLTHROUGH_CPU_URL"} if cpu is not None else set())
+    return plan(settings, frozenset(names), UpOptions(0, 0, **options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu", "asked", "answers"),
+    [
+        ("", None, False, SMALL),
+        ("", None, True, SMALL),
+        ("", CPU, False, f"{CPU}, the first model that it serves"),
+        ("", "", False, "none: "),
+        (GPU, None, False, "none: "),
+        (GPU, None, True, SMALL),
+        (GPU, CPU, False, f"{CPU}, the first model that it serves"),
+        (GPU, CPU, True, f"{CPU}, the first model that it serves"),
+        (GPU, "", True, "none: "),
+    ],
+)
+def test_the_small_model_answers_for_a_gpu_server_only_if_it_is_asked_for(
+    tmp_path, gpu, cpu, asked, answers
+):
+    layout, model_runs = planned(tmp_path, gpu, cpu, embedded_cpu=asked), answers == SMALL
+    parts = {part.name: part for part in layout.parts}
+    assert ("model" in parts) is model_runs
+    environ = parts["worker-interactive"].environ
+    assert environ.get("FALLTHROUGH_CPU_URL", "") == (
+        parts["model"].url if model_runs else cpu or ""
+    )
+    assert ("FALLTHROUGH_CPU_ACCEPTS" in environ) is model_runs
+    assert dict(layout.chain)["cpu"].startswith(answers)
+
+
+def test_the_chain_is_told_in_its_order_and_without_passwords(tmp_path):
+    chain = planned(tmp_path, GPU, CPU).chain
+    assert [link.tier for link in chain] == ["gpu", "cpu", "cache", "degraded"]
+    assert chain[0].who == "http://***@gpu-box:8000, large"
+    assert planned(tmp_path).chain[0].who == "none: FALLTHROUGH_GPU_URL"
+
+
+# Tiers that are named
+
+
+def named(tmp_path, tiers, *, asked=False, **urls):
+    more = tuple((name, TierSettings(url, "large")) for name, url in urls.items())
+    settings = Settings(tiers=tiers, more_tiers=more)
+    options = UpOptions(0, 0, embedded_cpu=asked)
+    return plan(settings, frozenset({"FALLTHROUGH_REDIS_URL"}), options, tmp_path)
+
+
+def test_the_chain_names_every_tier_that_is_set_up_and_every_one_that_is_not(tmp_path):
+    layout = named(tmp_path, "h100,l4,cpu", h100=GPU)
+    assert [(link.tier, link.who) for link in layout.chain[:3]] == [
+        ("h100", "http://***@gpu-box:8000, large"),
+        ("l4", "none: FALLTHROUGH_L4_URL"),
+        (
+            "cpu",
+            "none: name one by FALLTHROUGH_CPU_URL, or ask for the small model: --cpu embedded",
+        ),
+    ]
+    environ = next(part for part in layout.parts if part.name == "api").environ
+    assert (environ["FALLTHROUGH_TIERS"], environ["FALLTHROUGH_H100_URL"]) == ("h100,l4,cpu", GPU)
+
+
+@pytest.mark.parametrize(
+    ("tiers", "asked", "urls", "runs"),
+    [
+        ("h100,cpu", False, {}, True),
+        ("h100,cpu", False, {"h100": GPU}, False),
+        ("h100,cpu", True, {"h100": GPU}, True),
+        ("h100,l4", False, {}, False),
+        ("h100,l4", True, {"l4": GPU}, False),
+    ],
+)
+def test_the_small_model_is_the_cpu_tier_and_no_other(tmp_path, tiers, asked, urls, runs):
+    parts = {part.name for part in named(tmp_path, tiers, asked=asked, **urls).parts}
+    assert ("model" in parts) is runs
+
+
+def test_the_small_model_cannot_be_asked_for_where_no_tier_is_named_cpu():
+    environ = {"FALLTHROUGH_TIERS": "h100,l4", "FALLTHROUGH_CPU_URL": None}
+    done = CliRunner().invoke(up, ["--cpu", "embedded"], env=environ)
+    assert isinstance(done.exception, SettingsError)
+    assert "it does not name cpu, where --cpu embedded would answer" in str(done.exception)
