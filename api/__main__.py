@@ -101,7 +101,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return process.listen(settings.host, settings.port)
     except OSError as error:
-        message = f"FALLTHROUGH_PORT: cannot listen on {settings.host}:{settings.port}: {error}"
+        why = error.strerror or "it is no address of this machine"
+        message = f"FALLTHROUGH_PORT: cannot listen on {settings.host}:{settings.port}: {why}"
         raise SettingsError(message) from None
 
 

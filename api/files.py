@@ -65,6 +65,14 @@ UPLOAD_FORM = {
 }
 
 
+# What Starlette's parser says of a form: ours, by a part of its words.
+FORM_FAULTS = {
+    "Missing boundary": "its Content-Type names no boundary: leave that header to your HTTP client",
+    "Too many files": "it has several files; upload each by itself",
+    "Too many fields": f"it has more than {MOST_FIELDS} fields",
+    "exceeded maximum size": f"a field has more than {FORM_BYTES // 1024} KB",
+}
+NO_FORM = "it is no multipart/form-data; send it as `curl -F file=@prompts.jsonl` does"
 UPLOAD_ENCODING = {
     "file": {
         "headers": {
@@ -170,7 +178,7 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
         form = await parser.parse()
     except (MultiPartException, ValueError) as error:  # the parser's own are ValueErrors
         await _read_past(parts)
-        raise bad(f"the form cannot be read: {error}") from None
+        raise bad(f"the form cannot be read: {_fault_of(error)}") from None
     except OSError as error:
         await _read_past(parts)
         message = f"the upload does not fit into the temporary folder: {error.strerror}"
@@ -179,6 +187,12 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
         yield form
     finally:
         await form.close()
+
+
+def _fault_of(error: Exception) -> str:
+    """Return why a form is none, from the parser's own words."""
+    said = str(error)
+    return next((ours for theirs, ours in FORM_FAULTS.items() if theirs in said), NO_FORM)
 
 
 async def _read_past(parts: AsyncGenerator[bytes, None]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -21,6 +19,7 @@ from fallback_chain import (
     fault_of,
     read_answer,
 )
+from tasks.json_faults import UNREADABLE, fault_of_json, misfit_of
 from tasks.process import no_collection
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
@@ -220,43 +219,26 @@ class ErrorEnvelope(Struct):
 
 
 _HANDLING = frozenset(Handling.__struct_fields__)
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`)?$")
 
 
 def parse_json(content: bytes) -> Any:
-    """Return the JSON value; a 400 says at which byte it breaks."""
+    """Return the JSON value; a 400 says where it breaks."""
     try:
         with no_collection():
             return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        place = _place_of(content, error)
-        raise bad(f"the body is not JSON: {place}", code="invalid_json") from None
+    except UNREADABLE as error:
+        fault = fault_of_json(content, error)
+        raise bad(f"the body is not JSON: {fault}", code="invalid_json") from None
 
 
-def _place_of(content: bytes, error: Exception) -> str:
-    # msgspec does not always say where; the standard library does.
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError) as failure:
-        return str(failure)
-    return str(error)
-
-
-def check(value: Any, kind: type[Any], place: str = "") -> Any:
+def check(value: Any, kind: type[Struct], place: str = "") -> Any:
     """Return value as that Struct; a 400 names the field that does not fit."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        match = _PLACE.match(str(error))
-        path = (match and match["path"]) or ""
-        what = match["what"] if match else str(error)
-        missing = re.search(r"missing required field `(\w+)`", what)
-        if missing:
-            path = f"{path}.{missing[1]}".strip(".")
-        if match and match["key"]:
-            what = f"of a key: {what}"
+        path, what = misfit_of(error, kind)
         param = f"{place}.{path}".strip(".").replace(".[", "[") or None
-        raise bad(f"{param or 'body'}: {what}", param) from None
+        raise bad(f"{param or 'the body'}: {what}", param) from None
 
 
 def jobs_of(value: Any, owner: str, default_deadline: float) -> tuple[list[Submission], bool]:
@@ -305,8 +287,8 @@ def _sent(body: dict[str, Any]) -> Body:
     """Return what goes to the model; a 400 if it is nested just less deep than what can be read."""
     try:
         return Body.of(body)
-    except RecursionError as error:
-        raise bad(f"the body is nested too deep: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise bad("the body is nested too deep", code="invalid_json") from None
 
 
 class Deadlines(NamedTuple):

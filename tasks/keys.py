@@ -101,7 +101,8 @@ def read_file(path: Path) -> list[Key]:
 
 
 def _unreadable(path: Path, error: Exception) -> SettingsError:
-    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    reason = error.strerror if isinstance(error, OSError) else None
+    reason = reason or "it is no file of keys as `fallthrough keys create` writes it"
     message = f"FALLTHROUGH_KEYS_FILE: {str(path)[:LONGEST_SHOWN]} cannot be read: {reason}"
     return SettingsError(message)
 

@@ -148,17 +148,26 @@ def _as_settings_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fault = f"the folder cannot be made: {error.strerror}"
+        fault = f"the folder cannot be made: {error.strerror or 'its storage refuses it'}"
     except RecursionError:
         fault = "the folder cannot be made: it lies too deep"
     except ImportError as error:
-        fault = f"a package is missing: {error}"
+        fault = f"a package is missing: {_package(error)}"
     except (TypeError, ValueError):
         fault = "it is no folder, and no URL that fsspec knows"
     else:
         return
     message = f"FALLTHROUGH_FILES_URL: {fault}"
     raise SettingsError(message)
+
+
+def _package(error: ImportError) -> str:
+    """Return what must be installed; fsspec raises from what could not be imported."""
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    name = (cause.name or "").partition(".")[0]
+    if name in {"s3fs", "aiobotocore", "botocore"}:
+        return "pip install 'fallthrough[s3]'"
+    return f"install the one that has the Python module {name}"
 
 
 @contextlib.contextmanager

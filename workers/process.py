@@ -113,7 +113,8 @@ class WorkerProcess:
         try:
             return process.listen(host, port)
         except OSError as error:
-            message = f"FALLTHROUGH_WORKER_PORT: cannot listen on {host}:{port}: {error}"
+            why = error.strerror or "it is no address of this machine"
+            message = f"FALLTHROUGH_WORKER_PORT: cannot listen on {host}:{port}: {why}"
             raise SettingsError(message) from None
 
     def _celery_worker(self) -> Any:

@@ -7,7 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from fallback_chain import Urgency
-from tasks.jsonl.input import UNREADABLE, custom_id_of, split_line
+from tasks.json_faults import UNREADABLE
+from tasks.jsonl.input import custom_id_of, split_line
 from tasks.jsonl.output import unanswered_line
 from tasks.records.batches import LineResult, unanswered
 from tasks.records.jobs import BegunJob, Options, Queue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fallback_chain import Body, Endpoint, count_of, fault_of
+from tasks.json_faults import OUT_OF_RANGE, REQUIRED, UNREADABLE, fault_of_json, misfit_of
 from tasks.records.batches import SLICE_BYTES, SliceRange
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ NEEDED = {
     Endpoint.COMPLETIONS: "prompt",
     Endpoint.EMBEDDINGS: "input",
 }
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what read_line raises
 
 
 class Line(msgspec.Struct):
@@ -44,6 +44,7 @@ class Line(msgspec.Struct):
     body: dict[str, Any]
 
 
+NAMES = Line.__struct_fields__
 read_line = msgspec.json.Decoder(Line).decode
 
 
@@ -231,10 +232,11 @@ def _check(
     try:
         line = read_line(text)
     except msgspec.ValidationError as error:
-        _explain(str(error), number, findings)
+        _explain(error, number, findings)
         return None
-    except UNREADABLE:
-        findings.add("invalid_json_line", "this line is not parseable as valid JSON", number)
+    except UNREADABLE as error:
+        message = f"this line is not parseable as valid JSON: {fault_of_json(text, error)}"
+        findings.add("invalid_json_line", message, number)
         return None
     # 64 bits of SipHash: kept whole, the ids of a 200 MB file may be 200 MB.
     identity = hash(line.custom_id)
@@ -282,15 +284,12 @@ def _check_input(body: dict[str, Any], number: int, findings: Findings) -> None:
         findings.add("invalid_request", message, number, "body.model")
 
 
-def _explain(error: str, number: int, findings: Findings) -> None:
-    for name in ("custom_id", "method", "url", "body"):
-        if f"missing required field `{name}`" in error and "$." not in error:
-            findings.add("missing_required_parameter", f"this line has no {name}", number, name)
-            return
-    what, _, place = error.partition(" - at `$")
-    if "out of range" in what:
+def _explain(error: msgspec.ValidationError, number: int, findings: Findings) -> None:
+    path, what = misfit_of(error, Line)
+    if path in NAMES and what == REQUIRED:
+        findings.add("missing_required_parameter", f"this line has no {path}", number, path)
+    elif what == OUT_OF_RANGE:
         message = "this line is not parseable: it holds a number that is out of range"
         findings.add("invalid_json_line", message, number)
-        return
-    param = place.strip("`.") or None
-    findings.add("invalid_request", f"{param or 'the line'}: {what}", number, param)
+    else:
+        findings.add("invalid_request", f"{path or 'the line'}: {what}", number, path or None)

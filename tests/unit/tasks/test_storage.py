@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from harness.s3 import S3Server
-from s3fs.core import S3File
+from s3fs.core import S3File, S3FileSystem
 
 from tasks import storage as names
 from tasks.errors import SettingsError
 from tasks.storage import UNFINISHED, WRITE_BLOCK, Storage, default_folder
+
+fsspec_registry = importlib.import_module("fsspec.registry")  # the package has a dict of that name
 
 
 @pytest.fixture
@@ -186,7 +190,11 @@ def test_the_names_of_a_batchs_files_do_not_collide():
     [
         ("nothing://id:hunter2@bucket", "it is no folder, and no URL that fsspec knows"),
         ("/proc/nothing/here", "the folder cannot be made: No such file or directory"),
-        ("hdfs://id:hunter2@bucket", "a package is missing: "),
+        (
+            "hdfs://id:hunter2@bucket",
+            "a package is missing: install the one that has the Python module pyarrow",
+        ),
+        ("github://id:hunter2@bucket", "the folder cannot be made: its storage refuses it"),
     ],
 )
 def test_what_files_cannot_lie_in_is_told_in_one_line(url, fault):
@@ -194,6 +202,16 @@ def test_what_files_cannot_lie_in_is_told_in_one_line(url, fault):
         Storage(url)
     assert "hunter2" not in str(error.value)
     assert str(error.value).isprintable()
+
+
+def test_a_package_that_we_have_an_extra_for_is_named_by_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(fsspec_registry._registry, "s3", raising=False)
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(
+        SettingsError, match=r"a package is missing: pip install .fallthrough\[s3\]"
+    ):
+        Storage("s3://bucket")
 
 
 @pytest.mark.parametrize("where", ["storage", "object_store"])

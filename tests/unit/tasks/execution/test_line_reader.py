@@ -11,7 +11,7 @@ from harness.records import slice_unit
 
 from fallback_chain import Attempt, Urgency, Verdict
 from tasks.execution.line_reader import MISSING_TRIES, line_job, read_lines
-from tasks.jsonl.input import UNREADABLE
+from tasks.json_faults import UNREADABLE
 from tasks.records.batches import BatchOptions, Endpoint, LineHistory, SliceRange
 from tasks.records.jobs import Options, Queue
 from tasks.storage import Storage, content_name
