@@ -93,8 +93,8 @@ def misfit_of(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> Mis
 
 def _choices(kind: type[msgspec.Struct], path: str) -> list[str]:
     """Return the words of which a field must be one."""
-    [field] = [f for f in msgspec.structs.fields(kind) if f.encode_name == path] or [None]
-    return [str(word) for word in _literals(field.type)] if field else []
+    fields = [field for field in msgspec.structs.fields(kind) if field.encode_name == path]
+    return [str(word) for field in fields for word in _literals(field.type)]
 
 
 def _literals(kind: Any) -> tuple[Any, ...]:
