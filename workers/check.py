@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,10 +27,13 @@ from tasks.store.durability import Durability
 from tasks.tiers.build import build_http, tier_configs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fallback_chain import Http, TierConfig
 
+DISTRIBUTION = "fallthrough"
+# Names that other distributions may have, too: the one that is installed last overwrites the other.
+PACKAGES = ("api", "circuit_breaker", "cli", "fallback_chain", "flowerconfig", "tasks", "workers")
 OK, FAILED, NONE = "ok", "failed", "none"
 LONGEST_REASON = 300  # characters of a client's own words
 
@@ -91,12 +95,25 @@ async def check_all(settings: Settings) -> list[Row]:
         )
     finally:
         await http.aclose()
-    told = [row for part in rows for row in part]
+    told = [*packages(packages_distributions()), *(row for part in rows for row in part)]
     if not configs:
         first = next(iter(settings.model_tiers)).upper()
         advice = f"set {URL.format(tier=first)} to the model server's address"
         told.append(Row("tiers", "reach", NONE, "no model server is set up", advice))
     return told
+
+
+def packages(owners: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Return a row for each of our packages that another distribution has as well.
+
+    owners: the distributions that have a top-level package, by its name.
+    """
+    advice = "install Fallthrough in an environment of its own"
+    return [
+        Row("install", "packages", FAILED, f"the distribution {other} has {name}, too", advice)
+        for name in PACKAGES
+        for other in sorted(set(owners.get(name, ())) - {DISTRIBUTION})
+    ]
 
 
 async def _tier(config: TierConfig, http: Http, settings: Settings) -> list[Row]:
