@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from cli.stack.memory import machine_memory, store_memory
-from cli.stack.ports import PortTakenError, claim, free_port
+from cli.stack.ports import PortTakenError, claim, free_port, preferred
 from tasks.hosts import http_url
 from tasks.setting_kinds import masked_url
 
@@ -99,9 +99,12 @@ def plan(
             shared["FALLTHROUGH_CPU_ACCEPTS"] = "text"  # so small a model can do nothing else
     chain = _chain(settings, embedded=embedded)
     drain = settings.drain_seconds + 10
-    parts += [_worker("worker-interactive", "interactive", shared, drain)]
+    kinds = [("worker-interactive", "interactive")]
+    kinds += [(f"worker-batch-{n}", "batch") for n in range(1, options.workers + 1)]
     parts += [
-        _worker(f"worker-batch-{n}", "batch", shared, drain) for n in range(1, options.workers + 1)
+        # Next to the API's, so that a scrape config finds them again after a restart.
+        _worker(kind, shared, drain, preferred(options.port and options.port + n))
+        for n, kind in enumerate(kinds, 1)
     ]
     try:
         flower_port = claim(options.flower_port, "--flower-port", "Flower")
@@ -200,8 +203,8 @@ def _model() -> Part:
     return Part("model", command, url, _health_probe(f"{url}/health"), 1)
 
 
-def _worker(name: str, queues: str, shared: Mapping[str, str], drain: float) -> Part:
-    port = free_port()
+def _worker(kind: tuple[str, str], shared: Mapping[str, str], drain: float, port: int) -> Part:
+    name, queues = kind
     url = f"http://127.0.0.1:{port}"
     environ = {
         **shared,

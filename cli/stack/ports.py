@@ -16,6 +16,17 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def preferred(port: int) -> int:
+    """Return this port if it is free now, else one that is; 0: any that is."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return free_port()
+        return int(sock.getsockname()[1])
+
+
 def claim(port: int, option: str, part: str, host: str = "127.0.0.1") -> int:
     """Return the port, or a free one for 0; raise PortTakenError that names the option.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from click.testing import CliRunner
 
 from cli.commands.stack import up
 from cli.stack.parts import UpOptions, plan
+from cli.stack.ports import preferred
 from tasks.errors import SettingsError
 from tasks.settings import Settings, TierSettings
 
@@ -99,3 +102,12 @@ def test_the_small_model_cannot_be_asked_for_where_no_tier_is_named_cpu():
     done = CliRunner().invoke(up, ["--cpu", "embedded"], env=environ)
     assert isinstance(done.exception, SettingsError)
     assert "it does not name cpu, where --cpu embedded would answer" in str(done.exception)
+
+
+def test_workers_are_found_next_to_the_apis_port_or_at_a_free_one_where_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert preferred(port) != port
+    assert preferred(port) == port
+    assert preferred(0) > 0
