@@ -160,10 +160,10 @@ def test_a_field_that_does_not_fit_is_named(api, body, param, said):
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        (b'{"prompt": }', "char 11"),
-        (b"", "char 0"),
-        (b"\xff", "utf-8"),
-        (b'{"prompt": "x"', "char"),
+        (b'{"prompt": }', "line 1, column 12: a value"),
+        (b"", "column 1: a value"),
+        (b"\xff", "no UTF-8: see byte 1"),
+        (b'{"prompt": "x"', "column 15: a comma"),
     ],
 )
 def test_malformed_json_is_told_with_its_place(api, content, place):
