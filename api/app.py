@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import batches, chat, embeddings, files, jobs, models, openapi, operations, streams
+from api import (
+    batch_checks,
+    batch_lines,
+    batch_retries,
+    batches,
+    chat,
+    embeddings,
+    files,
+    jobs,
+    models,
+    openapi,
+    operations,
+    streams,
+)
 from api.access import Access, key_ring
 from api.cors import Cors
 from api.errors import HANDLERS
@@ -48,7 +61,8 @@ def create_app(settings: Settings) -> Starlette:
             app.state.services = services
             yield
 
-    parts = (jobs, streams, chat, embeddings, models, files, batches)
+    of_batches = (batches, batch_lines, batch_retries, batch_checks)
+    parts = (jobs, streams, chat, embeddings, models, files, *of_batches)
     routes = [route for part in parts for route in part.routes()]
     twins = [route.without(PREFIX) for route in routes]
     cors = [Middleware(Cors, settings=settings, routes=routes)] if settings.cors_origins else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -11,9 +11,8 @@ from msgspec import Meta, Struct
 from api.body import body_of
 from api.errors import bad, json_response, not_found, poll_after
 from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
-from api.paging import page_of, page_query, whole, whole_of
-from api.results import PAGE_BYTES, Results, no_cursor
-from api.routing import Description, Route, list_of, object_of, page_of_list, until_sent
+from api.paging import page_of, page_query
+from api.routing import Description, Route, page_of_list
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
 from api.tiers import TierText, check_tiers
@@ -23,10 +22,12 @@ from tasks.records.batches import (
     FINAL,
     WINDOW,
     BatchOptions,
+    BatchStatus,
     NewBatch,
     new_batch_id,
     window_seconds,
 )
+from tasks.records.pace import eta_seconds, lines_per_second
 from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 POLL = poll_after(milliseconds=2000)
 OPTION_PREFIX = "fallthrough_"
-DEFAULT_RESULTS, LARGEST_RESULTS = 100, 1000  # lines of a page
-CURSOR = r"^[0-9]{1,9}\.[0-9]{1,9}$"
 
 
 # A wrong one is told which there are.
@@ -57,14 +56,17 @@ class BatchRequest(Struct, kw_only=True):
 
 class MetadataOptions(
     Struct,
-    rename={name: f"{OPTION_PREFIX}{name}" for name in ("cache", "on_exhausted", "tiers")},
+    rename={
+        name: f"{OPTION_PREFIX}{name}" for name in ("cache", "on_exhausted", "tiers", "retry_of")
+    },
 ):
-    """What a batch's metadata may say of how it is answered."""
+    """What a batch's metadata may say of how it is answered; and which one it repeats lines of."""
 
     cache: CachePolicy = "off"
     on_exhausted: ExhaustedPolicy = "wait"
     tiers: TierText | None = None
     priority: Literal["low", "normal", "high"] = "normal"
+    retry_of: str | None = None
 
 
 class RequestCounts(Struct):
@@ -100,11 +102,11 @@ class BatchObject(Struct, kw_only=True):
     request_counts: RequestCounts
     usage: dict[str, Any] | None
     metadata: dict[str, str] | None
-    fallthrough: dict[str, Any]  # beside OpenAI's: lines by the tier, and model, that answered them
+    fallthrough: dict[str, Any]  # beside OpenAI's: lines by tier, outcome and model; the rate
 
 
-def show_batch(record: BatchRecord) -> BatchObject:
-    """Return a batch as it is shown."""
+def show_batch(record: BatchRecord, now: float) -> BatchObject:
+    """Return a batch as it is shown at a time (epoch s)."""
     usage = None
     tokens = record.tokens
     if tokens.prompt or tokens.answer:
@@ -143,8 +145,19 @@ def show_batch(record: BatchRecord) -> BatchObject:
             "models": record.by_model,
             "slices": record.slices,
             "slices_done": record.done,
+            "outcomes": record.outcomes,
+            **_pace(record, now),
         },
     )
+
+
+def _pace(record: BatchRecord, now: float) -> dict[str, float | None]:
+    """Return how fast a batch's lines are answered now, and in how many seconds all will be."""
+    if record.status is not BatchStatus.IN_PROGRESS:
+        return {"lines_per_second": None, "eta_seconds": None}
+    rate = lines_per_second(record.recent, record.times["in_progress"], now)
+    left = record.total - record.completed - record.failed
+    return {"lines_per_second": rate, "eta_seconds": eta_seconds(left, rate)}
 
 
 async def create(request: Request) -> Response:
@@ -160,7 +173,7 @@ async def _create(request: Request, body: bytes) -> Response:
         message = "completion_window: must be 24h, or another time such as 90m or 2d, up to 7d"
         raise bad(message, "completion_window")
     metadata = batch_request.metadata or {}
-    options = _options(services, metadata)
+    options = options_of(services, metadata)
     file_id = batch_request.input_file_id
     missing = bad(f"input_file_id: no file {file_id!r}", "input_file_id")
     if not is_id(file_id):
@@ -180,14 +193,18 @@ async def _create(request: Request, body: bytes) -> Response:
         batch_id = await services.submitter.submit_batch(batch, idempotency_keys(request, body))
     except NoSuchInput:
         raise missing from None
-    return _shown(await _record(services, batch_id, owner))
+    return await shown(services, await _record(services, batch_id, owner))
 
 
-def _shown(record: BatchRecord) -> Response:
-    return json_response(show_batch(record), headers=None if record.status in FINAL else POLL)
+async def shown(services: Services, record: BatchRecord) -> Response:
+    """Return the answer that shows a batch."""
+    now = await services.store.connection.server_time()
+    headers = None if record.status in FINAL else POLL
+    return json_response(show_batch(record, now), headers=headers)
 
 
-def _options(services: Services, metadata: dict[str, str]) -> BatchOptions:
+def options_of(services: Services, metadata: dict[str, str]) -> BatchOptions:
+    """Return how a batch's metadata wants it answered; a 400 names what it may not say."""
     names = MetadataOptions.__struct_encode_fields__
     unknown = [name for name in metadata if name.startswith(OPTION_PREFIX) and name not in names]
     if unknown:
@@ -203,14 +220,14 @@ def _options(services: Services, metadata: dict[str, str]) -> BatchOptions:
 
 async def list_batches(request: Request) -> Response:
     """GET /v1/batches: newest first."""
-    batches = services_of(request).store.batches
-    return await page_of(request, "batch", batches.list_batches, show_batch)
+    store = services_of(request).store
+    show = partial(show_batch, now=await store.connection.server_time())
+    return await page_of(request, "batch", store.batches.list_batches, show)
 
 
 async def get(request: Request) -> Response:
     """GET /v1/batches/{id}."""
-    record = await _record(services_of(request), id_of(request, "batch"), owner_of(request))
-    return _shown(record)
+    return await shown(services_of(request), await batch_of(request))
 
 
 async def cancel(request: Request) -> Response:
@@ -219,40 +236,12 @@ async def cancel(request: Request) -> Response:
     batch_id = id_of(request, "batch")
     if not await services.submitter.cancel_batch(batch_id, owner):
         raise not_found("batch", batch_id)
-    return _shown(await _record(services, batch_id, owner))
+    return await shown(services, await _record(services, batch_id, owner))
 
 
-async def results(request: Request) -> Response:
-    """GET /v1/batches/{id}/results?after=&limit=: lines as they are finished, while it runs.
-
-    A cursor stays good when the batch ends. next is where the following page begins; has_more
-    says that some of that is there already.
-    """
-    services, owner = services_of(request), owner_of(request)
-    record = await _record(services, id_of(request, "batch"), owner)
-    limit = whole_of(request, "limit", DEFAULT_RESULTS, 1, LARGEST_RESULTS)
-    after = _cursor(request.query_params.get("after", "0.0"))
-    parts = await services.store.batches.parts(record.id)
-    await until_sent(request, services.bodies.hold(owner, PAGE_BYTES))
-    finished_lines = Results(services.store.files.storage, record, parts)
-    lines, (part, offset) = await asyncio.to_thread(finished_lines.page, *after, limit)
-    page = {
-        "object": "list",
-        "data": [msgspec.Raw(text) for text in lines],
-        "next": f"{part}.{offset}",
-        "has_more": part < len(parts),
-        "status": record.status.value,
-        "done": record.status in FINAL and not lines,
-    }
-    return json_response(page)
-
-
-def _cursor(text: str) -> tuple[int, int]:
-    first, _, second = text.partition(".")
-    part, offset = whole(first), whole(second)
-    if part is None or offset is None:
-        raise no_cursor(text)
-    return part, offset
+async def batch_of(request: Request) -> BatchRecord:
+    """Return the batch that a path names; a 404 if its caller has none of this id."""
+    return await _record(services_of(request), id_of(request, "batch"), owner_of(request))
 
 
 async def _record(services: Services, batch_id: str, owner: str) -> BatchRecord:
@@ -278,16 +267,6 @@ def routes() -> list[Route]:
     listing = Description(
         "List batches, newest first", page_of_list(BatchObject), query=page_query("batch")
     )
-    lines = list_of(
-        object_of(custom_id={"type": "string"}),
-        next={"type": "string"},
-        has_more={"type": "boolean"},
-        status={"type": "string"},
-        done={"type": "boolean"},
-    )
-    cursor = {"type": "string", "pattern": CURSOR, "description": "the page before's next"}
-    query = {**page_query("line", DEFAULT_RESULTS, LARGEST_RESULTS), "after": cursor}
-    page = Description("Read finished lines, while it runs and after", lines, query=query)
     return [
         Route("POST", "/v1/batches", create, creation),
         Route("GET", "/v1/batches", list_batches, listing),
@@ -295,5 +274,4 @@ def routes() -> list[Route]:
         Route(
             "POST", "/v1/batches/{id}/cancel", cancel, Description("Cancel a batch", BatchObject)
         ),
-        Route("GET", "/v1/batches/{id}/results", results, page),
     ]

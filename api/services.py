@@ -60,6 +60,7 @@ class Services:
     tiers: dict[str, Tier]
     metrics: ApiMetrics
     readiness: Readiness
+    validations: asyncio.Lock  # of files, before a batch is made of them
     tier_names: TierNames  # that a caller may name
     batch_tiers: TierNames  # that may answer a batch which does not say
     draining: bool = False
@@ -101,6 +102,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
             breakers=breakers,
             tiers=tiers,
             metrics=metrics,
+            validations=asyncio.Lock(),
             tier_names=names_of(settings),
             batch_tiers=batch_tiers(settings),
             readiness=Readiness(store=store.connection.ping, broker=publisher.check),

@@ -64,6 +64,22 @@ def split_line(text: bytes) -> tuple[str, Body]:
     return line.custom_id, body
 
 
+class _Addressed(msgspec.Struct):
+    url: Endpoint
+
+
+_addressed = msgspec.json.Decoder(_Addressed)
+
+
+def url_of(head: bytes) -> Endpoint | None:
+    """Return the endpoint that the first line of a file names; None: it cannot be read."""
+    lines = (text for text in head.removeprefix(BOM).split(b"\n") if text.strip())
+    try:
+        return _addressed.decode(next(lines, b"")).url
+    except UNREADABLE:
+        return None
+
+
 class _Named(msgspec.Struct):
     custom_id: str | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -88,3 +88,58 @@ def unanswered_line(batch: str, number: int, index: int, custom_id: str | None, 
     error = {"code": code, "message": message}
     line = _OutputLine(line_id, custom_id, None, error, {"attempts": []})
     return _one_line(msgspec.json.encode(line))
+
+
+class Failed(NamedTuple):
+    """A line of an error file: its place in its slice, and why it has no answer.
+
+    status: HTTP's; None: it was never asked.
+    """
+
+    slice: int
+    place: int
+    custom_id: str | None
+    code: str
+    message: str
+    status: int | None
+    attempts: list[dict[str, Any]]
+
+
+_output_line = msgspec.json.Decoder(_OutputLine)
+_enveloped = msgspec.json.Decoder(dict[str, Any])
+
+
+def read_failed(text: bytes) -> Failed:
+    """Read what answered_line(), or unanswered_line(), wrote into an error file."""
+    line = _output_line.decode(text)
+    status, error = None, line.error
+    if line.response is not None:
+        status = line.response.status_code
+        error = _enveloped.decode(line.response.body).get("error")
+    error = error if isinstance(error, dict) else {"message": error}
+    number, place = line.id.rsplit("-", 2)[1:]
+    return Failed(
+        *(int(number), int(place), line.custom_id),
+        code=str(error.get("code") or error.get("type") or "error"),
+        message=str(error.get("message") or ""),
+        status=status,
+        attempts=line.fallthrough.get("attempts", []),
+    )
+
+
+class _Answered(msgspec.Struct):
+    tier_used: str = ""
+
+
+class _Output(msgspec.Struct):
+    custom_id: str
+    fallthrough: _Answered
+
+
+_output = msgspec.json.Decoder(_Output)
+
+
+def answered_custom_id(text: bytes) -> str | None:
+    """Return the custom_id of an output line; None if only the degraded message answers it."""
+    line = _output.decode(text)
+    return None if line.fallthrough.tier_used == "degraded" else line.custom_id

@@ -24,6 +24,8 @@ from tasks.records.transitions import Transition
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tasks.records.pace import Slot
+
 PHASES = ("validate", "part", "join")  # of a batch
 SLICE_BYTES = 1024 * 1024  # a slice holds no more, unless one line does
 WINDOWS = {"low": 0.25, "normal": 1.0, "high": 4.0}  # share of the window by priority
@@ -177,8 +179,20 @@ class BatchRecord(msgspec.Struct, frozen=True):
     error_file_id: str | None
     slices: int
     done: int
-    by_tier: dict[str, int]
+    outcomes: dict[str, dict[str, int]]  # tier ("-": none) -> "succeeded", … -> lines
     by_model: dict[str, dict[str, int]]  # tier -> model -> lines that it answered
+    recent: tuple[Slot, ...] = ()  # what was answered in the last seconds it moved
+    output_seconds: int | None = None  # how long its output and error file are kept
+
+    @property
+    def by_tier(self) -> dict[str, int]:
+        """Lines that have a result, by the tier that they have it of."""
+        return {tier: sum(statuses.values()) for tier, statuses in self.outcomes.items()}
+
+    @property
+    def answered(self) -> int:
+        """Lines that a model answered, or the cache."""
+        return self.completed - self.by_tier.get("degraded", 0)
 
 
 class LineHistory(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -212,6 +226,10 @@ class Part(NamedTuple):
     slice: int
     output_bytes: int
     error_bytes: int
+
+    def bytes_of(self, kind: str) -> int:
+        """Return the bytes of its lines of a kind: output or error."""
+        return self.output_bytes if kind == "output" else self.error_bytes
 
     @classmethod
     def parse(cls, text: str) -> Part:

@@ -32,6 +32,7 @@ from tasks.records.batches import (
 from tasks.records.files import FILE_SECONDS
 from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.records.jobs import Dispatch, Queue
+from tasks.records.pace import SliceEnd, Slot
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 from tasks.store.limits import QueueLimits
@@ -164,6 +165,11 @@ class BatchStore:
         """Return the parts, in the order of their end."""
         entries = await self._connection.command("LRANGE", keyspace.parts(batch_id), 0, -1)
         return [Part.parse(entry.decode()) for entry in entries]
+
+    async def ends(self, batch_id: str) -> list[SliceEnd]:
+        """Return when each slice was finished, in this order."""
+        entries = await self._connection.command("LRANGE", keyspace.ends(batch_id), 0, -1)
+        return [SliceEnd.parse(entry.decode()) for entry in entries]
 
     async def ranges(self, batch_id: str) -> list[SliceRange]:
         """Return where each slice lies in the input file."""
@@ -469,10 +475,10 @@ def _progress(fields: Iterable[tuple[bytes, bytes]]) -> SliceProgress:
 
 
 def _record(fields: Fields) -> BatchRecord:
-    by_tier: dict[str, int] = {}
+    outcomes: dict[str, dict[str, int]] = {}
     for name, number in fields.counts("by:").items():
-        tier = name.partition(":")[0]
-        by_tier[tier] = by_tier.get(tier, 0) + number
+        tier, _, status = name.partition(":")
+        outcomes.setdefault(tier, {})[status] = number
     by_model: dict[str, dict[str, int]] = {}
     for name, number in fields.counts("model:").items():
         tier, _, model = name.partition(":")
@@ -499,6 +505,8 @@ def _record(fields: Fields) -> BatchRecord:
         error_file_id=fields.text("error_file_id") or None,
         slices=fields.number("slices"),
         done=fields.number("done"),
-        by_tier=by_tier,
+        outcomes=outcomes,
         by_model=by_model,
+        recent=tuple(Slot.parse(text) for text in fields.texts("recent:")),
+        output_seconds=fields.number("output_ttl_ms") // 1000 or None,
     )

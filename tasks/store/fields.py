@@ -44,6 +44,11 @@ class Fields:
         value = self._raw.get(name.encode())
         return msgspec.json.decode(value) if value else default
 
+    def texts(self, prefix: str) -> list[str]:
+        """Return the texts of the fields whose names begin so."""
+        start = prefix.encode()
+        return [value.decode() for name, value in self._raw.items() if name.startswith(start)]
+
     def counts(self, prefix: str) -> dict[str, int]:
         """Return the counters whose names begin so, by the rest of the name."""
         start = prefix.encode()

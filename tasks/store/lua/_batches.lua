@@ -71,3 +71,10 @@ local function end_batch(batch_id, ending, grace)
   redis.call('PUBLISH', P .. 'cancelled', batch_id)
   return join(batch_id, grace)
 end
+
+-- Keeps of a batch that has ended what its owner looks at: for its time.
+local function keep_batch(batch_id, ttl)
+  local key = batch(batch_id)
+  redis.call('DEL', written(batch_id))
+  for _, of in ipairs({ '', ':slices', ':parts', ':ends' }) do redis.call('PEXPIRE', key .. of, ttl) end
+end

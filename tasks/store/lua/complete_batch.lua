@@ -23,7 +23,5 @@ end
 redis.call('HINCRBY', key, 'failed', unanswered)
 redis.call('HSET', key, 'status', ending, ending .. '_ms', now)
 for slice = 0, slices - 1 do redis.call('DEL', results(id, slice)) end
-redis.call('DEL', key .. ':slices', written(id))
-redis.call('PEXPIRE', key, ttl)
-redis.call('PEXPIRE', key .. ':parts', ttl)
+keep_batch(id, ttl)
 return 1

@@ -22,7 +22,5 @@ redis.call('ZADD', P .. 'file_expiry', now + ttl, id)
 if b[1] ~= 'finalizing' and b[1] ~= 'cancelling' then return {} end
 redis.call('HSET', key, 'status', 'failed', 'failed_ms', now, 'errors', errors)
 for slice = 0, tonumber(b[2] or '0') - 1 do redis.call('DEL', results(id, slice)) end
-redis.call('DEL', key .. ':slices', written(id))
-redis.call('PEXPIRE', key, ttl)
-redis.call('PEXPIRE', key .. ':parts', ttl)
+keep_batch(id, ttl)
 return {}

@@ -19,6 +19,14 @@ local function model_field(key, model)
   redis.call('HINCRBY', key, 'models', 1)
   return field
 end
+-- Counts new results in slots of 5 s, of which a batch keeps the last 8: records/pace.py reads them.
+local function note_pace(key, number)
+  local slot = math.floor(now / 5000)
+  local field = 'recent:' .. slot % 8
+  local at, before = (redis.call('HGET', key, field) or ''):match('^(%d+):(%d+)$')
+  local sum = tonumber(at) == slot and before + number or number
+  redis.call('HSET', key, field, string.format('%d:%d', slot, sum))
+end
 if redis.call('HGET', key, 'status') ~= 'in_progress' then return { -1, 0 } end
 -- Whoever comes so late was paused, or is a doubled message's: what is written stays as it is.
 if redis.call('GETBIT', written(id), slice) == 1 then return { -1, 0 } end
@@ -46,6 +54,7 @@ end
 for name, number in pairs(models) do redis.call('HINCRBY', key, model_field(key, name), number) end
 if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end
 if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end
+if new > 0 then note_pace(key, new) end
 -- pcall: a server may claim numbers that no counter holds.
 for kind, name in ipairs({ 'input', 'output', 'cached', 'reasoning' }) do
   if used[kind] > 0 then redis.pcall('HINCRBY', key, name .. '_tokens', used[kind]) end
