@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OPEN = frozenset({"", "/health", "/health/ready", "/docs", "/openapi.json"})  # or with a slash
 OPEN_FOLDERS = ("/docs/static/", "/static/")
-ADMIN = ("/circuit-breakers", "/metrics")
+ADMIN = ("/circuit-breakers", "/metrics", "/v1/operations", "/operations")
 ANYBODY = Key("none", "default", "", admin=True)  # without keys everybody is one and the same
 MOST_NAMES = 100  # of this server's that are remembered, each with its port
 FREE_GUESSES, FORGIVEN_A_SECOND = 100, 0.2  # wrong keys of one address

@@ -20,6 +20,7 @@ from api import (
     chat,
     embeddings,
     files,
+    history,
     jobs,
     models,
     openapi,
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> Starlette:
             yield
 
     of_batches = (batches, batch_lines, batch_retries, batch_checks)
-    parts = (jobs, streams, chat, embeddings, models, files, *of_batches)
+    parts = (jobs, streams, chat, embeddings, models, files, *of_batches, history)
     routes = [route for part in parts for route in part.routes()]
     twins = [route.without(PREFIX) for route in routes]
     cors = [Middleware(Cors, settings=settings, routes=routes)] if settings.cors_origins else []

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from api.body import body_of
 from api.errors import bad, json_response, not_found, poll_after
 from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
-from api.paging import page_of, page_query
+from api.paging import LONGEST_TEXT, choice_of, found_page, page_of, page_query, text_of
 from api.routing import Description, Route, page_of_list
 from api.schemas import ExpiresAfter, Metadata, check, parse_json
 from api.services import Services, id_of, is_id, owner_of, services_of
@@ -29,11 +29,13 @@ from tasks.records.batches import (
 )
 from tasks.records.pace import eta_seconds, lines_per_second
 from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
+from tasks.store.search import Search
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from api.routing import Schema
     from tasks.records.batches import BatchRecord
 
 POLL = poll_after(milliseconds=2000)
@@ -219,10 +221,20 @@ def options_of(services: Services, metadata: dict[str, str]) -> BatchOptions:
 
 
 async def list_batches(request: Request) -> Response:
-    """GET /v1/batches: newest first."""
+    """GET /v1/batches?status=&q=&limit=&after=: newest first."""
     store = services_of(request).store
     show = partial(show_batch, now=await store.connection.server_time())
-    return await page_of(request, "batch", store.batches.list_batches, show)
+    status, text = choice_of(request, "status", BatchStatus), text_of(request, "q")
+    if not status and not text:
+        return await page_of(request, "batch", store.batches.list_batches, show)
+    search = Search(text, (("status", status),) if status else ())
+
+    async def find(
+        owner: str, limit: int, after: str | None
+    ) -> tuple[list[BatchRecord], str | None]:
+        return await store.batches.search_batches(owner, search, limit, after)
+
+    return await found_page(request, "batch", find, show)
 
 
 async def get(request: Request) -> Response:
@@ -264,8 +276,15 @@ def routes() -> list[Route]:
         body={"allOf": [BatchRequest, {"type": "object", "properties": metadata}]},
         errors=REUSED,
     )
+    about = "part of an id or metadata value"
+    filters: dict[str, Schema] = {
+        "status": {"enum": [*BatchStatus]},
+        "q": {"type": "string", "maxLength": LONGEST_TEXT, "description": about},
+    }
     listing = Description(
-        "List batches, newest first", page_of_list(BatchObject), query=page_query("batch")
+        "List batches, newest first",
+        page_of_list(BatchObject),
+        query={**filters, **page_query("batch")},
     )
     return [
         Route("POST", "/v1/batches", create, creation),

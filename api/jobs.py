@@ -11,7 +11,7 @@ from api.body import body_of
 from api.callers import unless_gone
 from api.errors import json_response, not_found, poll_after
 from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
-from api.paging import number_of, page_of, page_query
+from api.paging import LONGEST_TEXT, choice_of, found_page, number_of, page_of, page_query, text_of
 from api.request_ids import named
 from api.routing import Description, Route, list_of, page_of_list
 from api.schemas import (
@@ -26,11 +26,14 @@ from api.schemas import (
 from api.services import id_of, owner_of, services_of
 from api.tiers import check_tiers
 from tasks.errors import StoreUnavailable
+from tasks.records.jobs import Status
+from tasks.store.search import Search
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from api.routing import Schema
     from tasks.records.idempotency import IdempotencyKey
     from tasks.records.jobs import JobRecord
     from tasks.store.jobs import JobStore
@@ -96,9 +99,26 @@ def _shown(record: JobRecord) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    """GET /v1/jobs?limit=&after=: newest first."""
-    jobs = services_of(request).store.jobs
-    return await page_of(request, "job", jobs.list_jobs, show)
+    """GET /v1/jobs?status=&tier=&model=&q=&limit=&after=: newest first."""
+    services = services_of(request)
+    jobs, search = services.store.jobs, _search(request, (*services.tier_names, "degraded"))
+    if search == Search():
+        return await page_of(request, "job", jobs.list_jobs, show)
+
+    async def find(owner: str, limit: int, after: str | None) -> tuple[list[JobRecord], str | None]:
+        return await jobs.search_jobs(owner, search, limit, after)
+
+    return await found_page(request, "job", find, show)
+
+
+def _search(request: Request, tiers: tuple[str, ...]) -> Search:
+    """Return what a list's query looks for."""
+    tests = {
+        "status": choice_of(request, "status", Status),
+        "tier_used tier": choice_of(request, "tier", tiers),  # of an unfinished one, where it is
+        "answer_model model": text_of(request, "model"),
+    }
+    return Search(text_of(request, "q"), tuple((f, value) for f, value in tests.items() if value))
 
 
 async def cancel(request: Request) -> Response:
@@ -127,8 +147,15 @@ def routes() -> list[Route]:
             "openai-poll-after-ms": "until one looks again",
         },
     )
+    text = {"type": "string"}
+    filters: dict[str, Schema] = {
+        "status": {"enum": [*Status]},
+        "tier": {**text, "description": "that answered, or where it stands"},
+        "model": text,
+        "q": {**text, "maxLength": LONGEST_TEXT, "description": "part of an id or metadata value"},
+    }
     listing = Description(
-        "List jobs, newest first", page_of_list(JobObject), query=page_query("job")
+        "List jobs, newest first", page_of_list(JobObject), query={**filters, **page_query("job")}
     )
     about = "seconds to wait for its end"
     number = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "description": about}

@@ -11,7 +11,7 @@ from api.services import ID, is_id, owner_of
 from tasks.errors import NoSuchCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 LONGEST_NUMBER = 9  # digits
+LONGEST_TEXT = 200  # characters that are looked for
 
 
 class _Named(Protocol):
@@ -38,8 +39,9 @@ async def page_of(  # noqa: PLR0913 - a list is these
     *,
     limit: int = DEFAULT_PAGE,
     largest: int = LARGEST_PAGE,
+    following: Callable[[], str | None] | None = None,
 ) -> Response:
-    """Answer ?limit=&after= with the owner's records after that one."""
+    """Answer ?limit=&after= with the owner's records after that one; next: where to go on."""
     limit = whole_of(request, "limit", limit, 1, largest)
     after, owner = request.query_params.get("after"), owner_of(request)
     unknown = bad(f"after: no {what} {after!r}", "after")
@@ -55,8 +57,45 @@ async def page_of(  # noqa: PLR0913 - a list is these
         "first_id": records[0].id if records else None,
         "last_id": records[-1].id if records else None,
         "has_more": more,
+        "next": following() if following else records[-1].id if records and more else None,
     }
     return json_response(page)
+
+
+async def found_page(
+    request: Request,
+    what: str,
+    find: Callable[[str, int, str | None], Awaitable[tuple[list[R], str | None]]],
+    show: Callable[[R], Any],
+) -> Response:
+    """Answer as page_of does, with those that fit; next: where to go on, None at the end.
+
+    One request looks at so many records: there may be none that fits, and a next one.
+    """
+    following: str | None = None
+
+    async def counted(owner: str, limit: int, after: str | None) -> tuple[list[R], bool]:
+        nonlocal following
+        records, following = await find(owner, limit, after)
+        return records, following is not None
+
+    return await page_of(request, what, counted, show, following=lambda: following)
+
+
+def text_of(request: Request, name: str, longest: int = LONGEST_TEXT) -> str:
+    """Return a text of the query; "" if it is not there, a 400 if it is too long."""
+    text = request.query_params.get(name, "")
+    if len(text) > longest:
+        raise bad(f"{name}: must have at most {longest} characters", name)
+    return text
+
+
+def choice_of(request: Request, name: str, choices: Iterable[str]) -> str:
+    """Return one of some words of the query; "" if it is not there, a 400 lists them."""
+    word = request.query_params.get(name, "")
+    if name in request.query_params and word not in (known := list(choices)):
+        raise bad(f"{name}: must be one of {', '.join(known)}, not {word!r}", name)
+    return word
 
 
 def page_query(

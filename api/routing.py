@@ -90,7 +90,7 @@ def list_of(items: Schema, **properties: Schema) -> Schema:
 def page_of_list(items: Schema) -> Schema:
     """Return the schema of one page of a list."""
     name = {"type": ["string", "null"]}
-    return list_of(items, first_id=name, last_id=name, has_more={"type": "boolean"})
+    return list_of(items, first_id=name, last_id=name, has_more={"type": "boolean"}, next=name)
 
 
 class Route(routing.Route):

@@ -14,6 +14,7 @@ from api.callers import Callers
 from api.errors import not_found
 from api.in_flight import Room
 from api.readiness import Readiness
+from api.sampler import keep_history
 from api.tiers import batch_tiers, names_of
 from api.waiters import Waiters
 from tasks.app import create_app
@@ -86,6 +87,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     background = Background(metrics.loop_died)
     background.start("finishes", waiters.listen)
     background.start("request limits", request_limits.keep)
+    background.start("history", partial(keep_history, store, breakers))
     background.start("breakers", partial(follow_breakers, store.connection, breakers))
     try:
         yield Services(

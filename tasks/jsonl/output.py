@@ -51,6 +51,7 @@ def answered_line(index: int, custom_id: str, job: BegunJob, done: Finish) -> Li
         counted_as=f"{done.tier_used or '-'}:{done.status.value}",
         tokens=done.tokens,
         model=done.model,
+        milliseconds=done.milliseconds,
     )
 
 

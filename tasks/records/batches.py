@@ -316,7 +316,8 @@ OUTPUT, ERROR = b"o", b"e"
 class LineResult(msgspec.Struct, frozen=True):
     """A line that has its result. content: its line of the output or the error file.
 
-    model: who answered it; "" for nobody, and for an answer of ours.
+    model: who answered it; "" for nobody, and for an answer of ours. milliseconds: that the
+    answering call took; None if there was none.
     """
 
     line: int
@@ -325,6 +326,7 @@ class LineResult(msgspec.Struct, frozen=True):
     counted_as: str  # "tier:status", for the metrics
     tokens: Tokens = Tokens()
     model: str = ""
+    milliseconds: float | None = None
 
     @property
     def answered_by(self) -> str:

@@ -48,6 +48,13 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     rest: Chunks | None = None
 
     @property
+    def milliseconds(self) -> float | None:
+        """How long the call took that answered it; None if a model or the cache has not."""
+        last = self.attempts[-1] if self.attempts else None
+        answered = self.status is Status.SUCCEEDED and last and last.tier == self.tier_used
+        return last.milliseconds if last and answered else None
+
+    @property
     def fresh_answer(self) -> bytes | None:
         """The answer if a model gave it just now, and whole: what the cache may keep."""
         return self.answer if self.keep and self.tier_used not in {"cache", "degraded"} else None

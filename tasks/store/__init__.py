@@ -1,7 +1,8 @@
 """Redis, the truth: every transition one script. Nobody else speaks to it.
 
 Parts over one connection: jobs, the logs of their streams, batches (and their units), files, limits
-(semaphores), the fleet, tiers, and durability. What is in which key: lua/_keys.lua.
+(semaphores), the fleet, tiers, the last day's history, and durability. What is in which key:
+lua/_keys.lua.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tasks.store.durability import Durability
 from tasks.store.file_counts import FileCounts
 from tasks.store.files import FileStore
 from tasks.store.fleet import FleetStore
+from tasks.store.history import HistoryStore
 from tasks.store.jobs import JobStore
 from tasks.store.limits import FileLimits, Limits
 from tasks.store.migration import take_over
@@ -40,6 +42,7 @@ class Store:
     limits: Limits
     fleet: FleetStore
     tiers: TierStore
+    history: HistoryStore
     durability: Durability
 
     @classmethod
@@ -55,6 +58,7 @@ class Store:
             limits=Limits(connection, settings),
             fleet=FleetStore(connection, settings),
             tiers=TierStore(connection),
+            history=HistoryStore(connection),
             durability=durability,
         )
 

@@ -35,7 +35,9 @@ from tasks.records.jobs import Dispatch, Queue
 from tasks.records.pace import SliceEnd, Slot
 from tasks.store import keyspace
 from tasks.store.fields import Fields
+from tasks.store.fleet import bucket_text
 from tasks.store.limits import QueueLimits
+from tasks.store.search import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from tasks.records.jobs import Ref
     from tasks.settings import Settings
     from tasks.store.connection import Connection
+    from tasks.store.search import Search
 
 _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(BatchOptions)
@@ -154,6 +157,14 @@ class BatchStore:
         page, more = await self._connection.page(index, keyspace.batch, limit, after)
         return [_record(Fields(raw)) for raw in page], more
 
+    async def search_batches(
+        self, owner: str, search: Search, limit: int, after: str | None
+    ) -> tuple[list[BatchRecord], str | None]:
+        """Return those of the owner's batches that fit, as find() does."""
+        index, kind = keyspace.batches_of(owner), keyspace.batch("")
+        records, following = await find(self._connection, index, kind, search, limit, after)
+        return [_record(Fields(raw)) for raw in records], following
+
     async def cancel(self, batch_id: str, owner: str) -> list[Dispatch] | None:
         """Cancel a batch if it still runs; return what is to be published, None if unknown."""
         dispatches = await self._connection.run(
@@ -255,6 +266,7 @@ class BatchStore:
         for result in results:
             tokens = ":".join(map(str, result.tokens))
             args += (result.line, result.stored, result.counted_as, tokens, result.answered_by)
+            args.append(bucket_text(result.milliseconds))
         new, complete = await self._connection.run(
             "record_lines",
             [

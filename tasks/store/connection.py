@@ -56,7 +56,7 @@ STATELESS = frozenset(
         *("begin_file", "keep_file", "delete_file", "count_files", "extend_claim"),
         *("measure_queues", "prune_lists", "note_tiers"),
         *("note_alone", "note_line", "append_streams", "leave_job", "read_results"),
-        "read_stream",
+        *("read_stream", "note_sample", "find_records"),
     }
 )
 
@@ -260,7 +260,7 @@ class Connection:
         is not, and was not in the last minutes, in the list.
         """
         order = "Z" if oldest_first else "ZREV"
-        start = 0 if after is None else await self._past(index, after, oldest_first=oldest_first)
+        start = 0 if after is None else await self.past(index, after, oldest_first=oldest_first)
         records: list[dict[bytes, bytes]] = []
         while len(records) <= limit:
             ids = await self.command(f"{order}RANGE", index, start, start + limit)
@@ -271,8 +271,11 @@ class Connection:
             records += [fields for fields in hashes if fields]  # others wait to be pruned
         return records[:limit], len(records) > limit
 
-    async def _past(self, index: str, after: str, *, oldest_first: bool) -> int:
-        """Return how many of a list come before the place of an id, or are that id."""
+    async def past(self, index: str, after: str, *, oldest_first: bool = False) -> int:
+        """Return how many of a list come before the place of an id, or are that id.
+
+        Raises NoSuchCursor if it is not, and was not in the last minutes, in the list.
+        """
         rank = await self.command("ZRANK" if oldest_first else "ZREVRANK", index, after)
         if rank is not None:
             return int(rank) + 1

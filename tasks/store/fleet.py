@@ -154,6 +154,16 @@ class FleetStore:
         return {name.decode(): int(number) for name, number in raw.items()}
 
 
+def bucket_of(milliseconds: float) -> int:
+    """Return the bucket of a time: the first whose end, 1.1 ** b ms, is not before it."""
+    return math.ceil(math.log(max(milliseconds, 1.0)) / math.log(1.1))
+
+
+def bucket_text(milliseconds: float | None) -> str:
+    """Return a time's bucket as the scripts take it; "" for none."""
+    return "" if milliseconds is None else str(bucket_of(milliseconds))
+
+
 def percentile(times: Mapping[int, int], share: float) -> float | None:
     """Return the ms that so large a share of times by bucket is under; None without any."""
     total = sum(times.values())

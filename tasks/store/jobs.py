@@ -30,7 +30,9 @@ from tasks.records.losses import ALONE, SUSPICIOUS, lost
 from tasks.records.order import first_of
 from tasks.store import keyspace
 from tasks.store.fields import Fields
+from tasks.store.fleet import bucket_text
 from tasks.store.limits import QueueLimits
+from tasks.store.search import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from tasks.records.streams import Addition
     from tasks.settings import Settings
     from tasks.store.connection import Connection
+    from tasks.store.search import Search
 
 LARGEST_CREATE = 64  # lone jobs that one script records
 LONGEST_LOOK_MS = 30_000  # until what is dispatched or parked is looked at again, at most
@@ -248,7 +251,7 @@ class JobStore:
             [keyspace.job(job.id), keyspace.stream(job.id), *keyspace.INDEXES],
             *(job.id, job.tier, job.attempt, finish.status.value, finish.tier_used),
             *_ending(last),
-            self._stream_ttl_ms,
+            *(self._stream_ttl_ms, bucket_text(finish.milliseconds)),
             *_result(finish),
         )
         if int(won) < 0:
@@ -341,6 +344,14 @@ class JobStore:
         index = keyspace.jobs_of(owner)
         page, more = await self._connection.page(index, keyspace.job, limit, after)
         return [_record(Fields(raw)) for raw in page], more
+
+    async def search_jobs(
+        self, owner: str, search: Search, limit: int, after: str | None
+    ) -> tuple[list[JobRecord], str | None]:
+        """Return those of the owner's jobs that fit, as find() does."""
+        index, kind = keyspace.jobs_of(owner), keyspace.job("")
+        records, following = await find(self._connection, index, kind, search, limit, after)
+        return [_record(Fields(raw)) for raw in records], following
 
 
 def _begun(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str, now: float) -> BegunJob:

@@ -20,6 +20,7 @@ EVENTS, WORKERS, FILE_EXPIRY, SWEEPER = "events", "workers", "file_expiry", "swe
 OPEN_BATCHES, QUEUED_BYTES, SENT_DOWN = "open_batches", "queued_bytes", "sent_down"
 COUNTED_FILES, STORED_BYTES, STREAMS = "counted_files", "stored_bytes", "streams"
 LAYOUT, MIGRATION, OWNERS, WRITTEN = "layout", "migration", "owners", "written"
+SAMPLED = "sampled"
 PROBE = "probe"  # never there: to delete it shows that the store takes writes
 
 
@@ -146,6 +147,11 @@ def gone(index: str, name: str) -> str:
 def latency(minute: int) -> str:
     """Return the key of the latencies of jobs that finished in a minute since the epoch."""
     return f"latency:{minute}"
+
+
+def history(minute: int) -> str:
+    """Return the key of what was finished, and sampled, in a minute since the epoch."""
+    return f"history:{minute}"
 
 
 def first_words(minute: int) -> str:

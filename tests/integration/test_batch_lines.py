@@ -103,7 +103,7 @@ def test_degraded_lines_are_asked_again(sdk, http, gpu):
 
 def test_a_batch_that_runs_is_not_retried_and_tells_its_rate(sdk, http, gpu):
     gpu.delay = 2.0
-    batch = start(sdk, lines_of(20))
+    batch = start(sdk, lines_of(20), metadata={"fallthrough_tiers": "gpu"})
     wait_until(lambda: gpu.calls, 20, "a line is asked")
     reply = http.post(f"/batches/{batch.id}/retry")
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "batch_not_final")
@@ -115,7 +115,7 @@ def test_a_batch_that_runs_is_not_retried_and_tells_its_rate(sdk, http, gpu):
 
 def test_a_cancelled_batch_is_taken_up_where_it_stopped(sdk, http, gpu):
     gpu.delay = 2.0
-    batch = start(sdk, lines_of(20))
+    batch = start(sdk, lines_of(20), metadata={"fallthrough_tiers": "gpu"})
     wait_until(lambda: gpu.calls, 20, "a line is asked")
     sdk.batches.cancel(batch.id)
     gpu.delay = 0.0
@@ -166,3 +166,31 @@ def test_a_batch_whose_input_was_deleted_says_so(sdk, http, gpu):
     reply = http.post(f"/batches/{batch.id}/retry")
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "file_not_found")
     assert "upload it again" in reply.json()["error"]["message"]
+
+
+def test_lists_are_filtered_and_the_fleets_minutes_are_told(sdk, http, gpu):
+    ids = [start(sdk, lines_of(1), metadata={"team": f"t{n}"}).id for n in range(2)]
+    for each in ids:
+        ended(sdk, each)
+    page = http.get("/batches", params={"q": "T1", "status": "completed"}).json()
+    assert [each["id"] for each in page["data"]] == [ids[1]]
+    assert (page["has_more"], page["next"]) == (False, None)
+    job = http.post("/jobs", json={"prompt": "x", "metadata": {"who": "Ann"}}).json()
+    http.get(f"/jobs/{job['id']}", params={"wait": 10})
+    found = http.get("/jobs", params={"q": "ann", "tier": "gpu", "status": "succeeded"}).json()
+    assert [each["id"] for each in found["data"]] == [job["id"]]
+    for query, param in (("status=x", "status"), ("tier=x", "tier"), (f"q={'x' * 201}", "q")):
+        reply = http.get(f"/jobs?{query}")
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+    minutes = http.get("/operations/history", params={"minutes": 3}).json()["minutes"]
+    assert len(minutes) == 3
+    assert sum(each["answers"].get("gpu", 0) for each in minutes) >= 3
+    assert any(each["seconds"].get("gpu", {}).get("p95") for each in minutes)
+
+    def sampled():
+        told = http.get("/operations/history", params={"minutes": 3}).json()["minutes"]
+        return [each for each in told if each["queued"] is not None]
+
+    last = wait_until(sampled, 20, "the queue is sampled")[-1]
+    assert set(last["breakers"]) >= {"gpu", "cpu"}

@@ -20,6 +20,14 @@ local function note_time(kind, since)
   redis.call('EXPIRE', minute, 1200)
 end
 
+-- Counts something in the history of this minute: see store/history.py, which reads it.
+local function note_history(field, number)
+  local minute = P .. 'history:' .. math.floor(now / 60000)
+  if redis.call('HINCRBY', minute, field, number) == number then
+    redis.call('EXPIRE', minute, 90000)
+  end
+end
+
 -- The one way into a final status. The caller has made sure that the job is unfinished.
 -- fields: field, value, ... that come with the result.
 local function finish(id, status, tier, fields)
@@ -35,6 +43,7 @@ local function finish(id, status, tier, fields)
   redis.call('ZREM', P .. 'queued:' .. known[4], id)
   release_bytes(known[4], tonumber(known[5] or '0'))
   redis.call('HINCRBY', P .. 'stats', tier .. ':' .. status, 1)
+  note_history('n:' .. tier .. ':' .. status, 1)
   if status == 'succeeded' then note_time('latency', known[2]) end
   if known[6] then
     redis.call('SREM', P .. 'streams', id)

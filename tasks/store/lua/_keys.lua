@@ -24,6 +24,10 @@
 --   {prefix}events               hash    counts of what happened to workers: "drains"; to tries: "unusable:…"; to
 --                                        streams that had begun: "streams:{status}"
 --   {prefix}latency:{minute}     hash    bucket -> finished jobs; TTL 20 minutes
+--   {prefix}history:{minute}     hash    "n:{tier}:{status}" and "t:{tier}:{bucket}": what was finished, and how
+--                                        long its answer took; "queued", "b:{breaker}": what samples
+--                                        found; TTL 25 hours
+--   {prefix}sampled              string  who samples next waits for its end; TTL of some seconds
 --   {prefix}first_word:{minute}  hash    bucket -> streams that said their first word; as above
 --   {prefix}streams              set     ids of jobs whose stream has begun, and not ended
 --   {prefix}batches:{owner}      zset    id -> created_ms

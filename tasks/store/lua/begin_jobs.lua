@@ -5,6 +5,7 @@
 --  ms since its dispatch, ms since its creation, 1 if a part of its answer was shown}.
 -- Asked again by the same lease owner (its answer was lost), it answers the same.
 -- finds queued:* the record names its owner
+-- finds history:* the server's minute names it
 local me, lease_ms, tier, jobs = ARGV[3], tonumber(ARGV[4]), ARGV[5], rows(7, 2)
 local most = tonumber(ARGV[6])
 local answers = {}

@@ -1,12 +1,13 @@
 -- Records results of lines; the first of each line wins. ARGV from 3: unit, lease_owner, lease_ms,
 -- batch, slice, lines of the slice, then per line: line, "o" or "e" and its line of the file,
 -- "tier:status", tokens "input:output:cached:reasoning", and the tier and the model that answered it,
--- "tier:model", or "".
+-- "tier:model", or "", and the bucket of how long that took, or "".
 -- Answers {how many were new, 1 if the slice is complete now}: then the unit is at the tier
 -- "part", still leased by the asker, who is to write it. {-1, 0}: the batch takes no results now,
 -- or none of this slice, whose part is written.
+-- finds history:* the server's minute names it
 local unit, me, lease_ms, id, slice = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
-local lines, results_now = tonumber(ARGV[8]), rows(9, 5)
+local lines, results_now = tonumber(ARGV[8]), rows(9, 6)
 local key, part = batch(id), results(id, slice)
 local MOST_MODELS = 50  -- that a batch tells apart; lines of further ones are a tier's "other"
 -- A server may answer under ever new names; a record does not grow with them.
@@ -30,14 +31,18 @@ end
 if redis.call('HGET', key, 'status') ~= 'in_progress' then return { -1, 0 } end
 -- Whoever comes so late was paused, or is a doubled message's: what is written stays as it is.
 if redis.call('GETBIT', written(id), slice) == 1 then return { -1, 0 } end
-local new, failed, counts, models, used = 0, 0, {}, {}, { 0, 0, 0, 0 }
+local new, failed, counts, models, times, used = 0, 0, {}, {}, {}, { 0, 0, 0, 0 }
 for _, result in ipairs(results_now) do
-  local line, stored, counted_as, tokens, model = unpack(result)
+  local line, stored, counted_as, tokens, model, took = unpack(result)
   if redis.call('HSETNX', part, line, stored) == 1 then
     new = new + 1
     if stored:sub(1, 1) == 'e' then failed = failed + 1 end
     counts[counted_as] = (counts[counted_as] or 0) + 1
     if model ~= '' then models[model] = (models[model] or 0) + 1 end
+    if took ~= '' then
+      local name = counted_as:match('^[^:]*') .. ':' .. took
+      times[name] = (times[name] or 0) + 1
+    end
     local kind = 0
     for number in tokens:gmatch('%d+') do
       kind = kind + 1
@@ -50,7 +55,9 @@ local count = redis.call('HINCRBY', part, 'count', new)
 for name, number in pairs(counts) do
   redis.call('HINCRBY', P .. 'stats', name, number)
   redis.call('HINCRBY', key, 'by:' .. name, number)
+  note_history('n:' .. name, number)
 end
+for name, number in pairs(times) do note_history('t:' .. name, number) end
 for name, number in pairs(models) do redis.call('HINCRBY', key, model_field(key, name), number) end
 if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end
 if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end

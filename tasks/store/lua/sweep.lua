@@ -6,6 +6,7 @@
 -- Answers false if it is too early, else a list of {id, attempt, tier, queue, reason}:
 -- what the sweeper must publish now (a crash before that is found by a later sweep).
 -- finds job:* batch:* queued:* open_batches:* the indexes name them, and their owners
+-- finds history:* the server's minute names it
 local interval, grace, longest = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local lease_ms, limit, suspicious = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local lost, lost_alone, queues = ARGV[9], ARGV[10], rows(11, 2)

@@ -35,6 +35,7 @@ from tasks.records.streams import Addition, Entry
 from tasks.records.troubles import TierReport
 from tasks.store.connection import ADMITS, STATELESS, load_scripts
 from tasks.store.limits import Load, Share
+from tasks.store.search import Search
 from tasks.store.streams import Append
 
 TABLES = (
@@ -121,6 +122,8 @@ class Story:
         await jobs.sweep({"interactive": True})
         await self.store.fleet.gauges()
         await self.store.fleet.prune_lists()
+        await self.store.history.sample(1, {"gpu": "open"})
+        await self.store.jobs.search_jobs("ann", Search("x", (("status", "failed"),)), 1, None)
         report = TierReport()
         report.add(Verdict.MISCONFIGURED, "HTTP 401")
         await self.store.tiers.note({"gpu": report, "cpu": TierReport()}, {"gpu": "", "cpu": ""})
