@@ -22,6 +22,7 @@ from api.schemas import (
     jobs_of,
     parse_json,
     show,
+    show_in_list,
 )
 from api.services import id_of, owner_of, services_of
 from api.tiers import check_tiers
@@ -103,12 +104,12 @@ async def list_jobs(request: Request) -> Response:
     services = services_of(request)
     jobs, search = services.store.jobs, _search(request, (*services.tier_names, "degraded"))
     if search == Search():
-        return await page_of(request, "job", jobs.list_jobs, show)
+        return await page_of(request, "job", jobs.list_jobs, show_in_list)
 
     async def find(owner: str, limit: int, after: str | None) -> tuple[list[JobRecord], str | None]:
         return await jobs.search_jobs(owner, search, limit, after)
 
-    return await found_page(request, "job", find, show)
+    return await found_page(request, "job", find, show_in_list)
 
 
 def _search(request: Request, tiers: tuple[str, ...]) -> Search:

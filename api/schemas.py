@@ -37,6 +37,7 @@ from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
 MAX_WAIT_SECONDS = 60.0  # of a long poll
+LARGEST_SHOWN = 65_536  # bytes of a request that an unfinished job shows
 SHORTEST_EXPIRY_SECONDS = 3600  # of a file
 
 Deadline = Annotated[float, Meta(gt=0, le=MAX_DEADLINE_SECONDS)]
@@ -186,6 +187,7 @@ class JobObject(Struct, kw_only=True):
     object: Literal["job"] = "job"
     status: Status
     queue: str
+    tier: str | None  # where an unfinished one stands
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -201,6 +203,9 @@ class JobObject(Struct, kw_only=True):
     attempts: list[dict[str, Any]]
     error: dict[str, Any] | None
     metadata: dict[str, str]
+    streamed: bool = False
+    first_token_at: float | None = None
+    request: msgspec.Raw | None = None  # as it goes to the model; kept if it is small
 
 
 class ErrorObject(Struct):
@@ -374,8 +379,14 @@ def _from_headers(headers: dict[str, str]) -> Handling:
     return handling
 
 
+def show_in_list(record: JobRecord) -> JobObject:
+    """Return a job as lists show it: without its request."""
+    return show(msgspec.structs.replace(record, request=None))
+
+
 def show(record: JobRecord) -> JobObject:
     """Return a job as it is shown."""
+    request = record.request
     answer, text, usage = record.answer, None, None
     error = record.error or _ending(record.status)
     if answer is not None:
@@ -389,6 +400,7 @@ def show(record: JobRecord) -> JobObject:
         id=record.id,
         status=record.status,
         queue=record.queue.removesuffix(BEGUN),
+        tier=None if record.status.final else record.tier or None,
         created_at=record.created_at,
         started_at=record.started_at,
         finished_at=record.finished_at,
@@ -404,6 +416,9 @@ def show(record: JobRecord) -> JobObject:
         attempts=record.attempts,
         error=error,
         metadata=record.metadata,
+        streamed=bool(record.streamed),
+        first_token_at=record.first_token_at,
+        request=request if request and len(bytes(request)) <= LARGEST_SHOWN else None,
     )
 
 
@@ -413,6 +428,7 @@ def accepted(job: Submission, created_at: float) -> JobObject:
         id=job.id,
         status=Status.QUEUED,
         queue=job.queue.value,
+        tier=None,
         created_at=created_at,
         started_at=None,
         finished_at=None,

@@ -83,7 +83,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     endpoint: which of a tier's several servers was asked, from 1; 0: its only one, or the tier as
     a whole. error: OpenAI's error object with the upstream's own words, of a request that does not
-    fit.
+    fit. began: epoch seconds; 0: not known.
     """
 
     tier: str
@@ -93,6 +93,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
     error: dict[str, Any] | None = None
     endpoint: int = 0
+    began: float = 0.0
 
 
 def fit_of(verdict: str, detail: str) -> str | None:

@@ -205,6 +205,8 @@ class JobRecord(msgspec.Struct, frozen=True):
     cache_age_seconds: float | None
     metadata: dict[str, str]
     streamed: bool = False  # a part of its answer was shown as it came
+    first_token_at: float | None = None  # of that
+    request: msgspec.Raw | None = None  # the body that goes to the model, if it is kept
 
     @property
     def fit(self) -> str | None:

@@ -100,8 +100,20 @@ def hand_on(job: BegunJob, attempt: Attempt, failures: int) -> HandOn:
 
 def passed_over(attempts: tuple[Attempt, ...], tier: str) -> tuple[Attempt, ...]:
     """Return the tries of what passes a tier whose answer its caller does not want: told once."""
-    passed = Attempt(tier, Verdict.NOT_ALLOWED, 0.0)
-    return attempts if passed in attempts else (*attempts, passed)
+    told = any(each.tier == tier and each.verdict is Verdict.NOT_ALLOWED for each in attempts)
+    return attempts if told else (*attempts, Attempt(tier, Verdict.NOT_ALLOWED, 0.0))
+
+
+def timed(attempts: tuple[Attempt, ...], known: int, now: float) -> tuple[Attempt, ...]:
+    """Return tries of which those after the first so many have just ended, each with its beginning.
+
+    now: epoch seconds. One ended when the next one began.
+    """
+    ended, dated = now, []
+    for attempt in reversed(attempts[known:]):
+        ended -= attempt.milliseconds / 1000
+        dated.append(msgspec.structs.replace(attempt, began=round(ended, 3)))
+    return (*attempts[:known], *reversed(dated))
 
 
 def still_told(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:

@@ -28,6 +28,7 @@ from tasks.records.jobs import (
 )
 from tasks.records.losses import ALONE, SUSPICIOUS, lost
 from tasks.records.order import first_of
+from tasks.records.outcomes import timed
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 from tasks.store.fleet import bucket_text
@@ -83,6 +84,7 @@ class JobStore:
         self._lease_ms = int(settings.lease_seconds * 1000)
         self._grace_ms = int(settings.dispatch_grace_seconds * 1000)
         self._ttl_ms = settings.result_ttl_seconds * 1000
+        self._kept_bytes = settings.kept_request_bytes
         self._stream_ttl_ms = settings.stream_ttl_seconds * 1000
         self._sweep_ms = int(settings.sweep_seconds * 1000)
         self._limits = QueueLimits(
@@ -137,7 +139,7 @@ class JobStore:
             *(self._grace_ms, self._ttl_ms, CLAIM_SECONDS * 1000),
             *(self._limits.most, self._limits.of_owner),
             *(self._limits.most_bytes, self._limits.bytes_of_owner, int(together)),
-            *(len(keys), *keyspace.encoded(keys)),
+            *(self._kept_bytes, len(keys), *keyspace.encoded(keys)),
             *(item for create in creates for item in create.fields),
         )
         return int(now) / 1000, earlier, list(zip(limits, queues, strict=True))
@@ -230,7 +232,8 @@ class JobStore:
     ) -> list[Ref]:
         args: list[Any] = []
         for job, (attempts, failures) in zip(jobs, rows, strict=True):
-            args += (job.id, job.attempt, _encode(attempts), failures)
+            dated = timed(attempts, len(job.attempts), self._connection.now())
+            args += (job.id, job.attempt, _encode(dated), failures)
         first = jobs[0]
         answers = await self._connection.run(
             "move_jobs",
@@ -252,12 +255,16 @@ class JobStore:
             *(job.id, job.tier, job.attempt, finish.status.value, finish.tier_used),
             *_ending(last),
             *(self._stream_ttl_ms, bucket_text(finish.milliseconds)),
-            *_result(finish),
+            *_result(self._dated(job, finish)),
         )
         if int(won) < 0:
             message = f"job {job.id}: the store lost a part of its stream"
             raise StreamLost(message)
         return bool(won)
+
+    def _dated(self, job: BegunJob, finish: Finish) -> Finish:
+        attempts = timed(finish.attempts, len(job.attempts), self._connection.now())
+        return msgspec.structs.replace(finish, attempts=attempts)
 
     async def cancel(self, job_id: str, owner: str, *, unless_told: bool = False) -> bool:
         """Cancel a job if it is unfinished; False if this owner has no such job.
@@ -429,4 +436,6 @@ def _record(fields: Fields) -> JobRecord:
         cache_age_seconds=fields.real("cache_age_seconds"),
         metadata=fields.json("metadata", {}),
         streamed=fields.number("streamed") == 1,
+        first_token_at=fields.seconds("first_word_ms"),
+        request=fields.raw("body"),
     )

@@ -193,4 +193,4 @@ def test_lists_are_filtered_and_the_fleets_minutes_are_told(sdk, http, gpu):
         return [each for each in told if each["queued"] is not None]
 
     last = wait_until(sampled, 20, "the queue is sampled")[-1]
-    assert set(last["breakers"]) >= {"gpu", "cpu"}
+    assert {"max_gpu", "redis_cache"} < set(last["breakers"])

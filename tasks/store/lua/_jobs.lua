@@ -33,10 +33,12 @@ end
 local function finish(id, status, tier, fields)
   local key = record(id)
   local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms', 'owner',
-    'body_bytes', 'streamed')
+    'body_bytes', 'streamed', 'kept_bytes')
   redis.call('HSET', key, 'status', status, 'finished_ms', now)
   if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
-  redis.call('HDEL', key, 'body', 'body_bytes', 'lease_owner')
+  -- A small request stays to be looked at, as its answer does.
+  local kept = tonumber(known[5] or '0') <= tonumber(known[7] or '0')
+  redis.call('HDEL', key, 'body_bytes', 'lease_owner', 'kept_bytes', kept and 'lease_owner' or 'body')
   redis.call('PEXPIRE', key, known[3])
   unlist(id, known[1])
   redis.call('ZREM', P .. 'deadlines', id)
@@ -111,7 +113,7 @@ local function add_to_log(id, before, with, entry, ttl)
   redis.call('XADD', key, with .. '-0', 'e', entry)
   redis.call('PEXPIRE', key, ttl)
   if at == 0 then
-    redis.call('HSET', record(id), 'streamed', 1)
+    redis.call('HSET', record(id), 'streamed', 1, 'first_word_ms', now)
     redis.call('SADD', P .. 'streams', id)
     note_time('first_word', redis.call('HGET', record(id), 'created_ms'))
   end

@@ -1,7 +1,7 @@
 -- Records new jobs as dispatched to their tier. ARGV from 3: grace_ms, ttl_ms, claim_ms, how many
 -- jobs may be unfinished, how many of one owner, how many bytes their bodies may have, and those of
--- one owner (0: any number), 1 if the jobs are one request's or 0 if each is one of its own, number
--- of idempotency keys (of the one request), those keys, then per job: id, owner,
+-- one owner (0: any number), 1 if the jobs are one request's or 0 if each is one of its own, the
+-- most bytes of a body that stays when its job has ended, number of idempotency keys (of the one request), those keys, then per job: id, owner,
 -- queue, tier, deadline_in_ms, body, options, model, metadata.
 -- Answers {now, ids, limits, queues}. ids: what an earlier create with one of the keys made, or ''.
 -- limits: per request '', or the limit that it would exceed, "all", "owner", "bytes", "owner_bytes";
@@ -11,8 +11,8 @@
 local grace, ttl, claim_ms = tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local most, most_of_owner = tonumber(ARGV[6]), tonumber(ARGV[7])
 local most_bytes, bytes_of_owner = tonumber(ARGV[8]), tonumber(ARGV[9])
-local together, number = ARGV[10] == '1', tonumber(ARGV[11])
-local keys, jobs = list(12, number), rows(12 + number, 9)
+local together, kept_bytes, number = ARGV[10] == '1', ARGV[11], tonumber(ARGV[12])
+local keys, jobs = list(13, number), rows(13 + number, 9)
 if number > 0 then
   local function there(earlier)
     for id in earlier:gmatch('%S+') do
@@ -46,6 +46,7 @@ local function create(job, queue)
   local deadline = now + tonumber(deadline_in)
   redis.call('HSET', record(id), 'id', id, 'owner', owner, 'created_ms', now,
     'deadline_ms', deadline, 'ttl_ms', ttl, 'body', body, 'body_bytes', #body,
+    'kept_bytes', kept_bytes,
     'options', options, 'model', model, 'metadata', metadata, 'attempts', '[]')
   start(id, queue, tier, 0, grace)
   redis.call('ZADD', P .. 'owner:' .. owner, now, id)
