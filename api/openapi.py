@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,44 @@ CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+ABOUT = (
+    "A job pipeline in front of your own LLM servers. A request is answered by the first tier that "
+    "can: GPU, CPU, the cache; or by a message that says it is degraded. Chat completions, "
+    "completions, embeddings, files and batches are as in OpenAI's API. Every path under /v1 is "
+    "there without /v1 too."
+)
+KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key. Without FALLTHROUGH_API_KEYS the server asks for none.",
+}
+OPEN = frozenset({"/health", "/health/ready"})  # no key is asked for
+OPERATIONS = "Operations"
+TAGS = {
+    "Chat and embeddings": ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models"),
+    "Jobs": ("/v1/jobs",),
+    "Files": ("/v1/files",),
+    "Batches": ("/v1/batches",),
+}
+_HELLO = [{"role": "user", "content": "Hello"}]
+# Bodies that the page offers: each works as it is, but for ids, which are the caller's own.
+EXAMPLES: dict[tuple[str, str], Any] = {
+    ("POST", "/v1/jobs"): {"prompt": "Hello", "max_tokens": 64, "cache": "first"},
+    ("POST", "/v1/chat/completions"): {"messages": _HELLO, "max_tokens": 64},
+    ("POST", "/v1/completions"): {"prompt": "Hello", "max_tokens": 64},
+    ("POST", "/v1/embeddings"): {"model": "embedder", "input": "Hello"},
+    ("POST", "/v1/batches"): {
+        "input_file_id": "file-0123abcd",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"priority": "normal"},
+    },
+    ("POST", "/v1/batches/validate"): {"input_file_id": "file-0123abcd"},
+    **{
+        ("POST", f"/circuit-breakers/{{name}}/{action}"): {"why": "maintenance"}
+        for action in ("open", "disable", "auto", "reset")
+    },
+}
 REFERENCE = "#/components/schemas/{name}"
 
 
@@ -105,16 +144,25 @@ def _operation(route: Route, description: Description) -> dict[str, Any]:
     answer = {"description": "done", "headers": headers, **content}
     failures = {status: _error(status, errors[status]) for status in sorted(errors)}
     operation: dict[str, Any] = {
+        "tags": [_tag(route.path_format)],
         "summary": description.summary,
         "parameters": _parameters(route, description),
         "responses": {str(description.status): answer, **failures},
     }
     if description.body:
         body = _content(description.body, description.body_type)
+        if (example := EXAMPLES.get((route.method, route.path_format))) is not None:
+            body["content"][description.body_type]["example"] = example
         if description.body_encoding:
             body["content"][description.body_type]["encoding"] = description.body_encoding
         operation["requestBody"] = {"required": description.body_required, **body}
+    if route.path_format in OPEN:
+        operation["security"] = []
     return operation
+
+
+def _tag(path: str) -> str:
+    return next((tag for tag, begins in TAGS.items() if path.startswith(begins)), OPERATIONS)
 
 
 def _paths(routes: Iterable[BaseRoute]) -> dict[str, dict[str, Any]]:
@@ -141,9 +189,14 @@ def document(app: Starlette) -> dict[str, Any]:
     )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Fallthrough", "version": "1"},
+        "info": {"title": "Fallthrough", "version": version("fallthrough"), "description": ABOUT},
+        "tags": [{"name": tag} for tag in (*TAGS, OPERATIONS)],
+        "security": [{"key": []}],
         "paths": paths,
-        "components": {"schemas": {**schemas, **tiers.schemas(app.state.tier_names)}},
+        "components": {
+            "schemas": {**schemas, **tiers.schemas(app.state.tier_names)},
+            "securitySchemes": {"key": KEY},
+        },
     }
 
 

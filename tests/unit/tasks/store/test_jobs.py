@@ -96,7 +96,7 @@ class FakeConnection:
         named = [key for key in keys if key.startswith("job:")]
         self.scripts.append((script, named))
         await asyncio.sleep(0)
-        together, number_of_keys = args[7:9]
+        together, _, number_of_keys = args[7:10]
         limits = [self.full.get(key, b"") for key in (named[:1] if together else named)]
         queues = [b"interactive"] * len(limits)
         return 1_500, b"job_8 job_9" if number_of_keys else b"", limits, queues
