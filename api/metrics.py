@@ -36,6 +36,9 @@ TURNED_AWAY = (
     *("too_many_queued", "store_full", "rate_limit_exceeded", "unavailable"),
     *("too_many_bytes", "too_many_files"),
 )
+ANSWERING = ("cache", "degraded")  # beside the model tiers
+NO_TIER = "-"
+UNANSWERED = (Status.FAILED, Status.CANCELLED, Status.EXPIRED)
 UNROUTED = "(none)"  # the route of what is answered before its route is found
 
 
@@ -117,7 +120,7 @@ class FleetMetrics:
 
     def __init__(self, view: FleetView, configured: AbstractSet[str], tiers: Iterable[str]) -> None:
         """tiers: the names of the model tiers; configured: the breakers of what is set up."""
-        self._tiers = tiers
+        self._tiers = tuple(tiers)
         self._counts, self._events, self._gauges = view.counts, view.events, view.gauges
         self._views, self._troubles, self._configured = view.views, view.troubles, configured
 
@@ -139,9 +142,8 @@ class FleetMetrics:
         jobs = CounterMetricFamily(
             "fallthrough_jobs", "Jobs and lines of batches that ended.", labels=["tier", "status"]
         )
-        for tier, statuses in self._counts.items():
-            for status, number in statuses.items():
-                jobs.add_metric([tier, status], number)
+        for (tier, status), number in self._job_counts().items():
+            jobs.add_metric([tier, status], number)
         yield jobs
         unusable = CounterMetricFamily(
             "fallthrough_unusable",
@@ -202,6 +204,15 @@ class FleetMetrics:
             "Warm shutdowns of workers.",
             self._events.get("drains", 0),
         )
+
+    def _job_counts(self) -> dict[tuple[str, str], int]:
+        # From 0 on, so that a panel shows every tier, and a rate sees the first job.
+        answering = (*self._tiers, *ANSWERING)
+        numbers = {(tier, Status.SUCCEEDED.value): 0 for tier in answering}
+        numbers |= {(NO_TIER, status.value): 0 for status in UNANSWERED}
+        for tier, statuses in self._counts.items():
+            numbers |= {(tier, status): number for status, number in statuses.items()}
+        return numbers
 
 
 def _trouble_levels(troubles: Mapping[str, Sequence[SeenTrouble]]) -> GaugeMetricFamily:

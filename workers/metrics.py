@@ -118,6 +118,9 @@ class WorkerMetrics(Observer):
                 LONG_SECONDS,
             )
         )
+        for tier in (*tiers, "cache", "degraded"):  # so that a panel shows every tier
+            for metric in (self._jobs, self._lines):
+                _ = metric[tier, "succeeded"]
         self._streams = _StreamMetrics(registry, tiers)
         self._message_jobs = message_sizes(registry)
         self._loop_deaths = loop_deaths(registry, LOOPS)
