@@ -16,11 +16,13 @@ COPY workers workers
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim AS runtime
-RUN useradd --system --uid 10001 --home-dir /data --create-home fallthrough
+RUN useradd --system --uid 10001 --home-dir /data --create-home fallthrough \
+    # A cluster that chooses the user gives it the group 0.
+    && chgrp 0 /data && chmod 770 /data
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     FALLTHROUGH_HOST=0.0.0.0 FALLTHROUGH_WORKER_HOST=0.0.0.0 FALLTHROUGH_WORKER_PORT=8001 \
-    FALLTHROUGH_FILES_URL=/data/files FLOWER_DB=/data/flower/flower
+    FALLTHROUGH_FILES_URL=/data/files FLOWER_DB=/data/flower/flower HOME=/data
 USER 10001
 WORKDIR /data
 EXPOSE 8000 8001 5555

@@ -776,6 +776,20 @@ def test_rules_and_dashboard_reach_the_cluster_as_they_are():
         ({"settings": {"DRAIN_SECONDS": 3}}, "drainSeconds"),
         ({"worker": {"batch": {"keda": {"minReplicas": 9}}}}, "worker.batch.keda"),
         ({"image": {"tag": "0.2.0", "digest": DIGEST}}, "image.tag and image.digest"),
+        ({"settings": {"L4_URL": "http://l4"}}, "settings.L4_URL: there is no such setting"),
+        ({"externalRedis": {"host": "redis"}}, "externalRedis.host names a store of your own"),
+        (
+            {"externalRabbitmq": {"host": "a"}, "settings": {"BROKER_URL": "amqp://b"}},
+            "settings.BROKER_URL and externalRabbitmq.host name the same",
+        ),
+        ({"externalRabbitmq": {"passwordSecret": {"name": "a"}}}, "without externalRabbitmq.host"),
+        ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs"),
+        ({"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}, "updateStrategy.rollingUpdate"),
+        (
+            {"fullnameOverride": "a", "secrets": {"FALLTHROUGH_API_KEYS": {"name": "a"}}},
+            "name both",
+        ),
+        ({"secrets": {"FLOWER_PASSWORD": {"name": "a"}}}, "name all three"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, said):
@@ -820,7 +834,11 @@ def test_values_that_make_no_sense_are_refused(values, said):
         ({"maxServe": {"image": ""}}, "/maxServe/image"),
         ({"serviceMonitor": {"interval": "often"}}, "/serviceMonitor/interval"),
         ({"updateStrategy": {"type": "Replace"}}, "/updateStrategy/type"),
-        ({"updateStrategy": {"rollingUpdate": {}}}, "/updateStrategy.*'rollingUpdate'"),
+        ({"updateStrategy": {"rollingUpdate": {"surge": 1}}}, "/rollingUpdate.*'surge'"),
+        ({"settings": {"GPU_ULR": "http://gpu"}}, "'GPU_ULR'"),
+        ({"files": {"persistentVolume": {"accessModes": ["ReadWriteOncePod"]}}}, "/accessModes/0"),
+        ({"secrets": {"FALLTHROUGH_GPU_KEY": {"name": "gpu"}}}, "'FALLTHROUGH_GPU_KEY'"),
+        ({"tolerations": [{"keys": "gpu"}]}, "/tolerations/0.*'keys'"),
         ({"updateStrategy": "Recreate"}, "/updateStrategy"),
     ],
 )

@@ -51,7 +51,33 @@ def test_compose_passes_on_the_tiers_that_are_named():
             assert part["env_file"] == [{"path": "tiers.env", "required": False}]
             assert part["environment"][f"{PREFIX}TIERS"] == "${FALLTHROUGH_TIERS:-gpu,cpu}"
             # Set to nothing there is none: as where the tier is not named.
-            assert part["environment"][f"{PREFIX}GPU_URL"].startswith("${FALLTHROUGH_GPU_URL-http")
+            # Without its profile there is no GPU tier that would be reported as down.
+            wanted = "${FALLTHROUGH_GPU_URL-${COMPOSE_PROFILES:+http://max-serve-llama:8000}}"
+            assert part["environment"][f"{PREFIX}GPU_URL"] == wanted
+
+
+CONTAINERS_OWN = {"HOST", "WORKER_HOST", "WORKER_PORT", "API_URL", "API_KEY"}
+OF_ONE_PART = {
+    "API_KEYS": {"api-server", "flower"},
+    "ALLOW_NO_KEYS": {"api-server", "flower"},
+    "KEYS_FILE": {"api-server", "flower"},
+    "FLOWER_URL": {"api-server"},
+    "WORKER_QUEUES": {"worker", "worker-batch"},
+}
+
+
+def test_every_setting_passes_to_the_parts_that_read_it():
+    text = (ROOT / "docker-compose.yaml").read_text()
+    parts = {n: s for n, s in services_of("docker-compose.yaml").items() if s.get("build")}
+    names = {name.removeprefix(PREFIX) for name in KNOWN}
+    assert f"{{{PREFIX}PORT:-8000}}:8000" in text
+    for name in names - CONTAINERS_OWN - {"PORT"}:
+        given = {part for part, its in parts.items() if PREFIX + name in its["environment"]}
+        assert given == OF_ONE_PART.get(name, set(parts)), f"add to docker-compose.yaml: {name}"
+    for part in parts.values():
+        for name, value in part["environment"].items():
+            assert value is None or name not in KNOWN or "${" in value or "batch" in value
+        assert part["extra_hosts"] == ["host.docker.internal:host-gateway"]
 
 
 def test_a_part_that_refuses_to_start_is_started_again_and_one_that_stops_may_drain():
@@ -90,7 +116,9 @@ def test_every_image_can_be_given_by_digest(name):
     variables = set()
     for service in services_of(name).values():
         if "image" in service:
-            [(variable, own)] = re.findall(r"^\$\{(\w+_IMAGE):-([\w./:-]+)\}$", service["image"])
+            registry = r"\$\{(?:IMAGE|HUB)_REGISTRY:-[\w.]+\}"  # another one can be put in front
+            form = rf"^\$\{{(\w+_IMAGE):-{registry}/([\w./:-]+(?:\$\{{IMAGE_TAG:-latest\}})?)\}}$"
+            [(variable, own)] = re.findall(form, service["image"])
             assert "@" not in own, "no digest is invented"
             variables.add(variable)
     assert len(variables) == {"docker-compose.yaml": 6, "compose.local.yaml": 1}[name]

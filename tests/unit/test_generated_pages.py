@@ -48,3 +48,14 @@ def test_a_page_that_says_something_else_is_found(tmp_path, page, old, new):
     assert old in text
     (folder / page).write_text(text.replace(old, new))
     assert check(folder).returncode == 1
+
+
+def test_what_is_made_of_the_settings_and_the_charts_values_is_as_it_would_be_made():
+    checked = subprocess.run(
+        [sys.executable, ROOT / "docs" / "deployment.py", "--check"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr

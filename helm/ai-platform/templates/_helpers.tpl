@@ -1,9 +1,14 @@
 {{- define "ft.image" -}}
-{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{ with .Values.image.registry }}{{ . }}/{{ end }}{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* What every object's name begins with. */}}
+{{- define "ft.fullname" -}}
+{{ .Values.fullnameOverride | default .Release.Name }}
 {{- end }}
 
 {{- define "ft.labels" -}}
-app.kubernetes.io/name: fallthrough
+app.kubernetes.io/name: {{ .Values.nameOverride | default "fallthrough" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
@@ -15,13 +20,30 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* The API's names are those of the quick start. Call with (list root part). */}}
+{{/*
+The name of a part's objects. Call with (list root part). In a release that is named as the chart the
+API has the name of the quick start; two releases in one namespace have different ones.
+*/}}
 {{- define "ft.name" -}}
-{{ if eq (index . 1) "api-server" }}api-server{{ else }}{{ (index . 0).Release.Name }}-{{ index . 1 }}{{ end }}
+{{- $root := index . 0 }}
+{{- if ne (index . 1) "api-server" }}{{ include "ft.fullname" $root }}-{{ index . 1 }}
+{{- else if $root.Values.apiServer.name }}{{ $root.Values.apiServer.name }}
+{{- else if eq (include "ft.fullname" $root) $root.Chart.Name }}api-server
+{{- else }}{{ include "ft.fullname" $root }}-api-server
+{{- end }}
+{{- end }}
+
+{{/* Where the API is reached inside the cluster. */}}
+{{- define "ft.apiUrl" -}}
+http://{{ include "ft.name" (list . "api-server") }}.{{ .Release.Namespace }}.svc:{{ .Values.apiServer.service.port }}
+{{- end }}
+
+{{- define "ft.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (print (include "ft.fullname" .) "-fallthrough") "default") }}
 {{- end }}
 
 {{- define "ft.secret" -}}
-{{ .Values.existingSecret | default (printf "%s-keys" .Release.Name) }}
+{{ .Values.existingSecret | default (printf "%s-keys" (include "ft.fullname" .)) }}
 {{- end }}
 
 {{/* The bytes of an amount of memory, as Kubernetes writes it or as Valkey does (mb); empty: neither. */}}
@@ -34,18 +56,6 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if and $number (hasKey $units $unit) }}{{ mulf (float64 $number) (get $units $unit) }}{{ end }}
 {{- end }}
 
-{{- define "ft.security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "ft.podSecurity" -}}
-{runAsNonRoot: true, runAsUser: {{ . }}, runAsGroup: {{ . }}, fsGroup: {{ . }}, fsGroupChangePolicy: OnRootMismatch, seccompProfile: {type: RuntimeDefault}}
-{{- end }}
-
 {{/*
 How a part's pods are replaced. The numbers are Kubernetes' own: as they stand here, a server-side
 apply takes them away again when Recreate is wanted.
@@ -53,7 +63,7 @@ apply takes them away again when Recreate is wanted.
 {{- define "ft.strategy" -}}
 type: {{ .Values.updateStrategy.type }}
 {{- if eq .Values.updateStrategy.type "RollingUpdate" }}
-rollingUpdate: {maxSurge: 25%, maxUnavailable: 25%}
+rollingUpdate: {{- toJson (merge (dict) (.Values.updateStrategy.rollingUpdate | default dict) (dict "maxSurge" "25%" "maxUnavailable" "25%")) | print " " }}
 {{- end }}
 {{- end }}
 
@@ -62,26 +72,220 @@ A variable from the Secret. Call with (list root variable key optional). Each is
 by envFrom: a part gets only what it needs, and refuses FALLTHROUGH_ variables that are no settings.
 */}}
 {{- define "ft.fromSecret" }}
+{{- $from := include "ft.secretKey" (list (index . 0) (index . 2)) | fromYaml }}
 - name: {{ index . 1 }}
-  valueFrom: {secretKeyRef: {name: {{ include "ft.secret" (index . 0) }}, key: {{ index . 2 }}, optional: {{ index . 3 }}}}
+  valueFrom: {secretKeyRef: {name: {{ $from.name }}, key: {{ $from.key }}, optional: {{ and (index . 3) (not (hasKey (index . 0).Values.secrets (index . 2))) }}}}
+{{- end }}
+
+{{/* Where a secret lies, as {name, key}. Call with (list root variable). */}}
+{{- define "ft.secretKey" -}}
+{{- $own := get (index . 0).Values.secrets (index . 1) | default dict -}}
+{name: {{ $own.name | default (include "ft.secret" (index . 0)) }}, key: {{ $own.key | default (index . 1) }}}
+{{- end }}
+
+{{/*
+What an earlier release made stays: a new key would lock every client out. Made once a render, as
+the pods' checksum looks at it, too.
+*/}}
+{{- define "ft.madeSecret" -}}
+{{- if not (hasKey .Values "madeSecret") }}
+{{- $old := (lookup "v1" "Secret" .Release.Namespace (include "ft.secret" .)).data | default dict }}
+{{- $admin := $old.FALLTHROUGH_ADMIN_KEY | default (printf "ft-%s" (randAlphaNum 43) | b64enc) }}
+{{- $user := $old.FLOWER_USERNAME | default (b64enc "admin") }}
+{{- $password := $old.FLOWER_PASSWORD | default (randAlphaNum 43 | b64enc) }}
+{{- $made := dict "FLOWER_USERNAME" $user "FLOWER_PASSWORD" $password
+  "FLOWER_BASIC_AUTH" ($old.FLOWER_BASIC_AUTH | default (printf "%s:%s" (b64dec $user) (b64dec $password) | b64enc)) }}
+{{- if not .Values.allowNoKeys }}
+{{- $_ := set $made "FALLTHROUGH_ADMIN_KEY" $admin }}
+{{- $_ := set $made "FALLTHROUGH_API_KEYS" ($old.FALLTHROUGH_API_KEYS | default (printf "admin!=%s" (b64dec $admin) | b64enc)) }}
+{{- end }}
+{{- $_ := set .Values "madeSecret" $made }}
+{{- end }}
+{{- toYaml .Values.madeSecret }}
+{{- end }}
+
+{{/* Changes when a Secret does that the pods read; without a look at the cluster only ours are seen. */}}
+{{- define "ft.secretsChecksum" -}}
+{{- $all := list .Values.secrets .Values.existingSecret }}
+{{- if not .Values.existingSecret }}{{ $all = append $all (include "ft.madeSecret" .) }}{{ end }}
+{{- $names := list .Values.existingSecret .Values.externalRedis.passwordSecret.name .Values.externalRabbitmq.passwordSecret.name }}
+{{- range .Values.secrets }}{{ $names = append $names .name }}{{ end }}
+{{- range $name := $names | compact | uniq | sortAlpha }}
+{{- $all = append $all ((lookup "v1" "Secret" $.Release.Namespace $name).data | default dict) }}
+{{- end }}
+{{- toJson $all | sha256sum }}
+{{- end }}
+
+{{/*
+What holds for a part's pods, as JSON: the part's own values over, or behind, those of all parts.
+Call with (list root own ours); ours: it runs our image.
+*/}}
+{{- define "ft.of" -}}
+{{- $v := (index . 0).Values }}
+{{- $own := index . 1 }}
+{{- $ours := index . 2 }}
+{{- $all := dict }}
+{{- range $key := list "nodeSelector" "podAnnotations" "podLabels" }}
+{{- $_ := set $all $key (mergeOverwrite (deepCopy (get $v $key)) (get $own $key | default dict)) }}
+{{- end }}
+{{- range $key := list "tolerations" "topologySpreadConstraints" }}
+{{- $_ := set $all $key (concat (get $v $key) (get $own $key | default list)) }}
+{{- end }}
+{{- range $key := list "affinity" "priorityClassName" }}
+{{- $_ := set $all $key (get $own $key | default (get $v $key)) }}
+{{- end }}
+{{- range $key := list "extraEnv" "extraEnvFrom" "extraVolumes" "extraVolumeMounts" "initContainers" }}
+{{- $_ := set $all $key (concat ($ours | ternary (get $v $key) list) (get $own $key | default list)) }}
+{{- end }}
+{{- $_ := set $all "podSecurityContext" (mergeOverwrite ($ours | ternary (deepCopy $v.podSecurityContext) dict) (deepCopy ($own.podSecurityContext | default dict))) }}
+{{- $_ := set $all "securityContext" ($ours | ternary (mergeOverwrite (deepCopy $v.securityContext) ($own.securityContext | default dict)) ($own.securityContext | default $v.securityContext)) }}
+{{- toJson $all }}
+{{- end }}
+
+{{/*
+Labels and annotations of a part's pods. No version of the chart is among them: the store would be
+stopped for it. Call with (list root part of secrets); secrets: the part reads them.
+*/}}
+{{- define "ft.podMeta" -}}
+{{- $root := index . 0 }}
+{{- $of := index . 2 }}
+{{- $fixed := merge (include "ft.selector" (list $root (index . 1)) | fromYaml) (dict "app.kubernetes.io/name" ($root.Values.nameOverride | default "fallthrough")) }}
+{{- $annotations := $of.podAnnotations }}
+{{- if index . 3 }}{{ $annotations = merge (dict "checksum/secrets" (include "ft.secretsChecksum" $root)) $annotations }}{{ end }}
+labels: {{- merge $fixed $of.podLabels | toYaml | nindent 2 }}
+{{- with $annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where a part's pods run and as whom. Call with (list root part of oneNode). */}}
+{{- define "ft.podSpec" -}}
+{{- $root := index . 0 }}
+{{- $of := index . 2 }}
+{{- $affinity := deepCopy ($of.affinity | default dict) }}
+{{- if index . 3 }}
+{{- /* Whoever shares a volume that one node has runs there. */}}
+{{- $with := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict
+  "matchLabels" (dict "app.kubernetes.io/instance" $root.Release.Name)
+  "matchExpressions" (list (dict "key" "app.kubernetes.io/component" "operator" "In" "values" (list "api-server" "worker-interactive" "worker-batch")))) }}
+{{- $pods := $affinity.podAffinity | default dict }}
+{{- $_ := set $pods "requiredDuringSchedulingIgnoredDuringExecution" (append ($pods.requiredDuringSchedulingIgnoredDuringExecution | default list) $with) }}
+{{- $_ := set $affinity "podAffinity" $pods }}
+{{- end }}
+automountServiceAccountToken: {{ $root.Values.serviceAccount.automount }}
+# Else a Service named "fallthrough" would set FALLTHROUGH_PORT to something that is no port.
+enableServiceLinks: false
+serviceAccountName: {{ include "ft.serviceAccount" $root }}
+securityContext: {{- toYaml $of.podSecurityContext | nindent 2 }}
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $of.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $of.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $of.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $of.topologySpreadConstraints }}
+topologySpreadConstraints:
+{{- range . }}
+{{- $selects := dict "labelSelector" (dict "matchLabels" (include "ft.selector" (list $root (index $ 1)) | fromYaml)) }}
+  - {{- merge . $selects | toYaml | nindent 4 }}
+{{- end }}
+{{- end }}
+{{- with $of.initContainers }}
+initContainers: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/*
+How the volume of files may be mounted. One that is there keeps what it has: it cannot be changed.
+*/}}
+{{- define "ft.filesModes" -}}
+{{- $v := .Values.files.persistentVolume }}
+{{- $claim := $v.existingClaim | default (print (include "ft.fullname" .) "-files") }}
+{{- $live := dig "spec" "accessModes" list (lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim) }}
+{{- toJson ($live | default $v.accessModes) }}
+{{- end }}
+
+{{/* A volume that is claimed: name of the claim. Call with (list root own name). */}}
+{{- define "ft.claim" -}}
+{{ (index . 1).existingClaim | default (print (include "ft.fullname" (index . 0)) "-" (index . 2)) }}
+{{- end }}
+
+{{/*
+A server of yours: its password first, which the URL names. Call with (list root variable own scheme
+path), own: externalRedis or externalRabbitmq.
+*/}}
+{{- define "ft.externalUrl" }}
+{{- $variable := index . 1 }}
+{{- $own := index . 2 }}
+{{- $password := print (trimSuffix "_URL" $variable | trimPrefix "FALLTHROUGH_") "_PASSWORD" }}
+{{- $login := $own.username }}
+{{- with $own.passwordSecret.name }}
+{{- $login = printf "%s:$(%s)" $own.username $password }}
+- name: {{ $password }}
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $own.passwordSecret.key }}}}
+{{- end }}
+- name: {{ $variable }}
+  value: {{ printf "%s%s://%s%s:%v/%v" (index . 3) ($own.tls | ternary "s" "") (empty $login | ternary "" (print $login "@")) $own.host $own.port (index . 4) | quote }}
+{{- end }}
+
+{{/* A Service. Call with (list root part own defaults), own: type, port, annotations … */}}
+{{- define "ft.service" -}}
+{{- $root := index . 0 }}
+{{- $own := index . 2 }}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ include "ft.name" (list $root (index . 1)) }}
+  labels: {{- merge (include "ft.labels" $root | fromYaml) (dict "app.kubernetes.io/component" (index . 1)) ($own.labels | default dict) | toYaml | nindent 4 }}
+  {{- with $own.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  type: {{ $own.type }}
+  {{- range $key := list "clusterIP" "loadBalancerClass" "loadBalancerSourceRanges" "externalTrafficPolicy" "sessionAffinity" }}
+  {{- with get $own $key }}
+  {{ $key }}: {{ toJson . }}
+  {{- end }}
+  {{- end }}
+  selector: {{- include "ft.selector" (list $root (index . 1)) | nindent 4 }}
+  ports:
+    - name: http
+      port: {{ $own.port }}
+      targetPort: http
+      {{- with $own.nodePort }}
+      nodePort: {{ . }}
+      {{- end }}
 {{- end }}
 
 {{/* The environment that all parts share. */}}
 {{- define "ft.env" -}}
 - {name: FALLTHROUGH_DRAIN_SECONDS, value: {{ .Values.drainSeconds | quote }}}
 {{- if .Values.valkey.enabled }}
-- {name: FALLTHROUGH_REDIS_URL, value: "redis://{{ .Release.Name }}-valkey:6379/0"}
+- {name: FALLTHROUGH_REDIS_URL, value: "redis://{{ include "ft.fullname" . }}-valkey:6379/0"}
+{{- else if .Values.externalRedis.host }}
+{{- include "ft.externalUrl" (list . "FALLTHROUGH_REDIS_URL" .Values.externalRedis "redis" .Values.externalRedis.database) }}
 {{- else if not .Values.settings.REDIS_URL }}
 {{- include "ft.fromSecret" (list . "FALLTHROUGH_REDIS_URL" "FALLTHROUGH_REDIS_URL" false) }}
 {{- end }}
-{{- if not .Values.settings.BROKER_URL }}
+{{- if .Values.externalRabbitmq.host }}
+{{- include "ft.externalUrl" (list . "FALLTHROUGH_BROKER_URL" .Values.externalRabbitmq "amqp" (.Values.externalRabbitmq.vhost | urlquery | replace "+" "%20")) }}
+{{- else if not .Values.settings.BROKER_URL }}
 {{- include "ft.fromSecret" (list . "FALLTHROUGH_BROKER_URL" "FALLTHROUGH_BROKER_URL" true) }}
 {{- end }}
 {{- if and .Values.maxServe.enabled (not .Values.settings.GPU_URL) }}
-- {name: FALLTHROUGH_GPU_URL, value: "http://{{ .Release.Name }}-max-serve:8000"}
+- {name: FALLTHROUGH_GPU_URL, value: "http://{{ include "ft.fullname" . }}-max-serve:8000"}
 {{- end }}
 {{- if and .Values.ollama.enabled (not .Values.settings.CPU_URL) }}
-- {name: FALLTHROUGH_CPU_URL, value: "http://{{ .Release.Name }}-ollama:11434"}
+- {name: FALLTHROUGH_CPU_URL, value: "http://{{ include "ft.fullname" . }}-ollama:11434"}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- if ne (toString $value) "" }}
@@ -138,25 +342,17 @@ httpGet: {path: {{ index . 2 }}, port: http}
 {{- end }}
 
 {{/*
-One part's pod. Call with a dict: root, part, command, port, alive, ready (paths), resources, and
-the probes liveness and readiness where they are its own.
+One part's pod. Call with a dict: root, part, own (its values), command, port, alive, ready (paths).
 */}}
 {{- define "ft.pod" -}}
 {{- $v := .root.Values }}
-metadata:
-  labels:
-    {{- include "ft.labels" .root | nindent 4 }}
-    app.kubernetes.io/component: {{ .part }}
+{{- $of := include "ft.of" (list .root .own true) | fromJson }}
+{{- $files := and $v.files.persistentVolume.enabled (ne .part "flower") }}
+{{- $oneNode := and $files (not (has "ReadWriteMany" (include "ft.filesModes" .root | fromJsonArray))) }}
+metadata: {{- include "ft.podMeta" (list .root .part $of true) | nindent 2 }}
 spec:
-  automountServiceAccountToken: false
-  # Else a Service named "fallthrough" would set FALLTHROUGH_PORT to something that is no port.
-  enableServiceLinks: false
-  serviceAccountName: {{ .root.Release.Name }}-fallthrough
+  {{- include "ft.podSpec" (list .root .part $of $oneNode) | nindent 2 }}
   terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
-  securityContext: {{ include "ft.podSecurity" 10001 }}
-  {{- with $v.imagePullSecrets }}
-  imagePullSecrets: {{- toYaml . | nindent 4 }}
-  {{- end }}
   containers:
     - name: {{ .part }}
       image: {{ include "ft.image" .root }}
@@ -166,21 +362,32 @@ spec:
       env:
         {{- include "ft.env" .root | nindent 8 }}
         {{- include "ft.ownEnv" (list .root .part) | indent 8 }}
-      {{- with $v.extraEnvFrom }}
+        {{- with $of.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- with $of.extraEnvFrom }}
       envFrom: {{- toYaml . | nindent 8 }}
       {{- end }}
-      securityContext: {{- include "ft.security" .root | nindent 8 }}
-      resources: {{- toYaml .resources | nindent 8 }}
+      securityContext: {{- toYaml $of.securityContext | nindent 8 }}
+      resources: {{- toYaml .own.resources | nindent 8 }}
       lifecycle: {preStop: {exec: {command: [sleep, {{ $v.preStopSeconds | quote }}]}}}
       startupProbe: {{- include "ft.probe" (list dict $v.probes.startup .alive) | nindent 8 }}
-      livenessProbe: {{- include "ft.probe" (list .liveness $v.probes.liveness .alive) | nindent 8 }}
-      readinessProbe: {{- include "ft.probe" (list .readiness $v.probes.readiness .ready) | nindent 8 }}
-      volumeMounts: [{name: tmp, mountPath: /tmp}, {name: data, mountPath: /data}]
+      livenessProbe: {{- include "ft.probe" (list .own.livenessProbe $v.probes.liveness .alive) | nindent 8 }}
+      readinessProbe: {{- include "ft.probe" (list .own.readinessProbe $v.probes.readiness .ready) | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        - {name: data, mountPath: /data}
+        {{- with $of.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
   volumes:
     - {name: tmp, emptyDir: {sizeLimit: {{ $v.emptyDir.tmp }}}}
-    {{- if and $v.files.persistentVolume.enabled (ne .part "flower") }}
-    - {name: data, persistentVolumeClaim: {claimName: {{ .root.Release.Name }}-files}}
+    {{- if $files }}
+    - {name: data, persistentVolumeClaim: {claimName: {{ include "ft.claim" (list .root $v.files.persistentVolume "files") }}}}
     {{- else }}
     - {name: data, emptyDir: {sizeLimit: {{ $v.emptyDir.data }}}}
+    {{- end }}
+    {{- with $of.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end }}
