@@ -26,6 +26,7 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 LOOK_SECONDS = 0.25
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 class Load:
@@ -41,6 +42,7 @@ class Load:
         self.errors: Counter[str] = Counter()
         self.changes: list[str] = []
         self.seconds = 0.0
+        self.interrupted = False
         self._run = os.urandom(4).hex()
 
     @property
@@ -56,15 +58,19 @@ class Load:
         began = time.monotonic()
         watching = asyncio.create_task(self._watch(client))
         calls = [asyncio.create_task(self._calls(client)) for _ in range(concurrency)]
-        while not all(call.done() for call in calls):
-            await asyncio.sleep(0.1)
-            rate = self.done / (time.monotonic() - began)
-            tiers = "  ".join(f"{t} {n}" for t, n in self.tiers.most_common())
-            progress.update(bar, completed=self.done, said=f"{rate:,.0f}/s  {tiers}")
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C: what was seen so far is told
+            while not all(call.done() for call in calls):
+                await asyncio.sleep(0.1)
+                rate = self.done / (time.monotonic() - began)
+                tiers = "  ".join(f"{t} {n}" for t, n in self.tiers.most_common())
+                progress.update(bar, completed=self.done, said=f"{rate:,.0f}/s  {tiers}")
+            await asyncio.gather(*calls)
         self.seconds = time.monotonic() - began
-        await asyncio.gather(*calls)
-        await asyncio.sleep(LOOK_SECONDS)
-        watching.cancel()
+        self.interrupted = not all(call.done() for call in calls)
+        if not self.interrupted:
+            await asyncio.sleep(LOOK_SECONDS)
+        for task in (*calls, watching):
+            task.cancel()
 
     async def _calls(self, client: Client) -> None:
         while self.left > 0:
@@ -158,13 +164,16 @@ def main(  # noqa: PLR0913 - a command's options
         TimeElapsedColumn(),
         TextColumn("{task.fields[said]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    shown = Progress(*columns, console=Console(stderr=True))
+    with contextlib.suppress(KeyboardInterrupt), shown as progress:
         asyncio.run(load.run(min(concurrency, requests), progress))
     found = load.report()
     if as_json:
         click.echo(json.dumps(found))
     else:
         _tell(found)
+    if load.interrupted:
+        sys.exit(INTERRUPTED)
     sys.exit(0 if found["answered"] == requests else 1)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
-from api.access import check_exposure, key_ring
 from api.app import create_app
 from api.server import protocol, raise_file_limit
 from api.tiers import batch_tiers
@@ -19,6 +18,7 @@ from tasks import process
 from tasks.app import check_broker
 from tasks.errors import FallthroughError, SettingsError
 from tasks.hosts import http_url
+from tasks.keys import check_exposure, key_ring
 from tasks.settings import Settings
 from tasks.storage import Storage
 from tasks.store import prepare_store

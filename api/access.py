@@ -8,13 +8,12 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
 from api.errors import ApiError, on_outage
-from tasks.errors import SettingsError, StoreUnavailable
+from tasks.errors import StoreUnavailable
 from tasks.hosts import is_loopback, may_be_called, origins_of
 from tasks.keys import Key, KeyRing
 
@@ -41,23 +40,6 @@ LIMIT_HEADERS = tuple(
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 
 log = logging.getLogger(__name__)
-
-
-def key_ring(settings: Settings) -> KeyRing:
-    """Return the keys that the settings name; raises SettingsError."""
-    path = Path(settings.keys_file) if settings.keys_file else None
-    return KeyRing(settings.api_keys, path)
-
-
-def check_exposure(settings: Settings, keys: KeyRing) -> None:
-    """Raise SettingsError for a server that anybody on the network could use."""
-    if keys or settings.allow_no_keys or is_loopback(settings.host):
-        return
-    message = (
-        f"FALLTHROUGH_HOST: {settings.host} is reachable from elsewhere and there are no API keys: "
-        "make one with `fallthrough keys create NAME`, or set FALLTHROUGH_ALLOW_NO_KEYS=1"
-    )
-    raise SettingsError(message)
 
 
 class RequestLimits:

@@ -27,13 +27,14 @@ from api import (
     operations,
     streams,
 )
-from api.access import Access, key_ring
+from api.access import Access
 from api.cors import Cors
 from api.errors import HANDLERS
 from api.metrics import ApiMetrics
 from api.request_ids import answering
 from api.services import open_services
 from api.tiers import names_of
+from tasks.keys import key_ring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

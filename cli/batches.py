@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,49 +19,125 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cli.client import ApiAwayError
-from cli.input_file import input_file
+from cli.client import ApiAwayError, ApiFailedError
+from cli.input_file import input_files
 from cli.interrupt import leave_on_interrupt
+from cli.output import writing
 from cli.terminal import echo, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cli.client import Client
+    from cli.prompts import Shape
 
 POLL_INTERVAL_SECONDS = 0.5
 AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
-PACE_SECONDS = 10.0  # over which lines a second are measured while a batch runs
+PACE_SECONDS = 30.0  # over which lines a second are measured while a batch runs
+TOLD_EVERY_SECONDS = 30.0  # without a terminal
+SILENT_SECONDS = 5.0  # without a line, after which it is said that it waits
+GROUP, PART = "group", "part"  # metadata of batches that one file was split into
 
 
-def create_batch(client: Client, source: Path, window: str, metadata: dict[str, str]) -> str:
-    """Upload a file and create its batch; return its id."""
+def create_batches(
+    client: Client, source: str, window: str, metadata: dict[str, str], shape: Shape
+) -> list[str]:
+    """Upload a file, and create its batch, or as many as its lines need; return their ids.
+
+    All or none: those that were created before one is refused are cancelled.
+    """
     with tempfile.TemporaryDirectory(prefix="fallthrough-") as folder:
-        path, endpoint = input_file(source, Path(folder))
-        file = client.upload(path)
-    return str(client.create_batch(file["id"], endpoint, window, **metadata)["id"])
+        files = input_files(source, Path(folder), shape)
+        uploaded = [client.upload(file.path)["id"] for file in files]
+    group = f"group_{secrets.token_hex(8)}"
+    ids: list[str] = []
+    try:
+        for number, (file, file_id) in enumerate(zip(files, uploaded, strict=True), 1):
+            parts = {GROUP: group, PART: f"{number}/{len(files)}"} if len(files) > 1 else {}
+            told = client.create_batch(file_id, file.endpoint, window, **metadata, **parts)
+            ids.append(str(told["id"]))
+    except ApiFailedError:
+        for batch_id in ids:
+            with contextlib.suppress(ApiFailedError):
+                client.cancel_batch(batch_id)
+        raise
+    return ids
+
+
+def ids_of(client: Client, names: Sequence[str]) -> list[str]:
+    """Return the batches that these ids name: of a group's, those that its file was split into."""
+    ids: list[str] = []
+    for name in names:
+        if not name.startswith("group_"):
+            ids.append(name)
+            continue
+        found = [
+            (int(metadata[PART].partition("/")[0]), batch["id"])
+            for batch in client.every_batch()
+            if (metadata := batch["metadata"] or {}).get(GROUP) == name
+            and "fallthrough_retry_of" not in metadata
+        ]
+        if not found:
+            message = f"there is no batch of {name}; `fallthrough batch list` shows which there are"
+            raise ApiFailedError(message)
+        ids += [batch_id for _, batch_id in sorted(found)]
+    return ids
+
+
+def merged(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return batches as one: their lines counted together."""
+    if len(batches) == 1:
+        return batches[0]
+    running = [batch["status"] for batch in batches if batch["status"] not in FINAL]
+    bad = [batch["status"] for batch in batches if batch["status"] != "completed"]
+    counts = [batch["request_counts"] for batch in batches]
+    names = ("total", "completed", "failed")
+    tiers: Counter[str] = Counter()
+    models: dict[str, Counter[str]] = {}
+    for batch in batches:
+        told = batch.get("fallthrough", {})
+        tiers.update(told.get("tiers", {}))
+        for tier, lines in told.get("models", {}).items():
+            models.setdefault(tier, Counter()).update(lines)
+    metadata = batches[0].get("metadata") or {}
+    return {
+        "id": metadata.get(GROUP) or " ".join(batch["id"] for batch in batches),
+        "object": "batch.group",
+        "status": "in_progress" if running else (bad or ["completed"])[0],
+        "request_counts": {name: sum(each[name] for each in counts) for name in names},
+        "fallthrough": {"tiers": dict(tiers), "models": {k: dict(v) for k, v in models.items()}},
+        "batches": list(batches),
+    }
 
 
 def follow(
-    client: Client, batch_id: str, say_how_to_come_back: Callable[[], None]
-) -> dict[str, Any]:
-    """Show a batch's progress until it has ended; return it. Ctrl-C leaves it running."""
+    client: Client, ids: Sequence[str], say_how_to_come_back: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Show the progress of batches until they have ended; return them. Ctrl-C leaves them be."""
     display = _Display()
+
+    def last_words() -> None:
+        echo(f"so far: {display.line()}", err=True)
+        say_how_to_come_back()
+
     # Before the cursor is hidden: from then on whoever interrupts gets it back.
-    leave_on_interrupt(say_how_to_come_back)
+    leave_on_interrupt(last_words)
+    ended: dict[str, dict[str, Any]] = {}
     with display.progress:
         while True:
             try:
-                batch = _fetch(client, batch_id, display.progress.console)
+                console = display.progress.console
+                batches = [ended.get(each) or _fetch(client, each, console) for each in ids]
             except ApiAwayError:
                 display.progress.stop()
-                say_how_to_come_back()
+                last_words()
                 raise
-            display.show(batch)
-            if batch["status"] in FINAL:
-                return batch
+            ended.update((b["id"], b) for b in batches if b["status"] in FINAL)
+            display.show(merged(batches))
+            if all(batch["status"] in FINAL for batch in batches):
+                return batches
             time.sleep(POLL_INTERVAL_SECONDS)
 
 
@@ -87,6 +165,7 @@ class _Display:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[tiers]}"),
         )
@@ -97,18 +176,40 @@ class _Display:
         self._start = time.monotonic()
         self._lines_at_start: int | None = None
         self._pace = Pace()
+        self._moved = self._told = time.monotonic()
+        self._lines = 0
+        self._said = "nothing is known of it yet"
+
+    def line(self) -> str:
+        """Say how far it is."""
+        return self._said
 
     def show(self, batch: dict[str, Any]) -> None:
         counts = batch["request_counts"]
         lines = counts["completed"] + counts["failed"]
+        now = time.monotonic()
+        if lines != self._lines:
+            self._lines, self._moved = lines, now
+        rate = f"{self._rate(batch['status'], lines):,.0f}/s"
+        waits = batch["status"] == "in_progress" and now - self._moved > SILENT_SECONDS
+        status = (
+            f"waiting: no tier answers ({now - self._moved:.0f} s)" if waits else batch["status"]
+        )
+        tiers = _summary(batch)
+        self._said = (
+            f"{status}, {lines} of {counts['total']} lines, {rate} of late  {tiers}".strip()
+        )
         self.progress.update(
             self._bar,
             total=counts["total"] or None,
             completed=lines,
-            status=batch["status"],
-            rate=f"{self._rate(batch['status'], lines):,.0f}/s",
-            tiers=_summary(batch),
+            status=status,
+            rate=rate,
+            tiers=tiers,
         )
+        if not self.progress.console.is_terminal and now - self._told > TOLD_EVERY_SECONDS:
+            self._told = now
+            echo(f"{time.strftime('%H:%M:%S')} {self._said}", err=True)
 
     def _rate(self, status: str, lines: int) -> float:
         """Return lines a second: of late; once it has ended, since this command followed it."""
@@ -156,24 +257,54 @@ def _fetch(client: Client, batch_id: str, console: Console) -> dict[str, Any]:
             time.sleep(POLL_INTERVAL_SECONDS)
 
 
-def finish(client: Client, batch: dict[str, Any], output: Path | None) -> int:
+def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> bool:
+    """Write the results of batches that have ended; return whether there are any."""
+    names = ("output_file_id", "error_file_id")
+    files = [batch[name] for batch in batches for name in names if batch[name]]
+    if not files:  # a batch that was never run leaves what was there before
+        return False
+    ids = " ".join(batch["id"] for batch in batches)
+    with writing(output, f"get them again: fallthrough batch results {ids}") as target:
+        for file_id in files:
+            client.download(file_id, target)
+    return True
+
+
+def finish(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> int:
     """Download the results, and say how it ended; return the exit status."""
-    _print_errors((batch.get("errors") or {}).get("data", []))
-    files = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
-    if output and files:  # a batch that was never run leaves what was there before
-        with output.open("wb") as target:
-            for file_id in files:
-                client.download(file_id, target)
-    counts = batch["request_counts"]
+    for batch in batches:
+        _print_errors((batch.get("errors") or {}).get("data", []))
+    there = download(client, batches, output)
+    whole = merged(batches)
+    counts = whole["request_counts"]
     echo(
-        f"{batch['id']} {batch['status']}: {counts['completed']} answered, "
+        f"{whole['id']} {whole['status']}: {counts['completed']} answered, "
         f"{counts['failed']} failed, of {counts['total']}"
-        + (f"; results in {output}" if output and files else ""),
+        + (f"; results in {output}" if there else ""),
         err=True,
     )
-    if models := _models(batch):
+    if models := _models(whole):
         echo(f"answered: {models}", err=True)
-    return 0 if batch["status"] == "completed" and not counts["failed"] else 1
+    return _verdict(whole, " ".join(batch["id"] for batch in batches))
+
+
+def _verdict(whole: dict[str, Any], ids: str) -> int:
+    """Say what was not answered by a model or a cache, and what to do; return the exit status."""
+    counts = whole["request_counts"]
+    degraded = whole.get("fallthrough", {}).get("tiers", {}).get("degraded", 0)
+    unanswered = counts["total"] - counts["completed"] + degraded
+    if whole["status"] == "completed" and not unanswered:
+        return 0
+    if not counts["total"] or whole["status"] == "failed":
+        echo("no prompt was asked: mend what is said above, and send the file again", err=True)
+        return 1
+    echo(
+        f"{unanswered} of {counts['total']} prompts were not answered by a model or a cache "
+        f"({degraded} degraded, {unanswered - degraded} without an answer); "
+        f"ask those again: fallthrough batch retry {ids}",
+        err=True,
+    )
+    return 1
 
 
 def _print_errors(errors: list[dict[str, Any]]) -> None:

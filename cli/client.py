@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -116,9 +117,10 @@ class Client:
             message = f"{self.url}{path} told what is no JSON ({error}): is it the API?"
             raise ApiAwayError(message) from None
 
-    def jobs(self, limit: int) -> list[dict[str, Any]]:
-        """Return the latest jobs."""
-        page: list[dict[str, Any]] = self._call("GET", f"/v1/jobs?limit={limit}")["data"]
+    def jobs(self, limit: int, **filters: str) -> list[dict[str, Any]]:
+        """Return the latest jobs. filters: as the API names them."""
+        query = urlencode({"limit": limit, **filters}, errors="surrogateescape")
+        page: list[dict[str, Any]] = self._call("GET", f"/v1/jobs?{query}")["data"]
         return page
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -144,6 +146,37 @@ class Client:
         """Return a batch."""
         batch: dict[str, Any] = self._call("GET", f"/v1/batches/{_segment(batch_id)}")
         return batch
+
+    def every_batch(self) -> Iterator[dict[str, Any]]:
+        """Yield all batches, newest first."""
+        after = ""
+        while True:
+            page = self._call("GET", f"/v1/batches?limit=100{after}")
+            yield from page["data"]
+            if not page.get("has_more") or not page["data"]:
+                return
+            after = f"&after={_segment(page['data'][-1]['id'])}"
+
+    def retry_batch(self, batch_id: str) -> dict[str, Any]:
+        """Ask again the lines of a batch that had no answer; return their new batch."""
+        batch: dict[str, Any] = self._call("POST", f"/v1/batches/{_segment(batch_id)}/retry")
+        return batch
+
+    def results(self, batch_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the lines of a batch that are finished by now."""
+        after = "0.0"
+        while True:
+            path = f"/v1/batches/{_segment(batch_id)}/results?limit=1000&after={after}"
+            page = self._call("GET", path)
+            yield from page["data"]
+            if page["next"] == after or not page["data"]:
+                return
+            after = page["next"]
+
+    def files(self, limit: int) -> list[dict[str, Any]]:
+        """Return the latest files."""
+        page: list[dict[str, Any]] = self._call("GET", f"/v1/files?limit={limit}")["data"]
+        return page
 
     def batches(self, limit: int) -> list[dict[str, Any]]:
         """Return the latest batches."""
@@ -211,11 +244,7 @@ class Client:
         return self._answer(path, reply)
 
     def _away(self, error: httpx.HTTPError) -> ApiAwayError:
-        reason = str(error) or type(error).__name__
-        return ApiAwayError(
-            f"cannot reach the API at {self.url} ({reason}); start it with `fallthrough up`, "
-            "or name another with --url"
-        )
+        return ApiAwayError(f"cannot reach the API at {self.url}: {_cause_of(error)}")
 
     def _answer(self, path: str, reply: httpx.Response) -> Any:
         """Return what a reply holds, or raise what its status says."""
@@ -223,9 +252,57 @@ class Client:
         error_type = ApiAwayError if away else ApiFailedError
         try:
             answer = reply.json()
-        except ValueError:
-            message = f"{self.url}{path} answered {reply.status_code}, and no JSON: is it the API?"
-            raise error_type(message) from None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            message = (
+                f"{self.url}{path} answered {reply.status_code}, and no JSON of ours: is it the "
+                "API of Fallthrough? Name it with --url or FALLTHROUGH_API_URL"
+            )
+            raise error_type(message)
         if reply.is_error:
-            raise error_type(answer.get("error", {}).get("message", f"HTTP {reply.status_code}"))
+            raise error_type(self._refusal(answer, reply.status_code, path))
+        if not answer.keys() & OURS:
+            message = (
+                f"{self.url}{path} did not answer as Fallthrough does: another server listens "
+                "there; name the API with --url or FALLTHROUGH_API_URL"
+            )
+            raise ApiFailedError(message)
         return answer
+
+    def _refusal(self, answer: dict[str, Any], status: int, path: str) -> str:
+        """Return what an error says, and what to do about it."""
+        error = answer.get("error")
+        message = error.get("message") if isinstance(error, dict) else error or answer.get("detail")
+        message = str(message or f"HTTP {status}")
+        if status == HTTPStatus.NOT_FOUND and not isinstance(error, dict):
+            return f"{self.url}{path}: {message}; is it the API of Fallthrough? Name it with --url"
+        cure = CURES.get(status, "")
+        return f"{message}; {cure}" if cure else message
+
+
+OURS = frozenset({"id", "data", "name", "circuit_breakers"})  # one of them is in every answer
+CURES: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "set FALLTHROUGH_API_KEY to a key of this server's "
+    "(`fallthrough keys create NAME` makes one there)",
+    HTTPStatus.FORBIDDEN: "it needs an admin's key: `fallthrough keys create NAME --admin`",
+}
+_CAUSES = (
+    ("Connection refused", "nothing listens there; start `fallthrough up`, or name another --url"),
+    ("Name or service not known", "there is no such host; mend --url or FALLTHROUGH_API_URL"),
+    ("nodename nor servname", "there is no such host; mend --url or FALLTHROUGH_API_URL"),
+    ("name resolution", "its host's name cannot be looked up; mend --url or FALLTHROUGH_API_URL"),
+    ("WRONG_VERSION_NUMBER", "it speaks no TLS; say http:// in --url or FALLTHROUGH_API_URL"),
+    ("RECORD_LAYER_FAILURE", "it speaks no TLS; say http:// in --url or FALLTHROUGH_API_URL"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted; name its CA in SSL_CERT_FILE"),
+    ("disconnected without", "it hung up; if it speaks TLS, say https:// in --url"),
+)  # fmt: skip
+
+
+def _cause_of(error: httpx.HTTPError) -> str:
+    """Return why a server was not reached, and what to do."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it did not answer in time; look at its log, and whether --url is right"
+    told = str(error) or type(error).__name__
+    known = (cure for sign, cure in _CAUSES if sign.lower() in told.lower())
+    return next(known, f"{told}; start it with `fallthrough up`, or name another with --url")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cli.client import ApiFailedError, Client
@@ -11,7 +12,10 @@ from cli.dotenv import read_dotenv
 from cli.terminal import echo
 from tasks.errors import SettingsError
 from tasks.hosts import goes_direct
-from tasks.settings import Settings
+from tasks.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 API_URL = "FALLTHROUGH_API_URL"
 
@@ -29,6 +33,28 @@ def take_dotenv() -> None:
 def settings() -> Settings:
     """Return the settings; raises SettingsError."""
     return Settings.from_env(os.environ)
+
+
+def settings_with(options: Mapping[str, str]) -> Settings:
+    """Return the settings, and have this process keep what options such as --gpu-url say.
+
+    Raises SettingsError, which names the option where that is at fault.
+    """
+    names = {option: PREFIX + option[2:].replace("-", "_").upper() for option in options}
+    before = dict(os.environ)
+    os.environ.update({names[option]: value for option, value in options.items()})
+    try:
+        return settings()
+    except SettingsError as error:
+        os.environ.clear()
+        os.environ.update(before)
+        message = str(error)
+        for option, name in names.items():
+            message = message.replace(f"{name}:", f"{option}:")
+        raise SettingsError(message) from None
+    except ValueError:  # what no environment can hold
+        message = f"{', '.join(options)}: it has a NUL"
+        raise SettingsError(message) from None
 
 
 def client(url: str | None) -> Client:

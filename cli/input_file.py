@@ -1,72 +1,105 @@
-"""A file of prompts as the input file of a batch."""
+"""A file of prompts as the input files of batches: one, or as many as its lines need."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cli.prompts import BOM, InputError, read
+from cli.json_body import NoJsonError, decoded
+from cli.prompts import BOM, CHAT, InputError, prompts_of, unique_labels
+from cli.rows import STDIN, content_of, is_file, kind_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
-    from cli.prompts import Prompt
+    from cli.prompts import Prompt, Shape
 
-CHAT = "/v1/chat/completions"
 ENDPOINTS = (CHAT, "/v1/completions")
+MOST_LINES = 50_000  # of a batch
+MOST_BYTES = 200 * 1024 * 1024  # of a batch's file
 
 
 class InputFile(NamedTuple):
-    """A file in OpenAI's batch format, and the endpoint that its lines name."""
+    """A file in OpenAI's batch format. places: of each of its lines, in what it was made from."""
 
     path: Path
     endpoint: str
+    places: Sequence[str] = ()
 
 
-def input_file(source: Path, folder: Path) -> InputFile:
-    """Return source if it is in OpenAI's batch format, else one made from it in folder.
+def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
+    """Return source if it is a batch's file as it is, else files made from it in folder.
 
     Raises InputError.
     """
-    if source.suffix not in {".jsonl", ".txt"}:
-        message = f"{source}: must be a .jsonl or a .txt file"
+    if not is_file(source):
+        message = f"cannot read {source}: No such file or directory"
         raise InputError(message)
-    number, first = _first_line(source)
-    if source.suffix == ".jsonl" and isinstance(first, dict) and "body" in first:
-        # The server names what is wrong in the other lines.
-        return InputFile(source, _endpoint(first, f"{source}, line {number}"))
-    path = folder / f"{source.stem}.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(_batch_line(prompt) for prompt in read(str(source)))
-    return InputFile(path, CHAT)
+    if shape.is_plain and source != STDIN and kind_of(source) in {".jsonl", ".ndjson"}:
+        number, first = _first_line(source)
+        fits = Path(source).stat().st_size <= MOST_BYTES and _count(source) <= MOST_LINES
+        if isinstance(first, dict) and "body" in first and fits:
+            # The server names what is wrong in the other lines.
+            return [InputFile(Path(source), _endpoint(first.get("url", CHAT), source, number))]
+    prompts = unique_labels(prompts_of(source, shape))
+    where = prompts[0].where.rpartition(", line ")
+    endpoint = _endpoint(prompts[0].url or CHAT, source, where[2])
+    if endpoint != CHAT and shape.system:
+        message = f"--system: lines of {endpoint} have no messages"
+        raise InputError(message)
+    name = "prompts" if source == STDIN else Path(source).stem
+    return list(_written(prompts, folder / name, endpoint))
 
 
-def _first_line(source: Path) -> tuple[int, Any]:
+def _count(source: str) -> int:
+    with content_of(source) as content:
+        return sum(not line.isspace() for line in content)
+
+
+def _first_line(source: str) -> tuple[int, Any]:
     """Return the number and the value of the first line that is not blank; None: it is no JSON."""
+    with content_of(source) as content:
+        lines = ((number, line.strip()) for number, line in enumerate(content, 1))
+        number, text = next(((number, line) for number, line in lines if line), (0, b""))
     try:
-        with source.open("rb") as file:
-            lines = ((number, line.strip()) for number, line in enumerate(file, 1))
-            number, text = next(((number, line) for number, line in lines if line), (0, b""))
-    except OSError as error:
-        message = f"cannot read {source}: {error.strerror}"
-        raise InputError(message) from None
-    try:
-        return number, json.loads(text.decode().removeprefix(BOM))
-    except (ValueError, RecursionError):
+        return number, decoded(text.decode().removeprefix(BOM))
+    except (NoJsonError, UnicodeDecodeError):
         return number, None
 
 
-def _endpoint(line: dict[str, Any], where: str) -> str:
-    endpoint: str = line.get("url", CHAT)
-    if endpoint not in ENDPOINTS:
-        message = f"{where}: url must be one of {', '.join(ENDPOINTS)}"
+def _endpoint(url: Any, source: str, line: int | str) -> str:
+    if url not in ENDPOINTS:
+        message = f"{source}, line {line}: url must be one of {', '.join(ENDPOINTS)}"
         raise InputError(message)
+    endpoint: str = url
     return endpoint
 
 
-def _batch_line(prompt: Prompt) -> str:
+def _written(prompts: Sequence[Prompt], path: Path, endpoint: str) -> Iterator[InputFile]:
+    """Write as many files as it takes, each as full as a batch may be; yield them."""
+    left = iter(prompts)
+    prompt = next(left, None)
+    number = 0
+    while prompt is not None:
+        number += 1
+        part = path.with_name(f"{path.name}-{number}.jsonl")
+        places: list[str] = []
+        size = 0
+        with part.open("wb") as file:
+            while prompt is not None and len(places) < MOST_LINES:
+                line = _batch_line(prompt, endpoint)
+                if places and size + len(line) > MOST_BYTES:
+                    break
+                size += file.write(line)
+                places.append(prompt.where)
+                prompt = next(left, None)
+        yield InputFile(part, endpoint, places)
+
+
+def _batch_line(prompt: Prompt, endpoint: str) -> bytes:
     body = dict(prompt.request)
-    if "prompt" in body:
+    if "prompt" in body and endpoint == CHAT:
         body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
-    line = {"custom_id": prompt.label, "method": "POST", "url": CHAT, "body": body}
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    line = {"custom_id": prompt.label, "method": "POST", "url": endpoint, "body": body}
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.client import FINAL
+from cli.json_body import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cli.prompts import Prompt
 
 CHUNK = 1000  # requests that one POST /v1/jobs takes
+CHUNK_BYTES = 2 * 1024 * 1024  # well below what an API takes by default
 POLLS_AT_ONCE = 16
 POLL_SECONDS = 20.0
 
@@ -29,9 +31,24 @@ def submit_prompts(
     """Submit prompts, in chunks; return their jobs. defaults: fields where a prompt has none."""
     requests = [{**defaults, **prompt.request} for prompt in prompts]
     jobs: list[dict[str, Any]] = []
-    for start in range(0, len(requests), CHUNK):
-        jobs += client.submit(requests[start : start + CHUNK])
+    for chunk in _chunks(requests):
+        jobs += client.submit(chunk)
     return jobs
+
+
+def _chunks(requests: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield requests in their order, as many at a time as one call takes."""
+    chunk: list[dict[str, Any]] = []
+    size = 0
+    for request in requests:
+        length = len(encoded(request)) + 1
+        if chunk and (len(chunk) == CHUNK or size + length > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(request)
+        size += length
+    if chunk:
+        yield chunk
 
 
 def wait_for(
@@ -60,6 +77,7 @@ def _progress(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("elapsed"),
         TextColumn("{task.fields[tiers]}"),
     )
     return Progress(*columns, console=console, transient=not console.is_terminal)

@@ -14,8 +14,10 @@ from cli.commands.breakers import breakers
 from cli.commands.check import check
 from cli.commands.jobs import cancel, status, submit
 from cli.commands.keys import keys
+from cli.commands.lists import files, jobs
 from cli.commands.settings import config
 from cli.commands.stack import demo, up
+from cli.output import OutputError
 from cli.prompts import InputError
 from cli.stack.embedded import FolderError
 from cli.stack.ports import PortTakenError
@@ -27,7 +29,7 @@ LONGEST_LINE = 600  # characters
 NOT_TRIED = 2  # exit status: it could not be tried
 FAILURES = (
     *(ApiFailedError, InputError, SettingsError, PortTakenError, FolderError),
-    CheckFailedError,
+    *(CheckFailedError, OutputError),
 )
 
 
@@ -62,11 +64,18 @@ def main() -> None:
     fallthrough up                        start everything on this machine
     fallthrough submit "Why is it blue?"  ask one thing
     fallthrough submit prompts.jsonl --output results.jsonl
+    fallthrough batch prompts.jsonl       a whole file, up to any number of lines
     fallthrough breakers                  see which tiers are in service
+
+    Completion, in bash: eval "$(_FALLTHROUGH_COMPLETE=bash_source fallthrough)"; zsh_source and
+    fish_source are for others.
     """  # noqa: D301 - \b is click's
 
 
-for command in (up, demo, submit, status, cancel, batches, breakers, keys, config, check):
+for command in (
+    *(up, demo, submit, status, cancel, jobs, batches, files),
+    *(breakers, keys, config, check),
+):
     main.add_command(command)
 
 

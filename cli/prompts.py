@@ -1,73 +1,212 @@
-"""Reading prompts: a text, a .jsonl or .txt file, or standard input."""
+"""Prompts: a text, or the rows of a file, as requests."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import json
+import string
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from cli.json_body import NoJsonError, decoded
+from cli.json_body import NoJsonError, encoded
+from cli.rows import BOM, InputError, is_file, rows_of, shown_value
 
-BOM = "\ufeff"  # what some editors begin a file with
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
+    from cli.rows import Row
 
-class InputError(Exception):
-    """The input cannot be used; the message names the line."""
+__all__ = ["BOM", "InputError", "Prompt", "Shape", "read", "unique_labels"]
+
+CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt and how it is to be answered. label: the line's custom_id, or its number."""
+    """A prompt and how it is to be answered. label: the row's custom_id, or its number."""
 
     label: str
     request: dict[str, Any]
+    where: str = field(default="", compare=False)  # for what is wrong with it
+    named: bool = field(default=False, compare=False)  # the label is the row's own custom_id
+    url: str | None = field(
+        default=None, compare=False
+    )  # the endpoint that a line of OpenAI's batch format names
 
 
-def read(source: str) -> list[Prompt]:
-    """Return the requests that source stands for; raises InputError."""
-    path = Path(source)
-    if source == "-" or path.suffix in {".jsonl", ".txt"}:
-        where = "standard input" if source == "-" else source
-        try:
-            content = sys.stdin.buffer.read() if source == "-" else path.read_bytes()
-            text = content.decode()
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"cannot read {where}: {error}"
-            raise InputError(message) from None
-        return _parse(text, where)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a row becomes a request.
+
+    column: the one that is the prompt; template: a text with {columns}; "": the row has prompt,
+    messages or body. defaults: fields where the row has none; system: its first message.
+    """
+
+    column: str = ""
+    template: str = ""
+    system: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise InputError for both at once, or a template that cannot be filled."""
+        if self.column and self.template:
+            message = "--column and --prompt: give one of them"
+            raise InputError(message)
+        if self.template and not _names_in(self.template):
+            message = "--prompt: it names no column: write one in braces, as {question}"
+            raise InputError(message)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows stay as they are."""
+        return not (self.column or self.template or self.system or self.defaults)
+
+    def request(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return a request with what it does not say itself."""
+        defaults = dict(self.defaults)
+        if "max_completion_tokens" in body:
+            defaults.pop("max_tokens", None)
+        request = {**defaults, **body}
+        if self.system and "prompt" in request:
+            request["messages"] = [{"role": "user", "content": request.pop("prompt")}]
+        messages = request.get("messages")
+        if self.system and isinstance(messages, list) and not _has_system(messages):
+            request["messages"] = [{"role": "system", "content": self.system}, *messages]
+        return request
+
+
+def _has_system(messages: list[Any]) -> bool:
+    roles = [message.get("role") for message in messages if isinstance(message, dict)]
+    return any(role in {"system", "developer"} for role in roles)
+
+
+def _names_in(template: str) -> list[str]:
+    """Return the columns that a template names; raises InputError."""
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError:
+        pieces = [("", "", "", None)]
+    names = [(name, spec, how) for _, name, spec, how in pieces if name is not None]
+    if any(not name or spec or how for name, spec, how in names):
+        message = "--prompt: write a column as {name}, and a brace that is none as {{ or }}"
+        raise InputError(message)
+    return [name for name, _, _ in names]
+
+
+def read(source: str, shape: Shape | None = None) -> list[Prompt]:
+    """Return the requests that source stands for, under labels of their own; raises InputError."""
+    shape = shape or Shape()
+    if is_file(source):
+        return list(unique_labels(prompts_of(source, shape)))
     if not source.strip():
         message = "the prompt is empty"
         raise InputError(message)
-    return [Prompt("1", {"prompt": source})]
-
-
-def _parse(text: str, where: str) -> list[Prompt]:
-    # Not splitlines(): that splits at U+2028, too, which may stand in the midst of a prompt.
-    numbered = enumerate(text.removeprefix(BOM).split("\n"), 1)
-    lines = [(n, line.strip()) for n, line in numbered if line.strip()]
-    if not lines:
-        message = f"{where} holds no prompt"
+    if shape.column or shape.template:
+        message = f"--{'column' if shape.column else 'prompt'}: it is for a file's rows, not a text"
         raise InputError(message)
-    as_json = where.endswith(".jsonl") or (where == "standard input" and lines[0][1][0] == "{")
-    if not as_json:
-        return [Prompt(str(n), {"prompt": line}) for n, line in lines]
-    return [_line(line, f"{where}, line {n}", str(n)) for n, line in lines]
+    return [Prompt("1", shape.request({"prompt": source}))]
 
 
-def _line(line: str, where: str, number: str) -> Prompt:
+def prompts_of(source: str, shape: Shape) -> Iterator[Prompt]:
+    """Yield the requests of a file, or of standard input ("-"); raises InputError."""
+    empty = True
+    for row in rows_of(source, has_head=bool(shape.column or shape.template)):
+        empty = False
+        yield _prompt(row, shape)
+    if empty:
+        message = f"{'standard input' if source == '-' else source} holds no prompt"
+        raise InputError(message)
+
+
+def unique_labels(prompts: Iterator[Prompt]) -> list[Prompt]:
+    """Return prompts of which no two have one label; raises InputError for two custom_ids alike."""
+    every = list(prompts)
+    taken: dict[str, str] = {}
+    for prompt in every:
+        if prompt.named and prompt.label in taken:
+            message = (
+                f"{prompt.where}: the custom_id {prompt.label!r} is that of "
+                f"{taken[prompt.label].rpartition(', ')[2]} too"
+            )
+            raise InputError(message)
+        if prompt.named:
+            taken[prompt.label] = prompt.where
+    return [each if each.named else _renamed(each, taken) for each in every]
+
+
+def _renamed(prompt: Prompt, taken: Mapping[str, str]) -> Prompt:
+    """Return a prompt under its number, or one made from it if a custom_id says the same."""
+    label, again = prompt.label, 1
+    while label in taken:
+        again += 1
+        label = f"{prompt.label}-{again}"
+    if label == prompt.label:
+        return prompt
+    return Prompt(label, prompt.request, prompt.where, prompt.named, prompt.url)
+
+
+def _prompt(row: Row, shape: Shape) -> Prompt:
+    fields = {"prompt": row.value} if isinstance(row.value, str) else row.value
+    if not isinstance(fields, dict):
+        message = f"{row.where}: must be an object with prompt or messages"
+        raise InputError(message)
+    fields = dict(fields)
+    custom_id = fields.pop("custom_id", None)
+    label = shown_value(custom_id) or str(row.number)
+    url = fields.get("url") if "body" in fields else None
+    request = shape.request(_request(fields, shape, row))
+    _check_text(request, row.where)
+    return Prompt(label, request, row.where, bool(shown_value(custom_id)), url)
+
+
+def _request(fields: dict[str, Any], shape: Shape, row: Row) -> dict[str, Any]:
+    if shape.template or shape.column:
+        text = _filled(shape, fields, row.where)
+        if not text.strip():
+            message = f"{row.where}: its prompt is empty"
+            raise InputError(message)
+        return {"prompt": text}
+    if "body" in fields:  # a line of OpenAI's batch format
+        fields = fields["body"]
+    elif row.is_table:
+        fields = _of_table(fields)
+    if not isinstance(fields, dict) or ("prompt" in fields) == ("messages" in fields):
+        message = f"{row.where}: needs either prompt or messages{_cure(fields)}"
+        raise InputError(message)
+    return fields
+
+
+def _cure(fields: Any) -> str:
+    if not isinstance(fields, dict) or not fields or {"prompt", "messages"} & fields.keys():
+        return ""
+    first = min(fields, key=list(fields).index)
+    return f"; say which field is the prompt: --column {json.dumps(first, ensure_ascii=False)}"
+
+
+def _of_table(fields: dict[str, str]) -> dict[str, str]:
+    """Return the prompt of a table's row: its column "prompt", or its only one."""
+    name = next(iter(fields)) if len(fields) == 1 else "prompt"
+    return {"prompt": fields[name]} if name in fields else fields
+
+
+def _filled(shape: Shape, fields: Mapping[str, Any], where: str) -> str:
+    names = [shape.column] if shape.column else _names_in(shape.template)
+    missing = next((name for name in names if name not in fields), None)
+    if missing is not None:
+        there = ", ".join(map(str, fields)) or "none"
+        option = "--column" if shape.column else "--prompt"
+        message = f"{where}: there is no column {missing!r} ({option}); there are {there}"
+        raise InputError(message)
+    if shape.column:
+        return shown_value(fields[shape.column])
+    pieces = string.Formatter().parse(shape.template)
+    return "".join(
+        text + ("" if name is None else shown_value(fields[name])) for text, name, _, _ in pieces
+    )
+
+
+def _check_text(request: dict[str, Any], where: str) -> None:
     try:
-        value = decoded(line)
+        encoded(request)
     except NoJsonError as error:
-        message = f"{where}: not JSON: {error}"
+        message = f"{where}: it cannot be sent: {error}"
         raise InputError(message) from None
-    if not isinstance(value, dict):
-        message = f"{where}: must be an object with prompt or messages"
-        raise InputError(message)
-    label = str(value.pop("custom_id", number))
-    if "body" in value:  # a line of OpenAI's batch format
-        value = value["body"]
-    if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
-        message = f"{where}: needs either prompt or messages"
-        raise InputError(message)
-    return Prompt(label, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import webbrowser
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 
-def run_up(settings: Settings, options: UpOptions, data: Path, *, as_json: bool) -> int:
+def run_up(
+    settings: Settings, options: UpOptions, data: Path, *, as_json: bool, opens: bool = False
+) -> int:
     """Start, tell, tend, stop; return the exit status."""
 
     def say(text: str) -> None:
@@ -38,6 +41,8 @@ def run_up(settings: Settings, options: UpOptions, data: Path, *, as_json: bool)
         supervisor.start()
         if not supervisor.stop_requested:
             _print_layout(supervisor, layout, data, as_json=as_json)
+            if opens and not webbrowser.open(layout.api_url):
+                say(f"there is no browser to open: see {layout.api_url}")
         with Check(_settings_of_worker(layout)) as check:
             check.when_done(lambda rows: _tell(rows, say))
             supervisor.run()

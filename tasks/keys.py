@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 
 from tasks.errors import SettingsError
+from tasks.hosts import is_loopback
 from tasks.setting_kinds import fault_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tasks.settings import Settings
 
 PREFIX = "ft-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -206,3 +209,21 @@ class KeyRing:
             if hmac.compare_digest(key.hash, digest):
                 found = key
         return found
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """Return the keys that the settings name; raises SettingsError."""
+    path = Path(settings.keys_file) if settings.keys_file else None
+    return KeyRing(settings.api_keys, path)
+
+
+def check_exposure(settings: Settings, keys: KeyRing | None = None) -> None:
+    """Raise SettingsError for a server that anybody on the network could use."""
+    keys = key_ring(settings) if keys is None else keys
+    if keys or settings.allow_no_keys or is_loopback(settings.host):
+        return
+    message = (
+        f"FALLTHROUGH_HOST: {settings.host} is reachable from elsewhere and there are no API keys: "
+        "make one with `fallthrough keys create NAME`, or set FALLTHROUGH_ALLOW_NO_KEYS=1"
+    )
+    raise SettingsError(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from cli import environment
-from cli.batches import create_batch, finish, follow
-from cli.commands.options import as_json, at_url, check_writable, to_file
+from cli.batches import GROUP, create_batches, finish, follow, ids_of, merged
+from cli.commands.options import as_json, at_url, check_writable, shape_of, shaped, to_file
+from cli.output import free_name, writing
+from cli.rows import is_file
 from cli.terminal import aligned, echo
-from tasks.records.policies import ExhaustedPolicy
+from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cli.client import Client
 
 DEFAULT_POLICY: ExhaustedPolicy = "wait"
@@ -29,7 +34,8 @@ class FileFirst(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        word = args[0] if args else ""
+        if word not in self.commands and is_file(word):
             args = ["run", *args]
         return super().resolve_command(ctx, args)
 
@@ -40,20 +46,29 @@ def batches() -> None:
 
     \b
     fallthrough batch prompts.jsonl --output results.jsonl
-    fallthrough batch attach batch_… --output results.jsonl
-    fallthrough batch list
-    fallthrough batch cancel batch_…
+    fallthrough batch table.csv --prompt "Sum up: {text}"
+    fallthrough batch attach batch_…      follow it again, and download
+    fallthrough batch results batch_…     what is finished by now
+    fallthrough batch retry batch_…       ask again what had no answer
 
-    A .txt file has one prompt a line. A .jsonl file has lines of OpenAI's batch format, or lines
-    with prompt or messages. The results are OpenAI's output lines, then the error lines.
+    A .txt file has one prompt a line. A .jsonl or .json file has lines of OpenAI's batch format, or
+    objects with prompt or messages; of others, and of a .csv file, --column or --prompt says
+    what the prompt is. - is standard input. The results are OpenAI's output lines, then the error
+    lines; without --output they are written beside the input.
+
+    A file of more than 50,000 lines becomes several batches that count as one: all commands take
+    the id of their group, group_…, or several ids. The exit status is 0 if every prompt was
+    answered by a model or a cache, 1 if some were not, 2 if it could not be tried.
     """  # noqa: D301 - \b is click's
 
 
 @batches.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file")
 @to_file
+@shaped
 @click.option("--window", default="24h", show_default=True, help="When it is given up: 90m, 2d, …")
 @click.option("--priority", type=click.Choice(["low", "normal", "high"]))
+@click.option("--cache", type=click.Choice(get_args(CachePolicy)), help="[default: off]")
 @click.option(
     "--on-exhausted",  # what a batch does by default stands first
     type=click.Choice(sorted(get_args(ExhaustedPolicy), key=lambda p: p != DEFAULT_POLICY)),
@@ -63,57 +78,149 @@ def batches() -> None:
 @at_url
 @as_json
 def run(  # noqa: PLR0913 - a command's options
-    file: Path,
+    file: str,
     *,
     output: Path | None,
     window: str,
-    priority: str | None,
-    on_exhausted: str | None,
-    tiers: str | None,
+    detach: bool,
+    url: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Upload FILE, follow its batch, and download the results."""
+    shape = shape_of(options)
+    names = ("cache", "on_exhausted", "tiers")
+    told = {f"fallthrough_{name}": options[name] for name in names}
+    told["priority"] = options["priority"]
+    metadata = {name: value for name, value in told.items() if value is not None}
+    if output and not detach:
+        check_writable(output)
+    with environment.client(url) as client:
+        ids = create_batches(client, file, window, metadata, shape)
+        name = _name_of(client, ids)
+        if detach:
+            echo(json.dumps({"id": name, "batches": ids}) if as_json else name)
+            return
+        echo(name, err=True)
+        _follow_to_the_end(client, ids, output or _beside(file, name), as_json=as_json)
+
+
+def _name_of(client: Client, ids: Sequence[str]) -> str:
+    """Return the id by which batches are named as one."""
+    if len(ids) == 1:
+        return ids[0]
+    return str((client.batch(ids[0])["metadata"] or {}).get(GROUP) or " ".join(ids))
+
+
+def _beside(file: str, name: str) -> Path:
+    """Return where results go that nobody named a file for: beside the input, if they can."""
+    path = Path(file)
+    folder = path.parent if file != "-" and os.access(path.parent, os.W_OK) else Path()
+    stem = path.stem if file != "-" else name[:80].replace(" ", "-")
+    return free_name(folder / f"{stem}-results.jsonl")
+
+
+def _own_file(ids: Sequence[str]) -> Path:
+    return free_name(Path(f"{ids[0][:80].replace('/', '_')}-results.jsonl"))
+
+
+@batches.command()
+@click.argument("batch_ids", metavar="BATCH_ID…", nargs=-1, required=True)
+@to_file
+@at_url
+@as_json
+def attach(
+    batch_ids: tuple[str, ...], *, output: Path | None, url: str | None, as_json: bool
+) -> None:
+    """Follow batch BATCH_ID again, and download its results."""
+    output = output or _own_file(batch_ids)
+    check_writable(output)
+    with environment.client(url) as client:
+        _follow_to_the_end(client, ids_of(client, batch_ids), output, as_json=as_json)
+
+
+def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
+    def say_how_to_come_back() -> None:
+        command = f"fallthrough batch attach {' '.join(ids)} --output {output}"
+        echo(f"\nit goes on without you; come back with: {command}", err=True)
+
+    ended = follow(client, ids, say_how_to_come_back)
+    status = finish(client, ended, output)
+    if as_json:
+        echo(json.dumps(merged(ended)))
+    sys.exit(status)
+
+
+@batches.command()
+@click.argument("batch_ids", metavar="BATCH_ID…", nargs=-1, required=True)
+@to_file
+@click.option("--detach", is_flag=True, help="Do not wait for it; print its id.")
+@at_url
+@as_json
+def retry(
+    batch_ids: tuple[str, ...],
+    *,
+    output: Path | None,
     detach: bool,
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Upload FILE, follow its batch, and download the results."""
-    if output:
-        check_writable(output)
-    options = {
-        "priority": priority,
-        "fallthrough_on_exhausted": on_exhausted,
-        "fallthrough_tiers": tiers,
-    }
-    metadata = {name: value for name, value in options.items() if value is not None}
+    """Ask the lines of batch BATCH_ID that had no answer again, as a new batch."""
+    output = output or _own_file(batch_ids)
+    check_writable(output)
     with environment.client(url) as client:
-        batch_id = create_batch(client, file, window, metadata)
-        echo(batch_id, err=not detach)
+        ids = [client.retry_batch(each)["id"] for each in ids_of(client, batch_ids)]
+        for batch_id in ids:
+            echo(batch_id, err=not detach)
         if not detach:
-            _follow_to_the_end(client, batch_id, output, as_json=as_json)
+            _follow_to_the_end(client, ids, output, as_json=as_json)
+
+
+@batches.command("status")
+@click.argument("batch_ids", metavar="BATCH_ID…", nargs=-1, required=True)
+@at_url
+@as_json
+def show(batch_ids: tuple[str, ...], *, url: str | None, as_json: bool) -> None:
+    """Show how far batch BATCH_ID is."""
+    with environment.client(url) as client:
+        every = [client.batch(each) for each in ids_of(client, batch_ids)]
+    if as_json:
+        echo(json.dumps(merged(every)))
+        return
+    echo("\n".join(aligned(_rows(every))))
+    for batch in every:
+        tiers = (batch.get("fallthrough") or {}).get("tiers") or {}
+        told = ", ".join(f"{number} by {tier}" for tier, number in tiers.items() if tier != "-")
+        if told:
+            echo(f"{batch['id']}: {told}")
 
 
 @batches.command()
-@click.argument("batch_id")
+@click.argument("batch_ids", metavar="BATCH_ID…", nargs=-1, required=True)
 @to_file
 @at_url
 @as_json
-def attach(batch_id: str, *, output: Path | None, url: str | None, as_json: bool) -> None:
-    """Follow batch BATCH_ID again, and download its results."""
-    if output:
-        check_writable(output)
-    with environment.client(url) as client:
-        _follow_to_the_end(client, batch_id, output, as_json=as_json)
-
-
-def _follow_to_the_end(
-    client: Client, batch_id: str, output: Path | None, *, as_json: bool
+def results(
+    batch_ids: tuple[str, ...],
+    *,
+    output: Path | None,
+    url: str | None,
+    as_json: bool,  # noqa: ARG001 - the results are JSON as they are
 ) -> None:
-    def say_how_to_come_back() -> None:
-        command = f"fallthrough batch attach {batch_id}" + (f" --output {output}" if output else "")
-        echo(f"\nit goes on without you; come back with: {command}", err=True)
-
-    batch = follow(client, batch_id, say_how_to_come_back)
-    if as_json:
-        echo(json.dumps(batch))
-    sys.exit(finish(client, batch, output))
+    """Print the lines of batch BATCH_ID that are finished by now, or write them to a file."""
+    target = output or Path("/dev/stdout")
+    with environment.client(url) as client:
+        ids = ids_of(client, batch_ids)
+        every = [client.batch(each) for each in ids]
+        with writing(target, f"get them with: fallthrough batch results {' '.join(ids)}") as file:
+            for batch_id in ids:
+                for line in client.results(batch_id):
+                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    whole = merged(every)
+    counts = whole["request_counts"]
+    finished = counts["completed"] + counts["failed"]
+    where = f"; they are in {output}" if output else ""
+    echo(f"{whole['status']}: {finished} of {counts['total']} are finished{where}", err=True)
 
 
 @batches.command("list")
@@ -141,9 +248,12 @@ def _rows(latest: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 @batches.command("cancel")
-@click.argument("batch_id")
+@click.argument("batch_ids", metavar="BATCH_ID…", nargs=-1, required=True)
 @at_url
-def cancel_batch(batch_id: str, url: str | None) -> None:
+@as_json
+def cancel_batch(batch_ids: tuple[str, ...], url: str | None, *, as_json: bool) -> None:
     """Cancel batch BATCH_ID; what is finished is kept."""
     with environment.client(url) as client:
-        echo(f"{batch_id} {client.cancel_batch(batch_id)['status']}")
+        for batch_id in ids_of(client, batch_ids):
+            batch = client.cancel_batch(batch_id)
+            echo(json.dumps(batch) if as_json else f"{batch_id} {batch['status']}")

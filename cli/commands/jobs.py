@@ -11,9 +11,19 @@ from rich.console import Console
 
 from cli import environment
 from cli.client import ApiAwayError
-from cli.commands.options import Finite, as_json, at_url, check_writable, names, to_file
+from cli.commands.options import (
+    Finite,
+    as_json,
+    at_url,
+    check_writable,
+    names,
+    shape_of,
+    shaped,
+    to_file,
+)
 from cli.interrupt import leave_on_interrupt
 from cli.jobs import milliseconds, submit_prompts, wait_for
+from cli.output import writing
 from cli.prompts import read
 from cli.streams import tell
 from cli.terminal import echo
@@ -30,9 +40,7 @@ if TYPE_CHECKING:
 @click.argument("source")
 @click.option("--wait/--no-wait", default=None, help="Wait for the answers  [default: one prompt].")
 @to_file
-@click.option("--model", help="Model to ask for.")
-@click.option("--max-tokens", type=click.IntRange(1))
-@click.option("--temperature", type=Finite(0, 2))
+@shaped
 @click.option("--cache", type=click.Choice(get_args(CachePolicy)))
 @click.option("--on-exhausted", type=click.Choice(get_args(ExhaustedPolicy)))
 @click.option(
@@ -55,7 +63,7 @@ def submit(
     as_json: bool,
     **fields: Any,
 ) -> None:
-    """Submit SOURCE: a prompt, a .jsonl or .txt file (one prompt a line), or - for stdin.
+    """Submit SOURCE: a prompt, a .txt, .jsonl, .json or .csv file, or - for stdin.
 
     \b
     fallthrough submit "Explain photosynthesis" --max-tokens 100
@@ -66,8 +74,10 @@ def submit(
     format do as well. Options here are defaults for lines that do not say. One
     answer is shown as it comes, where there is a terminal to show it.
     """  # noqa: D301 - \b is click's
-    defaults = {name: value for name, value in fields.items() if value is not None}
-    prompts = read(source)
+    words = {name: fields.pop(name) for name in ("cache", "on_exhausted", "tiers")}
+    words["deadline_seconds"] = fields.pop("deadline_seconds")
+    prompts = read(source, shape_of(fields, **words))
+    defaults: dict[str, Any] = {}
     if output:
         check_writable(output)
     waits = wait or output or (wait is None and len(prompts) == 1)
@@ -89,8 +99,7 @@ def submit(
                 for prompt, job in zip(prompts, jobs, strict=True)
             ]
             _print_results(results, output, as_json=as_json)
-    _print_degraded(results)
-    sys.exit(0 if all(result["status"] == "succeeded" for result in results) else 1)
+    sys.exit(_verdict(results))
 
 
 def _tell(client: Client, job: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +126,10 @@ def _print_results(
 ) -> None:
     lines = [json.dumps(result, ensure_ascii=False) for result in results]
     if output:
-        output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        ids = " ".join(result["id"] for result in results[:3])
+        more = f" … and {len(results) - 3} more" if len(results) > 3 else ""  # noqa: PLR2004
+        with writing(output, f"look at each: fallthrough status {ids}{more}") as target:
+            target.writelines(line.encode(errors="replace") + b"\n" for line in lines)
         echo(f"{len(results)} results in {output}", err=True)
     elif as_json:
         for line in lines:
@@ -131,11 +143,18 @@ def _print_text(job: dict[str, Any]) -> None:
     echo(job["text"] or f"[{job['status']}] {_error_message(job)}")
 
 
-def _print_degraded(results: Sequence[dict[str, Any]]) -> None:
+def _verdict(results: Sequence[dict[str, Any]]) -> int:
+    """Say what was not answered by a model or a cache; return the exit status."""
     degraded = sum(bool(result["degraded"]) for result in results)
-    if degraded:
-        told = f"{degraded} of {len(results)} answers are degraded: no tier answered"
-        echo(f"{told} (`fallthrough breakers` says why)", err=True)
+    failed = sum(result["status"] != "succeeded" for result in results)
+    if not degraded and not failed:
+        return 0
+    echo(
+        f"{degraded + failed} of {len(results)} prompts were not answered by a model or a cache "
+        f"({degraded} degraded, {failed} without an answer); `fallthrough breakers` says why",
+        err=True,
+    )
+    return 1
 
 
 @click.command()

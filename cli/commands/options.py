@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.prompts import InputError
+from cli.prompts import InputError, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Finite(click.FloatRange):
@@ -36,6 +39,36 @@ at_url = click.option(
 to_file = click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, JSONL."
 )
+
+
+shaping = (
+    click.option("--column", default="", help="The column, or field, that is the prompt."),
+    click.option(
+        "--prompt",
+        "template",
+        default="",
+        help="The prompt as a text with columns in braces: 'Sum up: {text}'.",
+    ),
+    click.option("--system", default="", help="A system message for those that have none."),
+    click.option("--model", help="Model to ask for."),
+    click.option("--max-tokens", type=click.IntRange(1)),
+    click.option("--temperature", type=Finite(0, 2)),
+)
+
+
+def shaped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options by which rows become requests."""
+    for option in reversed(shaping):
+        command = option(command)
+    return command
+
+
+def shape_of(options: dict[str, Any], **further: Any) -> Shape:
+    """Take those options out of a command's; return what they say. further: default fields."""
+    fields = {name: options.pop(name) for name in ("model", "max_tokens", "temperature")} | further
+    defaults = {name: value for name, value in fields.items() if value is not None}
+    words = {name: options.pop(name) for name in ("column", "template", "system")}
+    return Shape(**words, defaults=defaults)
 
 
 def check_writable(output: Path) -> None:

@@ -13,12 +13,17 @@ from cli.commands.options import as_json
 from cli.stack.parts import UpOptions
 from cli.up import run_up
 from tasks.errors import SettingsError
+from tasks.keys import check_exposure
 
 PORT = click.IntRange(0, 65_535)
 
 
 @click.command()
 @click.option("--port", type=PORT, help="Port of the API; 0 picks a free one  [default: 8000]")
+@click.option("--host", help="Where the API listens; beyond loopback it needs API keys.")
+@click.option("--gpu-url", help="The GPU server, or several, parted by commas.")
+@click.option("--cpu-url", help="The CPU server.")
+@click.option("--open", "opens", is_flag=True, help="Open the status page in a browser.")
 @click.option(
     "--flower-port", type=PORT, default=5555, show_default=True, help="Port of Flower; 0: free."
 )
@@ -47,6 +52,10 @@ def up(  # noqa: PLR0913 - a command's options
     workers: int,
     cpu: str | None,
     data_dir: Path | None,
+    host: str | None,
+    gpu_url: str | None,
+    cpu_url: str | None,
+    opens: bool,
     as_json: bool,
 ) -> None:
     """Start the whole stack on this machine, and watch over it until Ctrl-C.
@@ -56,7 +65,9 @@ def up(  # noqa: PLR0913 - a command's options
     FALLTHROUGH_REDIS_URL, FALLTHROUGH_CPU_URL; and FALLTHROUGH_GPU_URL for the server that all this
     is for. `fallthrough config` lists them.
     """
-    settings = environment.settings()
+    told = {"--host": host, "--gpu-url": gpu_url, "--cpu-url": cpu_url}
+    settings = environment.settings_with({k: v for k, v in told.items() if v is not None})
+    check_exposure(settings)
     if cpu and "FALLTHROUGH_CPU_URL" in os.environ:
         message = "FALLTHROUGH_CPU_URL: it is set, and so is --cpu embedded: take one of them away"
         raise SettingsError(message)
@@ -70,7 +81,11 @@ def up(  # noqa: PLR0913 - a command's options
         embedded_cpu=cpu is not None,
         flower_prefix=os.environ.get("FLOWER_URL_PREFIX", ""),
     )
-    sys.exit(run_up(settings, options, data_dir or environment.data_folder(), as_json=as_json))
+    sys.exit(
+        run_up(
+            settings, options, data_dir or environment.data_folder(), as_json=as_json, opens=opens
+        )
+    )
 
 
 @click.command()

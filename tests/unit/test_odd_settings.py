@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api.access import check_exposure, key_ring
 from cli.client import Client
 from fallback_chain import AutoHttp
 from tasks.app import create_app
 from tasks.errors import FallthroughError
 from tasks.hosts import goes_direct
+from tasks.keys import check_exposure, key_ring
 from tasks.settings import Settings, specs_of
 from tasks.storage import Storage
 from tasks.store.connection import Connection

@@ -18,8 +18,8 @@ from harness.waiting import free_port, wait_until
 from cli import batches
 from cli.batches import Pace
 from cli.client import ApiAwayError, Client
-from cli.input_file import input_file
-from cli.prompts import InputError
+from cli.input_file import input_files
+from cli.prompts import InputError, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,9 +87,9 @@ def test_the_pace_is_that_of_late_so_that_an_outage_is_seen():
     pace = Pace()
     assert pace.rate(100.0, 50) == 0, "what was answered before is no pace"
     assert [pace.rate(100.0 + s, 50 + 160 * s) for s in range(1, 31)] == [160] * 30
-    stalled = [pace.rate(130.0 + s, 4850) for s in range(1, 21)]
-    assert stalled[4] == 80
-    assert stalled[10:] == [0] * 10
+    stalled = [pace.rate(130.0 + s, 4850) for s in range(1, 41)]
+    assert stalled[14] == 80
+    assert stalled[30:] == [0] * 10
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypat
     api.vanish()
     back: list[bool] = []
     with Client(api.url) as client, pytest.raises(ApiAwayError):
-        batches.follow(client, "b1", lambda: back.append(True))
+        batches.follow(client, ["b1"], lambda: back.append(True))
     assert back == [True]
 
 
@@ -198,7 +198,7 @@ def as_input(tmp_path: Path, content: str) -> tuple[list[dict[str, Any]], str]:
     source.write_text(content, encoding="utf-8")
     folder = tmp_path / "made"
     folder.mkdir()
-    ready, endpoint = input_file(source, folder)
+    [(ready, endpoint, _)] = input_files(str(source), folder, Shape())
     text = ready.read_text(encoding="utf-8-sig")
     return [json.loads(each) for each in text.split("\n") if each.strip()], endpoint
 

@@ -1,0 +1,215 @@
+"""What a file of prompts holds, row by row: text, JSONL, a JSON array, a table; or stdin."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from cli.json_body import NoJsonError, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+BOM = "\ufeff"  # what some editors begin a file with
+STDIN = "-"
+DELIMITERS = ",;\t"
+LARGEST_CELL = 16 * 1024 * 1024  # characters
+# A single word that ends as file names do, or that leads through folders, is meant as a file.
+_NAME_OF_A_FILE = re.compile(r"\S*\.[A-Za-z][A-Za-z0-9]{0,7}|(\.{1,2}|~)?/\S*")
+
+
+class InputError(Exception):
+    """The input cannot be used; the message names the line."""
+
+
+class Row(NamedTuple):
+    """A row: where it stands, as people are told; its number from 1; what it says.
+
+    value: a line's text, a table's cells by column, or what JSON says.
+    """
+
+    where: str
+    number: int
+    value: Any
+    is_table: bool = False
+
+
+class Lines:
+    """A file's lines as text. They end at a newline and nowhere else: U+2028 may be in a prompt."""
+
+    def __init__(self, content: BinaryIO, where: str) -> None:
+        self._content, self._where = content, where
+        self.number = 0  # of the line that was read last
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in enumerate(self._content, 1):
+            self.number = number
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                message = (
+                    f"{self._where}, line {number}: it is not UTF-8; convert the file first: "
+                    "iconv -f LATIN1 -t UTF-8"
+                )
+                raise InputError(message) from None
+            yield text.removeprefix(BOM) if number == 1 else text
+
+
+def is_file(source: str) -> bool:
+    """Whether a word of the command line names a file, there or not; else it is a prompt."""
+    if source == STDIN:
+        return True
+    try:
+        there = Path(source).exists()
+    except (OSError, ValueError):  # too long a name, or one with a NUL
+        there = False
+    return there or bool(_NAME_OF_A_FILE.fullmatch(source))
+
+
+def content_of(source: str) -> BinaryIO:
+    """Open a file, or standard input; raises InputError. Its lines can be read once."""
+    if source == STDIN:
+        return sys.stdin.buffer
+    path = Path(source)
+    if path.is_dir():
+        message = f"{source} is a folder: name a file in it"
+        raise InputError(message)
+    kind_of(source)
+    try:
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        message = f"cannot read {source}: {getattr(error, 'strerror', None) or error}"
+        raise InputError(message) from None
+
+
+def rows_of(source: str, *, has_head: bool = False) -> Iterator[Row]:
+    """Yield the rows of a file, or of standard input, that are not blank; raises InputError.
+
+    has_head: standard input is a table, unless it is JSON.
+    """
+    where = "standard input" if source == STDIN else source
+    with content_of(source) as content:
+        lines = Lines(content, where)
+        try:
+            yield from _rows(source, iter(lines), lines, has_head=has_head)
+        except OSError as error:
+            message = f"cannot read {where}: {error.strerror}"
+            raise InputError(message) from None
+
+
+def kind_of(source: str) -> str:
+    """Return how a file's name ends; raises InputError for a kind that cannot be read."""
+    suffix = Path(source).suffix.lower()
+    if suffix not in READERS:
+        known = "a .txt (one prompt a line), .jsonl, .json or .csv file"
+        kind = f"a {suffix} file" if suffix else "a file whose name ends in nothing"
+        message = f"{source}: {kind} cannot be read: name {known}"
+        raise InputError(message)
+    return suffix
+
+
+def _rows(source: str, iterator: Iterator[str], lines: Lines, *, has_head: bool) -> Iterator[Row]:
+    where = "standard input" if source == STDIN else source
+    first = next((line for line in iterator if line.strip()), "")
+    text = _chained(first, iterator)
+    if source != STDIN:
+        read = READERS[kind_of(source)]
+    elif first.lstrip()[:1] in {"{", "["}:
+        read = _jsonl if first.lstrip()[0] == "{" else _json
+    else:
+        read = _table if has_head else _text
+    yield from read(text, lines, where)
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _text(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
+    for line in text:
+        if line.strip():
+            yield Row(f"{where}, line {lines.number}", lines.number, line.strip())
+
+
+def _jsonl(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
+    for line in text:
+        if line.strip():
+            place = f"{where}, line {lines.number}"
+            yield Row(place, lines.number, _json_value(line.strip(), place))
+
+
+def _json_value(text: str, place: str) -> Any:
+    try:
+        return decoded(text)
+    except NoJsonError as error:
+        message = f"{place}: not JSON: {error}"
+        raise InputError(message) from None
+
+
+def _json(text: Iterable[str], _: Lines, where: str) -> Iterator[Row]:
+    whole = "".join(text)
+    if not whole.strip():
+        return
+    value = _json_value(whole, where)
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        message = f"{where}: must be an array of prompts, or of objects with prompt or messages"
+        raise InputError(message)
+    for number, each in enumerate(value, 1):
+        yield Row(f"{where}, item {number}", number, each)
+
+
+def _table(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
+    """Yield the rows of a table whose first line names its columns."""
+    iterator = iter(text)
+    head = next(iterator, "")
+    before = csv.field_size_limit(LARGEST_CELL)
+    try:
+        delimiter = max(DELIMITERS, key=head.count)
+        reader = csv.reader(_chained(head, iterator), delimiter=delimiter, strict=True)
+        names = [name.strip() for name in next(reader, [])]
+        _check_names(names, where)
+        begins = lines.number + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                place = f"{where}, line {begins}"
+                if len(cells) != len(names):
+                    message = f"{place}: it has {len(cells)} cells where the head has {len(names)}"
+                    raise InputError(message)
+                yield Row(place, begins, dict(zip(names, cells, strict=True)), is_table=True)
+            begins = lines.number + 1
+    except csv.Error as error:
+        message = f"{where}, line {lines.number}: not CSV: {error}"
+        raise InputError(message) from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _check_names(names: list[str], where: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        message = f"{where}, line 1: there are two columns {twice!r}: its first line names them"
+        raise InputError(message)
+
+
+READERS = {
+    ".txt": _text,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+}
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as it stands in a prompt: a text as it is, nothing for null, else JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,151 @@
+"""Files of prompts of every kind, and what is said of those that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli import input_file
+from cli.input_file import input_files
+from cli.output import OutputError, free_name, writing
+from cli.prompts import InputError, Shape, read
+from cli.rows import is_file, rows_of
+
+TABLE = 'id,question\n7,What is 2+2?\n8,"Why,\nreally?"\n'
+CHAT_LINE = {"custom_id": "2", "method": "POST", "url": "/v1/chat/completions"}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def file(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shape", "prompts"),
+    [
+        ("p.csv", TABLE, Shape(column="question"), ["What is 2+2?", "Why,\nreally?"]),
+        ("p.csv", TABLE, Shape(template="{id}: {question}{{}}"), ["7: What is 2+2?{}", None]),
+        ("p.csv", "\ufefftext\nsolo\n", Shape(), ["solo"]),
+        ("p.csv", "a;prompt\n1;x, y\n", Shape(), ["x, y"]),
+        ("p.tsv", "a\tprompt\n1\tx\n", Shape(), ["x"]),
+        ("p.json", '["a", {"prompt": "b"}]', Shape(), ["a", "b"]),
+        ("p.json", '[{"q": {"n": 1}}]', Shape(column="q"), ['{"n": 1}']),
+        ("p.jsonl", '{"q": "x"}\n', Shape(template="Say {q}"), ["Say x"]),
+        ("p.txt", "x\n", Shape(template="Say {prompt}"), ["Say x"]),
+    ],
+)
+def test_rows_become_prompts(file, name, content, shape, prompts):
+    found = [prompt.request["prompt"] for prompt in read(file(name, content), shape)]
+    assert len(found) >= len(prompts)
+    assert all(want is None or want == got for want, got in zip(prompts, found, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shape", "said"),
+    [
+        ("p.csv", TABLE, Shape(), 'needs either prompt or messages; say which .* --column "id"'),
+        ("p.csv", TABLE, Shape(column="nope"), "no column 'nope' .* there are id, question"),
+        ("p.csv", "a,b\n1\n", Shape(column="a"), "line 2: it has 1 cells where the head has 2"),
+        ("p.csv", "a,a\n1,2\n", Shape(column="a"), "two columns 'a'"),
+        ("p.csv", 'a,b\n"x,1\n', Shape(column="a"), "not CSV"),
+        ("p.csv", "a,b\n ,1\n", Shape(column="a"), "line 2: its prompt is empty"),
+        ("p.json", "5", Shape(), "must be an array"),
+        ("p.json", "[5]", Shape(), "item 1: must be an object"),
+        ("p.txt", "caf\xe9\n".encode("latin-1"), Shape(), "line 1: it is not UTF-8"),
+        ("p.md", "x", Shape(), "a .md file cannot be read: name a .txt"),
+        ("p", "x", Shape(), "ends in nothing"),
+        ("p.jsonl", '{"prompt": "cut \\ud83d"}\n', Shape(), "line 1: not JSON: it has half"),
+        ("p.jsonl", '{"custom_id": "a", "prompt": "x"}\n' * 2, Shape(), "'a' is that of line 1"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_cure(file, name, content, shape, said):
+    with pytest.raises(InputError, match=said):
+        read(file(name, content), shape)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nowhere.csv", "notes.md", "./x", "/etc", "-"], True),
+        (["Why is it blue?", "Hello", "Use node.js here", "3.14"], False),
+    ],
+)
+def test_no_name_of_a_file_is_a_prompt(words, named):
+    assert [is_file(word) for word in words] == [named] * len(words)
+
+
+def test_a_folder_is_none(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        list(rows_of(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"column": "a", "template": "{a}"}, "give one of them"),
+        ({"template": "nothing"}, "names no column"),
+        ({"template": "{a"}, "write a column as"),
+        ({"template": "{a!r}"}, "write a column as"),
+    ],
+)
+def test_a_shape_that_makes_no_sense_is_told(options, said):
+    with pytest.raises(InputError, match=said):
+        Shape(**options)
+
+
+def test_a_number_that_somebody_took_is_another_ones(file):
+    source = file("p.jsonl", '{"custom_id": "2", "prompt": "a"}\n{"prompt": "b"}\n')
+    assert [prompt.label for prompt in read(source)] == ["2", "2-2"]
+
+
+def test_what_a_row_says_goes_before_the_options(file):
+    source = file("p.jsonl", '{"prompt": "a", "max_completion_tokens": 5}\n{"prompt": "b"}\n')
+    shape = Shape(system="Be brief.", defaults={"max_tokens": 9, "model": "m"})
+    first, second = (prompt.request for prompt in read(source, shape))
+    assert "max_tokens" not in first
+    assert (second["max_tokens"], second["model"]) == (9, "m")
+    assert [message["role"] for message in second["messages"]] == ["system", "user"]
+
+
+def test_more_lines_than_a_batch_takes_are_several_files(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(input_file, "MOST_LINES", 2)
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    lines = [json.dumps({**CHAT_LINE, "custom_id": f"c{n}", "body": body}) for n in range(5)]
+    parts = input_files(file("p.jsonl", "\n".join(lines)), tmp_path, Shape())
+    written = [part.path.read_text().splitlines() for part in parts]
+    assert [len(each) for each in written] == [2, 2, 1]
+    assert [json.loads(line)["custom_id"] for each in written for line in each] == [
+        f"c{n}" for n in range(5)
+    ]
+    assert parts[1].places[0].endswith("p.jsonl, line 3")
+
+
+def test_results_are_whole_or_not_there(tmp_path):
+    output = tmp_path / "r.jsonl"
+    output.write_text("precious\n")
+
+    def break_off():
+        with writing(output, "again") as target:
+            target.write(b"half")
+            raise InputError
+
+    with pytest.raises(InputError):
+        break_off()
+    assert output.read_text() == "precious\n"
+    assert list(tmp_path.iterdir()) == [output]
+    assert free_name(output).name == "r-2.jsonl"
+
+
+def test_a_full_disk_is_told_with_the_way_to_the_results():
+    with (
+        pytest.raises(OutputError, match="No space left on device; get them so"),
+        writing(Path("/dev/full"), "get them so") as target,
+    ):
+        target.write(b"x" * 100_000)
