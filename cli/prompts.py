@@ -103,7 +103,9 @@ def read(source: str, shape: Shape | None = None) -> list[Prompt]:
     if shape.column or shape.template:
         message = f"--{'column' if shape.column else 'prompt'}: it is for a file's rows, not a text"
         raise InputError(message)
-    return [Prompt("1", shape.request({"prompt": source}))]
+    request = shape.request({"prompt": source})
+    _check_text(request, "the prompt")
+    return [Prompt("1", request)]
 
 
 def prompts_of(source: str, shape: Shape) -> Iterator[Prompt]:

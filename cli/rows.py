@@ -75,11 +75,11 @@ def content_of(source: str) -> BinaryIO:
     if source == STDIN:
         return sys.stdin.buffer
     path = Path(source)
-    if path.is_dir():
-        message = f"{source} is a folder: name a file in it"
-        raise InputError(message)
-    kind_of(source)
     try:
+        if path.is_dir():
+            message = f"{source} is a folder: name a file in it"
+            raise InputError(message)
+        kind_of(source)
         return path.open("rb")
     except (OSError, ValueError) as error:
         message = f"cannot read {source}: {getattr(error, 'strerror', None) or error}"
