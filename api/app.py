@@ -25,6 +25,7 @@ from api import (
     models,
     openapi,
     operations,
+    pages,
     streams,
 )
 from api.access import Access
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> Starlette:
     twins = [route.without(PREFIX) for route in routes]
     cors = [Middleware(Cors, settings=settings, routes=routes)] if settings.cors_origins else []
     app = _Application(
-        routes=[*routes, *twins, *operations.routes(), *openapi.routes()],
+        routes=[*routes, *twins, *operations.routes(), *openapi.routes(), *pages.routes()],
         exception_handlers=HANDLERS,
         middleware=[*cors, Middleware(Access, settings=settings, keys=key_ring(settings))],
         lifespan=lifespan,

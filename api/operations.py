@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from api.body import body_of
 from api.errors import json_response, not_found
 from api.metrics import FleetMetrics, FleetView, StoreAway, stream_counts, unusable_counts
-from api.routing import JSON, Description, Route, Undescribed, object_of
+from api.routing import JSON, Description, Route, object_of
 from api.schemas import BreakerChange, check, parse_json
 from api.services import Services, caller_of, services_of
 from circuit_breaker import Action, CircuitState, Override
@@ -38,22 +36,6 @@ if TYPE_CHECKING:
     from tasks.store.fleet import Gauges
 
 log = logging.getLogger(__name__)
-
-CONTENT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-async def status_page(_: Request) -> Response:
-    """GET /: the status page, for people; it asks the routes below."""
-    return HTMLResponse(_page(), headers={"Content-Security-Policy": CONTENT_POLICY})
-
-
-@cache
-def _page() -> str:
-    return (files("api") / "static" / "status.html").read_text(encoding="utf-8")
 
 
 async def health(_: Request) -> Response:
@@ -299,7 +281,6 @@ def routes() -> list[Route]:
         answer_types=(JSON, "text/plain", "application/openmetrics-text"),
     )
     return [
-        Route("GET", "/", status_page, Undescribed.PAGE),
         Route("GET", "/health", health, Description("Alive", object_of(status={"const": "ok"}))),
         Route("GET", "/health/ready", ready, readily),
         Route("GET", "/circuit-breakers", breakers, views),

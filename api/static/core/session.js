@@ -1,0 +1,18 @@
+// @ts-check
+/** Who looks: the API key, which this tab keeps until it is closed, and whether it is an admin's. */
+
+export const session = {
+  key: sessionStorage.getItem('key') || '',
+  admin: true, // until told otherwise
+}
+
+/** Keeps a key that was taken. */
+export function keepKey() {
+  if (session.key) sessionStorage.setItem('key', session.key)
+}
+
+export function forgetKey() {
+  session.key = ''
+  session.admin = true
+  sessionStorage.removeItem('key')
+}
