@@ -35,7 +35,7 @@ const loop = new Loop({ seen, keyWanted, lost, refused })
 
 function pageOf() {
   const { page, id, query } = place()
-  const open = PAGES[`${page}/${id}`] || PAGES[id ? `${page}/` : page]
+  const open = (id && PAGES[`${page}/${id}`]) || PAGES[id ? `${page}/` : page]
   return { page, view: open ? open({ id, query }) : missing() }
 }
 

@@ -407,7 +407,7 @@ def test_a_phone_needs_no_scrolling_to_the_side(outage, fleet, page, wants_key):
         page.wait("#jobs", "cpu")
     assert page.run("return innerWidth") == 360
     assert page.run("return document.documentElement.scrollWidth") <= 360
-    wide = "const w = document.querySelector('#wide'); return w.scrollWidth - w.clientWidth"
+    wide = "const w = document.querySelector('#wide'); return w ? w.scrollWidth - w.clientWidth : 0"
     assert page.run(wide) <= 0
 
 

@@ -1,0 +1,307 @@
+"""The pages of jobs, batches, files, breakers and the playground, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from harness.batches import jsonl, line
+from harness.waiting import wait_until
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+ROOT = Path(__file__).parents[2]
+TSC = Path("/usr/bin/tsc")
+MARKUP = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
+ANN, BOSS = "0123456789abcdef", "fedcba9876543210"
+PLACES = ("", "jobs", "batches", "batches/new", "files", "playground", "breakers/max_gpu")
+
+
+@pytest.fixture
+def api(fleet):
+    api, _ = fleet.start(fleet.api(), fleet.worker(slice_lines=16))
+    return api
+
+
+def submit(api, key="any", **fields):
+    headers = {"Authorization": f"Bearer {key}"}
+    reply = httpx.post(f"{api.url}/v1/jobs", json=fields, headers=headers)
+    assert reply.is_success, reply.text
+    return reply.json()
+
+
+def done(api, job_id):
+    job = httpx.get(f"{api.url}/v1/jobs/{job_id}", params={"wait": 20}, timeout=30).json()
+    assert job["status"] == "succeeded"
+    return job
+
+
+def to(api, page, place):
+    page.open(f"{api.url}/#/{place}")
+    page.run("location.reload()")
+
+
+def press(page, text):
+    """Press the button or the link of that text which can be seen."""
+
+    def found():
+        return [e for e in page.all("button, a.button") if e.text == text]
+
+    wait_until(found, what=f"there is a button {text}")[0].click()
+
+
+def test_the_types_of_the_pages_are_right():
+    checked = subprocess.run([TSC, "-p", ROOT], capture_output=True, text=True, check=False)
+    assert (checked.stdout, checked.returncode) == ("", 0)
+
+
+def test_the_page_asks_no_other_host_and_its_policy_allows_none(api, page):
+    reply = httpx.get(api.url)
+    assert "'unsafe" not in reply.headers["content-security-policy"]
+    for place in PLACES:
+        to(api, page, place)
+        page.wait("#at", "as of")
+    asked = page.run("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert asked
+    assert all(url.startswith(api.url) for url in asked)
+    icon = httpx.get(f"{api.url}/static/favicon.svg")
+    assert icon.headers["content-type"].startswith("image/svg+xml")
+    again = httpx.get(f"{api.url}/static/app.js", headers={"If-None-Match": "old"})
+    assert again.headers["cache-control"] == "no-cache"
+    same = {"If-None-Match": again.headers["etag"]}
+    assert httpx.get(f"{api.url}/static/app.js", headers=same).status_code == 304
+
+
+def test_a_job_shows_its_way_and_its_answer_as_text(fleet, gpu, page):
+    api, _ = fleet.start(fleet.api(), fleet.worker())
+    gpu.mode = "500"
+    job = done(api, submit(api, prompt=MARKUP, metadata={"team": "blue"})["id"])
+    assert MARKUP in job["text"]
+    to(api, page, "jobs")
+    page.wait("main table", job["id"])
+    page.find("td.id a").click()
+    page.wait(".job .state", "succeeded: answered by cpu")
+    steps = page.text(".timeline").splitlines()
+    assert steps[0] == "Queued"
+    assert any(re.match(r"gpu failed", step) for step in steps)
+    assert any(step.startswith("cpu answered") for step in steps)
+    assert page.text(".answer") == job["text"]
+    assert page.text(".facts [data-name='metadata: team'] dd") == "blue"
+    assert page.all(".job img, .job b") == []
+    assert page.run("return document.title") == f"Job …{job['id'][-6:]} \N{EN DASH} Fallthrough"
+    assert page.run("return document.activeElement.textContent") == "Job"
+    page.driver.execute_cdp_cmd(
+        "Browser.grantPermissions",
+        {"origin": api.url, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]},
+    )
+    page.find(".job .copy").click()
+    page.wait("#said", f"Copied {job['id']}.")
+
+
+def test_a_running_job_is_followed_word_by_word_and_cancelled_in_two_tabs(api, gpu, page):
+    gpu.words, gpu.pace = 300, 0.1
+    job = submit(api, prompt="many words", stream=True)
+    to(api, page, f"jobs/{job['id']}")
+    page.wait(".answer", "many-words.3")
+    page.wait(".job .state", "running")
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("tab")
+    try:
+        to(api, page, f"jobs/{job['id']}")
+        page.wait(".answer", "many-words.1")
+        press(page, "Cancel")
+        press(page, "Cancel the job")
+        page.wait(".job .state", "cancelled")
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(first)
+    page.wait(".job .state", "cancelled")
+    assert "many-words.3" in page.text(".answer")
+
+
+def test_escape_cancels_nothing(api, gpu, page):
+    gpu.words, gpu.pace = 300, 0.1
+    job = submit(api, prompt="slow", stream=True)
+    to(api, page, f"jobs/{job['id']}")
+    press(page, "Cancel")
+    page.wait("dialog", "Cancel this job?")
+    assert page.run("return document.activeElement.textContent") == "Leave it"
+    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait_until(lambda: not page.all("dialog"))
+    status = httpx.get(f"{api.url}/v1/jobs/{job['id']}").json()["status"]
+    assert status in {"queued", "running"}
+
+
+def test_a_list_of_ten_thousand_jobs_is_turned_page_by_page(fleet, page):
+    fleet.settings["FALLTHROUGH_MAX_QUEUED_JOBS"] = "100000"
+    api = fleet.api().start()
+    for _ in range(10):
+        submit(api, requests=[{"prompt": "many"}] * 1000)
+    last = submit(api, prompt="the last")["id"]
+    to(api, page, "jobs")
+    page.wait("main tbody", last)
+    rows = "return document.querySelectorAll('main tbody tr').length"
+    assert page.run(rows) == 50
+    press(page, "Older")
+    wait_until(lambda: last not in page.text("main tbody") and page.run(rows) == 50)
+    page.driver.back()
+    page.wait("main tbody", last)
+
+
+def test_the_playground_streams_and_says_which_tier_speaks(api, gpu, page):
+    gpu.words, gpu.pace = 20, 0.05
+    to(api, page, "playground")
+    page.wait("#at", "as of")
+    page.find("textarea[name=prompt]").send_keys("hello there" + Keys.CONTROL + Keys.ENTER)
+    page.wait(".talk", "hello-there.3")
+    page.wait(".talk .end", "first words after")
+    assert page.text(".talk .message:last-child [role=status]") == "gpu"
+    assert "hello-there.19" in page.text(".talk")
+    gpu.vanish()
+    page.find("textarea[name=prompt]").send_keys(MARKUP + Keys.CONTROL + Keys.ENTER)
+    page.wait(".talk .message:last-child .end", "before: gpu failure")
+    assert page.text(".talk .message:last-child [role=status]") == "cpu"
+    assert page.all(".talk img, .talk b") == []
+    press(page, "New conversation")
+    page.find("textarea[name=prompt]").send_keys("as a job")
+    press(page, "Submit as a job")
+    page.wait(".job .state", "succeeded: answered by cpu")
+
+
+def test_a_breaker_is_opened_by_hand_with_who_and_why(fleet, page):
+    api, _ = fleet.start(fleet.api(api_keys=f"ann={ANN},boss!={BOSS}"), fleet.worker())
+    page.open(f"{api.url}/#/breakers/max_gpu")
+    page.wait("#login", "API key")
+    page.find("#key").send_keys(BOSS + Keys.ENTER)
+    page.wait(".breaker .state", "in service")
+    page.find("input[name=why]").send_keys("a new card")
+    press(page, "Take out of service")
+    page.wait(".breaker .state", "kept out of service by hand")
+    page.wait(".breaker .troubles", "by boss at ")
+    assert "a new card" in page.text(".breaker .troubles")
+    press(page, "Back to automatic")
+    page.wait("#said", "Breaker max_gpu is")
+    page.find("#forget").click()
+    page.wait("#login", "API key")
+    page.find("#key").send_keys(ANN + Keys.ENTER)
+    page.wait("#glance", "this needs an admin's key (403)")
+    page.find("#forget").click()
+
+
+def test_a_key_that_expires_is_asked_for_again_where_one_was(fleet, tmp_path, page):
+    keys = tmp_path / "keys"
+    environment = {"FALLTHROUGH_KEYS_FILE": str(keys)}
+
+    def make_key(name):
+        made = subprocess.run(
+            [ROOT / ".venv/bin/fallthrough", "keys", "create", name],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        return re.search(r"ft_\w+|sk-\w+|\S{20,}", made.stdout)[0]
+
+    secret = make_key("ann")
+    api, _ = fleet.start(fleet.api(keys_file=str(keys)), fleet.worker())
+    page.open(f"{api.url}/#/jobs")
+    page.wait("#login", "API key")
+    page.find("#key").send_keys(secret + Keys.ENTER)
+    page.wait("#view", "There is no job yet.")
+    subprocess.run(
+        [ROOT / ".venv/bin/fallthrough", "keys", "revoke", "ann"], check=True, env=environment
+    )
+    page.wait("#refused", "refused (401)", 40)
+    assert page.text("#view") == ""
+    page.find("#key").send_keys(make_key("ann") + Keys.ENTER)
+    page.wait("#view", "There is no job yet.", 40)
+    page.find("#forget").click()
+
+
+def test_an_api_that_goes_away_is_told_on_every_page_and_its_return_noticed(api, page):
+    to(api, page, "jobs")
+    page.wait("#view", "There is no job yet.")
+    api.stop()
+    page.wait("#glance", "The API does not answer. What is shown is from ")
+    api.start()
+    wait_until(lambda: page.text("#glance") == "")
+    assert page.find("#all").get_attribute("class") == ""
+
+
+def test_what_is_not_there_is_said(api, page):
+    to(api, page, "jobs/job_nothing")
+    page.wait("#glance", "no job 'job_nothing' (404)")
+    to(api, page, "jbos")
+    page.wait("#view", "There is no such page.")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_phone_scrolls_no_page_sideways_and_every_control_has_a_name(api, page, place):
+    done(api, submit(api, prompt="hello")["id"])
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.tell("Emulation.setDeviceMetricsOverride", **size)
+    to(api, page, place)
+    page.wait("#at", "as of")
+    assert page.run("return document.documentElement.scrollWidth") <= 390
+    nodes = page.tell("Accessibility.getFullAXTree")["nodes"]
+    seen = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"]
+    ]
+    controls = {"button", "link", "textbox", "searchbox", "combobox", "spinbutton", "table"}
+    assert [each for each in seen if each[0] in controls and not each[1]] == []
+    assert [role for role, _ in seen].count("main") == 1
+
+
+def test_a_new_user_runs_a_batch_and_downloads_the_answers_without_the_terminal(
+    api, page, tmp_path
+):
+    page.tell("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    bad, good = tmp_path / "bad.jsonl", tmp_path / "prompts.jsonl"
+    bad.write_bytes(jsonl([line("a", "one")]) + b"{broken\n")
+    good.write_bytes(jsonl([line(f"q{n}", f"question {n}") for n in range(40)]))
+    page.open(api.url)
+    page.wait("#glance", "All tiers in service")
+    page.driver.find_element(By.LINK_TEXT, "Batches").click()
+    press(page, "New batch")
+    page.wait("#view", "A file of requests")
+    page.find("input[type=file]").send_keys(str(bad))
+    page.wait(".checked", "1 problem in 2 lines")
+    assert page.text("main tbody").startswith("2\t")
+    assert page.all("form.fields") == []
+    page.find("input[type=file]").send_keys(str(good))
+    page.wait(".checked", "40 lines, all good, for /v1/chat/completions")
+    press(page, "Start the batch")
+    page.wait(".batch .state", "completed: 40 of 40", 40)
+    page.wait(".batch tbody", "gpu")
+    page.wait(".answers", "question 0")
+    press(page, "Download the answers")
+    saved = wait_until(lambda: list(tmp_path.glob("batch_*_output.jsonl")))
+    lines = wait_until(lambda: saved[0].read_text().splitlines())
+    assert {json.loads(each)["custom_id"] for each in lines} == {f"q{n}" for n in range(40)}
+
+
+def test_lines_that_failed_are_told_and_retried_as_a_new_batch(fleet, gpu, cpu, page):
+    api, _ = fleet.start(fleet.api(), fleet.worker(slice_lines=16))
+    gpu.mode = cpu.mode = "400"
+    files = {"file": ("in.jsonl", jsonl([line("a", "one"), line("b", "two")]))}
+    given = httpx.post(f"{api.url}/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
+    body = {
+        "input_file_id": given,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    batch = httpx.post(f"{api.url}/v1/batches", json=body).json()["id"]
+    to(api, page, f"batches/{batch}")
+    page.wait(".batch .state", "completed: 2 of 2", 40)
+    page.wait(".errors tbody", "1\ta\t")
+    gpu.mode = cpu.mode = "ok"
+    press(page, "Retry what failed, as a new batch")
+    page.wait(".batch .facts", "retries", 40)
+    page.wait(".batch .state", "completed: 2 of 2", 40)
+    page.wait(".batch tbody", "gpu")
