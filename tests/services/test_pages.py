@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -196,28 +197,21 @@ def test_a_key_that_expires_is_asked_for_again_where_one_was(fleet, tmp_path, pa
     keys = tmp_path / "keys"
     environment = {"FALLTHROUGH_KEYS_FILE": str(keys)}
 
-    def make_key(name):
-        made = subprocess.run(
-            [ROOT / ".venv/bin/fallthrough", "keys", "create", name],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        return re.search(r"ft_\w+|sk-\w+|\S{20,}", made.stdout)[0]
+    def keys_command(*words):
+        command = [Path(sys.executable).with_name("fallthrough"), "keys", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
-    secret = make_key("ann")
+    made = keys_command("create", "ann")
+    secret, key_id = made.stdout.strip(), re.search(r"key (\w+) of", made.stderr)[1]
     api, _ = fleet.start(fleet.api(keys_file=str(keys)), fleet.worker())
     page.open(f"{api.url}/#/jobs")
     page.wait("#login", "API key")
     page.find("#key").send_keys(secret + Keys.ENTER)
     page.wait("#view", "There is no job yet.")
-    subprocess.run(
-        [ROOT / ".venv/bin/fallthrough", "keys", "revoke", "ann"], check=True, env=environment
-    )
+    keys_command("revoke", key_id)
     page.wait("#refused", "refused (401)", 40)
     assert page.text("#view") == ""
-    page.find("#key").send_keys(make_key("ann") + Keys.ENTER)
+    page.find("#key").send_keys(keys_command("create", "ann").stdout.strip() + Keys.ENTER)
     page.wait("#view", "There is no job yet.", 40)
     page.find("#forget").click()
 
