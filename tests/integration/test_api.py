@@ -79,6 +79,7 @@ def test_a_job_is_accepted_polled_and_shown_whole(api):
             "tier": "gpu",
             "verdict": "answered",
             "milliseconds": job["attempts"][0]["milliseconds"],
+            "began": job["attempts"][0]["began"],
             "status": 200,
         }
     ]
