@@ -273,7 +273,7 @@ class Settings:
     cache_ttl_seconds: int = _setting(86_400, "how long an answer stays in the cache", low=1)
     result_ttl_seconds: int = _setting(86_400, "how long a finished job is kept", low=1)
     kept_request_bytes: int = _setting(
-        16_384,
+        4_096,
         "a job's request of at most so many bytes is kept as long as its answer; 0: none is",
         low=0,
         high=65_536,

@@ -1,4 +1,4 @@
-"""Each example body that /docs offers works as it is: only ids and the embedder are the caller's own."""
+"""Each example body that /docs offers works as it is; ids and the embedder are the caller's own."""
 
 from __future__ import annotations
 
