@@ -192,9 +192,7 @@ class _Display:
             self._lines, self._moved = lines, now
         rate = f"{self._rate(batch['status'], lines):,.0f}/s"
         waits = batch["status"] == "in_progress" and now - self._moved > SILENT_SECONDS
-        status = (
-            f"waiting: no tier answers ({now - self._moved:.0f} s)" if waits else batch["status"]
-        )
+        status = f"no line for {now - self._moved:.0f} s" if waits else batch["status"]
         tiers = _summary(batch)
         self._said = (
             f"{status}, {lines} of {counts['total']} lines, {rate} of late  {tiers}".strip()

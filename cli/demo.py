@@ -145,7 +145,7 @@ class _Demo:
         )
 
     def _ask(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-        jobs = submit_prompts(self._client, prompts, {"max_tokens": MAX_TOKENS})
+        jobs = list(submit_prompts(self._client, prompts, {"max_tokens": MAX_TOKENS}))
         labels = {job["id"]: prompt.label for job, prompt in zip(jobs, prompts, strict=True)}
         finished = wait_for(
             self._client,

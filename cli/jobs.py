@@ -27,13 +27,11 @@ POLL_SECONDS = 20.0
 
 def submit_prompts(
     client: Client, prompts: Sequence[Prompt], defaults: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Submit prompts, in chunks; return their jobs. defaults: fields where a prompt has none."""
+) -> Iterator[dict[str, Any]]:
+    """Submit prompts, in chunks; yield their jobs. defaults: fields where a prompt has none."""
     requests = [{**defaults, **prompt.request} for prompt in prompts]
-    jobs: list[dict[str, Any]] = []
     for chunk in _chunks(requests):
-        jobs += client.submit(chunk)
-    return jobs
+        yield from client.submit(chunk)
 
 
 def _chunks(requests: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

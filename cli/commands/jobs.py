@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from cli import environment
-from cli.client import ApiAwayError
+from cli.client import ApiAwayError, ApiFailedError
 from cli.commands.options import (
     Finite,
     as_json,
@@ -85,11 +85,18 @@ def submit(
     if streams:
         defaults["stream"] = True
     with environment.client(url) as client:
-        jobs = submit_prompts(client, prompts, defaults)
+        jobs: list[dict[str, Any]] = []
+        leave_on_interrupt(lambda: _print_accepted(jobs, as_json=as_json))
+        try:
+            for job in submit_prompts(client, prompts, defaults):
+                jobs.append(job)  # noqa: PERF402 - those before one that fails are told
+        except ApiFailedError:
+            if jobs:
+                _print_accepted(jobs, as_json=as_json)
+            raise
         if not waits:
             _print_accepted(jobs, as_json=as_json)
             return
-        leave_on_interrupt(lambda: _print_accepted(jobs, as_json=as_json))
         if streams:
             results = [_tell(client, jobs[0])]
         else:

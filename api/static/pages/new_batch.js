@@ -75,7 +75,7 @@ function build() {
     labelled('Ends at the latest after', choice('completion_window', [['1h', '1 hour'], ['24h', '24 hours'], ['7d', '7 days']], '24h')),
     labelled('When no tier answers', choice('fallthrough_on_exhausted', [['wait', 'wait for a tier'], ['fail', 'fail the line'], ['degraded', 'give the degraded message']], 'wait')),
     labelled('Cache', choice('fallthrough_cache', [['off', 'off'], ['fallback', 'when the tiers failed'], ['first', 'first']], 'off')),
-    labelled('Priority', choice('fallthrough_priority', [['low', 'low'], ['normal', 'normal'], ['high', 'high']], 'normal')),
+    labelled('Priority', choice('priority', [['low', 'low'], ['normal', 'normal'], ['high', 'high']], 'normal')),
     labelled('Tiers', make('input', { name: 'fallthrough_tiers', placeholder: 'all', autocomplete: 'off' }), 'Names, as in gpu,cpu; empty: any'),
     labelled('Label', make('input', { name: 'label', maxlength: 512, autocomplete: 'off' }), 'Kept as metadata, to find it again'),
     make('div', { class: 'actions' }, startButton), failed)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from cli.client import ApiFailedError, Client
 from cli.jobs import CHUNK, milliseconds, submit_prompts, wait_for
+from cli.main import main
 from cli.prompts import Prompt
 
 
@@ -31,15 +34,30 @@ class ApiDouble:
 def test_many_prompts_are_submitted_in_chunks_and_in_order():
     api = ApiDouble()
     prompts = [Prompt(str(n), {"prompt": f"p {n}"}) for n in range(CHUNK + 1)]
-    jobs = submit_prompts(api, prompts, {})
+    jobs = list(submit_prompts(api, prompts, {}))
     assert [len(chunk) for chunk in api.chunks] == [CHUNK, 1]
     assert [job["id"] for job in jobs] == [prompt.request["prompt"] for prompt in prompts]
+
+
+def test_jobs_accepted_before_a_refusal_are_told(monkeypatch, tmp_path):
+    def submit(client, requests):
+        if requests[0]["prompt"] != "p 0":
+            raise ApiFailedError("too many are queued")
+        return [{"id": f"job_{number}"} for number in range(len(requests))]
+
+    monkeypatch.setattr(Client, "submit", submit)
+    many = tmp_path / "prompts.txt"
+    many.write_text("".join(f"p {number}\n" for number in range(CHUNK + 1)))
+    done = CliRunner().invoke(main, ["submit", str(many), "--no-wait"])
+    assert done.exit_code != 0
+    assert [f"job_{number}" for number in range(CHUNK)] == done.stdout.split()
+    assert "too many are queued" in str(done.exception) + done.stderr
 
 
 def test_what_a_prompt_says_goes_before_the_default():
     api = ApiDouble()
     prompts = [Prompt("1", {"prompt": "a", "cache": "off"}), Prompt("2", {"prompt": "b"})]
-    submit_prompts(api, prompts, {"cache": "first"})
+    list(submit_prompts(api, prompts, {"cache": "first"}))
     assert [request["cache"] for request in api.chunks[0]] == ["off", "first"]
 
 
