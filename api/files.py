@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import re
 import time
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -64,6 +65,8 @@ UPLOAD_FORM = {
     },
 }
 
+
+PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 
 # What Starlette's parser says of a form: ours, by a part of its words.
 FORM_FAULTS = {
@@ -296,9 +299,14 @@ async def content(request: Request) -> Response:
         raise ApiError(404, message, code="file_not_found") from None
     headers = {
         "content-length": str(record.bytes),
-        "content-disposition": f'attachment; filename="{record.id}.jsonl"',
+        "content-disposition": f'attachment; filename="{_saved_as(record)}"',
     }
     return StreamingResponse(chunks, headers=headers, media_type="application/octet-stream")
+
+
+def _saved_as(record: FileRecord) -> str:
+    """Return the name that a browser saves it by: its own, if every system takes that."""
+    return record.filename if PLAIN_NAME.fullmatch(record.filename) else f"{record.id}.jsonl"
 
 
 async def delete(request: Request) -> Response:

@@ -404,7 +404,7 @@ def test_the_compose_lines_name_services_that_are_there():
     named = set(re.findall(r"(?:logs -f|stop) (\S+)", COMPOSE))
     assert named == {"api-server", "max-serve-llama"}
     assert named <= set(services)
-    assert services["api-server"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert services["api-server"]["ports"] == ["127.0.0.1:${FALLTHROUGH_PORT:-8000}:8000"]
 
 
 def test_the_fallback_test_with_the_gpu_server_stopped(stack, shell, gpu):

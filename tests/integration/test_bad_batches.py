@@ -99,7 +99,7 @@ def check_nothing_is_left(sdk, valkey, files):
     """Delete what the owner can delete, then look for anything else."""
     for file in sdk.files.list(limit=100):
         sdk.files.delete(file.id)
-    patterns = ("part:*", "job:*", "file:*", "batch:*:units", "batch:*:slices", "dispatched:*")
+    patterns = ("part:*", "job:*", "file:*", "batch:*:units", "dispatched:*")
     indexes = ("leases", "parked", "deadlines")
     with valkey.client() as client:
 

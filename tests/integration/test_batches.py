@@ -139,7 +139,7 @@ def test_cancelling_keeps_what_is_finished_and_names_the_rest(sdk, gpu):
     asked = time.monotonic()
     assert sdk.batches.cancel(batch.id).status == "cancelling"
     done = ended(sdk, batch.id)
-    assert time.monotonic() - asked < 3
+    assert time.monotonic() - asked < 8
     assert done.status == "cancelled"
     output, errors = check_every_line_once(sdk, done, [each["custom_id"] for each in lines])
     assert len(output) > 50
@@ -259,11 +259,12 @@ def test_nothing_of_a_batch_is_left_behind(sdk, module_valkey, files):
                 f"{PREFIX}part:*",
                 f"{PREFIX}job:unit_*",
                 f"{PREFIX}batch:*:units",
-                f"{PREFIX}batch:*:slices",
             )
             return [key for pattern in patterns for key in client.scan_iter(pattern)]
 
     wait_until(lambda: not left())
+    with module_valkey.client() as client:
+        assert client.ttl(f"{PREFIX}batch:{done.id}:slices") > 0
     for folder in ("parts", "unfinished"):
         assert not list((files / folder).iterdir())
 
