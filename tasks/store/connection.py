@@ -56,7 +56,7 @@ STATELESS = frozenset(
         *("begin_file", "keep_file", "delete_file", "count_files", "extend_claim"),
         *("measure_queues", "prune_lists", "note_tiers"),
         *("note_alone", "note_line", "append_streams", "leave_job", "read_results"),
-        *("read_stream", "note_sample", "find_records"),
+        *("read_stream", "note_sample", "take_sample", "find_records"),
     }
 )
 

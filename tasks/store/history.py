@@ -52,9 +52,7 @@ class HistoryStore:
 
     async def may_sample(self, seconds: float) -> bool:
         """Whether it is the asker who is to sample now: one of all, once in so many seconds."""
-        milliseconds = int(seconds * 1000)
-        taken = await self._connection.command("SET", keyspace.SAMPLED, 1, "NX", "PX", milliseconds)
-        return taken is not None
+        return bool(await self._connection.run("take_sample", (), int(seconds * 1000)))
 
     async def sample(self, queued: int, breakers: Mapping[str, str]) -> None:
         """Note how many requests wait now, and the state of each breaker."""

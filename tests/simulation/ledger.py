@@ -113,7 +113,7 @@ class Ledger:
         bodies, files = Counter(), Counter()
         for key in self._keys("job:job_*"):
             record = self._fields(key)
-            if "body" in record:
+            if "body_bytes" in record:  # else it has ended; its request may be kept
                 _count(bodies, record["owner"], len(record["body"].encode()))
         entries = {}
         for key in self._keys("file:*"):
@@ -212,7 +212,7 @@ class Ledger:
         stats = sum(int(number) for number in self._fields("stats").values())
         if stats != counted:
             violated(f"{stats} ends are counted, and {counted} jobs and lines have ended")
-        for pattern in ("part:*", "batch:*:units", "batch:*:slices", "batch:*:written"):
+        for pattern in ("part:*", "batch:*:units", "batch:*:written"):
             for key in self._keys(pattern):
                 violated(f"{key} is left")
 
