@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -38,6 +39,7 @@ from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
 MAX_WAIT_SECONDS = 60.0  # of a long poll
 LARGEST_SHOWN = 65_536  # bytes of a request that an unfinished job shows
+DEEPEST_SHOWN = 100  # lists and objects in one another; readers of JSON have limits of their own
 SHORTEST_EXPIRY_SECONDS = 3600  # of a file
 
 Deadline = Annotated[float, Meta(gt=0, le=MAX_DEADLINE_SECONDS)]
@@ -223,6 +225,7 @@ class ErrorEnvelope(Struct):
     error: ErrorObject
 
 
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _HANDLING = frozenset(Handling.__struct_fields__)
 
 
@@ -418,7 +421,7 @@ def show(record: JobRecord) -> JobObject:
         metadata=record.metadata,
         streamed=bool(record.streamed),
         first_token_at=record.first_token_at,
-        request=request if request and len(bytes(request)) <= LARGEST_SHOWN else None,
+        request=request if request and _is_readable(bytes(request)) else None,
     )
 
 
@@ -460,3 +463,14 @@ def _ending(status: Status) -> dict[str, Any] | None:
         "param": None,
         "code": f"job_{status.value}",
     }
+
+
+def _is_readable(request: bytes) -> bool:
+    """Whether whoever reads a job can read its request, too: it is neither long nor deep."""
+    if len(request) > LARGEST_SHOWN:
+        return False
+    depth = deepest = 0
+    for token in _NESTING.findall(request):
+        depth += (token in b"[{") - (token in b"]}")
+        deepest = max(deepest, depth)
+    return deepest <= DEEPEST_SHOWN

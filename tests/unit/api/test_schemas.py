@@ -5,7 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from api.schemas import Handling, JobRequest, show
+from api.schemas import (
+    Handling,
+    JobRequest,
+    _is_readable,
+    show,
+)
 from tasks.records.jobs import JobRecord, Status
 
 
@@ -26,3 +31,16 @@ def test_a_kept_answer_that_cannot_be_read_is_told_and_hides_nothing(answer):
     assert (shown["id"], shown["status"], shown["answer"]) == ("job_1", "succeeded", None)
     assert shown["error"]["code"] == "unreadable_answer"
     assert shown["queue"] == "interactive"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "is_shown"),
+    [
+        (b'{"a": "[[[["}', True),
+        (b"[" * 100 + b"]" * 100, True),
+        (b"[" * 101 + b"]" * 101, False),
+        (b'"' + b"x" * 65_536 + b'"', False),
+    ],
+)
+def test_a_request_that_is_long_or_deep_is_not_shown(request_bytes, is_shown):
+    assert _is_readable(request_bytes) is is_shown
