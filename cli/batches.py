@@ -286,11 +286,29 @@ def finish(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> i
     return _verdict(whole, " ".join(batch["id"] for batch in batches))
 
 
+def to_be_retried(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those with lines to be asked again, those first that the API refuses: they still run.
+
+    If there are none, the first: the API says why not.
+    """
+    open_first = sorted(batches, key=lambda batch: batch["status"] in FINAL)
+    return [batch for batch in open_first if _unanswered(batch)] or open_first[:1]
+
+
+def _degraded(batch: dict[str, Any]) -> int:
+    return int(batch.get("fallthrough", {}).get("tiers", {}).get("degraded", 0))
+
+
+def _unanswered(batch: dict[str, Any]) -> int:
+    """Return how many lines neither a model nor a cache answered."""
+    counts = batch["request_counts"]
+    return int(counts["total"] - counts["completed"]) + _degraded(batch)
+
+
 def _verdict(whole: dict[str, Any], ids: str) -> int:
     """Say what was not answered by a model or a cache, and what to do; return the exit status."""
     counts = whole["request_counts"]
-    degraded = whole.get("fallthrough", {}).get("tiers", {}).get("degraded", 0)
-    unanswered = counts["total"] - counts["completed"] + degraded
+    degraded, unanswered = _degraded(whole), _unanswered(whole)
     if whole["status"] == "completed" and not unanswered:
         return 0
     if not counts["total"] or whole["status"] == "failed":

@@ -180,7 +180,7 @@ def _request(fields: dict[str, Any], shape: Shape, row: Row) -> dict[str, Any]:
 def _cure(fields: Any) -> str:
     if not isinstance(fields, dict) or not fields or {"prompt", "messages"} & fields.keys():
         return ""
-    first = min(fields, key=list(fields).index)
+    first = next(iter(fields))
     return f"; say which field is the prompt: --column {json.dumps(first, ensure_ascii=False)}"
 
 

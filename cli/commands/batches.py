@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from cli import environment
-from cli.batches import GROUP, create_batches, finish, follow, ids_of, merged
+from cli.batches import (
+    GROUP,
+    create_batches,
+    finish,
+    follow,
+    ids_of,
+    merged,
+    to_be_retried,
+)
 from cli.commands.options import as_json, at_url, check_writable, shape_of, shaped, to_file
 from cli.output import free_name, writing
 from cli.rows import is_file
@@ -167,11 +175,13 @@ def retry(
 ) -> None:
     """Ask the lines of batch BATCH_ID that had no answer again, as a new batch."""
     output = output or _own_file(batch_ids)
-    check_writable(output)
+    if not detach:
+        check_writable(output)
     with environment.client(url) as client:
-        ids = [client.retry_batch(each)["id"] for each in ids_of(client, batch_ids)]
-        for batch_id in ids:
-            echo(batch_id, err=not detach)
+        ids: list[str] = []
+        for batch in to_be_retried([client.batch(each) for each in ids_of(client, batch_ids)]):
+            ids.append(client.retry_batch(batch["id"])["id"])
+            echo(ids[-1], err=not detach)
         if not detach:
             _follow_to_the_end(client, ids, output, as_json=as_json)
 

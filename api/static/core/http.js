@@ -35,7 +35,9 @@ const withKey = () => (session.key ? { authorization: `Bearer ${session.key}` } 
 export async function send(path, options = {}) {
   const headers = { ...withKey(), .../** @type {Record<string, string>} */ (options.headers) }
   asked.count += 1
-  const reply = await fetch(path, { cache: 'no-store', ...options, headers })
+  const reply = await fetch(path, { cache: 'no-store', ...options, headers }).catch((error) => {
+    throw error instanceof TypeError ? new Error('the API does not answer') : error
+  })
   asked.limit = Number(reply.headers.get('x-ratelimit-limit-requests')) || 0
   if (reply.ok) return reply
   const told = await reply.json().catch(() => null)
@@ -125,5 +127,5 @@ export async function download(fileId, name) {
 export function reason(error) {
   if (error instanceof Refused) return `${error.message} (${error.status})`
   if (error instanceof Error && error.name === 'TimeoutError') return 'the API did not answer in time'
-  return error instanceof TypeError ? 'the API does not answer' : error instanceof Error ? error.message : String(error)
+  return error instanceof Error ? error.message : String(error)
 }

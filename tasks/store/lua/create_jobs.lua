@@ -1,8 +1,9 @@
 -- Records new jobs as dispatched to their tier. ARGV from 3: grace_ms, ttl_ms, claim_ms, how many
 -- jobs may be unfinished, how many of one owner, how many bytes their bodies may have, and those of
 -- one owner (0: any number), 1 if the jobs are one request's or 0 if each is one of its own, the
--- most bytes of a body that stays when its job has ended, number of idempotency keys (of the one request), those keys, then per job: id, owner,
--- queue, tier, deadline_in_ms, body, options, model, metadata.
+-- most bytes of a body that stays when its job has ended, number of idempotency keys (of the one
+-- request), those keys, then per job: id, owner, queue, tier, deadline_in_ms, body, options, model,
+-- metadata.
 -- Answers {now, ids, limits, queues}. ids: what an earlier create with one of the keys made, or ''.
 -- limits: per request '', or the limit that it would exceed, "all", "owner", "bytes", "owner_bytes";
 -- then nothing of it is recorded. queues: per request where its jobs are to be published.

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from harness.commands import FALLTHROUGH, environ, run
 from harness.waiting import free_port, wait_until
 
@@ -19,6 +20,7 @@ from cli import batches
 from cli.batches import Pace
 from cli.client import ApiAwayError, Client
 from cli.input_file import input_files
+from cli.main import main as fallthrough
 from cli.prompts import InputError, Shape
 
 if TYPE_CHECKING:
@@ -228,3 +230,33 @@ def test_its_summary_says_which_model_answered_how_many_lines(api):
     done = run("batch", "attach", "b1", "--url", api.url)
     said = "answered: 40 by gpu large, 3 by cache large, 2 by gpu old, 1 by cpu small"
     assert said in done.stderr.splitlines()
+
+
+def part(name, completed, status="completed", degraded=0):
+    counts = {"total": 2, "completed": completed, "failed": 2 - completed}
+    told = {"tiers": {"degraded": degraded}} if degraded else {}
+    return {"id": name, "status": status, "request_counts": counts, "fallthrough": told}
+
+
+@pytest.mark.parametrize(
+    ("parts", "asked"),
+    [
+        ([part("b1", 2), part("b2", 1)], ["b2"]),
+        ([part("b1", 2), part("b2", 2, degraded=1)], ["b2"]),
+        ([part("b1", 1), part("b2", 0, "in_progress")], ["b2", "b1"]),
+        ([part("b1", 2), part("b2", 2)], ["b1"]),
+    ],
+)
+def test_of_a_group_the_batches_with_lines_to_ask_again_are_retried(monkeypatch, parts, asked):
+    retried = []
+
+    def retry(_, batch_id):
+        retried.append(batch_id)
+        return {"id": f"again_{batch_id}"}
+
+    by_id = {each["id"]: each for each in parts}
+    monkeypatch.setattr(Client, "batch", lambda _, batch_id: by_id[batch_id])
+    monkeypatch.setattr(Client, "retry_batch", retry)
+    done = CliRunner().invoke(fallthrough, ["batch", "retry", *by_id, "--detach"])
+    assert (done.exit_code, retried) == (0, asked), done.output
+    assert done.stdout.split() == [f"again_{name}" for name in asked]
