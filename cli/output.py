@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,7 +20,7 @@ class OutputError(Exception):
 def writing(output: Path, how_to_get: str) -> Iterator[BinaryIO]:
     """Yield a file for results, which takes its name when all is written; raises OutputError."""
     try:
-        whole = output.resolve()
+        whole = _resolved(output)
         special = whole.exists() and not whole.is_file()  # a device, a pipe
         place = whole if special else whole.with_name(f".{whole.name[:200]}.{os.getpid()}")
         try:
@@ -33,6 +34,14 @@ def writing(output: Path, how_to_get: str) -> Iterator[BinaryIO]:
     except OSError as error:
         message = f"cannot write the results to {output}: {error.strerror}; {how_to_get}"
         raise OutputError(message) from None
+
+
+def _resolved(output: Path) -> Path:
+    """Return what a link leads to; raises OSError."""
+    try:
+        return output.resolve()
+    except RuntimeError:  # of Python before 3.13, for a link that leads to itself
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
 
 def free_name(wanted: Path) -> Path:

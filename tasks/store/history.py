@@ -52,7 +52,9 @@ class HistoryStore:
 
     async def may_sample(self, seconds: float) -> bool:
         """Whether it is the asker who is to sample now: one of all, once in so many seconds."""
-        return bool(await self._connection.run("take_sample", (), int(seconds * 1000)))
+        return bool(
+            await self._connection.run("take_sample", [keyspace.SAMPLED], int(seconds * 1000))
+        )
 
     async def sample(self, queued: int, breakers: Mapping[str, str]) -> None:
         """Note how many requests wait now, and the state of each breaker."""

@@ -20,6 +20,7 @@ EVENTS, WORKERS, FILE_EXPIRY, SWEEPER = "events", "workers", "file_expiry", "swe
 OPEN_BATCHES, QUEUED_BYTES, SENT_DOWN = "open_batches", "queued_bytes", "sent_down"
 COUNTED_FILES, STORED_BYTES, STREAMS = "counted_files", "stored_bytes", "streams"
 LAYOUT, MIGRATION, OWNERS, WRITTEN = "layout", "migration", "owners", "written"
+SAMPLED = "sampled"
 PROBE = "probe"  # never there: to delete it shows that the store takes writes
 
 

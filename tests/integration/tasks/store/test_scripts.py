@@ -122,6 +122,7 @@ class Story:
         await jobs.sweep({"interactive": True})
         await self.store.fleet.gauges()
         await self.store.fleet.prune_lists()
+        assert await self.store.history.may_sample(1)
         await self.store.history.sample(1, {"gpu": "open"})
         await self.store.jobs.search_jobs("ann", Search("x", (("status", "failed"),)), 1, None)
         report = TierReport()
