@@ -182,7 +182,7 @@ def test_lines_from_standard_input_and_json_for_machines(up):
 
 
 def test_a_job_is_followed_and_cancelled(up, cpu):
-    cpu.delay = 3.0
+    cpu.delay = 20.0  # cancelled long before
     try:
         job = json.loads(run("submit", "x", "--no-wait", "--json", "--url", up.url).stdout)
         assert "queued" in job["status"]
