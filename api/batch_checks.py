@@ -28,7 +28,7 @@ SLICE_LINES = 1000  # of slices that are only counted here
 
 
 class ValidationRequest(Struct, kw_only=True):
-    """POST /v1/batches/validate. endpoint: the url of the first line, if it is not given."""
+    """POST /v1/validations. endpoint: the url of the first line, if it is not given."""
 
     input_file_id: Annotated[str, Meta(min_length=1)]
     endpoint: Endpoint | None = None
@@ -55,7 +55,7 @@ class ValidationObject(Struct, kw_only=True):
 
 
 async def validate(request: Request) -> Response:
-    """POST /v1/batches/validate: every problem of an uploaded file; no batch is made."""
+    """POST /v1/validations: every problem of an uploaded file; no batch is made."""
     async with body_of(request) as body:
         asked: ValidationRequest = check(parse_json(body), ValidationRequest)
     services, name = services_of(request), asked.input_file_id
@@ -99,4 +99,4 @@ def routes() -> list[Route]:
     about: Any = Description(
         "Say what is wrong with a file, line by line", ValidationObject, body=ValidationRequest
     )
-    return [Route("POST", "/v1/batches/validate", validate, about)]
+    return [Route("POST", "/v1/validations", validate, about)]

@@ -25,7 +25,7 @@ from api.schemas import (
     show_in_list,
 )
 from api.services import id_of, owner_of, services_of
-from api.tiers import check_tiers
+from api.tiers import NAME_SCHEMA, check_tiers
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import Status
 from tasks.store.search import Search
@@ -151,7 +151,10 @@ def routes() -> list[Route]:
     text = {"type": "string"}
     filters: dict[str, Schema] = {
         "status": {"enum": [*Status]},
-        "tier": {**text, "description": "that answered, or where it stands"},
+        "tier": {
+            "anyOf": [NAME_SCHEMA, {"const": "degraded"}],
+            "description": "that answered, or where it stands",
+        },
         "model": text,
         "q": {**text, "maxLength": LONGEST_TEXT, "description": "part of an id or metadata value"},
     }

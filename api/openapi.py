@@ -71,7 +71,7 @@ EXAMPLES: dict[tuple[str, str], Any] = {
         "completion_window": "24h",
         "metadata": {"priority": "normal"},
     },
-    ("POST", "/v1/batches/validate"): {"input_file_id": "file-0123abcd"},
+    ("POST", "/v1/validations"): {"input_file_id": "file-0123abcd"},
     **{
         ("POST", f"/circuit-breakers/{{name}}/{action}"): {"why": "maintenance"}
         for action in ("open", "disable", "auto", "reset")
@@ -191,7 +191,7 @@ def document(app: Starlette) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Fallthrough", "version": version("fallthrough"), "description": ABOUT},
         "tags": [{"name": tag} for tag in (*TAGS, OPERATIONS)],
-        "security": [{"key": []}],
+        "security": [{"key": []}, {}],  # a server without keys takes who has none
         "paths": paths,
         "components": {
             "schemas": {**schemas, **tiers.schemas(app.state.tier_names)},

@@ -91,9 +91,9 @@ def text_of(request: Request, name: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def choice_of(request: Request, name: str, choices: Iterable[str]) -> str:
-    """Return one of some words of the query; "" if it is not there, a 400 lists them."""
+    """Return one of some words of the query; "" if there is none, a 400 lists them."""
     word = request.query_params.get(name, "")
-    if name in request.query_params and word not in (known := list(choices)):
+    if word and word not in (known := list(choices)):
         raise bad(f"{name}: must be one of {', '.join(known)}, not {word!r}", name)
     return word
 

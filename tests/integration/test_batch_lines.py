@@ -130,7 +130,7 @@ def test_a_cancelled_batch_is_taken_up_where_it_stopped(sdk, http, gpu):
 def test_what_validation_finds_is_told_before_and_after(sdk, http):
     bad = [*lines_of(2), {"custom_id": "x"}]
     file_id = upload(sdk, jsonl(bad) + b"{\n" * 150)
-    told = http.post("/batches/validate", json={"input_file_id": file_id}).json()
+    told = http.post("/validations", json={"input_file_id": file_id}).json()
     assert (told["lines"], told["problem_count"], len(told["problems"])) == (153, 151, 100)
     assert told["problems"][0]["line"] == 3
     assert told["problems"][1] == {
@@ -149,13 +149,13 @@ def test_what_validation_finds_is_told_before_and_after(sdk, http):
 
 def test_a_good_file_has_no_problems_and_its_endpoint_is_found(sdk, http):
     body = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}
-    told = http.post("/batches/validate", json={"input_file_id": upload(sdk, jsonl([body]))}).json()
+    told = http.post("/validations", json={"input_file_id": upload(sdk, jsonl([body]))}).json()
     assert (told["endpoint"], told["lines"], told["problems"]) == ("/v1/completions", 1, [])
 
 
 @pytest.mark.parametrize("name", ["file-0", "nothing", "../x"])
 def test_a_file_that_is_not_there_is_told(http, name):
-    reply = http.post("/batches/validate", json={"input_file_id": name})
+    reply = http.post("/validations", json={"input_file_id": name})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "input_file_id")
 
 

@@ -211,7 +211,10 @@ def test_a_key_that_expires_is_asked_for_again_where_one_was(fleet, tmp_path, pa
     keys_command("revoke", key_id)
     page.wait("#refused", "refused (401)", 40)
     assert page.text("#view") == ""
-    page.find("#key").send_keys(keys_command("create", "ann").stdout.strip() + Keys.ENTER)
+    again = keys_command("create", "ann").stdout.strip()
+    told = {"authorization": f"Bearer {again}"}
+    wait_until(lambda: httpx.get(f"{api.url}/v1/jobs", headers=told).is_success)  # it was read
+    page.find("#key").send_keys(again + Keys.ENTER)
     page.wait("#view", "There is no job yet.", 40)
     page.find("#forget").click()
 

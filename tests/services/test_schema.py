@@ -30,6 +30,8 @@ MET = {
 
 
 @pytest.mark.timeout(300)
+# Of what the fuzzer has made up itself: an example of some length costs time, and is no fault.
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 def test_every_reply_is_as_the_document_says(tmp_path):
     with stage(tmp_path) as fleet:
         findings = fuzz(fleet.api.url, EXAMPLES, SEED)

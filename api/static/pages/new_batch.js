@@ -94,7 +94,7 @@ function build() {
 async function check(page, fileId) {
   say(page.note, 'Checking its lines …')
   put(page.stored, shownId(fileId))
-  const reply = await send('v1/batches/validate', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ input_file_id: fileId }) })
+  const reply = await send('v1/validations', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ input_file_id: fileId }) })
   const found = /** @type {Validation} */ (await reply.json())
   const told = found.problems.length < found.problem_count ? `, of which these are the first ${found.problems.length}` : ''
   page.note.className = found.problem_count ? 'checked bad' : 'checked'
