@@ -26,6 +26,7 @@ from tasks.records.jobs import MAX_DEADLINE_SECONDS, JobRecord, Status
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping
 
     from starlette.requests import Request
@@ -50,13 +51,18 @@ def answering(endpoint: Endpoint) -> routing.Endpoint:
 async def _answer_now(request: Request, endpoint: Endpoint) -> Response:
     """Send a request through the same chain as every job; wait for the answer."""
     services = services_of(request)
-    async with body_of(request) as content:
-        caller, job = await _submit(request, content, endpoint)
-    del content  # who waits for an answer holds no body meanwhile
-    if job.options.stream:
-        return await _stream(request, caller)
-    wait = job.deadline_seconds + GRACE_SECONDS
-    record = await _wait_or_leave(request, services, caller, wait)
+    with contextlib.ExitStack() as waiting:
+        async with body_of(request) as content:
+            job = _job_of(request, content, endpoint)
+            # From before it begins: its end is not missed.
+            woken = waiting.enter_context(services.waiters.waiting_for(job.id))
+            caller = await _submit(request, content, job)
+        del content  # who waits for an answer holds no body meanwhile
+        if job.options.stream:
+            return await _stream(request, caller)
+        wait = job.deadline_seconds + GRACE_SECONDS
+        entered = woken if caller.job_id == job.id else None
+        record = await _wait_or_leave(request, caller, wait, entered)
     if not record.status.final and services.waiters.closed:
         raise await _let_go(services, caller)
     return _answer(record)
@@ -99,10 +105,8 @@ async def _stream(request: Request, caller: Caller) -> Response:
     return EventStream(stream, first, headers, lambda: services.callers.leave(reader))
 
 
-async def _submit(
-    request: Request, content: bytes, endpoint: Endpoint
-) -> tuple[Caller, Submission]:
-    """Accept a request's job; return who waits for it, and the job."""
+def _job_of(request: Request, content: bytes, endpoint: Endpoint) -> Submission:
+    """Return the job that a request asks for."""
     services, owner = services_of(request), owner_of(request)
     headers = dict(request.headers)
     settings = services.settings
@@ -114,6 +118,12 @@ async def _submit(
         deadline = min(job.deadline_seconds, _patience(headers))
         job = msgspec.structs.replace(job, deadline_seconds=deadline)
     [job] = named(request, [job])
+    return job
+
+
+async def _submit(request: Request, content: bytes, job: Submission) -> Caller:
+    """Accept a request's job; return who waits for it."""
+    services, owner = services_of(request), owner_of(request)
     keys = chat_keys(request, content)
     asking = [key for key in keys if key.own or key.lookup]
     _, earlier_ids = await services.submitter.submit([job], asking)
@@ -125,8 +135,7 @@ async def _submit(
         else:
             await services.submitter.submit([job], [key.noted() for key in keys if key.own])
     back = back_seconds(request)
-    caller = Caller(job_id, owner, keys, BACK_SECONDS if back is None else back)
-    return caller, job
+    return Caller(job_id, owner, keys, BACK_SECONDS if back is None else back)
 
 
 def _patience(headers: Mapping[str, str]) -> float:
@@ -139,10 +148,11 @@ def _patience(headers: Mapping[str, str]) -> float:
 
 
 async def _wait_or_leave(
-    request: Request, services: Services, caller: Caller, wait: float
+    request: Request, caller: Caller, wait: float, entered: asyncio.Future[None] | None
 ) -> JobRecord:
     """Wait for the job; raises ClientDisconnect once the client has gone away."""
-    waiting = services.waiters.wait(caller.job_id, caller.owner, wait)
+    services = services_of(request)
+    waiting = services.waiters.wait(caller.job_id, caller.owner, wait, entered)
     try:
         record = await unless_gone(request.receive, waiting)
     except ClientDisconnect:

@@ -16,7 +16,7 @@ from tasks.records.streams import Entry
 from tasks.store import keyspace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tasks.records.jobs import JobRecord
     from tasks.store import Store
@@ -90,9 +90,21 @@ class Waiters:
         for job_id in list(self._waiting):
             self._wake(job_id)
 
-    async def wait(self, job_id: str, owner: str, seconds: float) -> JobRecord | None:
-        """Return the job's record when it is final, or as it is after so long; None: unknown."""
+    async def wait(
+        self,
+        job_id: str,
+        owner: str,
+        seconds: float,
+        entered: asyncio.Future[None] | None = None,
+    ) -> JobRecord | None:
+        """Return the job's record when it is final, or as it is after so long; None: unknown.
+
+        entered: of waiting_for(), from before the job was submitted: its record is read when it
+        has ended, and not at once as well.
+        """
         until = time.monotonic() + seconds
+        if entered is not None and not self.closed:
+            await self._sleep(entered, seconds)
         while True:
             # Listed before the record is read: a finish in between is not missed.
             woken = self.enter(job_id)
@@ -101,10 +113,22 @@ class Waiters:
                 left = until - time.monotonic()
                 if record is None or record.status.final or left <= 0 or self.closed:
                     return record
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken, min(left, LOOK_SECONDS))
+                await self._sleep(woken, left)
             finally:
                 self.leave(job_id, woken)
+
+    async def _sleep(self, woken: asyncio.Future[None], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(woken, min(seconds, LOOK_SECONDS))
+
+    @contextlib.contextmanager
+    def waiting_for(self, job_id: str) -> Iterator[asyncio.Future[None]]:
+        """Give a future that is done once a job is final, or there is a reason to look."""
+        woken = self.enter(job_id)
+        try:
+            yield woken
+        finally:
+            self.leave(job_id, woken)
 
     async def _read(self, job_id: str, owner: str, until: float) -> JobRecord | None:
         """Read a record; who waits anyway waits for a store that is just restarting, too."""

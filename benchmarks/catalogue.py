@@ -7,6 +7,7 @@ from functools import partial
 from benchmarks import (
     batch,
     breaker,
+    curve,
     fairness,
     floods,
     interference,
@@ -80,6 +81,15 @@ BENCHMARKS = {
         (
             at_most("added_p50_ms", Scaled(8, Speed.TIME)),
             at_most("added_p99_ms", Scaled(20, Speed.TIME)),
+        ),
+    ),
+    "curve": Benchmark(
+        curve.measure,
+        (
+            at_most("p50_ms_64", Scaled(93, Speed.TIME)),
+            at_most("p99_ms_64", Scaled(240, Speed.TIME)),
+            at_most("cpu_ms_64", Scaled(1.6, Speed.TIME)),
+            at_most("falls", Absolute(0.15)),
         ),
     ),
     "streams": Benchmark(

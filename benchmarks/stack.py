@@ -132,6 +132,13 @@ def store_reads(valkey: ValkeyServer) -> int:
         return int(client.info("stats")["total_reads_processed"])
 
 
+def store_calls(valkey: ValkeyServer, command: str) -> int:
+    """Return how often a command of the store's was called."""
+    with valkey.client() as client:
+        stats = client.info("commandstats").get(f"cmdstat_{command}", {})
+    return int(stats.get("calls", 0))
+
+
 def store_mb(valkey: ValkeyServer) -> float:
     """Return the store's memory."""
     with valkey.client() as client:

@@ -109,7 +109,7 @@ class CircuitBreaker:
         self._succeeded = CallRecorded(name, Outcome.SUCCESS)
         self._unrecorded: _Successes | None = None
         self._recording = False  # a success is being recorded
-        self._recording_rest: asyncio.Task[None] | None = None
+        self._recording_rest: asyncio.Task[Any] | None = None
         self._giving_back: set[asyncio.Task[BreakerView]] = set()
 
     def add_listener(self, callback: Callable[[Event], None]) -> None:
@@ -136,18 +136,26 @@ class CircuitBreaker:
         outcome: Outcome,
         hold_seconds: float | None = None,
         seconds: float = 0.0,
+        *,
+        wait: bool = True,
     ) -> BreakerView:
         """Report what a call came to.
 
         hold_seconds: how long the server asked to be left alone. seconds: how long the call took,
-        where slow calls count.
+        where slow calls count. wait: False: of a success that is no probe's, by which nothing can
+        change for the worse, the caller does not wait until the store has it.
         """
         report = Report(outcome, int((hold_seconds or 0.0) * 1000), slow=self._slow(seconds))
         noted = self._noted(permit, report)
         if noted:
             return noted
         if outcome is Outcome.SUCCESS and not permit.probe:
-            return await self._record_success(permit, report)
+            recording = self._record_success(permit, report)
+            if wait or self._view is None:
+                return await recording
+            self._recording = True
+            self._recording_rest = asyncio.create_task(recording)
+            return self._view
         return self._recorded(outcome, await self._ask(self._record(permit, report)))
 
     def _noted(self, permit: Permit, report: Report) -> BreakerView | None:

@@ -153,7 +153,7 @@ class CacheTier:
         except Exception as error:  # noqa: BLE001 - whatever the storage raises
             verdict, detail = Verdict.FAILURE, type(error).__name__
         finally:
-            await self.breaker.record(permit, outcome_of(verdict))
+            await self.breaker.record(permit, outcome_of(verdict), wait=False)
         return self._trial(began, verdict, detail, found)
 
     async def store(self, key: str, answer: bytes, model: str) -> bool:
@@ -170,7 +170,7 @@ class CacheTier:
         except Exception:  # noqa: BLE001 - whatever the storage raises
             verdict = Verdict.FAILURE
         finally:
-            await self.breaker.record(permit, outcome_of(verdict))
+            await self.breaker.record(permit, outcome_of(verdict), wait=False)
         return verdict is Verdict.ANSWERED
 
     def _trial(

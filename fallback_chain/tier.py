@@ -347,7 +347,7 @@ class ChatTier:
         if outcome is Outcome.SATURATED and self.config.adapts and not meaning.retry_after_seconds:
             outcome = Outcome.IGNORED
         recording: Awaitable[object] = self.breaker.record(
-            permit, outcome, meaning.retry_after_seconds, took
+            permit, outcome, meaning.retry_after_seconds, took, wait=False
         )
         answered = meaning.verdict is Verdict.ANSWERED
         if permit.probe or not answered:  # of other successes one more or less says nothing

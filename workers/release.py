@@ -23,6 +23,10 @@ def release_step(pulse: Pulse) -> type[Any]:
     class ReleaseStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
+        def shutdown(self, consumer: Any) -> None:
+            if consumer.event_dispatcher:  # what the last tasks told
+                ignore_errors(consumer, consumer.event_dispatcher.flush)
+
         def stop(self, consumer: Any) -> None:
             if pulse.draining and consumer.task_consumer:
                 ignore_errors(consumer, consumer.task_consumer.cancel)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +26,7 @@ from tasks.records.order import next_of, order_of
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from celery import Celery
     from kombu.messaging import Producer
@@ -36,6 +38,9 @@ SLICE = {queue.value: 1 if queue.kind is Queue.PHASES else 32 for queue in Queue
 LONGEST_SHOWN = 1024  # characters of a message's ids that Flower shows
 MOST_REFUSED = 10_000  # that are kept until the broker is back; the sweeper finds the others
 PUBLISH_SECONDS = 8.0  # how long a publish may take
+# Where so many jobs come that at least MORE do in LINGER_SECONDS, they wait for one another: what a
+# message costs is shared.
+LINGER_SECONDS, MORE = 0.004, 2.0
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,26 @@ class Parcel(NamedTuple):
 
     route: Route
     refs: Sequence[Ref]
+
+
+class Parcels(GroupCommit[Parcel, None]):
+    """Parcels that are published together, where it pays after a moment."""
+
+    def __init__(
+        self, commit: Callable[[list[Parcel]], Awaitable[Sequence[Exception | None]]]
+    ) -> None:
+        super().__init__(commit, sys.maxsize)
+        self._came: deque[float] = deque([-math.inf], maxlen=8)
+
+    def put(self, item: Parcel) -> asyncio.Future[None]:
+        """Have a parcel take part in the next message."""
+        self._came.append(time.monotonic())
+        return super().put(item)
+
+    async def _gather(self) -> None:
+        rate = len(self._came) / max(time.monotonic() - self._came[0], 1e-6)
+        if rate * LINGER_SECONDS >= MORE:
+            await asyncio.sleep(LINGER_SECONDS)
 
 
 def chain_from(tier: str, order: Order) -> list[str]:
@@ -75,7 +100,7 @@ class Publisher:
         self._observer = observer or Observer()
         self._chains: dict[Route, Any] = {}
         self._refused: deque[Dispatch] = deque(maxlen=MOST_REFUSED)
-        self._parcels: GroupCommit[Parcel, None] = GroupCommit(self._publish_all, sys.maxsize)
+        self._parcels = Parcels(self._publish_all)
         self._thread = BrokerThread(app)
 
     def next_tier(self, tier: str) -> str:

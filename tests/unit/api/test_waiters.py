@@ -16,12 +16,13 @@ class Store:
     """A store with one job, and a subscription that breaks in a way that nobody thought of."""
 
     def __init__(self, broken):
-        self.status, self.broken = Status.RUNNING, broken
+        self.status, self.broken, self.reads = Status.RUNNING, broken, 0
         self.jobs = self.connection = self
         self.finishes = asyncio.Queue()
         self.listening = asyncio.Event()
 
     async def get(self, job_id, owner):
+        self.reads += 1
         return SimpleNamespace(id=job_id, owner=owner, status=self.status)
 
     def subscription(self, *_):
@@ -64,3 +65,34 @@ async def test_a_listener_that_cannot_be_kept_alive_ends_the_process():
     background.start("finishes", Waiters(store).listen)
     await asyncio.wait_for(ended.wait(), 5)
     await background.stop()
+
+
+@pytest.mark.parametrize("moment", ["before it is waited for", "later"])
+async def test_who_entered_before_his_job_began_reads_it_once(moment):
+    store = Store(broken=0)
+    waiters = Waiters(store)
+    listening = asyncio.create_task(waiters.listen())
+    await store.listening.wait()
+    with waiters.waiting_for("job_1") as entered:
+        if moment == "before it is waited for":
+            store.finish("job_1")
+            await entered
+        waiting = asyncio.create_task(waiters.wait("job_1", "ann", 60, entered))
+        await asyncio.sleep(0.05)
+        if moment == "later":
+            assert store.reads == 0
+            store.finish("job_1")
+        record = await asyncio.wait_for(waiting, 5)
+    assert (record.status, store.reads) == (Status.SUCCEEDED, 1)
+    assert not waiters._waiting, "nobody is listed any more"
+    listening.cancel()
+
+
+async def test_who_entered_is_not_kept_by_what_he_does_not_hear(monkeypatch):
+    monkeypatch.setattr("api.waiters.LOOK_SECONDS", 0.05)
+    store = Store(broken=0)
+    waiters = Waiters(store)
+    with waiters.waiting_for("job_1") as entered:
+        store.status = Status.SUCCEEDED  # and no word of it
+        record = await asyncio.wait_for(waiters.wait("job_1", "ann", 60, entered), 5)
+    assert record.status is Status.SUCCEEDED

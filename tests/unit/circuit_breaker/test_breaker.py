@@ -303,6 +303,49 @@ async def test_a_closed_breaker_asks_the_store_once_a_call():
     assert store.asked == before + 10
 
 
+class SlowStore(SharedStore):
+    """One whose answers come when they are let."""
+
+    def __init__(self):
+        super().__init__()
+        self.let_go = asyncio.Event()
+
+    async def acquire(self, *args):
+        return self.inner.acquire(*args)
+
+    async def record(self, *args):
+        self.asked += 1
+        await self.let_go.wait()
+        return self.inner.record(*args)
+
+
+@pytest.mark.parametrize(("outcome", "waits"), [(Outcome.SUCCESS, False), (Outcome.FAILURE, True)])
+async def test_nobody_waits_until_the_store_has_a_success(outcome, waits):
+    store, events = SlowStore(), []
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(), store, events.append)
+    permit = await breaker.acquire()
+    recording = asyncio.create_task(breaker.record(permit, outcome, wait=False))
+    await turns()
+    assert (recording.done(), store.asked) == (not waits, 1)
+    store.let_go.set()
+    await eventually(lambda: [e for e in events if hasattr(e, "outcome")])
+    assert (await recording).state is CircuitState.CLOSED
+    assert store.inner.view("b")[1].consecutive_failures == waits
+
+
+async def test_a_probes_success_is_waited_for_whatever_is_said():
+    store = SlowStore()
+    store.let_go.set()
+    config = CircuitBreakerConfig(recovery_timeout_seconds=0.01, success_threshold=1)
+    breaker = CircuitBreaker("b", config, store)
+    await open_up(breaker)
+    await asyncio.sleep(0.02)
+    permit = await breaker.acquire()
+    assert permit.probe
+    view = await breaker.record(permit, Outcome.SUCCESS, wait=False)
+    assert view.state is CircuitState.CLOSED
+
+
 async def test_an_open_breaker_refuses_without_asking_the_store():
     store = SharedStore()
     breaker = CircuitBreaker("b", CircuitBreakerConfig(), store)

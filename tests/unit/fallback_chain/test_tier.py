@@ -315,10 +315,10 @@ async def test_an_answer_that_is_here_is_kept_by_one_who_is_cut_off(answered):
     begun, go_on = asyncio.Event(), asyncio.Event()
     record = stand.tier.breaker.record
 
-    async def slow(*arguments):
+    async def slow(*arguments, **options):
         begun.set()
         await go_on.wait()
-        return await record(*arguments)
+        return await record(*arguments, **options)
 
     stand.tier.breaker.record = slow
     asking = asyncio.create_task(stand.tier.ask(PLAIN))

@@ -10,7 +10,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from tasks.app import create_app
 from tasks.settings import Settings
-from workers.consumer import RETRY_SECONDS, UNUSED, Consumer
+from workers.consumer import EVENTS_SECONDS, RETRY_SECONDS, UNUSED, Consumer
 
 
 @pytest.fixture
@@ -94,3 +94,41 @@ def test_what_names_no_task_is_left_to_celery(consumer, headers):
     consumer.strategies = {}
     consumer._know_tier(SimpleNamespace(headers=headers))
     assert consumer.strategies == {}
+
+
+class Loop:
+    """A hub that notes what it is to do, and when."""
+
+    def __init__(self):
+        self.soon, self.later = [], []
+
+    def call_soon(self, callback, *args):
+        self.soon.append((callback, args))
+
+    def call_later(self, seconds, callback):
+        self.later.append((seconds, callback))
+
+    def turn(self):
+        for callback, args in self.soon:
+            callback(*args)
+        self.soon.clear()
+
+
+def test_events_of_a_moment_are_published_together(consumer, monkeypatch):
+    flushed, now = [], [100.0]
+    monkeypatch.setattr("workers.consumer.time", SimpleNamespace(monotonic=lambda: now[0]))
+    consumer.hub = loop = Loop()
+    consumer.event_dispatcher = SimpleNamespace(flush=lambda: flushed.append(True))
+    for _ in range(3):
+        consumer.on_send_event_buffered()
+        loop.turn()
+        now[0] += 0.01
+    [(seconds, flush)] = loop.later
+    flush()
+    assert (seconds, flushed) == (EVENTS_SECONDS, [True])
+    # A hub that was reset in between has forgotten the time: the next event asks again.
+    loop.later.clear()
+    now[0] += EVENTS_SECONDS
+    consumer.on_send_event_buffered()
+    loop.turn()
+    assert len(loop.later) == 1

@@ -10,7 +10,7 @@ import pytest
 from harness.waiting import eventually, turns
 
 from tasks.app import create_app
-from tasks.broker.publisher import Parcel, Publisher, Route, _group, chain_from
+from tasks.broker.publisher import MORE, Parcel, Publisher, Route, _group, chain_from
 from tasks.errors import PublishError
 from tasks.records.jobs import Dispatch, Ref
 from tasks.settings import Settings
@@ -123,6 +123,35 @@ async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(
     monkeypatch.setattr(producer, "publish", refuse)
     assert await publish_two(publisher) == [None, None]
     assert publisher._thread._made is not producer, "a new connection took it"
+
+
+@pytest.mark.parametrize(
+    ("between", "sizes"),
+    [(0.02, [1] * 10), (0.0001, None)],
+    ids=["one by one", "a crowd"],
+)
+async def test_a_crowd_shares_messages_and_a_lone_one_waits_for_nobody(
+    publisher, monkeypatch, between, sizes
+):
+    """As many clients, each of which asks again once it was answered, would have a message each."""
+    sent = []
+    send_all = publisher._send_all
+    monkeypatch.setattr(
+        publisher,
+        "_send_all",
+        lambda parcels, on: (sent.append(len(parcels)), send_all(parcels, on)),
+    )
+    publishing = []
+    for number in range(10 if sizes else 400):
+        refs = [Ref(f"job_{number}", 0)]
+        publishing.append(asyncio.create_task(publisher.publish("gpu", "interactive", refs)))
+        await asyncio.sleep(between)
+    await asyncio.gather(*publishing)
+    if sizes:
+        assert sent == sizes
+    else:
+        assert sum(sent) == 400
+        assert sorted(sent)[len(sent) // 2] >= MORE
 
 
 class Hanging:
