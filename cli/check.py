@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COMMAND = (sys.executable, "-P", "-m", "workers.check")
 COLUMNS = ("part", "check", "state", "detail")
-FAILED = "failed"
+OK, FAILED = "ok", "failed"
 
 Row = dict[str, str]  # part, check, state, detail, advice, as workers.check prints them
 

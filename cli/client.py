@@ -200,6 +200,16 @@ class Client:
             message = f"the download of {file_id} broke off ({error}): attach to the batch again"
             raise ApiFailedError(message) from None
 
+    def not_ready(self) -> list[str]:
+        """Return why the API takes no work now; nothing if it does."""
+        reasons: list[str] = self._call("GET", "/health/ready")["reasons"]
+        return reasons
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what the fleet counts: for an admin."""
+        counts: dict[str, Any] = self._call("GET", "/metrics")["metrics"]
+        return counts
+
     def breakers(self) -> dict[str, dict[str, Any]]:
         """Return the breakers by name."""
         answer = self._call("GET", "/circuit-breakers")
@@ -260,7 +270,7 @@ class Client:
                 "API of Fallthrough? Name it with --url or FALLTHROUGH_API_URL"
             )
             raise error_type(message)
-        if reply.is_error:
+        if reply.is_error and not isinstance(answer.get("reasons"), list):  # which is an answer
             raise error_type(self._refusal(answer, reply.status_code, path))
         if not answer.keys() & OURS:
             message = (
@@ -281,7 +291,9 @@ class Client:
         return f"{message}; {cure}" if cure else message
 
 
-OURS = frozenset({"id", "data", "name", "circuit_breakers"})  # one of them is in every answer
+OURS = frozenset(
+    {"id", "data", "name", "circuit_breakers", "metrics", "reasons"}
+)  # one of them is in every answer
 CURES: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "set FALLTHROUGH_API_KEY to a key of this server's "
     "(`fallthrough keys create NAME` makes one there)",

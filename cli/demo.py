@@ -1,9 +1,12 @@
-"""`fallthrough demo`: the whole product in a minute, on real parts; each claim is checked."""
+"""`fallthrough demo`: a batch falls through the chain, and comes back; each claim is checked.
+
+It runs on a stack of its own, on loopback and in a temporary folder, with two small models: nothing
+of what its user has set, started or stored is used.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
+import json
 import signal
 import sys
 import tempfile
@@ -15,38 +18,49 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from cli.batches import FINAL, create_batches
 from cli.client import Client
 from cli.interrupt import INTERRUPTED
-from cli.jobs import milliseconds, submit_prompts, wait_for
-from cli.prompts import Prompt, read
+from cli.prompts import Shape
 from cli.stack.embedded import embedded_stack
-from cli.stack.parts import UpOptions
+from cli.stack.parts import CPU, GPU, MODELS, UpOptions
 from cli.terminal import shown
+from tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable
 
     from cli.stack.supervisor import Supervisor
-    from tasks.settings import Settings
 
-RECOVERY_SECONDS = 5.0  # short, so that the way back is seen soon
-MAX_TOKENS = 40
-PATIENCE_SECONDS = 60.0
-DEGRADED_SECONDS = 1.0  # once a breaker is open, the honest answer takes no longer
+BREAKERS = {GPU: "max_gpu", CPU: "ollama_cpu"}
+# An outage is noticed at its first failure, and its end a second later, so that both are seen soon.
+SETTINGS = Settings(
+    host="127.0.0.1",
+    breaker_failure_threshold=1,
+    breaker_success_threshold=1,
+    breaker_recovery_seconds=1.0,
+    breaker_recovery_multiplier=1.0,
+    breaker_ramp_seconds=0.0,
+)
+POLICY = {"fallthrough_cache": "fallback", "fallthrough_on_exhausted": "degraded"}
+SHAPE = Shape(defaults={"max_tokens": 20, "temperature": 0})
+PATIENCE_SECONDS = 60.0  # on a machine that is busy
+DEGRADED_SECONDS = 1.0  # that a tier's breaker keeps a call from taking longer
+POLL_SECONDS = 0.05
 
 
 class NotSeenError(Exception):
     """Something that the demo is to show did not happen."""
 
 
-def run_demo(settings: Settings) -> int:
+def run_demo() -> int:
     """Show everything; return 0 only if each thing was really seen."""
     console = Console()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
     with tempfile.TemporaryDirectory(prefix="fallthrough-demo-") as folder:
         try:
-            _run_on_own_stack(settings, Path(folder), console)
+            _run_on_own_stack(Path(folder), console)
         except NotSeenError as error:
             console.print(f"[bold red]Not seen:[/] {error}")
             return 1
@@ -57,118 +71,144 @@ def run_demo(settings: Settings) -> int:
     return 0
 
 
-def _run_on_own_stack(settings: Settings, folder: Path, console: Console) -> None:
-    # A stack of its own on loopback: the user's keys are for the user's.
-    settings = dataclasses.replace(
-        settings,
-        breaker_recovery_seconds=RECOVERY_SECONDS,
-        host="127.0.0.1",
-        api_keys="",
-        keys_file="",
-    )
-    options = UpOptions(0, 0, embedded_cpu=True)
-    with embedded_stack(settings, options, folder, click.echo) as (supervisor, layout):
+def _run_on_own_stack(folder: Path, console: Console) -> None:
+    options = UpOptions(0, 0, embedded_cpu=True, embedded_gpu=True)
+    with embedded_stack(SETTINGS, frozenset(), options, folder, click.echo) as (supervisor, layout):
         console.print(f"[bold]Starting[/] {', '.join(supervisor.processes)} …")
         supervisor.start()
         console.print(f"watch it: {layout.api_url}")
         with Client(layout.api_url) as client:
-            _Demo(settings, supervisor, client, console).run()
+            Demo(supervisor, client, console, folder).run()
         console.print("\n[bold]Stopping[/] everything …")
 
 
-class _Demo:
+class Demo:
+    """The stages, one after another."""
+
     def __init__(
-        self, settings: Settings, supervisor: Supervisor, client: Client, console: Console
+        self, supervisor: Supervisor, client: Client, console: Console, folder: Path
     ) -> None:
-        servers = (name for name, tier in settings.model_tiers.items() if tier.url)
-        self._first_tier = next(servers, "cpu")
-        self._message = settings.degraded_message
         self._supervisor, self._client, self._console = supervisor, client, console
-        self._prompts = read(str(files("cli") / "demo_prompts.jsonl"))
+        self._folder = folder
+        self._prompts = (files("cli") / "demo_prompts.jsonl").read_text()
+        self._answers: set[str] = set()
 
     def run(self) -> None:
-        answers = self._answers()
-        if self._first_tier != "cpu" or "model" not in self._supervisor.processes:
-            self._console.print(
-                "\nYour own model servers answered. Stopping them is not the demo's to do, so the "
-                "outage is not shown: run it without FALLTHROUGH_GPU_URL and FALLTHROUGH_CPU_URL."
-            )
-            return
-        self._outage(answers)
-        self._recovery()
-
-    def _answers(self) -> list[dict[str, Any]]:
-        self._heading(f"{len(self._prompts)} prompts through the chain")
-        jobs = self._ask(self._prompts)
-        self._expect(
-            all(job["tier_used"] == self._first_tier and job["text"].strip() for job in jobs),
-            f"every prompt answered by a real model at the {self._first_tier} tier",
+        """Show the way down and the way back; raises NotSeenError."""
+        self._console.print(
+            "Both model servers are the same small model, on this machine's CPU: one stands for a "
+            "GPU server."
         )
-        return jobs
+        self._down()
+        self._back()
 
-    def _outage(self, answers: Sequence[dict[str, Any]]) -> None:
-        self._heading("The model server is stopped; the same prompts again")
-        self._supervisor.stop_part("model")
-        jobs = self._ask(self._prompts)
-        self._expect(
-            all(job["tier_used"] == "cache" for job in jobs)
-            and [job["text"] for job in jobs] == [job["text"] for job in answers],
-            "the same answers, from the cache",
-        )
-        self._expect(self._breaker() == "open", "the breaker of the CPU tier is open")
+    def _down(self) -> None:
+        self._heading("A batch of four prompts, all servers up")
+        self._expect_tier(GPU, self._batch(self._prompts))
+        self._heading("The GPU server is stopped; the same batch again")
+        self._supervisor.stop_part(MODELS[GPU])
+        self._expect_tier(CPU, self._batch(self._prompts))
+        self._expect(self._state(GPU) == "open", "the breaker of the GPU tier is open")
+        self._heading("The CPU server is stopped, too; the same batch again")
+        self._supervisor.stop_part(MODELS[CPU])
+        texts = set(self._answers)
+        lines = self._batch(self._prompts)
+        self._expect_tier("cache", lines)
+        self._expect({_text(line) for line in lines} <= texts, "they are the answers given before")
         self._heading("A prompt that nobody has answered before")
-        job = self._ask([Prompt("new", {"prompt": "Name a city in Japan.", "max_tokens": 8})])[0]
-        seconds = (milliseconds(job) or 0) / 1000
-        self._expect(
-            job["tier_used"] == "degraded"
-            and job["text"] == self._message
-            and seconds < DEGRADED_SECONDS,
-            f"an honest degraded answer, within {DEGRADED_SECONDS:g} s",
-        )
+        self._degraded()
 
-    def _recovery(self) -> None:
-        self._heading("The model server is started again")
-        self._supervisor.start_part("model")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        for number in itertools.count(1):
-            wait = self._client.breakers()["ollama_cpu"]["retry_after_seconds"]
-            time.sleep(min(wait, RECOVERY_SECONDS))
-            prompt = f"Count to {number}."
-            jobs = self._client.submit([{"prompt": prompt, "max_tokens": MAX_TOKENS}])
-            job = wait_for(self._client, [jobs[0]["id"]], Console(quiet=True))[jobs[0]["id"]]
-            self._show(f"probe {number}", job)
-            if self._breaker() == "closed" or time.monotonic() > deadline:
-                break
-        self._expect(
-            self._breaker() == "closed" and job["tier_used"] == "cpu",
-            "the breaker is closed, and the model answers again",
-        )
+    def _degraded(self) -> None:
+        request = {"prompt": "Name a city in Japan.", "max_tokens": 8}
+        began = time.monotonic()
+        job = self._client.job(self._client.submit([request])[0]["id"], PATIENCE_SECONDS / 2)
+        seconds = time.monotonic() - began
+        self._show(str(job["tier_used"]), "city", job["text"] or "")
+        honest = job["degraded"] and job["text"] == SETTINGS.degraded_message
+        claim = f"an honest degraded answer, within {DEGRADED_SECONDS:g} s"
+        self._expect(honest and seconds < DEGRADED_SECONDS, claim)
 
-    def _ask(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-        jobs = list(submit_prompts(self._client, prompts, {"max_tokens": MAX_TOKENS}))
-        labels = {job["id"]: prompt.label for job, prompt in zip(jobs, prompts, strict=True)}
-        finished = wait_for(
-            self._client,
-            list(labels),
-            self._console,
-            lambda job: self._show(labels[job["id"]], job),
+    def _back(self) -> None:
+        self._heading("The CPU server is started again; a new batch")
+        self._start(CPU)
+        self._expect_tier(CPU, self._batch(_asked("What do bees make?", "What is two plus three?")))
+        self._heading("The GPU server is started again; a new batch")
+        self._start(GPU)
+        self._expect_tier(
+            GPU, self._batch(_asked("What goes around the Earth?", "Who eats bamboo?"))
         )
-        return [finished[job["id"]] for job in jobs]
+        closed = all(self._state(tier) == "closed" for tier in BREAKERS)
+        self._expect(closed, "both breakers are closed, and the GPU tier answers")
 
-    def _show(self, label: str, job: dict[str, Any]) -> None:
-        text = shown(" ".join((job["text"] or f"[{job['status']}]").split()))
-        head = f"  {job['tier_used'] or '-':8} {milliseconds(job):6} ms  {label:9} "
+    def _start(self, tier: str) -> None:
+        """Start a tier's server; wait until its breaker has seen that it answers."""
+        self._supervisor.start_part(MODELS[tier])
+        self._wait(
+            lambda: self._state(tier) == "closed", f"the breaker of the {tier} tier has closed"
+        )
+        self._tick(f"the breaker of the {tier.upper()} tier has closed by itself")
+
+    def _batch(self, prompts: str) -> list[dict[str, Any]]:
+        """Send prompts as a file; show and return the lines of its results, in their order."""
+        path = self._folder / "prompts.jsonl"
+        path.write_text(prompts)
+        [batch_id] = create_batches(self._client, str(path), "1h", POLICY, SHAPE)
+        self._wait(
+            lambda: self._client.batch(batch_id)["status"] in FINAL, f"batch {batch_id} has ended"
+        )
+        order = [json.loads(line)["custom_id"] for line in prompts.splitlines()]
+        lines = sorted(
+            self._client.results(batch_id), key=lambda line: order.index(line["custom_id"])
+        )
+        for line in lines:
+            self._show(_tier(line), line["custom_id"], _text(line))
+        self._answers |= {_text(line) for line in lines}
+        self._expect(len(lines) == len(order), f"{len(order)} of {len(order)} lines have a result")
+        return lines
+
+    def _show(self, tier: str, label: str, text: str) -> None:
+        head = f"  {tier:8} {label:8} "
+        words = shown(" ".join(text.split()))
         width = max(self._console.width - len(head) - 1, 20)
-        excerpt = text if len(text) <= width else text[: width - 1] + "…"
+        excerpt = words if len(words) <= width else words[: width - 1] + "…"
         self._console.print(head + excerpt, markup=False, highlight=False, soft_wrap=True)
 
-    def _breaker(self) -> str:
-        return str(self._client.breakers()["ollama_cpu"]["state"])
+    def _state(self, tier: str) -> str:
+        return str(self._client.breakers()[BREAKERS[tier]]["state"])
+
+    def _wait(self, seen: Callable[[], bool], claim: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not seen():
+            if time.monotonic() > deadline:
+                raise NotSeenError(claim)
+            time.sleep(POLL_SECONDS)
 
     def _heading(self, text: str) -> None:
         self._console.print(f"\n[bold]{text}[/]")
 
+    def _expect_tier(self, tier: str, lines: Iterable[dict[str, Any]]) -> None:
+        by = "from the cache" if tier == "cache" else f"by the {tier.upper()} tier"
+        answered = all(_tier(line) == tier and _text(line).strip() for line in lines)
+        self._expect(answered, f"every line was answered {by}")
+
     def _expect(self, condition: bool, claim: str) -> None:  # noqa: FBT001 - as assert has it
         if not condition:
             raise NotSeenError(claim)
+        self._tick(claim)
+
+    def _tick(self, claim: str) -> None:
         self._console.print(f"  [green]✓[/] {claim}")
+
+
+def _asked(*prompts: str) -> str:
+    rows = ({"custom_id": f"new-{n}", "prompt": text} for n, text in enumerate(prompts, 1))
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _tier(line: dict[str, Any]) -> str:
+    return str(line["fallthrough"].get("tier_used", "-"))
+
+
+def _text(line: dict[str, Any]) -> str:
+    body = (line["response"] or {}).get("body") or {}
+    return str((body.get("choices") or [{"message": {}}])[0]["message"].get("content") or "")

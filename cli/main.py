@@ -11,7 +11,7 @@ from cli.check import CheckFailedError
 from cli.client import ApiFailedError
 from cli.commands.batches import batches
 from cli.commands.breakers import breakers
-from cli.commands.check import check
+from cli.commands.doctor import doctor, env
 from cli.commands.jobs import cancel, status, submit
 from cli.commands.keys import keys
 from cli.commands.lists import files, jobs
@@ -66,6 +66,7 @@ def main() -> None:
     fallthrough submit prompts.jsonl --output results.jsonl
     fallthrough batch prompts.jsonl       a whole file, up to any number of lines
     fallthrough breakers                  see which tiers are in service
+    fallthrough doctor                    what is wrong, and what to do
 
     Completion, in bash: eval "$(_FALLTHROUGH_COMPLETE=bash_source fallthrough)"; zsh_source and
     fish_source are for others.
@@ -74,7 +75,7 @@ def main() -> None:
 
 for command in (
     *(up, demo, submit, status, cancel, jobs, batches, files),
-    *(breakers, keys, config, check),
+    *(breakers, doctor, env, keys, config),
 ):
     main.add_command(command)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import webbrowser
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ from rich.console import Console
 
 from cli.check import FAILED, Check, table
 from cli.stack.embedded import embedded_stack
+from cli.stack.running import Announcement, RunningPart
 from cli.stack.supervisor import environ_with
 from cli.terminal import aligned, echo
+from tasks.settings import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,20 +35,25 @@ def run_up(
     def say(text: str) -> None:
         echo(text, err=True)
 
-    with embedded_stack(settings, options, data, say) as (supervisor, layout):
+    announcement = Announcement(data)
+    user_variables = frozenset(name for name in os.environ if name.startswith(PREFIX))
+    with embedded_stack(settings, user_variables, options, data, say) as (supervisor, layout):
         _stop_on_signals(supervisor)
         say("the chain, in the order in which a request falls through:")
         for link in layout.chain:
             say(f"  {link.tier:9} {link.who}")
         say(f"starting {len(layout.parts)} parts in {data} …")
+        announcement.withdraw()  # a stack that was killed may have left its own
         supervisor.start()
         if not supervisor.stop_requested:
+            announcement.tell(layout.api_url, _parts(supervisor))
             _print_layout(supervisor, layout, data, as_json=as_json)
             if opens and not webbrowser.open(layout.api_url):
                 say(f"there is no browser to open: see {layout.api_url}")
         with Check(_settings_of_worker(layout)) as check:
             check.when_done(lambda rows: _tell(rows, say))
-            supervisor.run()
+            supervisor.run(lambda: announcement.tell(layout.api_url, _parts(supervisor)))
+        announcement.withdraw()
         say("stopping: running work is finished or handed back …")
     say("stopped")
     return 0
@@ -60,7 +68,7 @@ def _tell(rows: list[Row], say: Callable[[str], None]) -> None:
     """Say what is not well; the stack runs all the same, for what is."""
     failed = [row for row in rows if row["state"] == FAILED]
     if failed:
-        say("not all is well (`fallthrough check` asks again):")
+        say("not all is well (`fallthrough doctor` asks again):")
         say(table(failed))
     elif rows:
         say("checked: every tier answers")
@@ -77,12 +85,16 @@ def _stop_on_signals(supervisor: Supervisor) -> None:
         signal.signal(number, stop)
 
 
-def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json: bool) -> None:
-    rows = [
-        {"part": name, "url": process.part.url, "pid": process.pid, "log": str(process.log)}
+def _parts(supervisor: Supervisor) -> list[RunningPart]:
+    return [
+        RunningPart(name, process.part.url, process.pid, str(process.log))
         for name, process in supervisor.processes.items()
         if not process.held_down  # what only watches, and could not start
     ]
+
+
+def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json: bool) -> None:
+    rows = [part._asdict() for part in _parts(supervisor)]
     flower_url = layout.flower_url if any(row["part"] == "flower" for row in rows) else ""
     if as_json:
         urls = {"api_url": layout.api_url, "flower_url": flower_url}

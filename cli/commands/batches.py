@@ -181,9 +181,12 @@ def retry(
         ids: list[str] = []
         for batch in to_be_retried([client.batch(each) for each in ids_of(client, batch_ids)]):
             ids.append(client.retry_batch(batch["id"])["id"])
-            echo(ids[-1], err=not detach)
+            if not (detach and as_json):
+                echo(ids[-1], err=not detach)
         if not detach:
             _follow_to_the_end(client, ids, output, as_json=as_json)
+        elif as_json:
+            echo(json.dumps({"id": " ".join(ids), "batches": ids}))
 
 
 @batches.command("status")

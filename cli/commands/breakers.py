@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from cli import environment
+from cli.breakers import notes, state
 from cli.commands.options import as_json, at_url
 from cli.terminal import aligned, echo
 
-# What was done by hand, by the override that it left. Without one it was ended, or a reset.
-BY_HAND = {"open": "opened", "disabled": "disabled"}
+
+class Asked(NamedTuple):
+    """Options that may stand before the name of a command, or behind it."""
+
+    url: str | None
+    as_json: bool
 
 
 @click.group(invoke_without_command=True)
@@ -22,7 +26,7 @@ BY_HAND = {"open": "opened", "disabled": "disabled"}
 @click.pass_context
 def breakers(ctx: click.Context, url: str | None, *, as_json: bool) -> None:
     """Show the circuit breakers that the whole fleet shares."""
-    ctx.obj = url
+    ctx.obj = Asked(url, as_json)
     if ctx.invoked_subcommand:
         return
     with environment.client(url) as client:
@@ -40,17 +44,9 @@ def _lines(views: dict[str, dict[str, Any]]) -> list[str]:
         # One opened by hand waits for nobody's time.
         wait = view["retry_after_seconds"] if view["override"] != "open" else 0.0
         failures, goes_on = str(view["consecutive_failures"]), f"{wait:.1f} s" if wait else ""
-        rows.append((name, _state(view), failures, _window(view["window"]), goes_on))
-    notes = [f"{name}: {note}" for name, view in views.items() for note in _notes(view)]
-    return [*aligned(rows), *notes]
-
-
-def _state(view: dict[str, Any]) -> str:
-    if view["override"]:
-        return f"{view['state']} (by hand: {view['override']})"
-    if view["state"] == "closed" and 0 < view["share"] < 1:
-        return f"closed, {view['share']:.0%} of calls"
-    return str(view["state"])
+        rows.append((name, state(view), failures, _window(view["window"]), goes_on))
+    below = [f"{name}: {note}" for name, view in views.items() for note in notes(view)]
+    return [*aligned(rows), *below]
 
 
 def _window(window: dict[str, Any]) -> str:
@@ -59,32 +55,18 @@ def _window(window: dict[str, Any]) -> str:
     return f"{failed} in {window['seconds']:g} s" if window["calls"] else ""
 
 
-def _notes(view: dict[str, Any]) -> list[str]:
-    notes = [] if view["configured"] else ["not configured"]
-    troubles = view.get("troubles") or ()
-    notes += [f"{each['trouble']} at {each['host']}: {each['reason']}" for each in troubles]
-    if view["hold_reason"] and not any(each["trouble"] == view["hold_reason"] for each in troubles):
-        notes.append(view["hold_reason"])
-    # Of a closed breaker single failures are its window's.
-    if view["state"] != "closed" and not troubles and (failed := view.get("unanswered")):
-        notes.append(f"{failed['host']} does not answer ({failed['last']})")
-    if changed := view["changed"]:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed["at"]))
-        what = BY_HAND.get(view["override"], "reset or set to auto")
-        why = f": {changed['why']}" if changed["why"] else ""
-        notes.append(f"{what} by hand, {changed['by'] or 'somebody'}, {at}{why}")
-    return notes
-
-
 def _command(action: str, about: str) -> None:
     @breakers.command(action, help=about)
     @click.argument("name")
     @click.option("--why", default="", help="What others are told of it.")
+    @at_url
+    @as_json
     @click.pass_obj
-    def change(url: str | None, name: str, why: str) -> None:
-        with environment.client(url) as client:
+    def change(before: Asked, name: str, why: str, url: str | None, *, as_json: bool) -> None:
+        with environment.client(url or before.url) as client:
             view = client.change_breaker(name, action, why)
-        echo(f"{name}: {_state(view)}")
+        told = json.dumps(view) if as_json or before.as_json else f"{name}: {state(view)}"
+        echo(told)
 
 
 _command("open", "Keep every call away from breaker NAME's server, until told otherwise.")

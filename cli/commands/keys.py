@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,11 +33,12 @@ def keys(ctx: click.Context, path: Path | None) -> None:
 @keys.command("create")
 @click.argument("owner")
 @click.option("--admin", is_flag=True, help="May also see metrics, and see and reset breakers.")
+@as_json
 @click.pass_obj
-def create_key(path: Path, owner: str, *, admin: bool) -> None:
+def create_key(path: Path, owner: str, *, admin: bool, as_json: bool) -> None:
     """Make a key for OWNER; every key of one owner sees the same jobs, files and batches."""
     key, secret = keyring.create(path, owner, admin=admin)
-    echo(secret)
+    echo(json.dumps({**_shown(key), "key": secret}) if as_json else secret)
     echo(f"key {key.id} of {owner} is in {path}; it is shown this once", err=True)
 
 
@@ -47,10 +49,14 @@ def list_keys(path: Path, *, as_json: bool) -> None:
     """List the keys; their secrets are not kept."""
     ring = keyring.read_file(path)
     if as_json:
-        rows = [{"id": key.id, "owner": key.owner, "admin": key.admin} for key in ring]
-        echo(json.dumps(rows))
+        echo(json.dumps([_shown(key) for key in ring]))
     else:
         echo("\n".join(aligned(_rows(ring))))
+
+
+def _shown(key: keyring.Key) -> dict[str, Any]:
+    fields = {"id": key.id, "owner": key.owner, "admin": key.admin}
+    return {**fields, "created_at": key.created_at}
 
 
 def _rows(ring: list[keyring.Key]) -> list[tuple[str, ...]]:
@@ -63,8 +69,12 @@ def _rows(ring: list[keyring.Key]) -> list[tuple[str, ...]]:
 
 @keys.command("revoke")
 @click.argument("key_id")
+@as_json
 @click.pass_obj
-def revoke_key(path: Path, key_id: str) -> None:
+def revoke_key(path: Path, key_id: str, *, as_json: bool) -> None:
     """Make key KEY_ID invalid, within a second."""
     keyring.revoke(path, key_id)
-    echo(f"{key_id} is revoked", err=True)
+    if as_json:
+        echo(json.dumps({"id": key_id, "revoked": True}))
+    else:
+        echo(f"{key_id} is revoked", err=True)

@@ -90,7 +90,7 @@ def up(  # noqa: PLR0913 - a command's options
 
 @click.command()
 def demo() -> None:
-    """Show all of it in a minute: answers, an outage, the cache, the way back."""
+    """Show all of it in seconds: a batch falls from GPU to CPU to cache, and comes back."""
     from cli.demo import run_demo  # noqa: PLC0415 - only the demo needs it
 
-    sys.exit(run_demo(environment.settings()))
+    sys.exit(run_demo())

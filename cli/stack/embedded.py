@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cli.stack.parts import Layout, UpOptions, plan
+from cli.stack.running import LOCK
 from cli.stack.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -26,10 +27,15 @@ class FolderError(Exception):
 
 @contextlib.contextmanager
 def embedded_stack(
-    settings: Settings, options: UpOptions, data: Path, say: Callable[[str], None]
+    settings: Settings,
+    user_variables: frozenset[str],
+    options: UpOptions,
+    data: Path,
+    say: Callable[[str], None],
 ) -> Iterator[tuple[Supervisor, Layout]]:
     """Yield a supervisor that has started nothing yet; stops everything at the end.
 
+    user_variables: names of the FALLTHROUGH_ variables that the user set.
     Raises FolderError or PortTakenError before anything starts.
     """
     os.umask(0o077)  # what is asked and answered lies here: it is nobody else's on this machine
@@ -38,7 +44,7 @@ def embedded_stack(
         for folder in (data / name for name in OWN_FOLDERS):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)  # it may be there already
-        lock_file = (data / "lock").open("w")
+        lock_file = (data / LOCK).open("w")
     except (OSError, RuntimeError) as error:  # a link in a circle is one of the two
         reason = getattr(error, "strerror", None) or error
         message = f"--data-dir: {data} cannot be used: {reason}; choose another"
@@ -49,7 +55,6 @@ def embedded_stack(
         except OSError:
             message = f"another stack runs in {data}: stop it, or choose another with --data-dir"
             raise FolderError(message) from None
-        user_variables = frozenset(name for name in os.environ if name.startswith("FALLTHROUGH_"))
         layout = plan(settings, user_variables, options, data)
         if layout.flower_fault:
             say(f"Flower is off, the others go on without it: {layout.flower_fault}")

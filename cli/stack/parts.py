@@ -17,13 +17,14 @@ from tasks.hosts import http_url
 from tasks.setting_kinds import masked_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from tasks.settings import Settings
 
 PROBE_SECONDS = 2.0
-CPU = "cpu"  # the tier where the small model can answer
+GPU, CPU = "gpu", "cpu"  # the tiers where the small model can answer
+MODELS = {GPU: "gpu-model", CPU: "model"}  # the parts of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class UpOptions:
     workers: int = 1
     flower_prefix: str = ""  # path below which Flower lies
     embedded_cpu: bool = False  # the small model answers for a GPU server, too
+    embedded_gpu: bool = False  # a second one stands for the GPU server: to show what happens
 
 
 def plan(
@@ -91,13 +93,15 @@ def plan(
         parts.append(_valkey(data, settings.durable, password))
         url = parts[-1].url.replace("://", f"://:{password}@")
         shared["FALLTHROUGH_REDIS_URL"] = f"{url}/0"
-    embedded = _runs_model(settings, user_variables, options)
-    if embedded:
-        parts.append(_model())
-        shared["FALLTHROUGH_CPU_URL"] = parts[-1].url
-        if "FALLTHROUGH_CPU_ACCEPTS" not in user_variables:
-            shared["FALLTHROUGH_CPU_ACCEPTS"] = "text"  # so small a model can do nothing else
-    chain = _chain(settings, embedded=embedded)
+    embedded = [GPU] if options.embedded_gpu else []
+    embedded += [CPU] if _runs_model(settings, user_variables, options) else []
+    for tier in embedded:
+        parts.append(_model(MODELS[tier]))
+        prefix = f"FALLTHROUGH_{tier.upper()}_"
+        shared[f"{prefix}URL"] = parts[-1].url
+        if f"{prefix}ACCEPTS" not in user_variables:
+            shared[f"{prefix}ACCEPTS"] = "text"  # so small a model can do nothing else
+    chain = _chain(settings, embedded)
     drain = settings.drain_seconds + 10
     kinds = [("worker-interactive", "interactive")]
     kinds += [(f"worker-batch-{n}", "batch") for n in range(1, options.workers + 1)]
@@ -122,11 +126,11 @@ def _runs_model(settings: Settings, user_variables: frozenset[str], options: UpO
     return not own_cpu and (options.embedded_cpu or not any(others))
 
 
-def _chain(settings: Settings, *, embedded: bool) -> tuple[Link, ...]:
+def _chain(settings: Settings, embedded: Sequence[str]) -> tuple[Link, ...]:
     links = []
     for name, tier in settings.model_tiers.items():
         who = _server(tier.url, tier.model) or f"none: FALLTHROUGH_{name.upper()}_URL"
-        if name == CPU and embedded:
+        if name in embedded:
             who = "the embedded small model"
         elif name == CPU and not tier.url:
             who = (
@@ -196,11 +200,11 @@ def _valkey(data: Path, appendfsync: str, password: str) -> Part:
     return Part("valkey", command, f"redis://127.0.0.1:{port}", healthy, 0, drain_seconds=15)
 
 
-def _model() -> Part:
+def _model(name: str) -> Part:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = _python("cli.model_server", "--port", str(port))
-    return Part("model", command, url, _health_probe(f"{url}/health"), 1)
+    return Part(name, command, url, _health_probe(f"{url}/health"), 1)
 
 
 def _worker(kind: tuple[str, str], shared: Mapping[str, str], drain: float, port: int) -> Part:

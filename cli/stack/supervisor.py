@@ -172,10 +172,11 @@ class Supervisor:
         for process in self.processes.values():
             process.tend(self._say)
 
-    def run(self) -> None:
-        """Tend the parts until stop_requested."""
+    def run(self, then: Callable[[], None]) -> None:
+        """Tend the parts until stop_requested; after each look at them do what is given."""
         while not self.stop_requested:
             self.tend()
+            then()
             time.sleep(TICK_SECONDS)
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@ import configparser
 import inspect
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -49,7 +50,7 @@ def stack(tmp_path_factory, module_valkey, servers):
     """`fallthrough up` with a store that commands can reach, and stubs as model servers."""
     gpu, cpu = servers
     up = Up(
-        tmp_path_factory.mktemp("stack") / "data",
+        tmp_path_factory.mktemp("stack") / "fallthrough",
         FALLTHROUGH_REDIS_URL=module_valkey.url,
         FALLTHROUGH_GPU_URL=gpu.url,
         FALLTHROUGH_CPU_URL=cpu.url,
@@ -76,6 +77,7 @@ def desk(tmp_path, stack, worker, servers, module_valkey):
         "cpu-box:11434": f"{cpu.host}:{cpu.port}",
     }
     settings = {
+        "XDG_DATA_HOME": str(Path(stack.told["data_dir"]).parent),  # where doctor finds the stack
         "FALLTHROUGH_API_URL": stack.url,
         "FALLTHROUGH_REDIS_URL": module_valkey.url,
         "FALLTHROUGH_GPU_URL": str(gpu),

@@ -1,4 +1,4 @@
-"""What `fallthrough check` makes of what the asking process says, or fails to say."""
+"""What `fallthrough doctor` makes of what the asking process says, or fails to say."""
 
 from __future__ import annotations
 

@@ -64,3 +64,48 @@ def test_an_output_that_can_be_written_stays_as_it_was(tmp_path):
 def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         check_writable(tmp_path / "nowhere" / "r.jsonl")
+
+
+def every_command(group, *path):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, *path, name)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield " ".join((*path, name)), command
+
+
+# What prints nothing to be read by a program, and why.
+NO_JSON = {
+    "demo": "it is shown to a person",
+    "files download": "it prints the file as it is",
+}
+
+
+@pytest.mark.parametrize(("path", "command"), list(every_command(main)), ids=str)
+def test_whatever_is_printed_can_be_had_as_json(path, command):
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert ("--json" in options) is (path not in NO_JSON)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "fallthrough up  "),
+        (["statsu"], "Did you mean 'status'?"),
+        (["jobs", "lst"], "Did you mean 'list'?"),
+        (["batch", "retyr"], "Did you mean 'retry'?"),
+        (["breakers", "rest"], "Did you mean 'reset'?"),
+        (["submit"], "Missing argument 'SOURCE'"),
+        (["submit", "x", "--tempeature", "1"], "Did you mean '--temperature'?"),
+        (["submit", "x", "--temperature"], "Option '--temperature' requires an argument"),
+        (["submit", "x", "--temperature", "hot"], "'hot' is not a valid float"),
+        (["submit", "x", "--max-tokens", "0"], "0 is not in the range x>=1"),
+        (["submit", "x", "--cache", "maybe"], "'maybe' is not one of 'fallback', 'first', 'off'"),
+        (["submit", "x", "y"], "Got unexpected extra argument (y)"),
+    ],
+)
+def test_what_is_mistyped_is_told_with_what_was_meant(words, said):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.output

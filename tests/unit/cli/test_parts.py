@@ -51,6 +51,16 @@ def test_the_small_model_answers_for_a_gpu_server_only_if_it_is_asked_for(
     assert dict(layout.chain)["cpu"].startswith(answers)
 
 
+def test_a_second_small_model_can_stand_for_the_gpu_server(tmp_path):
+    layout = planned(tmp_path, embedded_cpu=True, embedded_gpu=True)
+    parts = {part.name: part for part in layout.parts}
+    environ = parts["worker-batch-1"].environ
+    assert environ["FALLTHROUGH_GPU_URL"] == parts["gpu-model"].url
+    assert environ["FALLTHROUGH_CPU_URL"] == parts["model"].url
+    assert parts["gpu-model"].url != parts["model"].url
+    assert [link.who for link in layout.chain][:2] == [SMALL, SMALL]
+
+
 def test_the_chain_is_told_in_its_order_and_without_passwords(tmp_path):
     chain = planned(tmp_path, GPU, CPU).chain
     assert [link.tier for link in chain] == ["gpu", "cpu", "cache", "degraded"]

@@ -1,4 +1,4 @@
-"""What `fallthrough check` says of the installation."""
+"""What `python -m workers.check` says of the installation."""
 
 from __future__ import annotations
 
