@@ -6,18 +6,13 @@ import contextlib
 import secrets
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cli.client import ApiAwayError, ApiFailedError
 from cli.input_file import input_files
@@ -35,7 +30,6 @@ POLL_INTERVAL_SECONDS = 0.5
 AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
-PACE_SECONDS = 30.0  # over which lines a second are measured while a batch runs
 TOLD_EVERY_SECONDS = 30.0  # without a terminal
 SILENT_SECONDS = 5.0  # without a line, after which it is said that it waits
 GROUP, PART = "group", "part"  # metadata of batches that one file was split into
@@ -101,13 +95,15 @@ def merged(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
         tiers.update(told.get("tiers", {}))
         for tier, lines in told.get("models", {}).items():
             models.setdefault(tier, Counter()).update(lines)
+    rates = [rate for batch in batches if (rate := _rate(batch)) is not None]
+    lines = {"lines_per_second": sum(rates) if rates else None, "tiers": dict(tiers)}
     metadata = batches[0].get("metadata") or {}
     return {
         "id": metadata.get(GROUP) or " ".join(batch["id"] for batch in batches),
         "object": "batch.group",
         "status": "in_progress" if running else (bad or ["completed"])[0],
         "request_counts": {name: sum(each[name] for each in counts) for name in names},
-        "fallthrough": {"tiers": dict(tiers), "models": {k: dict(v) for k, v in models.items()}},
+        "fallthrough": {**lines, "models": {k: dict(v) for k, v in models.items()}},
         "batches": list(batches),
     }
 
@@ -141,21 +137,6 @@ def follow(
             time.sleep(POLL_INTERVAL_SECONDS)
 
 
-class Pace:
-    """How fast lines were answered within the last PACE_SECONDS."""
-
-    def __init__(self) -> None:
-        self._counted: deque[tuple[float, int]] = deque()
-
-    def rate(self, now: float, lines: int) -> float:
-        """Return lines a second. now: seconds of any clock; lines: all that are answered by now."""
-        self._counted.append((now, lines))
-        while now - self._counted[0][0] > PACE_SECONDS:
-            self._counted.popleft()
-        since, before = self._counted[0]
-        return (lines - before) / max(now - since, 0.001)
-
-
 class _Display:
     """A batch's progress on standard error: a bar, lines a second, lines by tier."""
 
@@ -165,17 +146,10 @@ class _Display:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[tiers]}"),
         )
-        self.progress = Progress(
-            *columns, console=Console(stderr=True), speed_estimate_period=PACE_SECONDS
-        )
+        self.progress = Progress(*columns, console=Console(stderr=True))
         self._bar = self.progress.add_task("", total=None, status="validating", rate="", tiers="")
-        self._start = time.monotonic()
-        self._lines_at_start: int | None = None
-        self._pace = Pace()
         self._moved = self._told = time.monotonic()
         self._lines = 0
         self._said = "nothing is known of it yet"
@@ -190,13 +164,12 @@ class _Display:
         now = time.monotonic()
         if lines != self._lines:
             self._lines, self._moved = lines, now
-        rate = f"{self._rate(batch['status'], lines):,.0f}/s"
+        rate = pace_of(batch)
         waits = batch["status"] == "in_progress" and now - self._moved > SILENT_SECONDS
         status = f"no line for {now - self._moved:.0f} s" if waits else batch["status"]
         tiers = _summary(batch)
-        self._said = (
-            f"{status}, {lines} of {counts['total']} lines, {rate} of late  {tiers}".strip()
-        )
+        told = (status, f"{lines} of {counts['total']} lines", rate, tiers)
+        self._said = ", ".join(each for each in told if each)
         self.progress.update(
             self._bar,
             total=counts["total"] or None,
@@ -209,14 +182,21 @@ class _Display:
             self._told = now
             echo(f"{time.strftime('%H:%M:%S')} {self._said}", err=True)
 
-    def _rate(self, status: str, lines: int) -> float:
-        """Return lines a second: of late; once it has ended, since this command followed it."""
-        now = time.monotonic()
-        of_late = self._pace.rate(now, lines)
-        if self._lines_at_start is None:
-            self._lines_at_start = lines
-        average = (lines - self._lines_at_start) / max(now - self._start, 0.001)
-        return average if status in FINAL else of_late
+
+def pace_of(batch: dict[str, Any]) -> str:
+    """Say how fast it goes of late, and how long it will take so; "" while it does not run."""
+    rate = _rate(batch)
+    if rate is None:
+        return ""
+    counts = batch["request_counts"]
+    left = counts["total"] - counts["completed"] - counts["failed"]
+    seconds = f", {timedelta(seconds=round(left / rate))} left" if rate else ""
+    return f"{rate:,.1f} lines/s{seconds}"
+
+
+def _rate(batch: dict[str, Any]) -> float | None:
+    rate: float | None = (batch.get("fallthrough") or {}).get("lines_per_second")
+    return rate
 
 
 def _models(batch: dict[str, Any]) -> str:
@@ -270,9 +250,8 @@ def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) ->
 
 def finish(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> int:
     """Download the results, and say how it ended; return the exit status."""
-    for batch in batches:
-        _print_errors((batch.get("errors") or {}).get("data", []))
     there = download(client, batches, output)
+    print_errors(client, batches)
     whole = merged(batches)
     counts = whole["request_counts"]
     echo(
@@ -323,9 +302,21 @@ def _verdict(whole: dict[str, Any], ids: str) -> int:
     return 1
 
 
-def _print_errors(errors: list[dict[str, Any]]) -> None:
-    for error in errors[:ERRORS_SHOWN]:
-        where = f"line {error['line']}: " if error.get("line") else ""
-        echo(f"{where}{error['message']} ({error['code']})", err=True)
-    if len(errors) > ERRORS_SHOWN:
-        echo(f"… and {len(errors) - ERRORS_SHOWN} more", err=True)
+def print_errors(client: Client, batches: Sequence[dict[str, Any]]) -> None:
+    """Say what is wrong with the first lines that have no answer, and how many there are."""
+    for batch in batches:
+        found = (batch.get("errors") or {}).get("data", [])
+        number = max(batch["request_counts"]["failed"], len(found))
+        if not number:
+            continue
+        try:
+            errors = client.errors(batch["id"], ERRORS_SHOWN)
+        except ApiFailedError as reason:  # the results are there all the same
+            echo(f"{number} without an answer; why could not be read: {reason}", err=True)
+            continue
+        for error in errors:
+            where = f"line {error['line']}: " if error.get("line") else ""
+            echo(f"{where}{error['message']} ({error['code']})", err=True)
+        if number > ERRORS_SHOWN:
+            more = f"fallthrough batch results {batch['id']}"
+            echo(f"… and {number - ERRORS_SHOWN} more without an answer: {more}", err=True)

@@ -173,6 +173,12 @@ class Client:
                 return
             after = page["next"]
 
+    def errors(self, batch_id: str, limit: int) -> list[dict[str, Any]]:
+        """Return the first lines of a batch that have no answer, and why."""
+        path = f"/v1/batches/{_segment(batch_id)}/errors?limit={limit}"
+        errors: list[dict[str, Any]] = self._call("GET", path)["data"]
+        return errors
+
     def files(self, limit: int) -> list[dict[str, Any]]:
         """Return the latest files."""
         page: list[dict[str, Any]] = self._call("GET", f"/v1/files?limit={limit}")["data"]

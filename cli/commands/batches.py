@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.shell_completion import CompletionItem
 
 from cli import environment
 from cli.batches import (
@@ -19,9 +20,19 @@ from cli.batches import (
     follow,
     ids_of,
     merged,
+    pace_of,
+    print_errors,
     to_be_retried,
 )
-from cli.commands.options import as_json, at_url, check_writable, shape_of, shaped, to_file
+from cli.commands.options import (
+    as_json,
+    at_url,
+    check_writable,
+    files_here,
+    shape_of,
+    shaped,
+    to_file,
+)
 from cli.output import free_name, writing
 from cli.rows import is_file
 from cli.terminal import aligned, echo
@@ -47,6 +58,11 @@ class FileFirst(click.Group):
             args = ["run", *args]
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command, or else a file."""
+        # A shell forgets what it was told before it is told to look for files.
+        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
+
 
 @click.group("batch", cls=FileFirst)
 def batches() -> None:
@@ -71,7 +87,7 @@ def batches() -> None:
 
 
 @batches.command()
-@click.argument("file")
+@click.argument("file", shell_complete=files_here)
 @to_file
 @shaped
 @click.option("--window", default="24h", show_default=True, help="When it is given up: 90m, 2d, …")
@@ -197,15 +213,16 @@ def show(batch_ids: tuple[str, ...], *, url: str | None, as_json: bool) -> None:
     """Show how far batch BATCH_ID is."""
     with environment.client(url) as client:
         every = [client.batch(each) for each in ids_of(client, batch_ids)]
-    if as_json:
-        echo(json.dumps(merged(every)))
-        return
-    echo("\n".join(aligned(_rows(every))))
-    for batch in every:
-        tiers = (batch.get("fallthrough") or {}).get("tiers") or {}
-        told = ", ".join(f"{number} by {tier}" for tier, number in tiers.items() if tier != "-")
-        if told:
-            echo(f"{batch['id']}: {told}")
+        if as_json:
+            echo(json.dumps(merged(every)))
+            return
+        echo("\n".join(aligned(_rows(every))))
+        for batch in every:
+            tiers = (batch.get("fallthrough") or {}).get("tiers") or {}
+            lines = [f"{number} by {tier}" for tier, number in tiers.items() if tier != "-"]
+            if told := ", ".join([*lines, *filter(None, [pace_of(batch)])]):
+                echo(f"{batch['id']}: {told}")
+        print_errors(client, every)
 
 
 @batches.command()

@@ -53,7 +53,9 @@ def doctor(*, data_dir: Path | None, url: str | None, as_json: bool) -> None:
         stack = None  # as for all other commands: the API that is named is the one that is meant
     rows = list(_rows(url, data, stack))
     echo(json.dumps(rows) if as_json else table(rows))
-    sys.exit(int(any(each["state"] == FAILED for each in rows)))
+    if failed := sum(each["state"] == FAILED for each in rows):
+        echo(f"{failed} of {len(rows)} checks failed; behind → stands what to do", err=True)
+    sys.exit(1 if failed else 0)
 
 
 def _rows(url: str | None, data: Path, stack: Running | None) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from cli.commands.options import (
     as_json,
     at_url,
     check_writable,
+    files_here,
     names,
     shape_of,
     shaped,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=files_here)
 @click.option("--wait/--no-wait", default=None, help="Wait for the answers  [default: one prompt].")
 @to_file
 @shaped

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cli.prompts import InputError, Shape
 
@@ -30,6 +31,11 @@ class Finite(click.FloatRange):
 def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
     """Read names parted by commas; which there are is the server's to say."""
     return None if value is None else [name.strip() for name in value.split(",")]
+
+
+def files_here(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Have a shell complete the name of a file."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")

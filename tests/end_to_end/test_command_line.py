@@ -217,6 +217,55 @@ def test_a_breaker_is_opened_by_hand_and_everybody_sees_why(up):
         run("breakers", "--url", up.url, "reset", "redis_cache")
 
 
+def doctors_rows(up, **settings):
+    done = run("doctor", "--json", "--data-dir", up.told["data_dir"], **settings)
+    secret = (Path(up.told["data_dir"]) / "valkey" / "valkey.conf").read_text().split()[1]
+    assert secret not in done.stdout + done.stderr
+    rows = {(row["part"], row["check"]): row for row in json.loads(done.stdout)}
+    return done.returncode, rows
+
+
+def test_the_doctor_finds_the_stack_and_asks_with_its_settings(up):
+    run("breakers", "--url", up.url, "reset", "ollama_cpu")
+    status, rows = doctors_rows(up)
+    assert status == 0, rows
+    assert {part for part, check in rows if check == "process"} == set(up.pids)
+    assert {part for part, check in rows if check == "reach"} == {"api", "store", "broker", "cpu"}
+    assert {part for part, check in rows if check == "breaker"} == {
+        *("max_gpu", "ollama_cpu", "redis_cache")
+    }
+    assert rows["workers", "number"]["detail"] == "2"
+    status, rows = doctors_rows(up, FALLTHROUGH_REDIS_URL="redis://127.0.0.1:1/0")
+    assert rows["store", "reach"]["state"] == "ok", "the stack's settings are its own"
+
+
+def test_the_doctor_says_what_is_wrong_with_a_running_stack(up, cpu):
+    cpu.mode = "401"
+    try:
+        done = run("doctor", "--data-dir", up.told["data_dir"])
+    finally:
+        cpu.mode = "ok"
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cpu", "key", "failed"])
+    assert lines[at + 1].strip().startswith("→ set FALLTHROUGH_CPU_API_KEY")
+    assert "checks failed" in done.stderr
+
+
+def test_a_shell_gets_what_the_stack_works_with(up):
+    exports = run("env", "--data-dir", up.told["data_dir"])
+    assert exports.returncode == 0, exports.stderr
+    asks = f'{exports.stdout}\nexec "{sys.executable}" -P -m workers.check'
+    done = subprocess.run(
+        ["/bin/bash", "-c", asks], env=environ(), capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert {row["part"] for row in json.loads(done.stdout)} == {"store", "broker", "cpu"}
+    told = json.loads(run("env", "--json", "--data-dir", up.told["data_dir"]).stdout)
+    assert told["FALLTHROUGH_API_URL"] == up.url
+    assert not any("WORKER" in name for name in told)
+
+
 def test_a_batch_from_a_file_to_its_results(up, tmp_path):
     prompts, results = tmp_path / "p.txt", tmp_path / "r.jsonl"
     prompts.write_text("".join(f"line {n}\n" for n in range(300)))
@@ -313,6 +362,33 @@ def test_the_load_test_gives_its_api_key(cpu, way):
         check=True,
     )
     assert cpu.calls[-1].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_load_test_gives_figures_when_it_is_interrupted(cpu, options):
+    script = Path(__file__).parents[2] / "load_test.py"
+    before = len(cpu.calls)
+    cpu.delay = 0.05
+    try:
+        process = subprocess.Popen(
+            [sys.executable, str(script), "--requests", "100000", "--url", cpu.url, *options],
+            env=environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: len(cpu.calls) > before + 100)
+        process.send_signal(signal.SIGINT)
+        told, complaint = process.communicate(timeout=10)
+    finally:
+        cpu.delay = 0.0
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in complaint
+    answered = json.loads(told)["answered"] if options else int(told.split()[0])
+    assert 0 < answered < 100_000
+    assert "p99" in told
 
 
 def test_interrupted_it_says_how_to_come_back(up, cpu):

@@ -17,7 +17,7 @@ from harness.commands import FALLTHROUGH, environ, run
 from harness.waiting import free_port, wait_until
 
 from cli import batches
-from cli.batches import Pace
+from cli.batches import pace_of
 from cli.client import ApiAwayError, Client
 from cli.input_file import input_files
 from cli.main import main as fallthrough
@@ -85,13 +85,26 @@ def shown(status: str, completed: int = 0, **fields: Any) -> tuple[int, dict[str
     return 200, {**known, "output_file_id": None, "error_file_id": None, **fields}
 
 
-def test_the_pace_is_that_of_late_so_that_an_outage_is_seen():
-    pace = Pace()
-    assert pace.rate(100.0, 50) == 0, "what was answered before is no pace"
-    assert [pace.rate(100.0 + s, 50 + 160 * s) for s in range(1, 31)] == [160] * 30
-    stalled = [pace.rate(130.0 + s, 4850) for s in range(1, 41)]
-    assert stalled[14] == 80
-    assert stalled[30:] == [0] * 10
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (None, ""),
+        (0.0, "0.0 lines/s"),
+        (0.25, "0.2 lines/s, 0:06:00 left"),
+        (1234.5, "1,234.5 lines/s, 0:00:00 left"),
+    ],
+)
+def test_the_pace_is_the_servers_and_says_what_is_left(rate, said):
+    counts = {"total": 100, "completed": 9, "failed": 1}
+    assert pace_of({"request_counts": counts, "fallthrough": {"lines_per_second": rate}}) == said
+
+
+def test_of_a_group_the_paces_are_added():
+    running = [part("b1", 0, "in_progress"), part("b2", 0, "in_progress"), part("b3", 2)]
+    for batch, rate in zip(running, (1.5, 2.0, None), strict=True):
+        batch["fallthrough"] = {"lines_per_second": rate}
+    assert batches.merged(running)["fallthrough"]["lines_per_second"] == 3.5
+    assert batches.merged(running[2:] * 2)["fallthrough"]["lines_per_second"] is None
 
 
 @pytest.fixture
@@ -186,6 +199,7 @@ def test_interrupted_it_gives_the_terminal_its_cursor_back(api, attached):
 def test_a_batch_that_failed_validation_tells_why_and_leaves_the_output_alone(api, tmp_path):
     errors = {"data": [{"code": "empty_file", "line": None, "message": "the file is empty"}]}
     api.answers["/v1/batches/b1"] = shown("failed", errors=errors)
+    api.answers["/v1/batches/b1/errors?limit=10"] = (200, errors)
     output = tmp_path / "r.jsonl"
     output.write_text("precious\n")
     done = run("batch", "attach", "b1", "--output", str(output), "--url", api.url)
@@ -260,3 +274,34 @@ def test_of_a_group_the_batches_with_lines_to_ask_again_are_retried(monkeypatch,
     done = CliRunner().invoke(fallthrough, ["batch", "retry", *by_id, "--detach"])
     assert (done.exit_code, retried) == (0, asked), done.output
     assert done.stdout.split() == [f"again_{name}" for name in asked]
+
+
+def failed_lines(number):
+    return {"data": [{"line": n, "code": "boom", "message": f"no {n}"} for n in range(1, number)]}
+
+
+@pytest.mark.parametrize("command", [["status", "b1"], ["attach", "b1", "--output", "r.jsonl"]])
+def test_the_first_lines_without_an_answer_are_told_and_how_many_there_are(
+    api, command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    counts = {"total": 20, "completed": 8, "failed": 12}
+    api.answers["/v1/batches/b1"] = shown("completed", request_counts=counts, created_at=0)
+    api.answers["/v1/batches/b1/errors?limit=10"] = (200, failed_lines(11))
+    done = run("batch", *command, "--url", api.url)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "boom" in line] == [
+        f"line {n}: no {n} (boom)" for n in range(1, 11)
+    ]
+    assert "… and 2 more without an answer: fallthrough batch results b1" in lines
+
+
+def test_results_are_kept_though_why_lines_failed_cannot_be_read(api, tmp_path):
+    counts = {"total": 2, "completed": 1, "failed": 1}
+    ended = shown("completed", request_counts=counts, output_file_id="file-out")
+    api.answers["/v1/batches/b1"] = ended
+    api.answers["/v1/batches/b1/errors?limit=10"] = (503, {"error": {"message": "not now"}})
+    output = tmp_path / "r.jsonl"
+    done = run("batch", "attach", "b1", "--output", str(output), "--url", api.url)
+    assert (done.returncode, output.read_text()) == (1, '{"custom_id":"a"}\n')
+    assert "1 without an answer; why could not be read: not now" in done.stderr

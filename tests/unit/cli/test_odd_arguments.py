@@ -163,6 +163,7 @@ def _around(tmp_path, monkeypatch):
         supervisor.stop_requested = True
 
     monkeypatch.setattr(Supervisor, "start", start_nothing)
+    monkeypatch.setattr("cli.check.COMMAND", ("/bin/echo", "[]"))  # no tier is asked
     monkeypatch.setattr("cli.batches.AWAY_SECONDS", 0.0)
     monkeypatch.setattr("cli.batches.POLL_INTERVAL_SECONDS", 0.0)
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
