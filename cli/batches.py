@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from cli.client import ApiAwayError, ApiFailedError
 from cli.input_file import input_files
@@ -30,6 +31,7 @@ POLL_INTERVAL_SECONDS = 0.5
 AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
+BAR_CELLS = 20
 TOLD_EVERY_SECONDS = 30.0  # without a terminal
 SILENT_SECONDS = 5.0  # without a line, after which it is said that it waits
 GROUP, PART = "group", "part"  # metadata of batches that one file was split into
@@ -138,21 +140,18 @@ def follow(
 
 
 class _Display:
-    """A batch's progress on standard error: a bar, lines a second, lines by tier."""
+    """A batch's progress on standard error: a bar, and in words how far and how fast it is."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.fields[status]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[tiers]}"),
+        # All of it is to be seen in a narrow terminal, too: words go on in the next line.
+        words = TextColumn(
+            "{task.fields[said]}", markup=False, table_column=Column(overflow="fold")
         )
-        self.progress = Progress(*columns, console=Console(stderr=True))
-        self._bar = self.progress.add_task("", total=None, status="validating", rate="", tiers="")
+        self.progress = Progress(BarColumn(BAR_CELLS), words, console=Console(stderr=True))
+        self._said = "nothing is known of it yet"
+        self._bar = self.progress.add_task("", total=None, said=self._said)
         self._moved = self._told = time.monotonic()
         self._lines = 0
-        self._said = "nothing is known of it yet"
 
     def line(self) -> str:
         """Say how far it is."""
@@ -164,20 +163,12 @@ class _Display:
         now = time.monotonic()
         if lines != self._lines:
             self._lines, self._moved = lines, now
-        rate = pace_of(batch)
         waits = batch["status"] == "in_progress" and now - self._moved > SILENT_SECONDS
         status = f"no line for {now - self._moved:.0f} s" if waits else batch["status"]
-        tiers = _summary(batch)
-        told = (status, f"{lines} of {counts['total']} lines", rate, tiers)
+        told = (status, f"{lines} of {counts['total']} lines", pace_of(batch), _summary(batch))
         self._said = ", ".join(each for each in told if each)
-        self.progress.update(
-            self._bar,
-            total=counts["total"] or None,
-            completed=lines,
-            status=status,
-            rate=rate,
-            tiers=tiers,
-        )
+        total = counts["total"] or None
+        self.progress.update(self._bar, total=total, completed=lines, said=self._said)
         if not self.progress.console.is_terminal and now - self._told > TOLD_EVERY_SECONDS:
             self._told = now
             echo(f"{time.strftime('%H:%M:%S')} {self._said}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from harness.commands import FALLTHROUGH, environ, run
 from harness.waiting import free_port, wait_until
+from rich.console import Console
 
 from cli import batches
 from cli.batches import pace_of
@@ -97,6 +99,25 @@ def shown(status: str, completed: int = 0, **fields: Any) -> tuple[int, dict[str
 def test_the_pace_is_the_servers_and_says_what_is_left(rate, said):
     counts = {"total": 100, "completed": 9, "failed": 1}
     assert pace_of({"request_counts": counts, "fallthrough": {"lines_per_second": rate}}) == said
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_all_that_is_said_of_a_batch_is_seen_in_a_terminal_of_any_width(width):
+    tiers = {"gpu": 11_000, "cpu": 900, "[cache]": 100}
+    display = batches._Display()
+    display.show(
+        shown(
+            "in_progress",
+            request_counts={"total": 40_000, "completed": 12_000, "failed": 12},
+            fallthrough={"tiers": tiers, "lines_per_second": 123.4},
+        )[1]
+    )
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    terminal.print(display.progress.get_renderable())
+    words = " ".join(terminal.file.getvalue().replace("━", "").replace("╸", "").split())
+    assert words == " ".join(display.line().split())
+    for each in ("12012 of 40000 lines", "123.4 lines/s, 0:03:47 left", "[cache] 100", "failed 12"):
+        assert each in words
 
 
 def test_of_a_group_the_paces_are_added():
