@@ -59,6 +59,9 @@ def doctor(*, data_dir: Path | None, url: str | None, as_json: bool) -> None:
 
 
 def _rows(url: str | None, data: Path, stack: Running | None) -> Iterator[Row]:
+    if stack and not stack.parts:  # what is not there yet is no fault
+        yield from rows_of_stack(stack)
+        return
     with contextlib.ExitStack() as leave:
         check = None if url else leave.enter_context(Check(_settings_of(stack)))
         if stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import threading
@@ -15,7 +16,7 @@ from harness.waiting import free_port
 from cli.client import Client
 from cli.doctor import row_of_disk, rows_of_api, rows_of_stack
 from cli.main import main
-from cli.stack.running import Running, RunningPart
+from cli.stack.running import LOCK, Running, RunningPart
 
 CALM = {
     "state": "closed",
@@ -181,6 +182,13 @@ def test_each_process_of_a_stack_is_looked_at(server, tmp_path):
 def test_a_stack_that_starts_is_told_as_such(tmp_path):
     [row, _] = rows_of_stack(Running(tmp_path))
     assert (row["state"], "is starting" in row["detail"]) == ("failed", True)
+
+
+def test_of_a_stack_that_starts_nothing_else_is_asked(tmp_path):
+    with (tmp_path / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = CliRunner().invoke(main, ["doctor", "--json", "--data-dir", str(tmp_path)])
+    assert [row["part"] for row in json.loads(done.stdout)] == ["up", "disk"]
 
 
 def test_a_disk_without_room_fails(tmp_path, monkeypatch):
