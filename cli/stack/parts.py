@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import socket
 import sys
@@ -17,7 +18,7 @@ from tasks.hosts import http_url
 from tasks.setting_kinds import masked_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tasks.settings import Settings
@@ -106,9 +107,8 @@ def plan(
     kinds = [("worker-interactive", "interactive")]
     kinds += [(f"worker-batch-{n}", "batch") for n in range(1, options.workers + 1)]
     parts += [
-        # Next to the API's, so that a scrape config finds them again after a restart.
-        _worker(kind, shared, drain, preferred(options.port and options.port + n))
-        for n, kind in enumerate(kinds, 1)
+        _worker(kind, shared, drain, preferred(port))
+        for kind, port in zip(kinds, _worker_ports(options), strict=False)
     ]
     try:
         flower_port = claim(options.flower_port, "--flower-port", "Flower")
@@ -118,6 +118,13 @@ def plan(
     flower = _flower(flower_port, options.flower_prefix, shared, data)
     api = _api(api_port, settings.host, {"FALLTHROUGH_FLOWER_URL": flower.url, **shared}, drain)
     return Layout((*parts, api, flower), chain, api.url, flower.url)
+
+
+def _worker_ports(options: UpOptions) -> Iterator[int]:
+    """Yield those after the API's, so that a scrape config finds them again; 0: any free one."""
+    for port in itertools.count(options.port + 1):
+        if port != options.flower_port or not options.port:
+            yield port if options.port else 0
 
 
 def _runs_model(settings: Settings, user_variables: frozenset[str], options: UpOptions) -> bool:

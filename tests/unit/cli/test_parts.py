@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cli.commands.stack import up
 from cli.stack.parts import UpOptions, plan
-from cli.stack.ports import preferred
+from cli.stack.ports import free_port, preferred
 from tasks.errors import SettingsError
 from tasks.settings import Settings, TierSettings
 
@@ -59,6 +59,15 @@ def test_a_second_small_model_can_stand_for_the_gpu_server(tmp_path):
     assert environ["FALLTHROUGH_CPU_URL"] == parts["model"].url
     assert parts["gpu-model"].url != parts["model"].url
     assert [link.who for link in layout.chain][:2] == [SMALL, SMALL]
+
+
+def test_flower_and_the_workers_beside_the_api_have_ports_of_their_own(tmp_path):
+    port = free_port()
+    settings, names = Settings(), frozenset({"FALLTHROUGH_REDIS_URL", "FALLTHROUGH_CPU_URL"})
+    layout = plan(settings, names, UpOptions(port, port + 1, workers=2), tmp_path)
+    ports = [int(part.url.rpartition(":")[2]) for part in layout.parts]
+    assert {port, port + 1} < set(ports)
+    assert len(set(ports)) == len(ports) == 5
 
 
 def test_the_chain_is_told_in_its_order_and_without_passwords(tmp_path):
