@@ -1,0 +1,250 @@
+"""Takes the pictures of docs/web-page.md: `./run docs --screenshots [FOLDER [png]]`; five minutes.
+
+A stack of `fallthrough up` with two real models works while the pictures are taken. The server of
+the GPU tier is stopped on the way and started again, so that there is an outage to be seen.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+from harness.commands import Up
+from harness.waiting import free_port, wait_until
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = Path(__file__).parent / "img"
+MINUTE = 60.0
+TALLEST = 1600  # pixels of a picture
+STARTING = 120.0  # seconds until a model is loaded, on a busy machine
+LONG = "word " * 3000  # more than the model's context takes
+QUESTIONS = (
+    "Why is the sky blue?",
+    "Name a river.",
+    "What is a queue?",
+    "Is ice lighter than water?",
+)
+
+
+class Look(NamedTuple):
+    """How a page is looked at."""
+
+    name: str
+    width: int
+    height: int
+    scheme: str
+    mobile: bool = False
+
+
+LOOKS = (
+    Look("", 1280, 800, "light"),
+    Look("-dark", 1280, 800, "dark"),
+    Look("-phone", 390, 844, "light", mobile=True),
+)
+
+
+class Camera:
+    """A browser that takes pictures of pages of one API."""
+
+    def __init__(self, api_url: str, folder: Path, kind: str) -> None:
+        options = ChromeOptions()
+        options.binary_location = "/usr/bin/chromium"
+        for switch in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
+            options.add_argument(f"--{switch}")
+        self.driver = Chrome(options, Service("/usr/bin/chromedriver"))
+        self._api_url, self._folder, self._kind = api_url, folder, kind
+
+    def tell(self, command: str, **parameters: Any) -> Any:
+        """Send a command of the DevTools protocol."""
+        return self.driver.execute_cdp_cmd(command, parameters)
+
+    def visit(self, path: str) -> None:
+        """Open a page, and wait until it shows what the API says."""
+        self.driver.get(f"{self._api_url}/{path}")
+        self.driver.refresh()
+        ready = (
+            "return !document.querySelector('#at') || !!document.querySelector('#at').textContent"
+        )
+        self.wait(ready)
+        time.sleep(1.5)  # lists and charts come after the first answer
+
+    def wait(self, script: str) -> None:
+        """Wait until a script says that something is there."""
+        wait_until(lambda: self.driver.execute_script(script), STARTING, script)
+
+    def shoot(self, name: str, path: str) -> None:
+        """Take the pictures of a page, as each look has it."""
+        for look in LOOKS:
+            self.frame(look, look.height)
+            self.visit(path)
+            self.take(name, look)
+
+    def take(self, name: str, look: Look) -> None:
+        """Take a picture of what is open."""
+        tall = self.driver.execute_script("return document.documentElement.scrollHeight")
+        self.frame(look, min(tall, TALLEST))
+        quality = {} if self._kind == "png" else {"quality": 80}
+        shot = self.tell("Page.captureScreenshot", format=self._kind, **quality)
+        path = self._folder / f"{name}{look.name}.{self._kind}"
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def frame(self, look: Look, height: int) -> None:
+        """Give the window the size and the colours of a look."""
+        size = {"width": look.width, "height": height, "deviceScaleFactor": 1}
+        self.tell("Emulation.setDeviceMetricsOverride", **size, mobile=look.mobile)
+        scheme = {"name": "prefers-color-scheme", "value": look.scheme}
+        self.tell("Emulation.setEmulatedMedia", features=[scheme])
+
+
+@contextmanager
+def model_server(port: int) -> Iterator[None]:
+    """Serve the small model at a port."""
+    command = [sys.executable, "-m", "cli.model_server", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:  # noqa: S603 - ours
+        try:
+            wait_until(lambda: answers(port), STARTING, "the GPU tier's model is loaded")
+            yield
+        finally:
+            server.terminate()
+
+
+def answers(port: int) -> bool:
+    """Whether a model server is ready."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+def ask_for(api: httpx.Client, seconds: float) -> list[str]:
+    """Ask one question after another for so long; return the jobs' ids."""
+    ids, ends = [], time.monotonic() + seconds
+    while time.monotonic() < ends:
+        prompt = QUESTIONS[len(ids) % len(QUESTIONS)]
+        body = {
+            "prompt": f"{prompt} ({len(ids) + 1})",
+            "max_tokens": 24,
+            "metadata": {"team": "docs"},
+        }
+        ids.append(api.post("/v1/jobs", json=body).json()["id"])
+        api.get(f"/v1/jobs/{ids[-1]}", params={"wait": 20})
+        time.sleep(1)
+    return ids
+
+
+def start_batch(api: httpx.Client, lines: int) -> str:
+    """Start a batch of which one line is too long for the model; return its id."""
+    texts = [f"{QUESTIONS[n % len(QUESTIONS)]} ({n})" for n in range(lines - 1)]
+    texts.insert(3, LONG)
+    content = "\n".join(
+        json.dumps(
+            {
+                "custom_id": f"question-{number}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"messages": [{"role": "user", "content": text}], "max_tokens": 24},
+            }
+        )
+        for number, text in enumerate(texts, 1)
+    )
+    files = {"file": ("questions.jsonl", content.encode())}
+    file = api.post("/v1/files", data={"purpose": "batch"}, files=files).json()
+    body = {
+        "input_file_id": file["id"],
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"label": "questions"},
+    }
+    return str(api.post("/v1/batches", json=body).json()["id"])
+
+
+def converse(camera: Camera) -> None:
+    """Take pictures of the playground with an answer in it."""
+    for look in LOOKS:
+        camera.frame(look, look.height)
+        camera.visit("#/playground")
+        field = camera.driver.find_element(By.NAME, "prompt")
+        camera.driver.find_element(By.NAME, "max_tokens").send_keys("60")
+        field.send_keys("Why is the sky blue?" + Keys.CONTROL + Keys.ENTER)
+        camera.wait("return !!document.querySelector('.talk .end')")
+        camera.take("playground", look)
+
+
+def check_a_file(camera: Camera, folder: Path) -> None:
+    """Take pictures of a new batch whose file has a fault."""
+    faulty = folder / "faulty.jsonl"
+    faulty.write_text(
+        '{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": '
+        '{"messages": [{"role": "user", "content": "Hello"}]}}\n{"custom_id": "b", broken\n'
+    )
+    for look in LOOKS:
+        camera.frame(look, look.height)
+        camera.visit("#/batches/new")
+        camera.driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(faulty))
+        camera.wait("return document.querySelectorAll('main tbody tr').length")
+        camera.take("new-batch", look)
+
+
+def pictures(up: Up, port: int, folder: Path, kind: str, scratch: Path) -> None:
+    """Let the stack work, through an outage, and take all pictures."""
+    camera = Camera(up.url, folder, kind)
+    try:
+        with httpx.Client(base_url=up.url, timeout=60) as api:
+            with model_server(port):
+                ask_for(api, 1.5 * MINUTE)
+            [first, *_] = ask_for(api, 0.5 * MINUTE)
+            batch = start_batch(api, 60)
+            ask_for(api, 0.75 * MINUTE)
+            camera.shoot("overview", "")
+            with model_server(port):
+                ask_for(api, 1.25 * MINUTE)
+                done = {"completed", "failed", "expired", "cancelled"}
+                look = lambda: api.get(f"/v1/batches/{batch}").json()["status"] in done  # noqa: E731
+                wait_until(look, 5 * MINUTE, "the batch has ended")
+                converse(camera)
+                check_a_file(camera, scratch)
+                camera.shoot("job", f"#/jobs/{first}")
+                camera.shoot("jobs", "#/jobs?status=succeeded")
+                camera.shoot("batch", f"#/batches/{batch}")
+                camera.shoot("batches", "#/batches")
+                camera.shoot("files", "#/files")
+                camera.shoot("breaker", "#/breakers/max_gpu")
+                camera.shoot("charts", "")
+                camera.shoot("api", "docs")
+    finally:
+        camera.driver.quit()
+
+
+def main(folder: str = str(FOLDER), kind: str = "webp") -> None:
+    """Start a stack, and take the pictures."""
+    port = free_port()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        up = Up(
+            Path(scratch) / "data",
+            *("--cpu", "embedded"),
+            FALLTHROUGH_GPU_URL=f"http://127.0.0.1:{port}",
+            FALLTHROUGH_BREAKER_RECOVERY_SECONDS="20",
+        )
+        try:
+            pictures(up, port, Path(folder), kind, Path(scratch))
+        finally:
+            up.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
