@@ -6,14 +6,19 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from harness.batches import jsonl, line
+from harness.contrast import AA, COLOURS, SHAPES, contrast
 from harness.waiting import wait_until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from tasks.store import keyspace
 
 ROOT = Path(__file__).parents[2]
 TSC = Path("/usr/bin/tsc")
@@ -234,6 +239,129 @@ def test_what_is_not_there_is_said(api, page):
     page.wait("#glance", "no job 'job_nothing' (404)")
     to(api, page, "jbos")
     page.wait("#view", "There is no such page.")
+
+
+def upload(api, content, key="any"):
+    """Upload a batch's input; return the file's id."""
+    files = {"file": ("in.jsonl", content)}
+    headers = {"Authorization": f"Bearer {key}"}
+    data = {"purpose": "batch"}
+    return httpx.post(f"{api.url}/v1/files", data=data, files=files, headers=headers).json()["id"]
+
+
+def test_a_file_is_deleted_once_a_person_says_so(api, page):
+    kept, gone = (upload(api, jsonl([line(name, "text")])) for name in "ab")
+    to(api, page, "files")
+    page.wait("main tbody", gone)
+    delete = f"button[aria-label='Delete {gone}']"
+    page.find(delete).click()
+    press(page, "Leave it")
+    assert httpx.get(f"{api.url}/v1/files/{gone}").is_success
+    page.find(delete).click()
+    press(page, "Delete the file")
+    page.wait("#said", "in.jsonl is deleted.")
+    wait_until(lambda: gone not in page.text("main tbody"))
+    assert kept in page.text("main tbody")
+    assert httpx.get(f"{api.url}/v1/files/{gone}").status_code == 404
+
+
+def test_a_list_is_filtered_and_searched_and_its_address_says_how(api, gpu, page):
+    blue = done(api, submit(api, prompt="one", metadata={"team": "blue"})["id"])["id"]
+    red = done(api, submit(api, prompt="two", metadata={"team": "red"})["id"])["id"]
+    gpu.mode = "400"
+    failed = submit(api, prompt="three")["id"]
+    httpx.get(f"{api.url}/v1/jobs/{failed}", params={"wait": 20}, timeout=30)
+    to(api, page, "jobs")
+    page.wait("main tbody", failed)
+
+    def listed():
+        return {each for each in (blue, red, failed) if each in page.text("main tbody")}
+
+    Select(page.find("select[name=status]")).select_by_value("failed")
+    wait_until(lambda: listed() == {failed})
+    assert page.run("return location.hash") == "#/jobs?status=failed"
+    Select(page.find("select[name=status]")).select_by_value("")
+    wait_until(lambda: len(listed()) == 3)
+    page.find("input[name=q]").send_keys("blue" + Keys.ENTER)
+    wait_until(lambda: listed() == {blue})
+    page.driver.refresh()
+    wait_until(lambda: listed() == {blue})
+    assert page.find("input[name=q]").get_attribute("value") == "blue"
+    to(api, page, "jobs?tier=cache")
+    page.wait("#view", "Nothing here fits.")
+
+
+def test_a_file_is_downloaded_with_the_key_that_its_owner_has(fleet, page, tmp_path):
+    page.tell("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    api = fleet.api(api_keys=f"ann={ANN},boss!={BOSS}").start()
+    content = jsonl([line("a", "mine")])
+    mine, other = upload(api, content, ANN), upload(api, content, BOSS)
+    page.open(f"{api.url}/#/files")
+    page.wait("#login", "API key")
+    page.find("#key").send_keys(ANN + Keys.ENTER)
+    page.wait("main tbody", mine)
+    assert other not in page.text("main tbody")
+    page.find(f"button[aria-label='Download {mine}']").click()
+    saved = wait_until(lambda: list(tmp_path.glob("in.jsonl")))
+    wait_until(lambda: saved[0].read_bytes() == content)
+    page.find("#forget").click()
+
+
+def test_the_charts_draw_each_minute_and_tell_it_to_the_keyboard(api, valkey, page):
+    last = int(time.time()) // 60 - 1
+    with valkey.client() as client:
+        for ago in range(10):
+            tier, state = ("cpu", "open") if 3 <= ago < 6 else ("gpu", "closed")
+            minute = {
+                f"n:{tier}:succeeded": 120 + ago,
+                f"t:{tier}:250": 120 + ago,
+                "queued": 7 * ago,
+                "b:max_gpu": state,
+            }
+            client.hset(keyspace.history(last - ago), mapping=minute)
+    page.open(api.url)
+    page.wait("#history .legend", "gpu 2")
+    shapes = "return document.querySelectorAll(arguments[0]).length"
+    assert page.run(shapes, "#history .area") == 2
+    assert page.run(shapes, "#history .line") == 3  # latency of two tiers, and what waits
+    assert page.run(shapes, "#history .states rect.bad") == 1
+    assert "up to 2.15" in page.text("#history figcaption")
+    assert "open 3 min" in page.find("#history .breakers").get_attribute("textContent")
+    plot = page.find("#history .plot")
+    plot.send_keys(Keys.END + Keys.ARROW_LEFT * 4)
+    moment = page.find("#history .moment").get_attribute("textContent")
+    assert re.search(r"\d\d:\d\d, gpu 0, cpu 2.0\d", moment), moment
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        page.tell("Emulation.setEmulatedMedia", features=[feature])
+        card = page.run("return getComputedStyle(document.querySelector('.chart')).backgroundColor")
+        for css, kind in (("#history .area", "fill"), ("#history .line", "stroke")):
+            script = "return [...document.querySelectorAll(arguments[0])].map((e) => "
+            drawn = page.run(f"{script}getComputedStyle(e).{kind})", css)
+            assert [each for each in drawn if contrast(each, card) < SHAPES] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_can_be_read_in_light_and_dark(api, gpu, page, scheme):
+    job = done(api, submit(api, prompt="hello")["id"])["id"]
+    gpu.mode = "400"
+    body = {"input_file_id": upload(api, jsonl([line("a", "one")])), "completion_window": "24h"}
+    body["endpoint"] = "/v1/chat/completions"
+    batch = httpx.post(f"{api.url}/v1/batches", json=body).json()["id"]
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    page.tell("Emulation.setEmulatedMedia", features=[feature])
+    to(api, page, f"batches/{batch}")
+    page.wait(".batch .state", "completed: 1 of 1", 40)
+    page.wait(".errors tbody", "1\ta\t")
+    for place in (f"batches/{batch}", f"jobs/{job}", *PLACES, "jobs/job_nothing"):
+        to(api, page, place)
+        page.wait(
+            "#at" if place != "jobs/job_nothing" else "#glance",
+            "(404)" if "nothing" in place else "as of",
+        )
+        colours = page.run(COLOURS)
+        assert len(colours) > 10
+        assert [each for each in colours if contrast(*each[1:]) < AA] == [], place
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -8,27 +8,13 @@ import httpx
 import openai
 import pytest
 from harness.batches import ended, line, start
+from harness.contrast import AA, COLOURS, contrast, luminance
 from harness.waiting import wait_until
 from selenium.webdriver.common.keys import Keys
 
 PRIVATE = "xyzzy-plugh"  # stands for what nobody but its owner is to read
 LONG = {"FALLTHROUGH_BREAKER_RECOVERY_SECONDS": "60"}  # so that an outage does not end by itself
 ANN, ROOT = "0123456789abcdef", "fedcba9876543210"
-AA = 4.5  # WCAG's contrast of text
-
-COLOURS = """
-const seen = (e) => e.checkVisibility() && [...e.childNodes].some(
-  (n) => n.nodeType === Node.TEXT_NODE && n.data.trim())
-const back = (e) => {
-  for (; e; e = e.parentElement) {
-    const colour = getComputedStyle(e).backgroundColor
-    if (colour !== 'rgba(0, 0, 0, 0)') return colour
-  }
-}
-return [...document.body.querySelectorAll('*')].filter(seen).filter(
-  (e) => !['SCRIPT', 'NOSCRIPT'].includes(e.tagName)).map(
-  (e) => [e.innerText, getComputedStyle(e).color, back(e)])
-"""
 
 
 @pytest.fixture
@@ -425,18 +411,6 @@ def test_dark_and_light_differ_and_both_can_be_read(outage, page):
         assert hard == []
     assert luminance(found["dark"]) < 0.05
     assert luminance(found["light"]) > 0.8
-
-
-def contrast(one, other):
-    low, high = sorted([luminance(one), luminance(other)])
-    return (high + 0.05) / (low + 0.05)
-
-
-def luminance(colour):
-    """Return WCAG's relative luminance of rgb(r, g, b)."""
-    parts = [int(n) / 255 for n in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_an_api_that_goes_away_is_told_and_its_return_is_noticed(outage, page):
