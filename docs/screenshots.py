@@ -1,5 +1,6 @@
-"""Takes the pictures of docs/web-page.md: `./run docs --screenshots [FOLDER [png]]`; five minutes.
+"""Takes the pictures of docs/web-page.md: `./run docs --screenshots [FOLDER [KIND …]]`.
 
+It takes five minutes, and writes webp, or the kinds of files that are named.
 A stack of `fallthrough up` with two real models works while the pictures are taken. The server of
 the GPU tier is stopped on the way and started again, so that there is an outage to be seen.
 """
@@ -25,7 +26,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 FOLDER = Path(__file__).parent / "img"
 MINUTE = 60.0
@@ -60,13 +61,13 @@ LOOKS = (
 class Camera:
     """A browser that takes pictures of pages of one API."""
 
-    def __init__(self, api_url: str, folder: Path, kind: str) -> None:
+    def __init__(self, api_url: str, folder: Path, kinds: Sequence[str]) -> None:
         options = ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
         for switch in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
             options.add_argument(f"--{switch}")
         self.driver = Chrome(options, Service("/usr/bin/chromedriver"))
-        self._api_url, self._folder, self._kind = api_url, folder, kind
+        self._api_url, self._folder, self._kinds = api_url, folder, kinds
 
     def tell(self, command: str, **parameters: Any) -> Any:
         """Send a command of the DevTools protocol."""
@@ -97,10 +98,11 @@ class Camera:
         """Take a picture of what is open."""
         tall = self.driver.execute_script("return document.documentElement.scrollHeight")
         self.frame(look, min(tall, TALLEST))
-        quality = {} if self._kind == "png" else {"quality": 80}
-        shot = self.tell("Page.captureScreenshot", format=self._kind, **quality)
-        path = self._folder / f"{name}{look.name}.{self._kind}"
-        path.write_bytes(base64.b64decode(shot["data"]))
+        for kind in self._kinds:
+            quality = {} if kind == "png" else {"quality": 75}
+            shot = self.tell("Page.captureScreenshot", format=kind, **quality)
+            path = self._folder / f"{name}{look.name}.{kind}"
+            path.write_bytes(base64.b64decode(shot["data"]))
 
     def frame(self, look: Look, height: int) -> None:
         """Give the window the size and the colours of a look."""
@@ -199,9 +201,9 @@ def check_a_file(camera: Camera, folder: Path) -> None:
         camera.take("new-batch", look)
 
 
-def pictures(up: Up, port: int, folder: Path, kind: str, scratch: Path) -> None:
+def pictures(up: Up, port: int, folder: Path, kinds: Sequence[str], scratch: Path) -> None:
     """Let the stack work, through an outage, and take all pictures."""
-    camera = Camera(up.url, folder, kind)
+    camera = Camera(up.url, folder, kinds)
     try:
         with httpx.Client(base_url=up.url, timeout=60) as api:
             with model_server(port):
@@ -229,7 +231,7 @@ def pictures(up: Up, port: int, folder: Path, kind: str, scratch: Path) -> None:
         camera.driver.quit()
 
 
-def main(folder: str = str(FOLDER), kind: str = "webp") -> None:
+def main(folder: str = str(FOLDER), *kinds: str) -> None:
     """Start a stack, and take the pictures."""
     port = free_port()
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -239,9 +241,10 @@ def main(folder: str = str(FOLDER), kind: str = "webp") -> None:
             *("--cpu", "embedded"),
             FALLTHROUGH_GPU_URL=f"http://127.0.0.1:{port}",
             FALLTHROUGH_BREAKER_RECOVERY_SECONDS="20",
+            FALLTHROUGH_SLICE_LINES="4",
         )
         try:
-            pictures(up, port, Path(folder), kind, Path(scratch))
+            pictures(up, port, Path(folder), kinds or ("webp",), Path(scratch))
         finally:
             up.stop()
 

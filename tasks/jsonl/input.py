@@ -251,7 +251,8 @@ def _check(
         _explain(error, number, findings)
         return None
     except UNREADABLE as error:
-        message = f"this line is not parseable as valid JSON: {fault_of_json(text, error)}"
+        fault = fault_of_json(text, error).removeprefix("line 1, ")  # it is a line of the file
+        message = f"this line is not parseable as valid JSON: {fault}"
         findings.add("invalid_json_line", message, number)
         return None
     # 64 bits of SipHash: kept whole, the ids of a 200 MB file may be 200 MB.

@@ -137,7 +137,7 @@ def test_what_validation_finds_is_told_before_and_after(sdk, http):
         "line": 4,
         "code": "invalid_json_line",
         "message": "this line is not parseable as valid JSON: "
-        "line 1, column 2: a field's name in double quotes is missing",
+        "column 2: a field's name in double quotes is missing",
         "param": None,
     }
     batch = ended(sdk, start(sdk, bad).id)

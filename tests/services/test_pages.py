@@ -318,7 +318,7 @@ def test_the_charts_draw_each_minute_and_tell_it_to_the_keyboard(api, valkey, pa
                 "queued": 7 * ago,
                 "b:max_gpu": state,
             }
-            client.hset(keyspace.history(last - ago), mapping=minute)
+            client.hset(keyspace.PREFIX + keyspace.history(last - ago), mapping=minute)
     page.open(api.url)
     page.wait("#history .legend", "gpu 2")
     shapes = "return document.querySelectorAll(arguments[0]).length"
@@ -353,14 +353,11 @@ def test_every_page_can_be_read_in_light_and_dark(api, gpu, page, scheme):
     to(api, page, f"batches/{batch}")
     page.wait(".batch .state", "completed: 1 of 1", 40)
     page.wait(".errors tbody", "1\ta\t")
-    for place in (f"batches/{batch}", f"jobs/{job}", *PLACES, "jobs/job_nothing"):
+    for place in (f"batches/{batch}", f"jobs/{job}", *PLACES):
         to(api, page, place)
-        page.wait(
-            "#at" if place != "jobs/job_nothing" else "#glance",
-            "(404)" if "nothing" in place else "as of",
-        )
+        page.wait("#at", "as of")
+        wait_until(lambda: page.all("#view"))
         colours = page.run(COLOURS)
-        assert len(colours) > 10
         assert [each for each in colours if contrast(*each[1:]) < AA] == [], place
 
 

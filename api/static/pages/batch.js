@@ -65,7 +65,7 @@ function build(id, path) {
   const cancel = make('button', { type: 'button', class: 'danger', hidden: true }, 'Cancel')
   const retry = make('button', { type: 'button', hidden: true }, 'Retry what failed, as a new batch')
   const tiers = table('Lines by tier', [['tier'], ['lines', 'number'], ['share', 'number'], ['verdict'], ['models']])
-  const chart = new Chart('Lines a second', (n) => (n === null ? NONE : number(Math.round(n * 10) / 10)))
+  const chart = new Chart('Lines a second', (n) => (n === null ? NONE : number(Math.round(n * 10) / 10)), false, 'at the end')
   const errors = errorsOf(path), answers = answersOf(path)
   const element = make('article', { class: 'batch' },
     make('div', { class: 'top' }, make('h2', { tabindex: -1 }, 'Batch'), make('span', { class: 'actions' }, retry, cancel)),
@@ -122,7 +122,7 @@ function showTiers(rows, b) {
   const counts = Object.entries(b.fallthrough.outcomes || {}).flatMap(([tier, verdicts]) => Object.entries(verdicts).map(([verdict, n]) => /** @type {[string, string, number]} */ ([tier, verdict, n])))
   if (waiting) counts.push(['-', 'waiting', waiting])
   fill(rows, counts.filter(([, , n]) => n), ([tier, verdict]) => `${tier} ${verdict}`,
-    ([tier]) => make('tr', {}, make('th', { scope: 'row' }, make('span', { class: `dot ${tier === '-' ? '' : colour(tier)}` }, tier === '-' ? 'none' : tier)), ...[1, 2, 3, 4].map((n) => make('td', { class: n < 3 ? 'number' : null }))),
+    ([tier]) => make('tr', {}, make('th', { scope: 'row' }, make('span', { class: `dot ${tier === '-' ? '' : colour(tier)}` }, tier === '-' ? 'none' : tier)), ...['number', 'number', null, 'models'].map((kind) => make('td', { class: kind }))),
     (row, [tier, verdict, n]) => {
       const [, lines, share, what, models] = row.children
       say(lines, number(n))
@@ -160,7 +160,9 @@ async function lookBack(page, path) {
  * @param {import('../core/types.js').Bucket[]} buckets
  */
 function showHistory(chart, buckets) {
-  chart.element.hidden = buckets.length < 2
-  if (buckets.length < 2) return
+  // Lines count when their slice has ended: one slice says nothing of a rate.
+  const told = buckets.filter(({ lines }) => lines).length > 1
+  chart.element.hidden = !told
+  if (!told) return
   chart.show(buckets.map(({ at }) => at), [{ name: 'lines', colour: 'tier-other0', values: buckets.map(({ lines, seconds }) => lines / seconds) }])
 }

@@ -27,9 +27,11 @@ export class Chart {
    * @param {string} title
    * @param {(value: number | null) => string} format of a value
    * @param {boolean} [stacked]
+   * @param {string} [last] what the last values are called
    */
-  constructor(title, format, stacked = false) {
+  constructor(title, format, stacked = false, last = 'last minute') {
     this.title = title
+    this.last = last
     this.format = format
     this.stacked = stacked
     const frame = make('div', {
@@ -102,7 +104,7 @@ export class Chart {
     const n = this.#at ?? last
     const x = (n * WIDTH) / Math.max(1, last)
     for (const end of ['x1', 'x2']) this.#cursor.setAttribute(end, String(this.#at === null ? -9 : x))
-    const items = [{ name: this.#at === null ? 'last minute' : clockOf(this.#times[n]).slice(0, 5), colour: 'when', values: [] }, ...this.#series]
+    const items = [{ name: this.#at === null ? this.last : clockOf(this.#times[n]).slice(0, 5), colour: 'when', values: [] }, ...this.#series]
     fill(part(this.element, 'legend'), items, ({ colour, name }) => (colour === 'when' ? colour : name),
       ({ colour }) => make('li', { class: colour }),
       (item, { name, colour, values }) => say(item, colour === 'when' ? name : `${name} ${this.format(values[n] ?? null)}`))

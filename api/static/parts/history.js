@@ -31,7 +31,7 @@ export class History {
   #queued = new Chart('Jobs and lines that wait', number)
   #breakers = make('div', { class: 'breakers' })
   #problem = make('p', { class: 'dim', role: 'status' })
-  #hours = choice('hours', [['60', 'last hour'], ['180', 'last 3 hours'], ['1440', 'last 24 hours']], '180')
+  #hours = choice('hours', [['60', 'last hour'], ['180', 'last 3 hours'], ['1440', 'last 24 hours']], '60')
 
   constructor() {
     this.#hours.addEventListener('change', () => this.look(true))
