@@ -21,7 +21,7 @@ export function files({ query }) {
   /** @type {import('../core/types.js').View} */
   const view = listView({
     page: 'files', path: 'v1/files', title: 'Files', empty: 'There is no file yet.',
-    columns: [['name'], ['size', 'number'], ['purpose', 'model'], ['created'], ['kept until', 'model'], ['do']],
+    columns: [['name'], ['size', 'number'], ['purpose', 'model'], ['created', 'model'], ['kept until', 'model'], ['do']],
     fields: [labelled('Purpose', purpose)], actions: [make('a', { class: 'button', href: to('batches', 'new') }, 'Upload')],
     nameOf: (file) => file.id, create: (/** @type {StoredFile} */ file) => makeRow(file, () => view.look?.()), update: () => {},
   }, query)
@@ -39,7 +39,7 @@ function makeRow(file, changed) {
   remove.addEventListener('click', () => deleteFile(file, changed))
   const use = file.purpose === 'batch' ? make('a', { class: 'button', href: to('batches', 'new', { file: file.id }) }, 'Start a batch') : null
   return make('tr', {}, make('td', { class: 'name' }, file.filename, make('div', { class: 'dim' }, shownId(file.id))), make('td', { class: 'number' }, bytes(file.bytes)),
-    make('td', { class: 'model' }, plain(file.purpose)), make('td', {}, moment(file.created_at)), make('td', { class: 'model' }, moment(file.expires_at)),
+    make('td', { class: 'model' }, plain(file.purpose)), make('td', { class: 'model' }, moment(file.created_at)), make('td', { class: 'model' }, moment(file.expires_at)),
     make('td', {}, make('span', { class: 'actions' }, use, save, remove)))
 }
 
