@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from api.routing import Schema
 
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Fallthrough API</title>
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>Fallthrough API</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/static/swagger-ui.css"></head><body><div id="ui"></div>
 <script src="/docs/static/swagger-ui-bundle.js"></script>

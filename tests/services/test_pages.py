@@ -106,6 +106,11 @@ def test_a_job_shows_its_way_and_its_answer_as_text(fleet, gpu, page):
     )
     page.find(".job .copy").click()
     page.wait("#said", f"Copied {job['id']}.")
+    gpu.vanish()
+    gone = done(api, submit(api, prompt="nobody there")["id"])
+    to(api, page, f"jobs/{gone['id']}")
+    page.wait(".timeline", "gpu failed")
+    assert gone["attempts"][0]["detail"] in page.text(".timeline"), gone["attempts"]
 
 
 def test_a_running_job_is_followed_word_by_word_and_cancelled_in_two_tabs(api, gpu, page):

@@ -19,7 +19,7 @@ export function batches({ query }) {
   const search = make('input', { name: 'q', type: 'search', placeholder: 'part of an id, or of metadata' })
   return listView({
     page: 'batches', path: 'v1/batches', title: 'Batches', empty: 'There is no batch yet.',
-    columns: [['time'], ['status'], ['done'], ['lines', 'number'], ['failed', 'number'], ['model', 'model'], ['batch']],
+    columns: [['time'], ['status'], ['done', 'model'], ['lines', 'number'], ['failed', 'number'], ['model', 'model'], ['batch']],
     fields: [labelled('Search', search), labelled('Status', status)],
     actions: [make('a', { class: 'button', href: to('batches', 'new') }, 'New batch')],
     nameOf: (b) => b.id, create: makeRow, update: showRow,
@@ -28,7 +28,7 @@ export function batches({ query }) {
 
 /** @param {Batch} b */
 function makeRow(b) {
-  return make('tr', {}, make('td', {}, moment(b.created_at)), make('td'), make('td', {}, make('progress', { 'aria-label': `done of ${b.id}` })),
+  return make('tr', {}, make('td', {}, moment(b.created_at)), make('td'), make('td', { class: 'model' }, make('progress', { 'aria-label': `done of ${b.id}` })),
     make('td', { class: 'number' }), make('td', { class: 'number' }), make('td', { class: 'model' }), rowId(b.id, to('batches', b.id)))
 }
 

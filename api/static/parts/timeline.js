@@ -76,6 +76,6 @@ export function timeline(job, now) {
     const length = step.to > step.from ? took(step.to - step.from) : NONE
     return make('li', {},
       make('span', { class: 'step' }, step.title), make('span', { class: 'dim' }, `${length}, from ${took(step.from)}`),
-      make('span', { class: 'track', 'aria-hidden': 'true' }, bar), step.note ? make('span', { class: 'dim note' }, step.note) : null)
+      make('span', { class: 'track', 'aria-hidden': 'true' }, bar), step.note ? make('span', { class: 'dim detail' }, step.note) : null)
   })
 }
