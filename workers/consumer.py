@@ -43,7 +43,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery ships no types
         return self.ensure_connected(connection)
 
     def on_send_event_buffered(self) -> None:
-        """Have events published soon, together; each by itself costs as much as a slice's end.
+        """Have events published soon, together: each alone is a trip to the broker of its own.
 
         In any thread. What a lost connection's loop has forgotten is asked for again.
         """

@@ -11,6 +11,8 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from tasks.app import create_app
 from tasks.settings import Settings
 from workers.consumer import EVENTS_SECONDS, RETRY_SECONDS, UNUSED, Consumer
+from workers.pulse import Pulse
+from workers.release import release_step
 
 
 @pytest.fixture
@@ -132,3 +134,19 @@ def test_events_of_a_moment_are_published_together(consumer, monkeypatch):
     consumer.on_send_event_buffered()
     loop.turn()
     assert len(loop.later) == 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_the_last_tasks_told_is_published_before_the_worker_ends(consumer, lost):
+    flushed = []
+
+    def flush():
+        flushed.append(True)
+        if lost:
+            raise ConnectionResetError
+
+    consumer.connection_errors, consumer.channel_errors = (ConnectionError,), ()
+    consumer.event_dispatcher = SimpleNamespace(flush=flush)
+    step = release_step(Pulse())
+    step.shutdown(step.__new__(step), consumer)
+    assert flushed

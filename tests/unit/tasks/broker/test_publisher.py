@@ -10,7 +10,15 @@ import pytest
 from harness.waiting import eventually, turns
 
 from tasks.app import create_app
-from tasks.broker.publisher import MORE, Parcel, Publisher, Route, _group, chain_from
+from tasks.broker.publisher import (
+    LINGER_SECONDS,
+    MORE,
+    Parcel,
+    Publisher,
+    Route,
+    _group,
+    chain_from,
+)
 from tasks.errors import PublishError
 from tasks.records.jobs import Dispatch, Ref
 from tasks.settings import Settings
@@ -125,33 +133,45 @@ async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(
     assert publisher._thread._made is not producer, "a new connection took it"
 
 
-@pytest.mark.parametrize(
-    ("between", "sizes"),
-    [(0.02, [1] * 10), (0.0001, None)],
-    ids=["one by one", "a crowd"],
-)
-async def test_a_crowd_shares_messages_and_a_lone_one_waits_for_nobody(
-    publisher, monkeypatch, between, sizes
-):
-    """As many clients, each of which asks again once it was answered, would have a message each."""
-    sent = []
-    send_all = publisher._send_all
-    monkeypatch.setattr(
-        publisher,
-        "_send_all",
-        lambda parcels, on: (sent.append(len(parcels)), send_all(parcels, on)),
-    )
+@pytest.fixture
+def sent(publisher, monkeypatch):
+    """How many parcels each trip to the broker took."""
+    sizes, send_all = [], publisher._send_all
+
+    def noted(parcels, producer):
+        sizes.append(len(parcels))
+        send_all(parcels, producer)
+
+    monkeypatch.setattr(publisher, "_send_all", noted)
+    return sizes
+
+
+async def test_where_many_come_those_of_a_moment_share_a_message(publisher, sent, monkeypatch):
+    monkeypatch.setattr("tasks.broker.publisher.LINGER_SECONDS", 0.3)
     publishing = []
-    for number in range(10 if sizes else 400):
-        refs = [Ref(f"job_{number}", 0)]
-        publishing.append(asyncio.create_task(publisher.publish("gpu", "interactive", refs)))
-        await asyncio.sleep(between)
+    for _ in range(2):
+        publishing += [asyncio.create_task(publish_one(publisher)) for _ in range(10)]
+        await turns()
     await asyncio.gather(*publishing)
-    if sizes:
-        assert sent == sizes
-    else:
-        assert sum(sent) == 400
-        assert sorted(sent)[len(sent) // 2] >= MORE
+    assert sent == [20]
+
+
+async def test_a_lone_one_waits_for_nobody(publisher, sent, monkeypatch):
+    slept, sleep = [], asyncio.sleep
+
+    async def noted(seconds):
+        slept.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr("asyncio.sleep", noted)
+    for _ in range(12):
+        await publish_one(publisher)
+        await sleep(2 * LINGER_SECONDS / MORE)  # half as many as share a message, at most
+    assert (sent, slept) == ([1] * 12, [])
+
+
+async def publish_one(publisher):
+    await publisher.publish("gpu", "interactive", [Ref("job_1", 0)])
 
 
 class Hanging:
