@@ -17,8 +17,8 @@ from tasks.app import register_tier, tier_of
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between two tries to connect; Celery itself would wait for up to 30 s
-# On RabbitMQ it makes 28 exchanges and 28 quorum queues for tasks with an ETA, at every connect.
 EVENTS_SECONDS = 0.1  # how long events wait to be published together: Flower looks no closer
+# On RabbitMQ it makes 28 exchanges and 28 quorum queues for tasks with an ETA, at every connect.
 UNUSED = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 
 

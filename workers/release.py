@@ -1,4 +1,4 @@
-"""Taking nothing more from the broker once the worker stops."""
+"""What a worker that stops says and takes: its last events, and nothing more from the broker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def release_step(pulse: Pulse) -> type[Any]:
     """Return the consumer's bootstep that lets go of the queues when the worker drains.
 
     Celery would leave its last BRPOP open until the last running task ends: what this worker
-    hands back, it would pop itself, and keep for as long as the drain takes.
+    hands back, it would pop itself, and keep for as long as the drain takes. And it would end with
+    events that wait to be published.
     """
 
     class ReleaseStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
