@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness.processes import Fleet
+from harness.timeouts import (  # noqa: F401 - hooks
+    pytest_runtest_teardown,
+    pytest_timeout_cancel_timer,
+    pytest_timeout_set_timer,
+)
 from harness.upstream import Upstream
 from harness.valkey import ValkeyServer
 from harness.waiting import free_port

@@ -14,6 +14,10 @@ from harness.waiting import answers, free_port, wait_until
 if TYPE_CHECKING:
     import signal
 
+    from harness.nursery import Child, Nursery
+
+nursery: Nursery | None = None  # where there is one, processes are its forks
+
 
 @dataclass
 class Process:
@@ -23,7 +27,7 @@ class Process:
     environ: dict[str, str]
     log_file: Path
     port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Child | None = None
 
     @property
     def url(self) -> str:
@@ -35,13 +39,17 @@ class Process:
 
     def start(self, *, ready: bool = True) -> Process:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
+        environ = {**clean, **self.environ}
         with self.log_file.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                env={**clean, **self.environ},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            if nursery is not None and nursery.fits(self.module, environ):
+                self.process = nursery.start(self.module, environ, output)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", self.module],
+                    env=environ,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
         if ready:
             self.wait_until_ready()
         return self
