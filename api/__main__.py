@@ -6,13 +6,16 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
 
 from api.app import create_app
+from api.processes import COULD_NOT_START, Processes
 from api.server import protocol, raise_file_limit
+from api.shared_counts import share_counts, shared_registry
 from api.tiers import batch_tiers
 from tasks import process
 from tasks.app import check_broker
@@ -26,8 +29,10 @@ from tasks.telemetry import logs
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from types import FrameType
 
+    from prometheus_client import CollectorRegistry
     from starlette.applications import Starlette
 
     from api.services import Services
@@ -40,9 +45,16 @@ log = logging.getLogger("api")
 class _Server(uvicorn.Server):
     """Says that it is draining before it closes."""
 
-    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Starlette, serves: Callable[[], object]
+    ) -> None:
         super().__init__(config)
-        self._app = app
+        self._app, self._serves = app, serves
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._serves()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if hasattr(self._app.state, "services"):
@@ -66,14 +78,43 @@ def main() -> int:
         check_exposure(settings, key_ring(settings))
         batch_tiers(settings)
         listener = _listen(settings)
+    except FallthroughError as error:
+        return _refuse(error)
+    if settings.api_processes == 1:
+        return _serve(settings, listener)
+    with tempfile.TemporaryDirectory(prefix="fallthrough-api-") as counts:
+        return Processes(
+            settings.api_processes,
+            listener,
+            lambda number, serves: _serve_beside(settings, listener, counts, number, serves),
+        ).run()
+
+
+def _serve_beside(
+    settings: Settings,
+    listener: socket.socket,
+    counts: str,
+    number: int,
+    serves: Callable[[], object],
+) -> int:
+    share_counts(counts, number)
+    return _serve(settings, listener, shared_registry(counts), serves)
+
+
+def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    told: CollectorRegistry | None = None,
+    serves: Callable[[], object] = lambda: None,
+) -> int:
+    try:
         # In one line, before the framework would say it in a hundred.
         check_broker(settings)
         Storage(settings.files_url)
         uvloop.run(prepare_store(settings))
     except FallthroughError as error:
-        sys.stderr.write(f"api: {error}\n")
-        return 2
-    app = create_app(settings)
+        return _refuse(error)
+    app = create_app(settings, told)
     process.freeze_garbage()
     process.give_back_memory()
     config = uvicorn.Config(
@@ -88,13 +129,18 @@ def main() -> int:
         proxy_headers=False,  # nothing here asks who called, or by which scheme
         timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),
     )
-    server = _Server(config, app)
+    server = _Server(config, app, serves)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises again, at its end, the signal that ended it: being asked is no failure.
         signal.signal(number, lambda *_: None)
     log.info("listening on %s", http_url(*listener.getsockname()[:2]))
     server.run(sockets=[listener])
-    return 0 if server.started else 2
+    return 0 if server.started else COULD_NOT_START
+
+
+def _refuse(error: FallthroughError) -> int:
+    sys.stderr.write(f"api: {error}\n")
+    return COULD_NOT_START
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -40,6 +40,7 @@ from tasks.keys import key_ring
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from prometheus_client import CollectorRegistry
     from starlette.types import Receive, Scope, Send
 
     from tasks.settings import Settings
@@ -54,9 +55,12 @@ class _Application(Starlette):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Starlette:
-    """Return the application; it opens its store and broker when it starts."""
-    metrics = ApiMetrics()
+def create_app(settings: Settings, told: CollectorRegistry | None = None) -> Starlette:
+    """Return the application; it opens its store and broker when it starts.
+
+    told: what GET /metrics tells of several processes; None: this is the only one.
+    """
+    metrics = ApiMetrics(told)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -43,10 +43,12 @@ UNROUTED = "(none)"  # the route of what is answered before its route is found
 
 
 class ApiMetrics(Observer):
-    """Metrics of this process."""
+    """Metrics of this process; told: where those lie that Prometheus is told, of all processes."""
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, told: CollectorRegistry | None = None) -> None:
+        """told: None: this process is the only one."""
+        registry = CollectorRegistry()
+        self.told = told or registry
         process_metrics(registry)
         self._message_jobs = message_sizes(registry)
         self._loop_deaths = loop_deaths(registry, LOOPS)
@@ -73,7 +75,9 @@ class ApiMetrics(Observer):
             "fallthrough_http_streams_in_flight",
             "Answers that are sent to a client as they come.",
             registry=registry,
+            multiprocess_mode="sum",
         )
+        self.streams.set(0)  # where the one before in this process's place had some
         for code in TURNED_AWAY:  # from 0 on, so that the first one is a rise
             self._turned_away.labels(code)
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

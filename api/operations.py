@@ -179,8 +179,8 @@ async def metrics(request: Request) -> Response:
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
         encoder, content_type = encoder_for(accept)
-        own = services.metrics.registry
-        return Response(_join(encoder(fleet), encoder(own)), media_type=content_type)
+        own = encoder(services.metrics.told)
+        return Response(_join(encoder(fleet), own), media_type=content_type)
     view = await _fleet(services)
     counted = services.store.fleet
     latencies, first_words = await asyncio.gather(counted.latencies(), counted.first_words())

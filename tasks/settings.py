@@ -360,6 +360,7 @@ class Settings:
     key_stored_bytes: int = _setting(0, "bytes of one owner's files kept at once; 0: any", low=0)
     host: str = _setting("127.0.0.1", "address that the API listens on", kind=kinds.HOST)
     port: int = _setting(8000, "port of the API", low=0)
+    api_processes: int = _setting(1, "processes that share the API's port", low=1, high=256)
     worker_host: str = _setting("127.0.0.1", "address of a worker's health port", kind=kinds.HOST)
     worker_port: int = _setting(0, "health port of a worker; 0 picks a free one", low=0)
     worker_queues: str = _setting("interactive,batch", "queues that a worker consumes")

@@ -1,0 +1,61 @@
+"""What several API processes count, as one: whichever of them is asked tells of all.
+
+Each writes its values into a file of its own (prometheus_client's mode for several processes). The
+file is named by the process's number, so that one which is started again goes on counting.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+FIRST = {"process_start_time_seconds", "process_max_fds"}  # of the oldest; all else is added up
+
+
+def share_counts(folder: str, number: int) -> None:
+    """Have every metric that this process makes from now on be one of several processes'."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+
+
+def shared_registry(folder: str) -> CollectorRegistry:
+    """Return what tells the metrics of all the processes that share their counts in a folder."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    registry.register(_Resources(os.getppid()))
+    return registry
+
+
+class _Resources:
+    """The CPU, memory and open files of a process and of those that it started; a collector."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        metrics: dict[str, Metric] = {}
+        for pid in (self._parent, *self._children()):
+            for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                known = metrics.setdefault(metric.name, metric)
+                if known is not metric and metric.name not in FIRST:
+                    [total], [more] = known.samples, metric.samples
+                    known.samples = [total._replace(value=total.value + more.value)]
+        yield from metrics.values()
+
+    def _children(self) -> list[int]:
+        try:
+            told = Path(f"/proc/{self._parent}/task/{self._parent}/children").read_text()
+        except OSError:
+            return []  # it is gone, or this is no Linux
+        return [int(pid) for pid in told.split()]
