@@ -10,8 +10,10 @@ from benchmarks import (
     curve,
     fairness,
     floods,
+    growth,
     interference,
     lone_requests,
+    peers,
     recovery,
     size,
     streams,
@@ -64,6 +66,10 @@ BENCHMARKS = {
         partial(batch.measure, 20_000, 0.2, 64, workers=2),
         (at_least("rate", Absolute(1.7 * 320, OF_TWO_WORKERS)),),
     ),
+    "growth": Benchmark(
+        growth.measure,
+        tuple(at_least(f"linear_{workers}", Absolute(0.9)) for workers in growth.WORKERS[1:]),
+    ),
     "lone-jobs": Benchmark(
         lone_requests.lone_jobs,
         (
@@ -100,6 +106,7 @@ BENCHMARKS = {
             at_least("share", Absolute(0.97)),
         ),
     ),
+    "peers": Benchmark(peers.measure, ()),
     "upload": Benchmark(size.upload, (at_most("api_grows_mb", Absolute(64, MEMORY)),)),
     "memory": Benchmark(
         size.batch,

@@ -16,6 +16,8 @@ from benchmarks.lone_requests import BODY, load
 from benchmarks.stack import bare_rate, cpu_seconds, empty_fleet, store_calls, store_reads, stub
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.processes import Process
     from harness.valkey import ValkeyServer
 
@@ -23,14 +25,21 @@ CLIENTS = (1, 4, 16, 32, 64, 128, 256, 512)
 SECONDS = 4.0
 
 
-async def _closed_loop(url: str, clients: int, seconds: float) -> list[float]:
+async def closed_loop(
+    url: str,
+    clients: int,
+    seconds: float,
+    body: Mapping[str, object] = BODY,
+    headers: Mapping[str, str] | None = None,
+) -> list[float]:
     """Ask for so long; return the latency of each request in ms."""
     client = ClientBuilder().no_proxy().timeout(timedelta(seconds=60)).build()
     latencies, end = [], time.monotonic() + seconds
 
     async def work() -> None:
         while (start := time.monotonic()) < end:
-            response = await client.post(url).body_json(BODY).build().send()
+            request = client.post(url).headers(dict(headers or {}))
+            response = await request.body_json(body).build().send()
             await response.bytes()
             assert response.status == 200, response.status  # noqa: S101, PLR2004 - else no figure
             latencies.append((time.monotonic() - start) * 1000)
@@ -59,7 +68,7 @@ def _with(clients: int, api: Process, worker: Process, valkey: ValkeyServer) -> 
     url = f"{api.url}/v1/chat/completions"
     before = _used(api, worker, valkey)
     start = time.monotonic()
-    latencies = uvloop.run(_closed_loop(url, clients, SECONDS))
+    latencies = uvloop.run(closed_loop(url, clients, SECONDS))
     seconds = time.monotonic() - start
     api_cpu, worker_cpu, reads, messages = (
         after - earlier for after, earlier in zip(_used(api, worker, valkey), before, strict=True)

@@ -2,8 +2,8 @@
 
 With --slots it runs so many calls at once, and the others wait in their order, as an engine has it.
 A SIGUSR1 makes it fail every completion from now on; another one makes it well again. GET /calls
-tells when each was asked for (ms of the machine's monotonic clock), and its status. What is asked
-for as a stream comes in paced words (benchmarks/paced.py).
+tells when each was asked for (ms of the machine's monotonic clock), and its status; GET /count, how
+many there were. What is asked for as a stream comes in paced words (benchmarks/paced.py).
 """
 
 from __future__ import annotations
@@ -78,11 +78,16 @@ class Server(asyncio.Protocol):
             body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
             if head.startswith(b"get"):
-                self._send(_reply(json.dumps(self.calls).encode()) if b" /calls " in head else LIST)
+                self._send(self._told(head))
             elif is_streamed(body):
                 Paced(self._transport, body).begin()
             else:
                 self._complete()
+
+    def _told(self, head: bytes) -> bytes:
+        if b" /calls " in head:
+            return _reply(json.dumps(self.calls).encode())
+        return _reply(b"%d" % len(self.calls)) if b" /count " in head else LIST
 
     def _complete(self) -> None:
         self.calls.append((time.monotonic_ns() // 1_000_000, 500 if self.fails else 200))

@@ -46,7 +46,8 @@ def ask(api, prompt):
 
 def count(api, name):
     told = httpx.get(f"{api.url}/metrics", headers={"Accept": "text/plain"}).text
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (.+)$", told, re.M))
+    lines = re.findall(rf"^{name}(?:{{.*}})? (.+)$", told, re.MULTILINE)
+    return sum(map(float, lines))
 
 
 CHATS = 'fallthrough_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}'

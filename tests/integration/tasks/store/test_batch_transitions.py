@@ -486,7 +486,7 @@ def test_whatever_is_done_only_what_is_in_the_tables_happens_and_the_batch_ends_
     run(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=20,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,

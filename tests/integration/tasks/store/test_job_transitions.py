@@ -364,7 +364,7 @@ def test_whatever_is_done_only_what_is_in_the_table_happens(machine):
     run(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=30,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
