@@ -1,4 +1,4 @@
-"""kombu's Redis transport, with seven faults mended, and begun work first.
+"""kombu's Redis transport: seven faults mended, begun work first, what is in hand kept in no book.
 
 The faults are closed connections, a new client for every command, messages that a worker which
 stops has asked for and never looks at, commands that a full server refuses, error replies that
@@ -125,19 +125,19 @@ class _Client(_Willing, Redis):
         return super().register_script(ALLOWED + script)
 
 
-class QoS(redis.QoS):
-    """What a consumer has in hand."""
+class QoS(virtual.QoS):
+    """What a consumer has in hand, which it alone knows.
 
-    def ack(self, delivery_tag: Any) -> None:
-        """Acknowledge a message; what the broker is not told of is in hand no more all the same.
+    kombu writes each message down for others to find, in an hour; two transactions of each. Here
+    the records say what was begun, and what was sent and never begun.
+    """
 
-        Else it would keep a place of the consumer's, which would take one message fewer for ever.
-        """
-        try:
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except BaseException:
-            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
-            raise
+    def restore_unacked(self) -> list[Any]:
+        """Put back what is in hand; what the broker does not take, the sweeper finds."""
+        errors = super().restore_unacked()  # type: ignore[no-untyped-call]
+        if errors:
+            log.warning("%d messages could not be put back", len(errors))
+        return []  # kombu would write them into a file
 
 
 class Channel(redis.Channel):
@@ -151,8 +151,12 @@ class Channel(redis.Channel):
     _read = False  # the entry that a pop brought could be read
     queue_order_strategy = "tasks.broker.transport:BegunFirst"
     from_transport_options = (*redis.Channel.from_transport_options, "spare")  # type: ignore[assignment]
-    QoS = QoS
+    ack_emulation = False
     _kept: tuple[Any, Any] | None = None  # the pool, and the client over it
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        self.QoS = QoS  # type: ignore[assignment]  # kombu would take its own instead
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         # kombu makes a new client, with all its tables, for every command that it sends: a tenth

@@ -76,13 +76,17 @@ def stack(module_fleet):
     return module_fleet.start(module_fleet.api(), module_fleet.worker())
 
 
-def dropped(worker):
+def metric(worker, name):
     metrics = httpx.get(f"{worker.url}/metrics").text
-    [line] = [each for each in metrics.splitlines() if each.startswith(NAME)]
+    [line] = [each for each in metrics.splitlines() if each.startswith(f"{name} ")]
     return float(line.split()[-1])
 
 
-NAME = "fallthrough_worker_messages_dropped_total"
+def dropped(worker):
+    return metric(worker, "fallthrough_worker_messages_dropped_total")
+
+
+IN_HAND = "fallthrough_worker_messages_prefetched"
 
 
 @pytest.mark.parametrize("queue", QUEUES)
@@ -103,6 +107,6 @@ def test_what_is_no_message_is_dropped_counted_and_ends_nobody(
         reply = httpx.post(f"{api.url}/v1/jobs", json={"prompt": queue, "cache": "off"}).json()
         job = httpx.get(f"{api.url}/v1/jobs/{reply['id']}?wait=20", timeout=30).json()
         assert job["status"] == "succeeded"
-        wait_until(lambda: broker.hlen("unacked") == 0, what="nothing is in hand")
+        wait_until(lambda: metric(worker, IN_HAND) == 0, what="nothing is in hand")
     assert worker.process.poll() is None
     assert worker.process.pid == pid

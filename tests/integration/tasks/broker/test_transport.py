@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from contextlib import suppress
 
@@ -147,9 +148,8 @@ def test_on_a_full_server_messages_come_and_go(valkey, connection, channel, full
     [again] = received(connection, consumer)
     assert again.payload == "two"
     again.ack()
-    channel.qos.restore_visible(interval=1)
     with valkey.client() as client:
-        assert not client.exists("unacked", "unacked_index", QUEUE.name)
+        assert not client.exists(QUEUE.name)
 
 
 def test_a_worker_that_stops_gives_back_what_it_has_to_a_full_server(
@@ -179,7 +179,37 @@ def test_a_server_that_refuses_is_a_connection_that_is_lost(own_valkey):
         assert channel._create_client().delete("mine") == 1
 
 
-def test_what_cannot_be_acknowledged_keeps_no_place_of_the_consumers(own_valkey):
+def test_a_message_costs_its_pop_and_no_book_of_what_is_in_hand(own_valkey):
+    with Connection(own_valkey.url) as connection, own_valkey.client() as client:
+        publish(own_valkey, "a job")
+        channel = connection.channel()
+        before = client.info("commandstats")
+        [message] = received(connection, connection.Consumer([QUEUE], channel=channel))
+        message.ack()
+        after = client.info("commandstats")
+        written = {"zadd", "hset", "zrem", "hdel", "multi"}
+        assert not {f"cmdstat_{name}" for name in written} & (after.keys() - before.keys())
+        assert client.llen(QUEUE.name) == 0
+
+
+def test_what_is_in_hand_when_the_broker_is_gone_is_said_and_written_into_no_file(
+    own_valkey, tmp_path, monkeypatch, caplog, capfd
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    publish(own_valkey, "a job")
+    connection = Connection(own_valkey.url)
+    channel = connection.channel()
+    received(connection, connection.Consumer([QUEUE], channel=channel))
+    own_valkey.kill()
+    channel.qos.restore_unacked_once()
+    assert "1 messages could not be put back" in caplog.text
+    assert not list((tmp_path / "temporary").iterdir())
+    assert "a job" not in "".join(capfd.readouterr())
+    own_valkey.start()
+
+
+def test_what_is_acknowledged_to_nobody_keeps_no_place_of_the_consumers(own_valkey):
     with Connection(own_valkey.url) as connection, own_valkey.client() as client:
         publish(own_valkey, "a job")
         channel = connection.channel()
@@ -187,8 +217,7 @@ def test_what_cannot_be_acknowledged_keeps_no_place_of_the_consumers(own_valkey)
         [message] = received(connection, connection.Consumer([QUEUE], channel=channel))
         assert not channel.qos.can_consume()
         client.execute_command("REPLICAOF", "127.0.0.1", "9")
-        with pytest.raises(RedisConnectionError):
-            message.ack()
+        message.ack()
         assert channel.qos.can_consume()
         client.execute_command("REPLICAOF", "NO", "ONE")
 
