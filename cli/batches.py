@@ -76,7 +76,8 @@ def ids_of(client: Client, names: Sequence[str]) -> list[str]:
             and "fallthrough_retry_of" not in metadata
         ]
         if not found:
-            message = f"there is no batch of {name}; `fallthrough batch list` shows which there are"
+            shows = client.command("batch", "list")
+            message = f"there is no batch of {name}; `{shows}` shows which there are"
             raise ApiFailedError(message)
         ids += [batch_id for _, batch_id in sorted(found)]
     return ids
@@ -232,8 +233,8 @@ def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) ->
     files = [batch[name] for batch in batches for name in names if batch[name]]
     if not files:  # a batch that was never run leaves what was there before
         return False
-    ids = " ".join(batch["id"] for batch in batches)
-    with writing(output, f"get them again: fallthrough batch results {ids}") as target:
+    again = client.command("batch", "results", *(batch["id"] for batch in batches))
+    with writing(output, f"get them again: {again}") as target:
         for file_id in files:
             client.download(file_id, target)
     return True
@@ -253,7 +254,7 @@ def finish(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> i
     )
     if models := _models(whole):
         echo(f"answered: {models}", err=True)
-    return _verdict(whole, " ".join(batch["id"] for batch in batches))
+    return _verdict(whole, client.command("batch", "retry", *(each["id"] for each in batches)))
 
 
 def to_be_retried(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -275,8 +276,11 @@ def _unanswered(batch: dict[str, Any]) -> int:
     return int(counts["total"] - counts["completed"]) + _degraded(batch)
 
 
-def _verdict(whole: dict[str, Any], ids: str) -> int:
-    """Say what was not answered by a model or a cache, and what to do; return the exit status."""
+def _verdict(whole: dict[str, Any], retry: str) -> int:
+    """Say what was not answered by a model or a cache, and what to do; return the exit status.
+
+    retry: the command that asks those lines again.
+    """
     counts = whole["request_counts"]
     degraded, unanswered = _degraded(whole), _unanswered(whole)
     if whole["status"] == "completed" and not unanswered:
@@ -287,7 +291,7 @@ def _verdict(whole: dict[str, Any], ids: str) -> int:
     echo(
         f"{unanswered} of {counts['total']} prompts were not answered by a model or a cache "
         f"({degraded} degraded, {unanswered - degraded} without an answer); "
-        f"ask those again: fallthrough batch retry {ids}",
+        f"ask those again: {retry}",
         err=True,
     )
     return 1
@@ -309,5 +313,5 @@ def print_errors(client: Client, batches: Sequence[dict[str, Any]]) -> None:
             where = f"line {error['line']}: " if error.get("line") else ""
             echo(f"{where}{error['message']} ({error['code']})", err=True)
         if number > ERRORS_SHOWN:
-            more = f"fallthrough batch results {batch['id']}"
+            more = client.command("batch", "results", batch["id"])
             echo(f"… and {number - ERRORS_SHOWN} more without an answer: {more}", err=True)

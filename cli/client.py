@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
+from cli import advice
 from cli.json_body import NoJsonError, decoded, encoded
+from tasks.hosts import is_loopback
 from tasks.setting_kinds import masked_url
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 TOO_MANY_REQUESTS = 429
+DEFAULT_PORT = 8000  # of `fallthrough up`
 FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -56,8 +59,14 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
 class Client:
     """Calls the API; every method raises ApiFailedError."""
 
-    def __init__(self, url: str, key: str = "", proxy: str = "") -> None:
-        """proxy: its URL; "": none. The environment names none."""
+    def __init__(
+        self, url: str, key: str = "", proxy: str = "", options: Sequence[str] = ()
+    ) -> None:
+        """proxy: its URL; "": none. The environment names none.
+
+        options: those by which a command finds this API; (): the settings name it.
+        """
+        self._options = options
         base = url.rstrip("/").removesuffix("/v1")
         self.url = masked_url(base)  # as it is shown
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
@@ -228,6 +237,10 @@ class Client:
         view: dict[str, Any] = self._call("POST", path, {"why": why} if why else None)
         return view
 
+    def command(self, *words: str) -> str:
+        """Return a command that the user is advised to give next: it asks this API, too."""
+        return advice.command(*words, *self._options)
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -260,7 +273,16 @@ class Client:
         return self._answer(path, reply)
 
     def _away(self, error: httpx.HTTPError) -> ApiAwayError:
-        return ApiAwayError(f"cannot reach the API at {self.url}: {_cause_of(error)}")
+        return ApiAwayError(f"cannot reach the API at {self.url}: {_cause_of(error, self._start)}")
+
+    @property
+    def _start(self) -> str:
+        """Return how a server would be started where this client looks for it."""
+        parts = urlsplit(self.url)
+        if not is_loopback(parts.hostname or "") or parts.scheme != "http":
+            return f"start it on {parts.hostname}"
+        port = () if parts.port == DEFAULT_PORT else ("--port", str(parts.port or 80))
+        return f"start `{advice.command('up', *port)}`"
 
     def _answer(self, path: str, reply: httpx.Response) -> Any:
         """Return what a reply holds, or raise what its status says."""
@@ -305,8 +327,9 @@ CURES: dict[int, str] = {
     "(`fallthrough keys create NAME` makes one there)",
     HTTPStatus.FORBIDDEN: "it needs an admin's key: `fallthrough keys create NAME --admin`",
 }
+START = "<start>"  # how to start a server where none was found
 _CAUSES = (
-    ("Connection refused", "nothing listens there; start `fallthrough up`, or name another --url"),
+    ("Connection refused", f"nothing listens there; {START}, or name another --url"),
     ("Name or service not known", "there is no such host; mend --url or FALLTHROUGH_API_URL"),
     ("nodename nor servname", "there is no such host; mend --url or FALLTHROUGH_API_URL"),
     ("name resolution", "its host's name cannot be looked up; mend --url or FALLTHROUGH_API_URL"),
@@ -317,10 +340,10 @@ _CAUSES = (
 )  # fmt: skip
 
 
-def _cause_of(error: httpx.HTTPError) -> str:
-    """Return why a server was not reached, and what to do."""
+def _cause_of(error: httpx.HTTPError, start: str) -> str:
+    """Return why a server was not reached, and what to do. start: how to start it."""
     if isinstance(error, httpx.TimeoutException):
         return "it did not answer in time; look at its log, and whether --url is right"
     told = str(error) or type(error).__name__
     known = (cure for sign, cure in _CAUSES if sign.lower() in told.lower())
-    return next(known, f"{told}; start it with `fallthrough up`, or name another with --url")
+    return next(known, f"{told}; {START}, or name another with --url").replace(START, start)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from cli import environment
+from cli.advice import command
 from cli.breakers import notes, state
 from cli.check import FAILED, OK, Row
 from cli.client import ApiAwayError, ApiFailedError
@@ -29,19 +31,20 @@ def row(part: str, check: str, state: str, detail: str, advice: str = "") -> Row
     return {"part": part, "check": check, "state": state, "detail": detail, "advice": advice}
 
 
-def rows_of_stack(stack: Running) -> Iterator[Row]:
+def rows_of_stack(stack: Running, client: Client) -> Iterator[Row]:
     """Yield what there is to say of the processes of `fallthrough up`, and of its disk."""
     if not stack.parts:
         detail = f"`fallthrough up` on {stack.data} is starting, or stopping"
         yield row("up", "process", FAILED, detail, "ask again when it says where the API is")
     for part in stack.parts:
         yield _row_of_part(part)
-    yield row_of_disk(stack.data)
+    yield row_of_disk(stack.data, client)
 
 
 def row_of_no_stack(data: Path) -> Row:
     """Return what to say where no `fallthrough up` runs."""
-    advice = "start one: fallthrough up; name its --data-dir, or a server elsewhere by --url"
+    up = command("up", *environment.options_of(data))
+    advice = f"start one: {up}; or name its --data-dir, or a server elsewhere by --url"
     return row("up", "process", NONE, f"no `fallthrough up` runs on {data}", advice)
 
 
@@ -69,7 +72,7 @@ def _fault_at(url: str) -> str:
         return f"answers {reply.status_code}"
 
 
-def row_of_disk(folder: Path) -> Row:
+def row_of_disk(folder: Path, client: Client) -> Row:
     """Return how much room there is where jobs, files and logs lie."""
     try:
         room = shutil.disk_usage(folder)
@@ -79,7 +82,8 @@ def row_of_disk(folder: Path) -> Row:
     detail = f"{free:.1f} of {whole:.1f} GiB are free in {folder}"
     if room.free >= LEAST_FREE:
         return row("disk", "room", OK, detail)
-    advice = "make room, or delete files of batches that nobody needs: fallthrough files list"
+    files = client.command("files", "list")
+    advice = f"make room, or delete files of batches that nobody needs: {files}"
     return row("disk", "room", FAILED, detail, advice)
 
 
@@ -102,7 +106,7 @@ def rows_of_api(client: Client) -> Iterator[Row]:
         yield _refused("fleet", FAILED if isinstance(error, ApiAwayError) else NONE, error)
         return
     yield from _rows_of_fleet(counts)
-    yield from (_row_of_breaker(name, view) for name, view in views.items())
+    yield from (_row_of_breaker(client, name, view) for name, view in views.items())
 
 
 def _refused(check: str, state: str, error: ApiFailedError) -> Row:
@@ -131,13 +135,15 @@ def _waiting(counts: Mapping[str, Any]) -> dict[str, int]:
     return {queue: n for queue, n in found.items() if n}
 
 
-def _row_of_breaker(name: str, view: dict[str, Any]) -> Row:
+def _row_of_breaker(client: Client, name: str, view: dict[str, Any]) -> Row:
     if not view["configured"]:
         return row(name, "breaker", NONE, "its tier is not set up")
     detail = "; ".join([state(view), *notes(view)])
     if view["override"]:
-        return row(name, "breaker", FAILED, detail, f"fallthrough breakers auto {name} ends that")
+        advice = f"{client.command('breakers', 'auto', name)} ends that"
+        return row(name, "breaker", FAILED, detail, advice)
     if view["state"] == "closed" and not view["hold_reason"] and not view.get("troubles"):
         return row(name, "breaker", OK, detail)
-    advice = f"mend its server; it closes by itself, or at once: fallthrough breakers reset {name}"
+    reset = client.command("breakers", "reset", name)
+    advice = f"mend its server; it closes by itself, or at once: {reset}"
     return row(name, "breaker", FAILED, detail, advice)

@@ -12,6 +12,7 @@ from cli.dotenv import read_dotenv
 from cli.terminal import echo
 from tasks.errors import SettingsError
 from tasks.hosts import goes_direct
+from tasks.setting_kinds import masked_url
 from tasks.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -70,11 +71,18 @@ def client(url: str | None) -> Client:
         except SettingsError as error:
             raise SettingsError(str(error).replace(f"{API_URL}:", "--url:")) from None
     direct = goes_direct(urlsplit(current.api_url).hostname or "", current.no_proxy)
+    options = ("--url", masked_url(url)) if url else ()
+    proxy = "" if direct else current.proxy
     try:
-        return Client(current.api_url, current.api_key, "" if direct else current.proxy)
+        return Client(current.api_url, current.api_key, proxy, options)
     except ApiFailedError as error:
         message = f"{'--url' if url else API_URL}: {error}"
         raise ApiFailedError(message) from None
+
+
+def options_of(data: Path) -> tuple[str, ...]:
+    """Return the options by which a command finds the stack of a data folder; (): it need not."""
+    return () if data == data_folder() else ("--data-dir", str(data.absolute()))
 
 
 def data_folder() -> Path:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cli import environment
+from cli.advice import command
 from cli.check import FAILED, Check, table
 from cli.stack.embedded import embedded_stack
 from cli.stack.running import Announcement, RunningPart
@@ -51,7 +53,7 @@ def run_up(
             if opens and not webbrowser.open(layout.api_url):
                 say(f"there is no browser to open: see {layout.api_url}")
         with Check(_settings_of_worker(layout)) as check:
-            check.when_done(lambda rows: _tell(rows, say))
+            check.when_done(lambda rows: _tell(rows, data, say))
             supervisor.run(lambda: announcement.tell(layout.api_url, _parts(supervisor)))
         announcement.withdraw()
         say("stopping: running work is finished or handed back …")
@@ -64,11 +66,12 @@ def _settings_of_worker(layout: Layout) -> dict[str, str]:
     return environ_with(worker.environ)
 
 
-def _tell(rows: list[Row], say: Callable[[str], None]) -> None:
+def _tell(rows: list[Row], data: Path, say: Callable[[str], None]) -> None:
     """Say what is not well; the stack runs all the same, for what is."""
     failed = [row for row in rows if row["state"] == FAILED]
     if failed:
-        say("not all is well (`fallthrough doctor` asks again):")
+        again = command("doctor", *environment.options_of(data))
+        say(f"not all is well (`{again}` asks again):")
         say(table(failed))
     elif rows:
         say("checked: every tier answers")

@@ -165,7 +165,7 @@ def attach(
 
 def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
     def say_how_to_come_back() -> None:
-        command = f"fallthrough batch attach {' '.join(ids)} --output {output}"
+        command = client.command("batch", "attach", *ids, "--output", str(output))
         echo(f"\nit goes on without you; come back with: {command}", err=True)
 
     ended = follow(client, ids, say_how_to_come_back)
@@ -242,7 +242,8 @@ def results(
     with environment.client(url) as client:
         ids = ids_of(client, batch_ids)
         every = [client.batch(each) for each in ids]
-        with writing(target, f"get them with: fallthrough batch results {' '.join(ids)}") as file:
+        again = client.command("batch", "results", *ids)
+        with writing(target, f"get them with: {again}") as file:
             for batch_id in ids:
                 for line in client.results(batch_id):
                     file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

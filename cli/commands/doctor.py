@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import environment
+from cli.advice import command
 from cli.check import FAILED, Check, CheckFailedError, table
 from cli.commands.options import as_json, at_url
 from cli.doctor import NONE, row, row_of_no_stack, rows_of_api, rows_of_stack
@@ -51,6 +52,8 @@ def doctor(*, data_dir: Path | None, url: str | None, as_json: bool) -> None:
     elsewhere = data_dir is None and environment.API_URL in os.environ
     if stack and elsewhere and stack.api_url != settings.api_url:
         stack = None  # as for all other commands: the API that is named is the one that is meant
+    if stack and stack.api_url not in {"", settings.api_url}:
+        url = stack.api_url  # so the commands that are advised name it
     rows = list(_rows(url, data, stack))
     echo(json.dumps(rows) if as_json else table(rows))
     if failed := sum(each["state"] == FAILED for each in rows):
@@ -59,17 +62,20 @@ def doctor(*, data_dir: Path | None, url: str | None, as_json: bool) -> None:
 
 
 def _rows(url: str | None, data: Path, stack: Running | None) -> Iterator[Row]:
-    if stack and not stack.parts:  # what is not there yet is no fault
-        yield from rows_of_stack(stack)
-        return
+    """Yield all there is to say. url: the API's, where the settings name another."""
     with contextlib.ExitStack() as leave:
-        check = None if url else leave.enter_context(Check(_settings_of(stack)))
+        client = leave.enter_context(environment.client(url))
+        if stack and not stack.parts:  # what is not there yet is no fault
+            yield from rows_of_stack(stack, client)
+            return
+        check = None
+        if stack or not url:
+            check = leave.enter_context(Check(_settings_of(stack)))
         if stack:
-            yield from rows_of_stack(stack)
-        elif not url and environment.API_URL not in os.environ:
+            yield from rows_of_stack(stack, client)
+        elif check and environment.API_URL not in os.environ:
             yield row_of_no_stack(data)
-        client = environment.client(url or (stack and stack.api_url))
-        yield from rows_of_api(leave.enter_context(client))
+        yield from rows_of_api(client)
         if check:
             yield from _rows_of_tiers(check, stack)
 
@@ -106,7 +112,9 @@ def env(*, data_dir: Path | None, as_json: bool) -> None:
     settings = stack.settings() if stack else {}
     if not stack or not settings:
         reason = "runs" if not stack else "has told its settings"
-        message = f"no `fallthrough up` {reason} on {data}: start one, or name its --data-dir"
+        up = command("up", *environment.options_of(data))
+        advice = f"start one ({up}), or name its --data-dir"
+        message = f"no `fallthrough up` {reason} on {data}: {advice}"
         raise CheckFailedError(message)
     # A worker's own port is no other's.
     told = {n: v for n, v in sorted(settings.items()) if not n.startswith("FALLTHROUGH_WORKER_")}

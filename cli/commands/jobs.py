@@ -87,16 +87,16 @@ def submit(
         defaults["stream"] = True
     with environment.client(url) as client:
         jobs: list[dict[str, Any]] = []
-        leave_on_interrupt(lambda: _print_accepted(jobs, as_json=as_json))
+        leave_on_interrupt(lambda: _print_accepted(client, jobs, as_json=as_json))
         try:
             for job in submit_prompts(client, prompts, defaults):
                 jobs.append(job)  # noqa: PERF402 - those before one that fails are told
         except ApiFailedError:
             if jobs:
-                _print_accepted(jobs, as_json=as_json)
+                _print_accepted(client, jobs, as_json=as_json)
             raise
         if not waits:
-            _print_accepted(jobs, as_json=as_json)
+            _print_accepted(client, jobs, as_json=as_json)
             return
         if streams:
             results = [_tell(client, jobs[0])]
@@ -106,8 +106,8 @@ def submit(
                 {"custom_id": prompt.label, **finished[job["id"]]}
                 for prompt, job in zip(prompts, jobs, strict=True)
             ]
-            _print_results(results, output, as_json=as_json)
-    sys.exit(_verdict(results))
+            _print_results(client, results, output, as_json=as_json)
+    sys.exit(_verdict(results, client.command("breakers")))
 
 
 def _tell(client: Client, job: dict[str, Any]) -> dict[str, Any]:
@@ -115,28 +115,29 @@ def _tell(client: Client, job: dict[str, Any]) -> dict[str, Any]:
     try:
         result = tell(client, job["id"], Console(stderr=True))
     except ApiAwayError:
-        _print_accepted([job], as_json=False)
+        _print_accepted(client, [job], as_json=False)
         raise
     if not result["text"]:
         _print_text(result)
     return result
 
 
-def _print_accepted(jobs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def _print_accepted(client: Client, jobs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     for job in jobs:
         echo(json.dumps(job) if as_json else job["id"])
     if not as_json:
-        echo(f"{len(jobs)} accepted; follow one with `fallthrough status ID`", err=True)
+        echo(f"{len(jobs)} accepted; follow one with `{client.command('status', 'ID')}`", err=True)
 
 
 def _print_results(
-    results: Sequence[dict[str, Any]], output: Path | None, *, as_json: bool
+    client: Client, results: Sequence[dict[str, Any]], output: Path | None, *, as_json: bool
 ) -> None:
     lines = [json.dumps(result, ensure_ascii=False) for result in results]
     if output:
         ids = " ".join(result["id"] for result in results[:3])
         more = f" … and {len(results) - 3} more" if len(results) > 3 else ""  # noqa: PLR2004
-        with writing(output, f"look at each: fallthrough status {ids}{more}") as target:
+        look = f"look at each with `{client.command('status', 'ID')}`: {ids}{more}"
+        with writing(output, look) as target:
             target.writelines(line.encode(errors="replace") + b"\n" for line in lines)
         echo(f"{len(results)} results in {output}", err=True)
     elif as_json:
@@ -151,15 +152,18 @@ def _print_text(job: dict[str, Any]) -> None:
     echo(job["text"] or f"[{job['status']}] {_error_message(job)}")
 
 
-def _verdict(results: Sequence[dict[str, Any]]) -> int:
-    """Say what was not answered by a model or a cache; return the exit status."""
+def _verdict(results: Sequence[dict[str, Any]], why: str) -> int:
+    """Say what was not answered by a model or a cache; return the exit status.
+
+    why: the command that tells the reason.
+    """
     degraded = sum(bool(result["degraded"]) for result in results)
     failed = sum(result["status"] != "succeeded" for result in results)
     if not degraded and not failed:
         return 0
     echo(
         f"{degraded + failed} of {len(results)} prompts were not answered by a model or a cache "
-        f"({degraded} degraded, {failed} without an answer); `fallthrough breakers` says why",
+        f"({degraded} degraded, {failed} without an answer); `{why}` says why",
         err=True,
     )
     return 1

@@ -77,12 +77,10 @@ def list_files(*, limit: int, url: str | None, as_json: bool) -> None:
 @at_url
 def download(file_id: str, *, output: Path | None, url: str | None) -> None:
     """Print file FILE_ID, or write it to a file."""
-    again = f"get it with: fallthrough files download {file_id}"
-    with (
-        environment.client(url) as client,
-        writing(output or Path("/dev/stdout"), again) as target,
-    ):
-        client.download(file_id, target)
+    with environment.client(url) as client:
+        again = client.command("files", "download", file_id)
+        with writing(output or Path("/dev/stdout"), f"get it with: {again}") as target:
+            client.download(file_id, target)
     if output:
         echo(f"{file_id} is in {output}", err=True)
 

@@ -314,7 +314,8 @@ def test_the_first_lines_without_an_answer_are_told_and_how_many_there_are(
     assert [line for line in lines if "boom" in line] == [
         f"line {n}: no {n} (boom)" for n in range(1, 11)
     ]
-    assert "… and 2 more without an answer: fallthrough batch results b1" in lines
+    more = f"fallthrough batch results b1 --url {api.url}"
+    assert f"… and 2 more without an answer: {more}" in lines
 
 
 def test_results_are_kept_though_why_lines_failed_cannot_be_read(api, tmp_path):

@@ -34,6 +34,7 @@ IDLE = {
     "parked": 0,
     "running": 0,
 }
+ANY_API = Client("http://127.0.0.1:8000")
 AN_ADMINS = {"error": {"message": "this is for admins"}}
 
 
@@ -101,7 +102,7 @@ def test_an_api_that_is_not_there_is_told_with_what_to_start():
     [row] = of_api(f"http://127.0.0.1:{free_port()}").values()
     assert (row["check"], row["state"]) == ("reach", "failed")
     assert row["detail"].endswith("nothing listens there")
-    assert row["advice"].startswith("start `fallthrough up`")
+    assert row["advice"].startswith("start `fallthrough up --port ")
 
 
 def test_an_api_that_takes_no_work_says_why(server):
@@ -163,7 +164,7 @@ def test_each_process_of_a_stack_is_looked_at(server, tmp_path):
         RunningPart("model", server.url, 4, "model.log"),
         RunningPart("flower", nobody, None, "flower.log"),
     )
-    found = told(rows_of_stack(Running(tmp_path, "", parts)))
+    found = told(rows_of_stack(Running(tmp_path, "", parts), ANY_API))
     states = {part: row["state"] for (part, check), row in found.items() if check == "process"}
     assert states == {
         "valkey": "ok",
@@ -175,12 +176,12 @@ def test_each_process_of_a_stack_is_looked_at(server, tmp_path):
     assert found["model", "process"]["detail"].endswith("answers 500")
     assert "batch.log" in found["worker-batch-1", "process"]["advice"]
     server.answers["/health/ready"] = (503, {"reasons": ["draining"]})
-    found = told(rows_of_stack(Running(tmp_path, "", parts)))
+    found = told(rows_of_stack(Running(tmp_path, "", parts), ANY_API))
     assert found["worker-interactive", "process"]["detail"].endswith("says: draining")
 
 
 def test_a_stack_that_starts_is_told_as_such(tmp_path):
-    [row, _] = rows_of_stack(Running(tmp_path))
+    [row, _] = rows_of_stack(Running(tmp_path), ANY_API)
     assert (row["state"], "is starting" in row["detail"]) == ("failed", True)
 
 
@@ -192,13 +193,13 @@ def test_of_a_stack_that_starts_nothing_else_is_asked(tmp_path):
 
 
 def test_a_disk_without_room_fails(tmp_path, monkeypatch):
-    assert row_of_disk(tmp_path / "nowhere")["state"] == "failed"
+    assert row_of_disk(tmp_path / "nowhere", ANY_API)["state"] == "failed"
     room = SimpleNamespace(free=2 * 1024**3, total=8 * 1024**3)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
-    row = row_of_disk(tmp_path)
+    row = row_of_disk(tmp_path, ANY_API)
     assert (row["state"], row["detail"]) == ("ok", f"2.0 of 8.0 GiB are free in {tmp_path}")
     room.free = 1024**3 - 1
-    assert row_of_disk(tmp_path)["advice"].startswith("make room")
+    assert row_of_disk(tmp_path, ANY_API)["advice"].startswith("make room")
 
 
 def test_of_a_server_elsewhere_only_its_api_is_asked(server):
