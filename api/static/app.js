@@ -16,6 +16,7 @@ import { jobs } from './pages/jobs.js'
 import { newBatch } from './pages/new_batch.js'
 import { overview } from './pages/overview.js'
 import { forgetDrafts, playground } from './pages/playground.js'
+import { hideLinks, showLinks } from './parts/links.js'
 
 /** @typedef {import('./core/types.js').View} View */
 /** @type {Record<string, (where: import('./core/types.js').Where) => View>} */
@@ -86,7 +87,7 @@ function seen(now) {
   $('login').hidden = true
   $('all').hidden = $('pages').hidden = false
   $('forget').hidden = !session.key
-  $('metrics').hidden = !session.admin
+  showLinks()
   $('all').classList.remove('stale')
   $('top').classList.remove('lost')
   say($('next'), '')
@@ -121,7 +122,8 @@ function wantKey() {
   close()
   forgetKey()
   put($('view'))
-  for (const id of ['all', 'pages', 'forget', 'flower', 'metrics']) $(id).hidden = true
+  for (const id of ['all', 'pages', 'forget']) $(id).hidden = true
+  hideLinks()
   for (const id of ['at', 'said', 'next']) say($(id), '')
   $('top').classList.remove('lost')
   headline('warn', 'This server wants an API key', '(!) This server wants an API key')

@@ -96,6 +96,31 @@ def test_an_idle_page_shows_every_tier_in_service_and_no_error(api, page):
     assert page.complaints() == []
 
 
+PLACES = ["", "#/jobs", "#/batches", "#/files", "#/playground", "#/breakers/max_gpu", "#/nowhere"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_link_to_flower_is_there_wherever_one_begins(api, page, place):
+    page.open(f"{api.url}/{place}")
+    page.wait("#more", "Flower")
+    assert page.find("#flower").get_attribute("href") == "http://127.0.0.1:5555/"
+    assert page.complaints() == []
+
+
+def test_links_that_are_an_admins_come_and_go_with_the_key(fleet, page):
+    keys = f"ann={ANN},root!={ROOT}"
+    api = both(fleet.api(api_keys=keys, flower_url="http://127.0.0.1:5555"), fleet.worker())
+    page.open(f"{api.url}/#/jobs")
+    enter(page, ROOT)
+    page.wait("#more", "Flower")
+    page.find("#forget").click()
+    page.wait("#login", "API key")
+    assert [link.text for link in page.all("#more a")] == ["API docs"]
+    enter(page, ANN)
+    wait_until(lambda: not page.find("#metrics").is_displayed(), 20, "ann is no admin")
+    assert [link.text for link in page.all("#more a")] == ["API docs"]
+
+
 def test_the_docs_of_the_api_are_shown_under_their_own_policy(api, page):
     page.open(f"{api.url}/docs")
     page.wait("#ui", "/v1/chat/completions")

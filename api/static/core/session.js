@@ -4,6 +4,8 @@
 export const session = {
   key: sessionStorage.getItem('key') || '',
   admin: true, // until told otherwise
+  /** @type {string | null | undefined} where Flower is; undefined: nobody has asked */
+  flower: undefined,
 }
 
 /** Keeps a key that was taken. */
@@ -14,5 +16,6 @@ export function keepKey() {
 export function forgetKey() {
   session.key = ''
   session.admin = true
+  session.flower = undefined
   sessionStorage.removeItem('key')
 }

@@ -1,7 +1,7 @@
 // @ts-check
 /** The overview: tiers, queues and workers, charts, batches, the latest jobs. */
 
-import { $, fill, make, say } from '../core/dom.js'
+import { fill, make, say } from '../core/dom.js'
 import { Refused, ask } from '../core/http.js'
 import { LOOK_MS } from '../core/loop.js'
 import { session } from '../core/session.js'
@@ -35,7 +35,7 @@ export function overview() {
     if (operations) {
       showTiers(tiers, operations, () => shown.look?.())
       showWork(work, operations)
-      showFlower(operations.metrics.flower_url)
+      session.flower = operations.metrics.flower_url
       history.look()
     }
     batches.show(list.data, list.has_more)
@@ -73,12 +73,6 @@ async function seeOperations() {
     session.admin = false
     return null
   }
-}
-
-/** @param {string | null} url */
-function showFlower(url) {
-  $('flower').hidden = !url
-  if (url) $('flower').setAttribute('href', url)
 }
 
 /**
