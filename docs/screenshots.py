@@ -15,14 +15,13 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
+from harness import browser
+from harness.browser import Page
 from harness.commands import Up
 from harness.waiting import free_port, wait_until
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 if TYPE_CHECKING:
@@ -40,6 +39,31 @@ QUESTIONS = (
     "What is a queue?",
     "Is ice lighter than water?",
 )
+
+
+# Counts the requests whose replies are not read to their end yet.
+COUNT_REQUESTS = """
+const fetchNow = window.fetch
+window.underWay = 0
+window.fetch = async (...request) => {
+  window.underWay += 1
+  let whole = Promise.resolve()
+  try {
+    const reply = await fetchNow(...request)
+    whole = reply.clone().arrayBuffer()
+    return reply
+  } finally { whole.catch(() => {}).then(() => { window.underWay -= 1 }) }
+}
+"""
+# A page shows what the API says, and waits for nothing more: also when that was drawn.
+IS_SHOWN = """
+const done = arguments[0]
+const isShown = () => window.underWay === 0 && (document.querySelector('#at')
+  ? document.querySelector('#at').textContent !== ''
+  : !!document.querySelector('#ui')?.innerText.includes('/v1/'))
+if (!isShown()) done(false)
+else requestAnimationFrame(() => requestAnimationFrame(() => done(isShown())))
+"""
 
 
 class Look(NamedTuple):
@@ -62,31 +86,20 @@ LOOKS = (
 class Camera:
     """A browser that takes pictures of pages of one API."""
 
-    def __init__(self, api_url: str, folder: Path, kinds: Sequence[str]) -> None:
-        options = ChromeOptions()
-        options.binary_location = "/usr/bin/chromium"
-        for switch in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
-            options.add_argument(f"--{switch}")
-        self.driver = Chrome(options, Service("/usr/bin/chromedriver"))
+    def __init__(self, page: Page, api_url: str, folder: Path, kinds: Sequence[str]) -> None:
+        self.page = page
+        page.tell("Page.addScriptToEvaluateOnNewDocument", source=COUNT_REQUESTS)
         self._api_url, self._folder, self._kinds = api_url, folder, kinds
-
-    def tell(self, command: str, **parameters: Any) -> Any:
-        """Send a command of the DevTools protocol."""
-        return self.driver.execute_cdp_cmd(command, parameters)
 
     def visit(self, path: str) -> None:
         """Open a page, and wait until it shows what the API says."""
-        self.driver.get(f"{self._api_url}/{path}")
-        self.driver.refresh()
-        ready = (
-            "return !document.querySelector('#at') || !!document.querySelector('#at').textContent"
-        )
-        self.wait(ready)
-        time.sleep(1.5)  # lists and charts come after the first answer
+        driver = self.page.open(f"{self._api_url}/{path}").driver
+        driver.refresh()
+        wait_until(lambda: driver.execute_async_script(IS_SHOWN), STARTING, f"{path} is shown")
 
     def wait(self, script: str) -> None:
         """Wait until a script says that something is there."""
-        wait_until(lambda: self.driver.execute_script(script), STARTING, script)
+        wait_until(lambda: self.page.run(script), STARTING, script)
 
     def shoot(
         self, name: str, path: str, tallest: int = TALLEST, looks: Sequence[Look] = LOOKS
@@ -99,20 +112,20 @@ class Camera:
 
     def take(self, name: str, look: Look, tallest: int = TALLEST) -> None:
         """Take a picture of what is open."""
-        tall = self.driver.execute_script("return document.documentElement.scrollHeight")
+        tall = self.page.run("return document.documentElement.scrollHeight")
         self.frame(look, min(tall, tallest))
         for kind in self._kinds:
             quality = {} if kind == "png" else {"quality": 65}
-            shot = self.tell("Page.captureScreenshot", format=kind, **quality)
+            shot = self.page.tell("Page.captureScreenshot", format=kind, **quality)
             path = self._folder / f"{name}{look.name}.{kind}"
             path.write_bytes(base64.b64decode(shot["data"]))
 
     def frame(self, look: Look, height: int) -> None:
         """Give the window the size and the colours of a look."""
         size = {"width": look.width, "height": height, "deviceScaleFactor": 1}
-        self.tell("Emulation.setDeviceMetricsOverride", **size, mobile=look.mobile)
+        self.page.tell("Emulation.setDeviceMetricsOverride", **size, mobile=look.mobile)
         scheme = {"name": "prefers-color-scheme", "value": look.scheme}
-        self.tell("Emulation.setEmulatedMedia", features=[scheme])
+        self.page.tell("Emulation.setEmulatedMedia", features=[scheme])
 
 
 @contextmanager
@@ -182,8 +195,8 @@ def converse(camera: Camera) -> None:
     for look in LOOKS:
         camera.frame(look, look.height)
         camera.visit("#/playground")
-        field = camera.driver.find_element(By.NAME, "prompt")
-        camera.driver.find_element(By.NAME, "max_tokens").send_keys("60")
+        field = camera.page.find("[name=prompt]")
+        camera.page.find("[name=max_tokens]").send_keys("60")
         field.send_keys("Why is the sky blue?" + Keys.CONTROL + Keys.ENTER)
         camera.wait("return !!document.querySelector('.talk .end')")
         camera.take("playground", look)
@@ -199,14 +212,15 @@ def check_a_file(camera: Camera, folder: Path) -> None:
     for look in LOOKS:
         camera.frame(look, look.height)
         camera.visit("#/batches/new")
-        camera.driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(faulty))
+        camera.page.find("input[type=file]").send_keys(str(faulty))
         camera.wait("return document.querySelectorAll('main tbody tr').length")
         camera.take("new-batch", look)
 
 
 def pictures(up: Up, port: int, folder: Path, kinds: Sequence[str], scratch: Path) -> None:
     """Let the stack work, through an outage, and take all pictures."""
-    camera = Camera(up.url, folder, kinds)
+    driver = browser.start(scratch / "chromium", "--hide-scrollbars")
+    camera = Camera(Page(driver), up.url, folder, kinds)
     try:
         with httpx.Client(base_url=up.url, timeout=60) as api:
             with model_server(port):
@@ -230,7 +244,7 @@ def pictures(up: Up, port: int, folder: Path, kinds: Sequence[str], scratch: Pat
                 camera.shoot("breaker", "#/breakers/max_gpu")
                 camera.shoot("api", "docs", looks=LOOKS[::2])  # it is light alone
     finally:
-        camera.driver.quit()
+        driver.quit()
 
 
 def main(folder: str = str(FOLDER), *kinds: str) -> None:
