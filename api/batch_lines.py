@@ -148,9 +148,9 @@ async def pace(request: Request) -> Response:
     began = record.times.get("in_progress")
     buckets: list[Any] = []
     if began is not None:
-        ends = await services.store.batches.ends(record.id)
+        times = await services.store.batches.times(record.id)
         until = record.times.get("finalizing") or int(await services.store.connection.server_time())
-        buckets = [each._asdict() for each in history(ends, began, until)]
+        buckets = [each._asdict() for each in history(times, began, until)]
     return json_response({"object": "history", "buckets": buckets})
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 SLOT_SECONDS = 5  # as in lua/record_lines.lua, which keeps the last 8 slots
 RECENT_SECONDS = 30  # the rate is that of so long, and of the part of a slot before it
 LEAST_SECONDS = 1.0  # of a batch that has just begun
-MOST_BUCKETS = 120  # of a batch's history
+MOST_BUCKETS = 120  # of a batch's history; lua/record_lines.lua counts in a fourth of one
 
 
 class Slot(NamedTuple):
@@ -25,15 +25,15 @@ class Slot(NamedTuple):
         return cls(*(int(part) for part in text.split(":")))
 
 
-class SliceEnd(NamedTuple):
-    """When a slice was finished (epoch s), and how many lines it has."""
+class LinesAt(NamedTuple):
+    """When lines got their results (epoch s), and how many."""
 
     at: int
     lines: int
 
     @classmethod
-    def parse(cls, text: str) -> SliceEnd:
-        """Read what lua/complete_slice.lua wrote."""
+    def parse(cls, text: str) -> LinesAt:
+        """Read what lua/record_lines.lua wrote."""
         return cls(*(int(part) for part in text.split(":")))
 
 
@@ -60,12 +60,12 @@ def eta_seconds(left: int, rate: float) -> float | None:
     return left / rate if left else 0.0
 
 
-def history(ends: Sequence[SliceEnd], began: int, until: int) -> list[Bucket]:
-    """Return the lines of finished slices over a time (epoch s), in up to 120 equal buckets."""
+def history(times: Sequence[LinesAt], began: int, until: int) -> list[Bucket]:
+    """Return the lines that got their results over a time (epoch s), in up to 120 equal buckets."""
     span = max(until - began, 0) + 1
     seconds = -(-span // MOST_BUCKETS)
     lines = [0] * -(-span // seconds)
-    for end in ends:
-        place = (end.at - began) // seconds
-        lines[min(max(place, 0), len(lines) - 1)] += end.lines
+    for each in times:
+        place = (each.at - began) // seconds
+        lines[min(max(place, 0), len(lines) - 1)] += each.lines
     return [Bucket(began + i * seconds, seconds, number) for i, number in enumerate(lines)]

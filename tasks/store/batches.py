@@ -32,7 +32,7 @@ from tasks.records.batches import (
 from tasks.records.files import FILE_SECONDS
 from tasks.records.idempotency import CLAIM_SECONDS
 from tasks.records.jobs import Dispatch, Queue
-from tasks.records.pace import SliceEnd, Slot
+from tasks.records.pace import LinesAt, Slot
 from tasks.store import keyspace
 from tasks.store.fields import Fields
 from tasks.store.fleet import bucket_text
@@ -177,10 +177,10 @@ class BatchStore:
         entries = await self._connection.command("LRANGE", keyspace.parts(batch_id), 0, -1)
         return [Part.parse(entry.decode()) for entry in entries]
 
-    async def ends(self, batch_id: str) -> list[SliceEnd]:
-        """Return when each slice was finished, in this order."""
-        entries = await self._connection.command("LRANGE", keyspace.ends(batch_id), 0, -1)
-        return [SliceEnd.parse(entry.decode()) for entry in entries]
+    async def times(self, batch_id: str) -> list[LinesAt]:
+        """Return when lines got their results, in this order."""
+        entries = await self._connection.command("LRANGE", keyspace.times(batch_id), 0, -1)
+        return [LinesAt.parse(entry.decode()) for entry in entries]
 
     async def ranges(self, batch_id: str) -> list[SliceRange]:
         """Return where each slice lies in the input file."""
@@ -272,7 +272,7 @@ class BatchStore:
             [
                 *(keyspace.batch(unit.batch), keyspace.results(unit.batch, unit.slice)),
                 *(keyspace.written(unit.batch), keyspace.job(unit.id)),
-                *(keyspace.LEASES, keyspace.STATS, keyspace.SENT_DOWN),
+                *(keyspace.times(unit.batch), keyspace.LEASES, keyspace.STATS, keyspace.SENT_DOWN),
             ],
             *(unit.id, unit.lease_owner, self._lease_ms, unit.batch, unit.slice),
             unit.range.lines,

@@ -85,9 +85,9 @@ def parts(batch_id: str) -> str:
     return f"batch:{batch_id}:parts"
 
 
-def ends(batch_id: str) -> str:
-    """Return the key of the list of when a batch's slices were finished."""
-    return f"batch:{batch_id}:ends"
+def times(batch_id: str) -> str:
+    """Return the key of the list of when a batch's lines got their results."""
+    return f"batch:{batch_id}:times"
 
 
 def written(batch_id: str) -> str:
@@ -104,7 +104,7 @@ def whole_batch(batch_id: str) -> tuple[str, ...]:
     """Return the keys of a batch's record and of what belongs to it."""
     return (
         *(batch(batch_id), slices(batch_id), parts(batch_id)),
-        *(ends(batch_id), written(batch_id), units(batch_id)),
+        *(times(batch_id), written(batch_id), units(batch_id)),
     )
 
 

@@ -76,5 +76,5 @@ end
 local function keep_batch(batch_id, ttl)
   local key = batch(batch_id)
   redis.call('DEL', written(batch_id))
-  for _, of in ipairs({ '', ':slices', ':parts', ':ends' }) do redis.call('PEXPIRE', key .. of, ttl) end
+  for _, of in ipairs({ '', ':slices', ':parts', ':times' }) do redis.call('PEXPIRE', key .. of, ttl) end
 end

@@ -34,7 +34,7 @@
 --   {prefix}batch:{id}           hash    one batch
 --   {prefix}batch:{id}:slices    list    "offset:length:lines:first line" of its input file
 --   {prefix}batch:{id}:parts     list    "slice:output bytes:error bytes", as they were finished
---   {prefix}batch:{id}:ends      list    "epoch seconds:lines" of each slice, as they were finished
+--   {prefix}batch:{id}:times     list    "epoch seconds:lines": when lines got their results
 --   {prefix}batch:{id}:written   string  a bit for each slice: whether its part is durable
 --   {prefix}batch:{id}:units     set     ids of the units that are at work on it
 --   {prefix}part:{id}:{slice}    hash    results of a slice until its part is written:

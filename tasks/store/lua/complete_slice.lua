@@ -10,8 +10,6 @@ drop_unit(unit, id)
 if redis.call('HGET', key, 'status') ~= 'in_progress' then return {} end
 -- Two units may have found it complete; the part is the same, and counts once.
 if redis.call('SETBIT', written(id), slice, 1) == 1 then return {} end
-local lines = redis.call('HGET', results(id, slice), 'count') or '0'
-redis.call('RPUSH', key .. ':ends', math.floor(now / 1000) .. ':' .. lines)
 redis.call('DEL', results(id, slice))
 redis.call('RPUSH', key .. ':parts', slice .. ':' .. output_bytes .. ':' .. error_bytes)
 local done = redis.call('HINCRBY', key, 'done', 1)

@@ -28,7 +28,21 @@ local function note_pace(key, number)
   local sum = tonumber(at) == slot and before + number or number
   redis.call('HSET', key, field, string.format('%d:%d', slot, sum))
 end
-if redis.call('HGET', key, 'status') ~= 'in_progress' then return { -1, 0 } end
+-- Counts new results in the list of when they came. An entry is of one second, and later of 2, 4, …:
+-- of four at least in each of the buckets that records/pace.py makes of the list.
+local function note_when(times, number, began)
+  local step = 1
+  while now - began >= 2 * step * 480000 do step = 2 * step end
+  local at = math.floor(now / 1000 / step) * step
+  local last, before = (redis.call('LINDEX', times, -1) or ''):match('^(%d+):(%d+)$')
+  if tonumber(last) == at then
+    redis.call('LSET', times, -1, string.format('%d:%d', at, before + number))
+  else
+    redis.call('RPUSH', times, string.format('%d:%d', at, number))
+  end
+end
+local batch_now = redis.call('HMGET', key, 'status', 'in_progress_ms')
+if batch_now[1] ~= 'in_progress' then return { -1, 0 } end
 -- Whoever comes so late was paused, or is a doubled message's: what is written stays as it is.
 if redis.call('GETBIT', written(id), slice) == 1 then return { -1, 0 } end
 local new, failed, counts, models, times, used = 0, 0, {}, {}, {}, { 0, 0, 0, 0 }
@@ -61,7 +75,10 @@ for name, number in pairs(times) do note_history('t:' .. name, number) end
 for name, number in pairs(models) do redis.call('HINCRBY', key, model_field(key, name), number) end
 if failed > 0 then redis.call('HINCRBY', key, 'failed', failed) end
 if new > failed then redis.call('HINCRBY', key, 'completed', new - failed) end
-if new > 0 then note_pace(key, new) end
+if new > 0 then
+  note_pace(key, new)
+  note_when(key .. ':times', new, tonumber(batch_now[2]))
+end
 -- pcall: a server may claim numbers that no counter holds.
 for kind, name in ipairs({ 'input', 'output', 'cached', 'reasoning' }) do
   if used[kind] > 0 then redis.pcall('HINCRBY', key, name .. '_tokens', used[kind]) end

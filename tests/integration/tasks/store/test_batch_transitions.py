@@ -37,6 +37,7 @@ from tasks.records.batches import (
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import Queue, Ref, Status, new_token
 from tasks.records.losses import broke_off, is_poison, is_suspect, lost
+from tasks.records.pace import LinesAt
 from tasks.store import keyspace
 from tasks.store.batches import Split
 
@@ -306,6 +307,9 @@ class Batches(RuleBasedStateMachine):
         assert record.by_tier.get("gpu", 0) == len(self.results)
         assert record.by_model == ({"gpu": {"a:b": good}} if good else {})
         assert record.tokens == tuple(n * len(self.results) for n in (3, 2, 1, 1))
+        assert sum(each.lines for each in self.wait(self.batches.times(self.id))) == len(
+            self.results
+        )
         for number in range(SLICES):
             if number not in self.written:
                 kept = {i: s for (n, i), s in self.results.items() if n == number}
@@ -942,11 +946,37 @@ def test_what_is_given_up_keeps_its_parts_for_its_time_and_nothing_else(machine,
     parts = batches.wait(batches.batches.parts(batches.id))
     assert len(parts) == ("slice:0" in story)
     command = batches.store.connection.command
-    of_lines = [f(batches.id) for f in (keyspace.parts, keyspace.ends, keyspace.slices)]
+    of_lines = [f(batches.id) for f in (keyspace.parts, keyspace.times, keyspace.slices)]
     for key in [keyspace.batch(batches.id), *of_lines * len(parts)]:
         assert 0 < batches.wait(command("PTTL", key)) <= FILE_SECONDS * 1000
     due = batches.wait(command("ZSCORE", keyspace.FILE_EXPIRY, batches.id))
     assert float(due) == batches.clock.ms + FILE_SECONDS * 1000
+    batches.teardown()
+
+
+def test_a_line_is_counted_once_when_it_comes_and_not_when_its_slice_ends(machine):
+    batches, told = led(machine, "validate begin:0 record:1 record:1")
+    began = batches.clock.ms // 1000
+    batches.clock.advance(1)
+    told.tell("record")
+    batches.clock.advance(1)
+    told.tell("part")
+    times = batches.wait(batches.batches.times(batches.id))
+    assert times == [LinesAt(began, 1), LinesAt(began + 1, 1)]
+    batches.teardown()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds"), [(0, 1), (15, 1), (16, 2), (31, 2), (32, 4), (24 * 60, 128)]
+)
+def test_the_longer_a_batch_runs_the_longer_are_the_times_that_it_is_counted_in(
+    machine, minutes, seconds
+):
+    batches, told = led(machine, "validate begin:0")
+    batches.clock.advance(minutes * 60)
+    told.tell("record")
+    [counted] = batches.wait(batches.batches.times(batches.id))
+    assert (counted.at, counted.lines) == (batches.clock.ms // 1000 // seconds * seconds, LINES)
     batches.teardown()
 
 

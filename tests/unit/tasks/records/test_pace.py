@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.records.pace import Bucket, SliceEnd, Slot, eta_seconds, history, lines_per_second
+from tasks.records.pace import Bucket, LinesAt, Slot, eta_seconds, history, lines_per_second
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ def test_nobody_knows_when_what_stands_still_ends(left, rate, seconds):
 
 
 def test_a_short_batch_has_a_bucket_a_second():
-    ends = [SliceEnd.parse("100:32"), SliceEnd(102, 8), SliceEnd(102, 1)]
-    assert history(ends, 100, 102) == [Bucket(100, 1, 32), Bucket(101, 1, 0), Bucket(102, 1, 9)]
+    times = [LinesAt.parse("100:32"), LinesAt(102, 8), LinesAt(102, 1)]
+    assert history(times, 100, 102) == [Bucket(100, 1, 32), Bucket(101, 1, 0), Bucket(102, 1, 9)]
 
 
 @pytest.mark.parametrize("span", [0, 1, 119, 120, 121, 86_400, 7 * 86_400])
 def test_a_history_has_at_most_120_buckets_and_loses_no_line(span):
-    ends = [SliceEnd(at, 3) for at in (1000, 1000 + span // 2, 1000 + span)]
-    buckets = history(ends, 1000, 1000 + span)
+    times = [LinesAt(at, 3) for at in (1000, 1000 + span // 2, 1000 + span)]
+    buckets = history(times, 1000, 1000 + span)
     assert len(buckets) <= 120
     assert sum(bucket.lines for bucket in buckets) == 9
     assert buckets[-1].at <= 1000 + span < buckets[-1].at + buckets[-1].seconds
 
 
 def test_a_clock_that_was_set_back_loses_no_line_either():
-    assert history([SliceEnd(90, 1), SliceEnd(110, 2)], 100, 99) == [Bucket(100, 1, 3)]
+    assert history([LinesAt(90, 1), LinesAt(110, 2)], 100, 99) == [Bucket(100, 1, 3)]

@@ -49,7 +49,7 @@ def test_a_batch_is_touched_with_all_that_belongs_to_it():
         "batch:batch_1",
         "batch:batch_1:slices",
         "batch:batch_1:parts",
-        "batch:batch_1:ends",
+        "batch:batch_1:times",
         "batch:batch_1:written",
         "batch:batch_1:units",
     )
