@@ -109,7 +109,7 @@ def _print_layout(supervisor: Supervisor, layout: Layout, data: Path, *, as_json
     echo("\n".join(aligned([head, *([*row, f"{row[0]}.log"] for row in told)])))
     console = Console()
     console.print(f"logs in {data / 'logs'}", soft_wrap=True)
-    console.print(f"status page {layout.api_url}")
+    console.print(f"web page {layout.api_url}")
     console.print(f"API {layout.api_url}/docs   Flower {flower_url or 'off'}   stop: Ctrl-C")
     console.print(
         f'try: curl {layout.api_url}/v1/jobs -d \'{{"prompt": "Hello"}}\'', soft_wrap=True

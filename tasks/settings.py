@@ -76,7 +76,7 @@ class TierSettings:
         0, "calls at once to it, whole fleet; 0: concurrency of each process", low=0
     )
     reserved: int = _setting(
-        1, "of those, free ones that batches leave to interactive requests", low=0
+        1, "calls to it that batches leave free for interactive requests", low=0
     )
     limit: str = _setting(
         "",
@@ -93,7 +93,7 @@ class TierSettings:
         kind=kinds.PRIORITY,
     )
     wait_seconds: float = _setting(
-        10.0, "how long a job waits for a place at it that a tier before it may answer, too", low=0
+        10.0, "how long a job waits for a free call at it, if a tier before it is set up", low=0
     )
 
     @property
@@ -125,7 +125,7 @@ class Settings:
     )
     durable: str = _setting(
         EVERY_SECOND,
-        "always: accept only what is on disk; everysec: a store that dies may lose more",
+        "always: accept only what is on disk; everysec: a store that dies may lose its newest",
     )
     durable_replicas: int = _setting(
         0, "accept only what so many replicas of the store have", low=0
@@ -138,7 +138,7 @@ class Settings:
     )
     gpu_url: str = _setting(
         "",
-        "OpenAI API of the GPU server, or of several, parted by commas; empty: none",
+        "OpenAI API of the GPU server, or of several, separated by commas; empty: none",
         kind=kinds.SERVERS,
     )
     gpu_model: str = _setting(
@@ -167,8 +167,8 @@ class Settings:
     )
     gpu_reserved: int = _setting(
         0,
-        "of those, free ones that batches leave to interactive requests; of gpu_limit a tenth at "
-        "least",
+        "calls to the GPU tier that batches leave free for interactive requests; with gpu_limit at "
+        "least a tenth of it",
         low=0,
     )
     gpu_slow_seconds: float = _setting(
@@ -179,16 +179,27 @@ class Settings:
         "how the GPU tier's server is told how urgent a call is: vllm, dynamo, smg, llm-d, off",
         kind=kinds.PRIORITY,
     )
-    cpu_url: str = _setting("", "the same of the CPU server; empty: none", kind=kinds.SERVERS)
+    cpu_url: str = _setting(
+        "",
+        "OpenAI API of the CPU server, or of several, separated by commas; empty: none",
+        kind=kinds.SERVERS,
+    )
     cpu_model: str = _setting(
         "", "model of the CPU tier; empty: found from its /v1/models", kind=kinds.NAME
     )
     cpu_api_key: str = _setting("", "bearer key for the CPU server", kind=kinds.KEY)
     cpu_timeout_seconds: float = _setting(120.0, "limit of one try at the CPU tier", low=0.001)
-    cpu_first_token_seconds: float = _setting(0.0, "the same of the CPU tier", low=0)
-    cpu_next_token_seconds: float = _setting(30.0, "the same of the CPU tier", low=0.001)
+    cpu_first_token_seconds: float = _setting(
+        0.0, "limit of a stream of the CPU tier until its first token; 0: that of one try", low=0
+    )
+    cpu_next_token_seconds: float = _setting(
+        30.0, "limit of a stream of the CPU tier from one token to the next", low=0.001
+    )
     cpu_accepts: str = _setting(
-        "", "the same of the CPU tier; of the embedded model: text", kind=kinds.OF_NEEDS
+        "",
+        "what a request may need of the CPU tier, in the words of gpu_accepts; of the embedded "
+        "model: text",
+        kind=kinds.OF_NEEDS,
     )
     check_gpu: int = _setting(
         0, "1: an answer of the GPU tier, too, must be what was asked for", low=0
@@ -199,13 +210,24 @@ class Settings:
     )
     cpu_concurrency: int = _setting(2, "calls at once to the CPU tier, whole fleet", low=1)
     cpu_limit: str = _setting(
-        "", "the same of the CPU tier; empty: cpu_concurrency", kind=kinds.LIMITS
+        "",
+        "calls at once to the CPU tier, whole fleet, as many as its server bears: lowest..highest; "
+        "empty: cpu_concurrency",
+        kind=kinds.LIMITS,
     )
-    cpu_reserved: int = _setting(1, "the same of the CPU tier", low=0)
-    cpu_slow_seconds: float = _setting(0.0, "the same of the CPU tier", low=0)
-    cpu_priority: str = _setting("off", "the same of the CPU tier's server", kind=kinds.PRIORITY)
+    cpu_reserved: int = _setting(
+        1, "calls to the CPU tier that batches leave free for interactive requests", low=0
+    )
+    cpu_slow_seconds: float = _setting(
+        0.0, "an answer of the CPU tier that takes longer lowers cpu_limit; 0: none does", low=0
+    )
+    cpu_priority: str = _setting(
+        "off",
+        "how the CPU tier's server is told how urgent a call is: vllm, dynamo, smg, llm-d, off",
+        kind=kinds.PRIORITY,
+    )
     cpu_wait_seconds: float = _setting(
-        10.0, "how long a job waits for a place at the CPU tier when a GPU tier is set", low=0
+        10.0, "how long a job waits for a free call at the CPU tier, if a GPU tier is set up", low=0
     )
     connect_timeout_seconds: float = _setting(2.0, "limit to reach a tier's server", low=0.001)
     http_client: str = _setting(
@@ -216,7 +238,7 @@ class Settings:
     )
     ca_file: str = _setting(
         "",
-        "certificates in PEM that model servers' are signed by, believed beside the system's",
+        "certificate authorities of model servers, in PEM, trusted beside the system's",
         kind=kinds.PATH,
     )
     proxy: str = _setting(
@@ -226,7 +248,7 @@ class Settings:
     )
     no_proxy: str = _setting(
         "",
-        "hosts, domains, networks that are reached without the proxy, as loopback always is",
+        "hosts, domains, networks that are reached without the proxy; loopback always is",
         kind=kinds.EXCEPTIONS,
     )
     degraded_message: str = _setting(
@@ -237,30 +259,34 @@ class Settings:
     breaker_recovery_seconds: float = _setting(30.0, "open time before a probe", low=0.001)
     breaker_success_threshold: int = _setting(2, "probes that must succeed to close", low=1)
     breaker_failure_rate: float = _setting(
-        0.5, "share of the calls of late that opens a breaker when so many fail; 0: none", high=1
+        0.5, "a breaker opens when this share of the recent calls fails; 0: never", high=1
     )
     breaker_slow_call_seconds: float = _setting(
-        0.0, "a call that takes so long is slow; 0: none is", low=0
+        0.0, "a call that takes this long is slow; 0: none is", low=0
     )
     breaker_slow_call_rate: float = _setting(
-        0.5, "share of the calls of late that opens a breaker when so many are slow", high=1
+        0.5, "a breaker opens when this share of the recent calls is slow", high=1
     )
-    breaker_window_seconds: float = _setting(30.0, "how far back those shares look", low=0.1)
-    breaker_minimum_calls: int = _setting(20, "calls of late below which they say nothing", low=1)
+    breaker_window_seconds: float = _setting(30.0, "how far back the recent calls go", low=0.1)
+    breaker_minimum_calls: int = _setting(
+        20, "with fewer recent calls those shares open nothing", low=1
+    )
     breaker_recovery_multiplier: float = _setting(
-        1.5, "by how much longer a breaker stays open each time that it opens again", low=1, high=10
+        1.5, "a breaker that opens again stays open so many times as long as before", low=1, high=10
     )
     breaker_recovery_cap_seconds: float = _setting(
-        60.0, "the longest that it becomes so, unless the open time is longer already", low=0
+        60.0, "the longest open time; breaker_recovery_seconds, if that is longer", low=0
     )
     breaker_recovery_jitter: float = _setting(
-        0.1, "share by which an open time is longer or shorter by chance", high=1
+        0.1, "share by which an open time varies by chance", high=1
     )
     breaker_ramp_seconds: float = _setting(
         5.0, "time after an outage until a tier gets every call again; 0: at once", low=0
     )
     breaker_saturation_seconds: float = _setting(
-        60.0, "a server that only says it is busy for so long counts as failing; 0: never", low=0
+        60.0,
+        "a server that says nothing but that it is busy for so long counts as failing; 0: never",
+        low=0,
     )
     probe_models: int = _setting(
         1,
@@ -268,7 +294,9 @@ class Settings:
         low=0,
     )
     silent_tier_seconds: float = _setting(
-        180.0, "a tier that is asked so long, and answers nothing while others do, is told", low=1
+        180.0,
+        "a tier that is asked for so long and answers nothing, while others do, is reported",
+        low=1,
     )
     cache_ttl_seconds: int = _setting(86_400, "how long an answer stays in the cache", low=1)
     result_ttl_seconds: int = _setting(86_400, "how long a finished job is kept", low=1)
@@ -283,10 +311,12 @@ class Settings:
     )
     stream_deadline_seconds: float = _setting(
         600.0,
-        "deadline of a streamed completion; it begins within that of one that is not",
+        "deadline of a streamed completion; its first word comes within chat_deadline_seconds",
         low=0.001,
     )
-    chat_deadline_seconds: float = _setting(120.0, "deadline of a sync chat completion", low=0.001)
+    chat_deadline_seconds: float = _setting(
+        120.0, "deadline of a completion that is not streamed", low=0.001
+    )
     job_deadline_seconds: float = _setting(86_400.0, "deadline of a job", low=0.001)
     lease_seconds: float = _setting(8.0, "lease of a running job; renewed four times within", low=1)
     sweep_seconds: float = _setting(2.0, "time between two sweeps", low=0.1)
@@ -301,7 +331,7 @@ class Settings:
         kind=kinds.PLACE_OF_FILES,
     )
     batch_window: int = _setting(
-        32, "slices in flight at once of all batches; of each one at least", low=1
+        32, "slices in flight at once, of all batches; each batch has at least one", low=1
     )
     slice_lines: int = _setting(128, "lines of a batch in one slice, at most", low=1)
     batch_tiers: str = _setting(
@@ -372,7 +402,7 @@ class Settings:
     )
     api_key: str = _setting("", "the key that the command line sends", kind=kinds.KEY)
     flower_url: str = _setting(
-        "", "where people find Flower: the status page links to it", kind=kinds.LINK
+        "", "where people find Flower: the web page links to it", kind=kinds.LINK
     )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
     log_format: str = _setting("auto", "json, text, or auto: text on a terminal, else json")

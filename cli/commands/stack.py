@@ -23,7 +23,7 @@ PORT = click.IntRange(0, 65_535)
 @click.option("--host", help="Where the API listens; beyond loopback it needs API keys.")
 @click.option("--gpu-url", help="The GPU server, or several, parted by commas.")
 @click.option("--cpu-url", help="The CPU server.")
-@click.option("--open", "opens", is_flag=True, help="Open the status page in a browser.")
+@click.option("--open", "opens", is_flag=True, help="Open the web page in a browser.")
 @click.option(
     "--flower-port", type=PORT, default=5555, show_default=True, help="Port of Flower; 0: free."
 )

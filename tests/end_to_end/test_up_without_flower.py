@@ -55,7 +55,7 @@ def test_where_its_port_is_taken(start):
         up = start("--flower-port", port)
         assert f"port {port} for Flower cannot be used" in serves_without_flower(up, off=True)
     reply = httpx.get(f"{up.url}/metrics", headers={"Accept": "application/json"})
-    assert reply.json()["metrics"]["flower_url"] is None  # the status page links to nobody's
+    assert reply.json()["metrics"]["flower_url"] is None  # the web page links to nobody's
 
 
 @pytest.mark.parametrize(
