@@ -25,7 +25,9 @@ def model_file() -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         for path in Path(folder).glob("*.gguf"):
             return path
-    message = "the embedded model is not installed: pip install 'fallthrough[embedded]'"
+    message = (
+        "the embedded model is not installed: pip install '.[embedded]' in Fallthrough's folder"
+    )
     raise FileNotFoundError(message)
 
 

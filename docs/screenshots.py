@@ -58,7 +58,8 @@ window.fetch = async (...request) => {
 # A page shows what the API says, and waits for nothing more: also when that was drawn.
 IS_SHOWN = """
 const done = arguments[0]
-const isShown = () => window.underWay === 0 && (document.querySelector('#at')
+const isShown = () => window.underWay === 0 && !document.body.innerText.includes('counting …') && (
+  document.querySelector('#at')
   ? document.querySelector('#at').textContent !== ''
   : !!document.querySelector('#ui')?.innerText.includes('/v1/'))
 if (!isShown()) done(false)

@@ -166,7 +166,7 @@ def _package(error: ImportError) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     name = (cause.name or "").partition(".")[0]
     if name in {"s3fs", "aiobotocore", "botocore"}:
-        return "pip install 'fallthrough[s3]'"
+        return "pip install '.[s3]' in Fallthrough's folder"
     return f"install the one that has the Python module {name}"
 
 
