@@ -209,7 +209,7 @@ def test_a_package_that_we_have_an_extra_for_is_named_by_it(monkeypatch):
     monkeypatch.delitem(fsspec_registry._registry, "s3", raising=False)
     S3FileSystem.clear_instance_cache()
     with pytest.raises(
-        SettingsError, match=r"a package is missing: pip install .fallthrough\[s3\]"
+        SettingsError, match=r"a package is missing: pip install '\.\[s3\]'"
     ):
         Storage("s3://bucket")
 
