@@ -208,9 +208,7 @@ def test_a_package_that_we_have_an_extra_for_is_named_by_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
     monkeypatch.delitem(fsspec_registry._registry, "s3", raising=False)
     S3FileSystem.clear_instance_cache()
-    with pytest.raises(
-        SettingsError, match=r"a package is missing: pip install '\.\[s3\]'"
-    ):
+    with pytest.raises(SettingsError, match=r"a package is missing: pip install '\.\[s3\]'"):
         Storage("s3://bucket")
 
 
