@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from harness.processes import Fleet
 from harness.timeouts import (  # noqa: F401 - hooks
+    pytest_runtest_call,
+    pytest_runtest_setup,
     pytest_runtest_teardown,
     pytest_timeout_cancel_timer,
     pytest_timeout_set_timer,
