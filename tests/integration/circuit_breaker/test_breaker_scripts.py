@@ -137,7 +137,7 @@ def test_the_scripts_mirror_the_machine(valkey):
         run_state_machine_as_test(
             type("StepsOnThisStore", (Steps,), {"client": client}),
             settings=settings(
-                max_examples=80,
+                max_examples=150,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

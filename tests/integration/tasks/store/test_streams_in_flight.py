@@ -111,11 +111,11 @@ async def test_a_first_word_is_timed_once_from_the_jobs_creation(store, clock):
     mine = await begun(store)
     clock.advance(0.3)
     await say(store, mine)
+    minute = clock.ms // 60_000
     clock.advance(5)
     await say(store, mine, before=1)
     words = await store.fleet.first_words()
     assert sum(words.values()) == 1
     assert percentile(words, 0.95) == pytest.approx(300, rel=0.1)
-    minute = clock.ms // 60_000
     kept = await store.connection.command("PTTL", keyspace.first_words(minute))
     assert 0 < kept <= 20 * 60_000
