@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import random
 import socket
 import time
@@ -14,11 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
-PORTS = range(20_000, 32_000)  # below those of outgoing connections
-CHANCE = random.SystemRandom()  # no seed of a test makes two processes pick the same
+FIRST_PORT, LAST_PORT, SHARES = 20_000, 32_000, 8  # below those of outgoing connections
 
 
 def wait_until(condition: Callable[[], T], seconds: float = 20.0, what: str = "") -> T:
@@ -64,14 +65,31 @@ def answers(url: str, seconds: float = 3.0) -> bool:
         connection.close()
 
 
+def _ports() -> Iterator[int]:
+    """Yield ports that no other test run's process beside this one takes, each once in a while.
+
+    A server begins to listen a little later: one of another test that got the same port meanwhile
+    would be taken for it.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = (LAST_PORT - FIRST_PORT) // SHARES
+    first = FIRST_PORT + number % SHARES * share
+    ports = list(range(first, first + share))
+    random.SystemRandom().shuffle(ports)  # no seed of a test makes two processes pick the same
+    return itertools.cycle(ports)
+
+
+PORTS = _ports()
+
+
 def free_port() -> int:
     """Return a port that nobody listens on.
 
     Not one that the system picks: from those come the ports of outgoing connections, too, and the
     server that is to have this one starts a little later.
     """
-    while True:
-        port = CHANCE.choice(PORTS)
+    for port in PORTS:
         with contextlib.suppress(OSError), socket.socket() as sock:
             sock.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("unreachable: the ports go round")
