@@ -106,7 +106,14 @@ BENCHMARKS = {
             at_least("share", Absolute(0.97)),
         ),
     ),
-    "peers": Benchmark(peers.measure, ()),
+    "peers": Benchmark(
+        peers.measure,
+        (
+            at_least("fallthrough_lines_rate", Multiple(1, "bullmq_jobs_rate")),
+            at_least("fallthrough_jobs_rate", Multiple(1, "celery_chain_jobs_rate")),
+            at_least("fallthrough_chat64_rate", Multiple(1, "litellm_chat64_rate")),
+        ),
+    ),
     "upload": Benchmark(size.upload, (at_most("api_grows_mb", Absolute(64, MEMORY)),)),
     "memory": Benchmark(
         size.batch,
