@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ import httpx
 from benchmarks.stack import bare, cpu_seconds, empty_fleet, store_reads, stub
 
 if TYPE_CHECKING:
-    from harness.processes import Process
+    from collections.abc import Iterator
+
+    from harness.processes import Fleet, Process
+    from harness.valkey import ValkeyServer
 
 PROMPT = "A prompt of some words. " * 4
 
@@ -53,30 +57,47 @@ def follow(client: httpx.Client, batch_id: str) -> dict[str, Any]:
 
 def measure(lines: int, delay: float, at_once: int, workers: int = 1) -> dict[str, float]:
     """Run the bare loop and a batch once each, on the same servers."""
-    with (
-        stub(delay) as upstream,
-        empty_fleet(upstream, FALLTHROUGH_GPU_CONCURRENCY=str(at_once)) as (fleet, valkey),
-    ):
-        bare_loop = bare(upstream, valkey.url, lines, at_once)
-        api = fleet.api().start()
-        processes = [fleet.worker("batch").start() for _ in range(workers)]
-        with httpx.Client(base_url=api.url, timeout=120) as client:
-            follow(client, create(client, upload_file(client, 200)))  # warm
-            file_id = upload_file(client, lines)
-            cpu = _total_cpu_seconds(processes)
-            reads = store_reads(valkey)
-            start = time.monotonic()
-            batch = follow(client, create(client, file_id))
-            seconds = time.monotonic() - start
-            reads = store_reads(valkey) - reads
-            cpu = _total_cpu_seconds(processes) - cpu
-        assert batch["status"] == "completed", batch  # noqa: S101 - else there is no figure
-        assert batch["request_counts"]["completed"] == lines, batch  # noqa: S101 - as above
+    with _fleet(delay, at_once) as (upstream, fleet, valkey):
+        bare_loop = bare(upstream, valkey.url, lines, at_once * workers)
+        figures = _run(fleet, valkey, lines, workers)
     return {
         "bare_rate": bare_loop["rate"],
-        "rate": lines / seconds,
-        "share": lines / seconds / bare_loop["rate"],
+        "share": figures["rate"] / bare_loop["rate"],
         "bare_cpu_ms": bare_loop["cpu_ms"],
+        **figures,
+    }
+
+
+def rate(lines: int, delay: float, at_once: int, workers: int) -> float:
+    """Return the lines/s of a batch alone."""
+    with _fleet(delay, at_once) as (_, fleet, valkey):
+        return _run(fleet, valkey, lines, workers)["rate"]
+
+
+@contextlib.contextmanager
+def _fleet(delay: float, at_once: int) -> Iterator[tuple[str, Fleet, ValkeyServer]]:
+    settings = {"FALLTHROUGH_GPU_CONCURRENCY": str(at_once)}
+    with stub(delay) as upstream, empty_fleet(upstream, **settings) as (fleet, valkey):
+        yield upstream, fleet, valkey
+
+
+def _run(fleet: Fleet, valkey: ValkeyServer, lines: int, workers: int) -> dict[str, float]:
+    api = fleet.api().start()
+    processes = [fleet.worker("batch").start() for _ in range(workers)]
+    with httpx.Client(base_url=api.url, timeout=120) as client:
+        follow(client, create(client, upload_file(client, 200)))  # warm
+        file_id = upload_file(client, lines)
+        cpu = _total_cpu_seconds(processes)
+        reads = store_reads(valkey)
+        start = time.monotonic()
+        batch = follow(client, create(client, file_id))
+        seconds = time.monotonic() - start
+        reads = store_reads(valkey) - reads
+        cpu = _total_cpu_seconds(processes) - cpu
+    assert batch["status"] == "completed", batch  # noqa: S101 - else there is no figure
+    assert batch["request_counts"]["completed"] == lines, batch  # noqa: S101 - as above
+    return {
+        "rate": lines / seconds,
         "cpu_ms": 1000 * cpu / lines,
         "round_trips": reads / lines,
     }
