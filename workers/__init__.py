@@ -7,3 +7,7 @@ import sys
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
 if sys.argv[0] == "-m" and sys.path and sys.path[0] == os.getcwd() != _HOME:  # noqa: PTH109
     del sys.path[0]
+
+# Another program's, by which Prometheus' client would write into its folder, or trip over it.
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+    os.environ.pop(_name, None)

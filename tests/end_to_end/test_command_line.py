@@ -53,6 +53,7 @@ def test_up_is_deaf_to_what_stands_around_it(tmp_path, cpu):
         FALLTHROUGH_SERVICE_HOST="10.96.0.7",
         CELERY_BROKER_URL="redis://127.0.0.1:1/0",
         CELERY_LOADER="somebody.elses:Loader",
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "nowhere"),
         CELERY_CUSTOM_WORKER_POOL="somebody.elses:Pool",
     )
     try:
