@@ -6,9 +6,9 @@ starts those again that end by themselves, and passes on that it is told to stop
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
@@ -26,6 +26,8 @@ PR_SET_PDEATHSIG = 1
 AGAIN_SECONDS = 1.0  # at least, between two starts of one process
 COULD_NOT_START = 2
 STOPS = {signal.SIGTERM, signal.SIGINT}
+SERVES = signal.SIGUSR1  # by which one says that it does
+WAITED = {*STOPS, SERVES, signal.SIGCHLD}
 
 log = logging.getLogger(__name__)
 
@@ -44,46 +46,35 @@ class Processes:
         self._pids: dict[int, int] = {}  # its number, by its pid
         self._started: dict[int, float] = {}  # when, by its number
         self._status = 0
-        self._stopping = False
+        self._serving = self._stopping = False
 
     def run(self) -> int:
         """Return the exit status, once all have ended: 2 if the first could not start."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {*STOPS, signal.SIGCHLD})
-        # One that cannot start says why, in one line; so the first goes ahead of the others.
-        serving = self._start(0)
-        with os.fdopen(serving, "rb") as told:
-            first_serves = told.read(1) == b"."
-        if not first_serves:
-            [pid] = self._pids
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            return code if code > 0 else COULD_NOT_START
-        for number in range(1, self._number):
-            os.close(self._start(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
+        self._start(0)
         while self._pids or not self._stopping:
-            came = signal.sigtimedwait({*STOPS, signal.SIGCHLD}, AGAIN_SECONDS)
+            came = signal.sigtimedwait(WAITED, AGAIN_SECONDS)
             if came is not None and came.si_signo in STOPS:
                 self._stop()
+            self._serving = self._serving or (came is not None and came.si_signo == SERVES)
             self._bury()
-            if not self._stopping:
-                self._start_again()
+            # One that cannot start says why, in one line; so the first goes ahead of the others.
+            if self._serving and not self._stopping:
+                self._start_missing()
         return self._status
 
-    def _start(self, number: int) -> int:
-        """Return a file from which "." is read once it serves; and nothing, if it ends before."""
-        serving, serves = os.pipe()
+    def _start(self, number: int) -> None:
         parent = os.getpid()
         self._started[number] = time.monotonic()
         pid = os.fork()
         if pid:
-            os.close(serves)
             self._pids[pid] = number
-            return serving
-        os.close(serving)
+            return
         status = DIED
         try:
             _die_with(parent)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPS, signal.SIGCHLD})
-            status = self._serve(number, lambda: _tell(serves))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITED)
+            status = self._serve(number, lambda: os.kill(parent, SERVES))
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else DIED
         except BaseException:  # noqa: BLE001 - nothing of the parent's goes on in its child
@@ -107,21 +98,23 @@ class Processes:
                 continue
             number, code = self._pids.pop(pid), os.waitstatus_to_exitcode(status)
             if self._stopping:
-                self._status = max(self._status, code if code >= 0 else DIED)
+                self._status = max(self._status, _status_at_the_end(code))
+            elif not self._serving:
+                self._stopping, self._status = True, code if code > 0 else COULD_NOT_START
             else:
                 log.error("process %d of the API ended (%d) and is started again", number, code)
 
-    def _start_again(self) -> None:
+    def _start_missing(self) -> None:
         now = time.monotonic()
         for number in set(range(self._number)) - set(self._pids.values()):
-            if now - self._started[number] >= AGAIN_SECONDS:
-                os.close(self._start(number))
+            if now - self._started.get(number, -math.inf) >= AGAIN_SECONDS:
+                self._start(number)
 
 
-def _tell(serves: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for this one
-        os.write(serves, b".")
-    os.close(serves)
+def _status_at_the_end(code: int) -> int:
+    if code == -signal.SIGTERM:  # it was told to stop before it could serve
+        return 0
+    return code if code >= 0 else DIED
 
 
 def _die_with(parent: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_told_to_stop_they_answer_who_still_waits(api, gpu):
         assert {each.result().status_code for each in answers} == {200}
     assert api.wait(10) == 0
     assert not any(alive(pid) for pid in each)
+
+
+def test_told_to_stop_before_the_first_serves_they_end_at_once(fleet):
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # a store that takes connections only
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        api = fleet.api(api_processes=PROCESSES, redis_url=url)
+        api.start(ready=False)
+        asking, _ = mute.accept()
+        with asking:
+            api.signal(signal.SIGTERM)
+            assert api.wait(2) == 0
 
 
 def test_none_of_them_outlives_the_one_that_started_them(api):
