@@ -24,20 +24,20 @@ class Descent:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._units: dict[str, UnitRun] = {}
+        self._units: dict[UnitRun, None] = {}  # in the order in which they came
         self._room = asyncio.Event()
         self._going: asyncio.Task[None] | None = None
 
     def enter(self, run: UnitRun) -> None:
         """Say that a line of a unit waits, or one more."""
-        self._units.setdefault(run.unit.id, run)
+        self._units.setdefault(run)
         self._room.set()
         if self._going is None:
             self._going = asyncio.create_task(self._go())
 
     def leave(self, run: UnitRun) -> None:
         """Say that none of a unit's lines waits any more."""
-        self._units.pop(run.unit.id, None)
+        self._units.pop(run, None)
 
     async def listen(self) -> None:
         """Notice at once that there is room; run until cancelled."""
@@ -60,7 +60,7 @@ class Descent:
             self._going = None
 
     async def _send_down(self) -> None:
-        for run in list(self._units.values()):
+        for run in list(self._units):
             try:
                 if not await run.send_down():
                     return  # there is no more room

@@ -28,6 +28,7 @@ from tasks.records.outcomes import (
 )
 from tasks.telemetry import logs
 from tasks.telemetry.slices import current_report
+from tasks.whole import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,10 +90,10 @@ class _SliceRun:
             if not self._context.drain.cut_off:
                 return  # dropped: its result is there, or it is another worker's now
             if self._is_shown(job):
-                await asyncio.shield(self._finish(job, interrupted(job.attempts)))
+                await whole(self._finish(job, interrupted(job.attempts)))
                 return
             self._report.note(HandBack())
-            await self._hand_back(job)
+            await whole(self._hand_back(job))
         except StoreUnavailable as error:
             # At the end of the drain: the lease ends, and the job runs again elsewhere.
             log.warning("job %s at tier %s broke off: %s", job.id, job.tier, error)
@@ -126,7 +127,7 @@ class _SliceRun:
             self._report.note(outcome)
         match outcome:
             case Finish():
-                await self._finish(job, outcome)
+                await whole(self._finish(job, outcome))
             case HandOn():
                 bare = msgspec.structs.replace(job, body=Body(b""))  # nobody holds it meanwhile
                 self._left.append((bare, outcome))
@@ -136,9 +137,9 @@ class _SliceRun:
                 parking = self._context.store.jobs.park
                 await self._context.retrying(parking, job, home, new_token(), outcome)
             case HandUp(to):
-                await self._hand_up(job, to)
+                await whole(self._hand_up(job, to))
             case HandBack():
-                await self._hand_back(job)
+                await whole(self._hand_back(job))
 
     async def _outcome(self, job: BegunJob) -> Outcome | None:
         """Return what a job comes to; None if it is not ours any more."""
@@ -238,10 +239,9 @@ class _SliceRun:
 
     async def _hand_back(self, job: BegunJob) -> None:
         context = self._context
-        handing = context.retrying(context.store.jobs.hand_back, job, new_token())
-        refs = await asyncio.shield(handing)
+        refs = await context.retrying(context.store.jobs.hand_back, job, new_token())
         if refs:
-            await asyncio.shield(_dispatch(context, job.tier, job.queue.begun.value, refs))
+            await _dispatch(context, job.tier, job.queue.begun.value, refs)
 
 
 async def _dispatch(context: Context, tier: str, queue: str, refs: Sequence[Ref]) -> None:

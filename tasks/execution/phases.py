@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, ParamSpec
 
 import msgspec
 
@@ -38,9 +38,10 @@ from tasks.storage import (
     partial_stem,
     parts_folder,
 )
+from tasks.whole import whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from tasks.execution.context import Context
     from tasks.records.jobs import Ref
@@ -55,6 +56,7 @@ GIVEN_UP = {  # phase -> as the user knows it
     "join": "the joining of the finished lines (GET …/results has those that were written)",
 }
 
+P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
 
@@ -134,7 +136,7 @@ class PhaseRunner:
             await work
         except asyncio.CancelledError:
             if context.drain.cut_off:
-                await asyncio.shield(self._hand_back(unit))
+                await self.hand_back(unit)
             # Else dropped: its batch was cancelled, or it is another worker's now.
         finally:
             context.drain.forget([work])
@@ -145,7 +147,7 @@ class PhaseRunner:
         context = self._context
         try:
             if is_poison([each for each in unit.attempts if each.tier == unit.tier]):
-                await asyncio.shield(self._give_up(unit))
+                await self._give_up(unit)
             elif is_suspect(unit.attempts):
                 # A phase that it ran beside may be what the worker dies of. Who waits for the turn
                 # of jobs that may be poison keeps no other phase waiting.
@@ -165,12 +167,30 @@ class PhaseRunner:
             attempts = (*unit.attempts, broke_off(unit.tier))
             await self._run_again(replace(unit, attempts=attempts), AGAIN_SECONDS)
 
+    async def hand_back(self, unit: Unit) -> None:
+        """Hand back what was not begun, or cut off, to whoever comes next at its tier."""
+        await whole(self._hand_back(unit))
+
     async def _hand_back(self, unit: Unit) -> None:
         attempt = await self._context.retrying(self._batches.hand_back, unit, new_token())
         if attempt is not None:
             kind = Queue.BATCH if isinstance(unit, SliceUnit) else Queue.PHASES
             again = Dispatch(unit.id, attempt, unit.tier, kind.begun.value)
             await self._context.publisher.dispatch([again])
+
+    async def _send_on(
+        self,
+        step: Callable[P, Awaitable[Sequence[Dispatch]]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do a step of the store's that ends a unit, and send what it gives out."""
+
+        async def step_and_send() -> None:
+            dispatches = await self._context.retrying(step, *args, **kwargs)
+            await self._context.publisher.dispatch(dispatches)
+
+        await whole(step_and_send())
 
     async def put_off(self, unit: Unit, error: OSError) -> None:
         """Have a unit run again later, as storage that is away comes back: that is no loss."""
@@ -187,8 +207,7 @@ class PhaseRunner:
         line = unit.range.first_line if isinstance(unit, SliceUnit) else None
         errors = encode_errors([LineError("worker_lost", message, line)])
         log.error("%s of %s is given up", unit.tier, unit.batch)
-        dispatches = await self._context.retrying(self._batches.give_up, unit, errors)
-        await self._context.publisher.dispatch(dispatches)
+        await self._send_on(self._batches.give_up, unit, errors)
 
     async def _run(self, unit: Unit) -> None:
         match unit:
@@ -205,9 +224,8 @@ class PhaseRunner:
         context = self._context
         findings = await asyncio.to_thread(self._examine, unit)
         first_tier = first_of(unit.options.tiers, context.publisher.order)
-        dispatches = await context.retrying(self._batches.start, unit, findings, first_tier)
         log.info("%s: %d lines, %d errors", unit.batch, findings.total, findings.error_count)
-        await context.publisher.dispatch(dispatches)
+        await self._send_on(self._batches.start, unit, findings, first_tier)
 
     def _examine(self, unit: PhaseUnit) -> Findings:
         storage, ids_name = self._storage, custom_ids_name(unit.batch)
@@ -228,20 +246,17 @@ class PhaseRunner:
     async def end_without_input(self, unit: Unit) -> None:
         """End the batch of a unit that cannot be read: what has no answer says so."""
         errors = encode_errors([LineError("file_not_found", INPUT_GONE)])
-        dispatches = await self._context.retrying(self._batches.end_without_input, unit, errors)
-        await self._context.publisher.dispatch(dispatches)
+        await self._send_on(self._batches.end_without_input, unit, errors)
 
     async def write_part(self, unit: SliceUnit) -> None:
         """Make a complete slice durable, and send the next one."""
-        retrying = self._context.retrying
         try:
             part = await self._write(unit, unit.slice, str(unit.slice), _Told(unit.range.lines, {}))
         except _GoneError:  # another has written it meanwhile
-            if await retrying(self._batches.drop, unit):
+            if await self._context.retrying(self._batches.drop, unit):
                 await self._run_again(unit, AGAIN_SECONDS)
             return
-        dispatches = await retrying(self._batches.complete_slice, unit, part)
-        await self._context.publisher.dispatch(dispatches)
+        await self._send_on(self._batches.complete_slice, unit, part)
 
     async def _write(self, unit: Unit, number: int, stem: str, told: _Told) -> Part:
         """Write the results of a slice, a portion at a time; again is harmless.

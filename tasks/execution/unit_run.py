@@ -41,6 +41,7 @@ from tasks.records.outcomes import (
 from tasks.telemetry import logs
 from tasks.telemetry.slices import current_report
 from tasks.tiers.gate import Word
+from tasks.whole import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,8 +85,11 @@ class UnitRun:
         self._calls = Calls(context.drain)
         self._left: dict[int, Outcome] = {}  # what this tier did not answer
         self._held: dict[int, _Held] = {}  # lines that wait here for it
+        self._stepped_out: set[Turn] = set()  # of those, who may be leaving for a tier below
+        self._parking = False  # those that still wait here are to be parked
         self._answering = 0  # lines that do not
         self.idle = asyncio.Event()  # all that is left here waits
+        self.left: list[Ref] = []  # what the next task of the chain is to answer
         self.work = asyncio.create_task(self._run())
 
     async def _run(self) -> list[Ref]:
@@ -93,12 +97,12 @@ class UnitRun:
         context, unit = self._context, self.unit
         await self.turn.wait()
         if context.drain.started:
-            await self._hand_back()
+            await self._phases.hand_back(unit)
             return []
         lines = await read_lines(context.store.files.storage, unit)
         if lines is None:
             log.warning("%s: its input file is gone from the storage", unit.batch)
-            await asyncio.shield(self._phases.end_without_input(unit))
+            await self._phases.end_without_input(unit)
             return []
         for result in lines.unreadable:
             self._recorder.add(result)
@@ -231,6 +235,7 @@ class UnitRun:
         gate = context.answerer.gates[unit.tier]
         turns = [held.turn for held in going.values()]
         gate.step_out(turns)
+        self._stepped_out.update(turns)
         try:
             histories = {i: LineHistory(h.job.attempts, h.job.failures) for i, h in going.items()}
             gone = await self._split(to, histories, most)
@@ -239,6 +244,9 @@ class UnitRun:
                     going[index].turn.set_result(Word.GONE)
             return len(gone) == len(going)
         finally:
+            self._stepped_out.clear()
+            if self._parking:  # somebody said so meanwhile
+                self.park()
             gate.come_back(turns)
 
     @property
@@ -252,9 +260,13 @@ class UnitRun:
         self.report.note_waiting(len(self._held), attempts)
 
     def park(self) -> None:
-        """Let what waits here wait in the store instead: another unit is to have its place."""
+        """Let what waits here wait in the store instead: another unit is to have its place.
+
+        What may be leaving for another tier in this moment follows when it did not.
+        """
+        self._parking = True
         for held in self._held.values():
-            if not held.turn.done():
+            if not held.turn.done() and held.turn not in self._stepped_out:
                 held.turn.set_result(Word.PARK)
 
     # Lines that leave
@@ -281,14 +293,19 @@ class UnitRun:
         self, to: str, histories: Mapping[int, LineHistory], most: int | None = None
     ) -> list[int]:
         """Let lines go to another tier as a unit of their own; return those that have left."""
+        return await whole(self._split_off(to, histories, most))
+
+    async def _split_off(
+        self, to: str, histories: Mapping[int, LineHistory], most: int | None
+    ) -> list[int]:
         context, unit = self._context, self.unit
         split = await context.retrying(
             context.store.batches.split, unit, to, new_token(), histories, most
         )
         if split is None:
             return []
-        await context.publisher.dispatch([Dispatch(split.id, 0, to, Queue.BATCH_BEGUN.value)])
         unit.moved_to.update(dict.fromkeys(split.lines, split.id))
+        await context.publisher.dispatch([Dispatch(split.id, 0, to, Queue.BATCH_BEGUN.value)])
         return split.lines
 
     async def _end(self) -> list[Ref]:
@@ -313,25 +330,23 @@ class UnitRun:
                 await self._phases.run(replace(unit, tier="part", attempt=unit.attempt + 1))
             case Drop():
                 if await retrying(batches.drop, unit):
-                    await self._hand_back()  # the store has forgotten what it had told us
+                    await self._phases.hand_back(
+                        unit
+                    )  # the store has forgotten what it had told us
             case HandBackUnit(histories):
                 await self._leave(context.publisher.next_tier(unit.tier), histories)
-                await self._hand_back()
+                await self._phases.hand_back(unit)
             case ParkUnit(histories, due_seconds):
                 home = first_of(unit.options.tiers, context.publisher.order)
                 await retrying(batches.park, unit, home, new_token(), histories, due_seconds)
             case HandOnUnit(histories):
-                to = context.publisher.next_tier(unit.tier)
-                attempt = await retrying(batches.hand_on, unit, to, new_token(), histories)
-                return [] if attempt is None else [Ref(unit.id, attempt)]
-        return []
+                await whole(self._hand_on(histories))
+        return self.left
 
-    async def _hand_back(self) -> None:
-        """Hand back what was not called, or cut off, to whoever comes next at this tier."""
+    async def _hand_on(self, histories: Mapping[int, LineHistory]) -> None:
         context, unit = self._context, self.unit
-        attempt = await asyncio.shield(
-            context.retrying(context.store.batches.hand_back, unit, new_token())
+        to = context.publisher.next_tier(unit.tier)
+        attempt = await context.retrying(
+            context.store.batches.hand_on, unit, to, new_token(), histories
         )
-        if attempt is not None:
-            again = Dispatch(unit.id, attempt, unit.tier, Queue.BATCH_BEGUN.value)
-            await asyncio.shield(context.publisher.dispatch([again]))
+        self.left = [] if attempt is None else [Ref(unit.id, attempt)]

@@ -115,7 +115,8 @@ class UnitRunner:
         try:
             return await run.work
         except asyncio.CancelledError:
-            return []  # dropped: its batch has ended, or it is another worker's now
+            # Dropped: its batch has ended, it is another worker's now, or has just been handed on.
+            return run.left
         except OSError as error:
             await self._phases.put_off(run.unit, error)
             return []

@@ -119,7 +119,9 @@ UNIT_TRANSITIONS = (
     Transition(
         Status.RUNNING, None, "drop_unit", f"no line of its own is without a result; {_LEASED}"
     ),
-    Transition(Status.QUEUED, None, "begin_unit", "the part of its slice is written"),
+    Transition(
+        Status.QUEUED, None, "complete_slice", "another of its slice, whose part is written"
+    ),
     Transition(Status.QUEUED, None, "cancel_batch", "its batch is cancelled"),
     Transition(Status.RUNNING, None, "cancel_batch", "its batch is cancelled"),
     Transition(Status.QUEUED, None, "end_without_input", "its batch ends"),

@@ -2,7 +2,8 @@
 
 A probe waits for no luck: while anything waits for a tier, or runs below it, something tries it as
 soon as that is due. That is the next job, or a line that waits in a process; else a job or a unit
-that is parked; else one that waits for a slot below; else a call that costs no tokens.
+that is parked, as it is where those that wait have failed as probes before; else one that waits for
+a slot below; else a call that costs no tokens.
 
 And where no line waits in a process, and a tier below has room, it calls back a parked unit to go
 there.
@@ -15,6 +16,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreUnavailable
+from tasks.whole import whole
 
 if TYPE_CHECKING:
     from tasks.broker.publisher import Publisher
@@ -35,6 +37,8 @@ class Recaller:
         self._store, self._publisher, self._answerer = store, publisher, answerer
         self._tiers, self._knocks = answerer.models, knocks
         self._well = dict.fromkeys(self._tiers, True)
+        self._due: set[str] = set()  # tiers that take a call, or a probe
+        self._times_due = dict.fromkeys(self._tiers, 0)  # for a probe, since it was well
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
@@ -58,17 +62,27 @@ class Recaller:
         tier = self._tiers[name]
         due = await tier.due_seconds()
         was, self._well[name] = self._well[name], tier.closed and due <= 0
+        came_due = due <= 0 and name not in self._due
+        (self._due.add if due <= 0 else self._due.discard)(name)
         if self._well[name]:
+            self._times_due[name] = 0
             if not was:
                 await self._recall(name, MOST)
-        elif self._answerer.gates[name].anybody:
             return
+        self._times_due[name] += came_due
+        if self._answerer.gates[name].anybody:
+            # Those that wait here may all be what the tier fails at: another one has its chance.
+            if came_due and self._times_due[name] > 1:
+                await self._recall(name, 1)
         elif due <= 0:
             await self._probe(name)
         elif await self._answerer.has_room_below(name):
             await self._recall(name, 1)
 
     async def _recall(self, name: str, most: int) -> bool:
+        return await whole(self._recall_and_send(name, most))
+
+    async def _recall_and_send(self, name: str, most: int) -> bool:
         dispatches = await self._store.jobs.recall(name, most)
         await self._publisher.dispatch(dispatches)
         return bool(dispatches)

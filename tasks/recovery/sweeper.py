@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, StoreUnavailable
 from tasks.records.jobs import Queue
+from tasks.whole import whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.broker.publisher import Publisher
     from tasks.store import Store
     from tasks.telemetry.observer import Observer
@@ -39,9 +42,17 @@ class Sweeper:
         """Sweep once; return how many jobs were dispatched again."""
         empty = await self._publisher.empty(q.value for q in Queue)
         await self._publisher.dispatch_refused()
-        swept = await self._store.jobs.sweep(empty)
+        swept = await whole(self._sweep_and_send(empty))
         if swept is None:
             return 0
+        await self._store.files.sweep()
+        await self._store.fleet.prune_lists()
+        return swept
+
+    async def _sweep_and_send(self, empty: Mapping[str, bool]) -> int | None:
+        swept = await self._store.jobs.sweep(empty)
+        if swept is None:
+            return None
         self._observer.swept(reason for _, reason in swept)
         for dispatch, reason in swept:
             if reason not in {"parked", "expired"}:
@@ -52,6 +63,4 @@ class Sweeper:
                     extra=about,
                 )
         await self._publisher.dispatch(dispatch for dispatch, _ in swept)
-        await self._store.files.sweep()
-        await self._store.fleet.prune_lists()
         return len(swept)

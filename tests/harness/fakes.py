@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from harness.waiting import turns
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import Dispatch, Ref
 from tasks.records.order import next_of, order_of
@@ -328,3 +329,16 @@ class FakeBatches:
     ) -> bool:
         self._moved("complete", unanswered, parts, files)
         return self.ours
+
+
+def meanwhile(owner: Any, step: str, happens: Callable[[], object]) -> None:
+    """Have something happen when a step of this object is done, and its asker does not know yet."""
+    do = getattr(owner, step)
+
+    async def do_and_answer_late(*arguments: Any, **named: Any) -> Any:
+        answer = await do(*arguments, **named)
+        happens()
+        await turns()
+        return answer
+
+    setattr(owner, step, do_and_answer_late)

@@ -70,6 +70,7 @@ class Broker:
         names = sorted((queue.value for queue in Queue), key=lambda name: not Queue(name).is_begun)
         self.queues: dict[str, list[Message]] = {name: [] for name in names}
         self.consumers: list[Consumer] = []
+        self._on_way: list[Message] = []
         self.sent = 0
 
     def publish(self, message: Message) -> None:
@@ -81,9 +82,20 @@ class Broker:
             delay = rng.random() * NETWORK_SECONDS
             if faults.delays_message(rng):
                 delay = rng.uniform(0.5, 40)
-            self._world.loop.outside_later(delay, self._enqueue, message)
+            self._send(message, delay)
+
+    def holds(self, pair: tuple[str, int]) -> bool:
+        """Return whether a message of this pair is on its way, waits, or is in somebody's hands."""
+        taken = [each.unacknowledged for each in self.consumers]
+        places = (self._on_way, *self.queues.values(), *taken)
+        return any(pair in map(tuple, message.pairs) for place in places for message in place)
+
+    def _send(self, message: Message, delay: float) -> None:
+        self._on_way.append(message)
+        self._world.loop.outside_later(delay, self._enqueue, message)
 
     def _enqueue(self, message: Message) -> None:
+        self._on_way.remove(message)
         queue = self.queues[message.queue]
         at = self.rng.randint(0, len(queue)) if self.rng.random() < 0.1 else len(queue)
         queue.insert(at, message)
@@ -128,7 +140,7 @@ class Broker:
     def redeliver(self, consumer: Consumer) -> None:
         """Deliver again what a worker has, whatever it does with it: its connection was cut."""
         for message in consumer.unacknowledged:
-            self._world.loop.outside_later(self.rng.random() * 5, self._enqueue, message)
+            self._send(message, self.rng.random() * 5)
         consumer.unacknowledged.clear()
 
 

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 ROOMS = (
     *("api", "tasks/execution", "tasks/recovery", "tasks/store", "tasks/tiers"),
-    *("tasks/submit.py", "tasks/drain.py", "tasks/background.py", "tasks/group_commit.py"),
+    *(
+        "tasks/submit.py",
+        "tasks/drain.py",
+        "tasks/background.py",
+        "tasks/group_commit.py",
+        "tasks/whole.py",
+    ),
 )
 
 

@@ -36,9 +36,10 @@ from tasks.tiers.build import build_breakers, build_tiers, log_event, tier_confi
 from workers.process import SPARE_THREADS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from simulation.world import World
+    from tasks.records.jobs import Swept
 
 STARTING_SECONDS = 1.0  # until a supervisor starts again what could not start
 
@@ -103,8 +104,19 @@ class Worker:
         start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
         start("recaller", recaller.keep)
         start("room below", context.descent.listen)
+        sweep = store.jobs.sweep
+        store.jobs.sweep = lambda empty: self._watched(sweep(empty))  # type: ignore[method-assign]
         world.broker.consumers.append(self.consumer)
         world.broker.deliver()
+
+    async def _watched(self, sweep: Awaitable[list[Swept] | None]) -> list[Swept] | None:
+        """Check that what a sweep finds as sent, and never begun, is on its way."""
+        swept, world = await sweep, self._world
+        if world.only_breaks("model", "redeliver", "term"):
+            for (name, attempt, *_), reason in swept or ():
+                if reason == "unbegun" and not world.broker.holds((name, attempt - 1)):
+                    world.violated(f"{name} was given out, and never sent")
+        return swept
 
     def _take(self, message: Message) -> None:
         if self.node.alive:

@@ -20,6 +20,7 @@ from simulation.loop import BEGIN, EPOCH, VirtualLoop, current, virtual
 from simulation.nodes import Api, Worker
 from simulation.store import Server, StoreLink, client_of
 from simulation.upstream import Http, ModelServers
+from tasks.execution.units import MOST_HELD
 from tasks.settings import ALWAYS, EVERY_SECOND, Settings, TierSettings
 from tasks.store.connection import load_scripts
 
@@ -351,10 +352,12 @@ def simulate(plan: Plan, server: Server) -> Result:
 def _replaced(world: World) -> Iterator[None]:
     """Put the stand-ins where the product opens its sockets."""
     SimulatedThread.world = Http.world = world
-    patches: Sequence[tuple[str, Callable[..., Any]]] = (
+    patches: Sequence[tuple[str, Any]] = (
         ("tasks.store.connection.load_scripts", lambda: SCRIPTS),
         ("tasks.store.connection.connect", lambda _: client_of(world)),
         ("tasks.tiers.build.PyreqwestHttp", Http),
+        # Else few runs have so many units that one makes room for another.
+        ("tasks.execution.units.MOST_HELD", world.rng("held").choice((1, MOST_HELD))),
         ("tasks.broker.publisher.chain", chain),
         ("tasks.broker.publisher.BrokerThread", SimulatedThread),
         ("api.services.create_app", lambda _: CeleryApp(world, current.get())),

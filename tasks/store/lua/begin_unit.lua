@@ -1,5 +1,5 @@
 -- Leases a unit. ARGV from 3: lease_owner, lease_ms, tier, unit, attempt.
--- Answers false (stale, ended; or its slice's part is written, and it is dropped), or {batch, slice,
+-- Answers false (stale, ended), or {batch, slice,
 -- lines of the unit, "offset:length:lines:first", batch's fields: owner, options, endpoint, input_file_id, status, ms to its end, ending,
 -- ms since its dispatch, queue, attempts (JSON), then what is known of the slice: field, value, ...;
 -- of a line's result only that it is there, value '': together they may be larger than a process}.
@@ -11,10 +11,6 @@ local h = redis.call('HMGET', record(id), 'status', 'tier', 'attempt', 'lease_ow
 local mine = h[1] == 'queued' or (h[1] == 'running' and h[4] == me)
 if not mine or h[2] ~= tier or h[3] ~= attempt then return false end
 local batch_id, slice, lines, dispatched, queue = h[5], tonumber(h[6]), h[7], h[8], h[9]
-if slice >= 0 and redis.call('GETBIT', written(batch_id), slice) == 1 then
-  drop_unit(id, batch_id)
-  return false
-end
 lease(id, me, queue, lease_ms)
 note_begun(queue, dispatched)
 local b = redis.call('HMGET', batch(batch_id), 'owner', 'options', 'endpoint', 'input_file_id',

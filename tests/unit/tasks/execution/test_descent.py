@@ -79,6 +79,15 @@ async def test_it_looks_by_itself_where_nobody_tells(descent, monkeypatch):
     assert unit.asked == before
 
 
+async def test_a_run_of_a_unit_that_ends_late_takes_no_other_run_of_it_along(descent):
+    first, again = Unit("a"), Unit("a")
+    descent.enter(first)
+    descent.enter(again)
+    descent.leave(first)
+    await eventually(lambda: again.asked)
+    assert first.asked == 0
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_one_more_line_that_waits_goes_down_at_once(descent, leaves):
     unit = Unit("a")

@@ -466,18 +466,17 @@ async def _away():
 
 
 async def test_a_batch_that_is_cancelled_meanwhile_is_dropped(worker):
-    worker.storage.write(INPUT, CONTENT)
     reached = []
 
-    async def start(*_):
-        reached.append("start")
+    async def parts(*_):
+        reached.append("parts")
         await asyncio.Event().wait()
 
-    worker.batches.start = start
-    unit = phase_unit("validate")
+    worker.batches.parts = parts
+    unit = phase_unit("join")
     worker.batches.units[Ref(unit.id, 0)] = unit
     runner = PhaseRunner(worker.context, 2)
-    running = asyncio.create_task(runner.run_phase("validate", Ref(unit.id, 0), "me"))
+    running = asyncio.create_task(runner.run_phase("join", Ref(unit.id, 0), "me"))
     await eventually(lambda: reached)
     worker.leases.drop_batch(BATCH)
     await asyncio.wait_for(running, 5)

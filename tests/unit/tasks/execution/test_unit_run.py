@@ -7,7 +7,7 @@ import json
 
 import pytest
 from harness.batches import jsonl, line
-from harness.fakes import FakePublisher
+from harness.fakes import FakePublisher, meanwhile
 from harness.records import slice_unit
 from harness.waiting import eventually, turns
 
@@ -516,6 +516,28 @@ async def test_what_waits_makes_room_for_another_unit_and_counts_no_failure(work
     assert await run.end() == []
     kept = LineHistory(REFUSED, 0)
     assert moves(worker, "park") == [("park", dict.fromkeys(range(LINES), kept), 3.0)]
+
+
+async def test_what_is_parked_as_it_goes_down_has_left_and_the_rest_is_parked(worker, run, waiting):
+    """A line is in one place: below it is answered, and here it would be asked for again."""
+    await waiting.begin()
+    meanwhile(worker.batches, "split", run.park)
+    worker.answerer.room = {"cpu": 2}
+    assert await run.end() == []
+    kept = LineHistory(REFUSED, 0)
+    assert moves(worker, "split", "park") == [
+        ("split", "cpu", {0: kept, 1: kept}),
+        ("park", {2: kept}, 3.0),
+    ]
+
+
+async def test_a_unit_whose_lines_leave_knows_it_before_they_are_sent(worker, run, waiting):
+    await waiting.begin()
+    moved = []
+    worker.publisher.dispatch = lambda _: turns(moved.append(dict(run.unit.moved_to)) or 1)
+    worker.answerer.room = {"cpu": LINES}
+    await eventually(lambda: moved)
+    assert list(moved[0]) == [0, 1, 2]
 
 
 async def test_a_unit_whose_batch_is_cancelled_waits_no_more(worker, run, waiting):

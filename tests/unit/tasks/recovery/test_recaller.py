@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from harness.fakes import FakePublisher
+from harness.fakes import FakePublisher, meanwhile
 from harness.waiting import eventually
 
 from tasks.errors import StoreUnavailable
@@ -47,7 +47,8 @@ class Home:
             works_below=lambda _: self.works_below,
             has_room_below=self._has_room_below,
         )
-        store = SimpleNamespace(jobs=SimpleNamespace(recall=self._recall))
+        self.jobs = SimpleNamespace(recall=self._recall)
+        store = SimpleNamespace(jobs=self.jobs)
         self.recaller = Recaller(store, self.publisher, answerer, knocks=knocks)
 
     async def _has_room_below(self, _):
@@ -74,7 +75,8 @@ def start(monkeypatch):
 
     def start(**options):
         home = Home(**options)
-        running.append(asyncio.create_task(home.recaller.keep()))
+        home.keeping = asyncio.create_task(home.recaller.keep())
+        running.append(home.keeping)
         return home
 
     yield start
@@ -94,6 +96,18 @@ async def test_while_a_tier_is_well_nothing_is_done(start):
     home.parked = list(PARKED)
     await some_looks()
     assert home.recalls == []
+
+
+async def test_what_is_called_back_as_the_process_stops_is_still_sent(start):
+    home = start()
+    home.opens()
+    home.parked = list(PARKED)
+    await some_looks()
+    meanwhile(home.jobs, "recall", home.keeping.cancel)
+    home.closes()
+    await asyncio.wait([home.keeping], timeout=5)
+    assert home.keeping.cancelled()
+    assert home.publisher.dispatched == PARKED
 
 
 async def test_once_it_is_well_again_all_that_is_parked_comes_and_once(start):
@@ -127,6 +141,26 @@ async def test_a_line_that_waits_here_probes_by_itself(start):
     home.opens(due=0.0)
     await some_looks()
     assert (home.recalls, home.tier.knocks) == ([], 0)
+
+
+async def test_where_the_lines_that_wait_here_fail_as_probes_one_that_is_parked_has_its_chance(
+    start,
+):
+    """They may all be what the tier fails at, as it does not at the others."""
+    home = start()
+    home.gate.anybody = True
+    home.parked = list(PARKED)
+    for times in range(3):
+        home.opens()
+        await some_looks()
+        home.opens(due=0.0)
+        await some_looks()
+        assert home.publisher.dispatched == PARKED[:times]
+    home.closes()
+    await some_looks()
+    home.opens(due=0.0)
+    await some_looks()
+    assert home.recalls == [("gpu", 1)] * 2 + [("gpu", MOST)], "and after that, as at first"
 
 
 @pytest.mark.parametrize(

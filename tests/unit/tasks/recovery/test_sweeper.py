@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from harness.fakes import FakePublisher, Heard
+from harness.fakes import FakePublisher, Heard, meanwhile
 from harness.waiting import eventually
 
 from tasks.errors import PublishError, StoreUnavailable
@@ -80,6 +80,14 @@ async def test_what_is_found_is_published_again_and_counted(sweeper, store, publ
     assert publisher.dispatched == [each.dispatch for each in store.found]
     assert observer.events == [("swept", "lease", "parked", "unbegun")]
     assert (store.file_sweeps, store.prunes) == (1, 1)
+
+
+async def test_what_is_found_as_the_process_stops_is_still_published(store, sweeping, publisher):
+    store.found = [swept("job_1", "parked")]
+    meanwhile(store.jobs, "sweep", sweeping.cancel)
+    await asyncio.wait([sweeping], timeout=5)
+    assert sweeping.cancelled()
+    assert publisher.dispatched == [store.found[0].dispatch]
 
 
 async def test_only_what_was_lost_is_a_warning(sweeper, store, caplog):
