@@ -60,5 +60,9 @@ class Drain:
             log.warning("drain time is over: %d calls are cut off and handed over", len(rest))
         for call in rest:
             call.cancel()
+        await self.handed_over()
+
+    async def handed_over(self) -> None:
+        """Return when nothing is being handed over; what begins now to be is not waited for."""
         while self._handing_over:
             await asyncio.wait(self._handing_over)

@@ -97,7 +97,7 @@ class WorkerProcess:
         process.give_back_memory()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that has a thread is done
-        if self._stopping:  # units whose lines had waited have none
+        if self._stopping:
             concurrent.futures.wait([self._stopping])
         try:
             self._loop.call(self._close(), timeout=process.HAND_OVER_SECONDS)
@@ -265,6 +265,8 @@ class WorkerProcess:
         await counting
 
     async def _close(self) -> None:
+        # Units may have begun to wait when the drain had ended already; none has a thread now.
+        await self._drain.handed_over()
         await self._background.stop()
         await self._count()
         with contextlib.suppress(Exception):

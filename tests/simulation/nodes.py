@@ -163,6 +163,7 @@ class Worker:
         await counting
         while self._working:
             await asyncio.sleep(0.05)
+        await self._drain.handed_over()
         await self._background.stop()
         await self._store.close()
         self.node.die()

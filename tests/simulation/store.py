@@ -36,6 +36,7 @@ PUBLISHED = "{sim}:published"  # list: channel, message, ...
 ELSEWHERE = {"SCRIPT LOAD", "WAITAOF"}  # commands that the server never sees
 ANSWER_SECONDS = 5.0  # what the product's client waits for an answer
 NETWORK_SECONDS = 0.002  # what a message takes, most of the time
+FAR = 30  # times as far away a store is in some runs
 
 # In front of a script: its `redis` is this one. %d: which ARGV is the clock.
 VIRTUAL = """
@@ -356,6 +357,8 @@ class StoreLink:
     def __init__(self, world: World, server: Server) -> None:
         self._world, self._server = world, server
         self._rng = world.rng("store")
+        # Far away, what a step does elsewhere is often there before its answer is.
+        self._distance = world.rng("distance").choice((1, 1, FAR))
         self.subscriptions: set[Subscription] = set()
         self.trips = 0
         self._pending: list[asyncio.Future] = []  # replies that wait for the disk
@@ -376,9 +379,9 @@ class StoreLink:
 
     def _later(self, callback: Any, *args: Any) -> None:
         # Nearly always at once; now and then something else overtakes it.
-        delay = self._rng.random() * NETWORK_SECONDS
+        delay = self._rng.random() * NETWORK_SECONDS * self._distance
         if self._rng.random() < 0.02:
-            delay *= 100
+            delay *= 100 / self._distance
         self._world.loop.outside_later(delay, callback, *args)
 
     def _arrive(self, commands: Sequence[Sequence[Any]], reply: asyncio.Future, fault: str) -> None:

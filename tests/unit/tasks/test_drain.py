@@ -116,3 +116,12 @@ async def test_who_hands_over_is_waited_for_though_nothing_is_called(drain):
     assert not drain.cut_off
     ended.set()
     await asyncio.wait_for(stopping, 5)
+
+
+async def test_what_began_to_be_handed_over_after_the_drain_is_waited_for_as_well(drain):
+    """A unit whose last call has just ended begins to wait, and gives up its thread."""
+    await asyncio.wait_for(drain.run(60), 5)
+    handing = asyncio.create_task(asyncio.sleep(0.02))
+    drain.wait_for(handing)
+    await asyncio.wait_for(drain.handed_over(), 5)
+    assert handing.done()
