@@ -1,0 +1,42 @@
+"""How a worker process ends: what is handed over first, and then what it stands on."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from tasks.drain import Drain
+from tasks.settings import Settings
+from workers.process import WorkerProcess
+
+
+class Worker:
+    """A worker process whose parts note in which order they end."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        self.process = WorkerProcess(Settings(gpu_url="http://gpu"))
+        self.process._drain = self.drain = Drain()
+        self.process._background = SimpleNamespace(stop=self.ends("loops"))
+        self.process._tiers = SimpleNamespace(http=SimpleNamespace(aclose=self.ends("calls")))
+        fleet = SimpleNamespace(count=lambda _: asyncio.sleep(0))
+        self.process._store = SimpleNamespace(fleet=fleet, close=self.ends("store"))
+
+    def ends(self, name):
+        async def end():
+            self.ended.append(name)
+
+        return end
+
+
+async def test_a_unit_that_begins_to_wait_as_the_drain_ends_is_handed_back_before_the_store_closes():
+    worker = Worker()
+    await worker.drain.run(0)
+
+    async def hand_back():
+        await asyncio.sleep(0.02)
+        worker.ended.append("handed back")
+
+    worker.drain.wait_for(asyncio.create_task(hand_back()))
+    await worker.process._close()
+    assert worker.ended == ["handed back", "loops", "calls", "store"]
