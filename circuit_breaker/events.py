@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from circuit_breaker.machine import CircuitState
+
 if TYPE_CHECKING:
-    from circuit_breaker.machine import CircuitState, Outcome, Override
+    from circuit_breaker.machine import Outcome, Override
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,11 @@ class StateChanged:
     name: str
     before: CircuitState
     after: CircuitState
+
+    @property
+    def opened_again(self) -> bool:
+        """Whether a probe has failed."""
+        return (self.before, self.after) == (CircuitState.HALF_OPEN, CircuitState.OPEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,7 @@ class WorkerProcess:
         log_event(event)
         self._metrics.breaker_event(event)
         if isinstance(event, StateChanged) and self._recaller:
-            self._recaller.changed()
+            self._recaller.changed(probe_failed=event.opened_again)
 
     def _shutting_down(self, **_: Any) -> None:
         # In a signal handler: only start what the loop does. Celery has stopped consuming when
@@ -265,10 +265,11 @@ class WorkerProcess:
         await counting
 
     async def _close(self) -> None:
-        # Units may have begun to wait when the drain had ended already; none has a thread now.
-        await self._drain.handed_over()
-        await self._background.stop()
+        # Units may have begun to wait when the drain had ended already; none has a thread now. And
+        # Celery may have ended by itself, or as it was told to over its remote control.
+        await (self._drain.handed_over() if self._drain.started else self._drain.run(0))
         await self._count()
+        await self._background.stop()
         with contextlib.suppress(Exception):
             await self._tiers.http.aclose()
         await self._store.close()

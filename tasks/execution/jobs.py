@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,7 +31,7 @@ from tasks.telemetry.slices import current_report
 from tasks.whole import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from tasks.execution.context import Context
     from tasks.execution.stream_log import StreamLog
@@ -69,6 +69,7 @@ class _SliceRun:
         self._calls = Calls(context.drain)
         self._report = current_report()
         self._streams: dict[str, StreamLog] = {}  # of jobs whose answer is followed
+        self._settled: set[str] = set()  # jobs whose end, or way elsewhere, is in the store
         self._left: list[tuple[BegunJob, HandOn]] = []  # not answered at this tier, and still here
 
     async def run(self, jobs: Sequence[BegunJob]) -> list[Ref]:
@@ -87,13 +88,13 @@ class _SliceRun:
         try:
             await self._answer_in_room(job)
         except asyncio.CancelledError:
-            if not self._context.drain.cut_off:
+            if not self._context.drain.cut_off or job.id in self._settled:
                 return  # dropped: its result is there, or it is another worker's now
             if self._is_shown(job):
-                await whole(self._finish(job, interrupted(job.attempts)))
+                await self._settle(job, self._finish(job, interrupted(job.attempts)))
                 return
             self._report.note(HandBack())
-            await whole(self._hand_back(job))
+            await self._settle(job, self._hand_back(job))
         except StoreUnavailable as error:
             # At the end of the drain: the lease ends, and the job runs again elsewhere.
             log.warning("job %s at tier %s broke off: %s", job.id, job.tier, error)
@@ -127,7 +128,7 @@ class _SliceRun:
             self._report.note(outcome)
         match outcome:
             case Finish():
-                await whole(self._finish(job, outcome))
+                await self._settle(job, self._finish(job, outcome))
             case HandOn():
                 bare = msgspec.structs.replace(job, body=Body(b""))  # nobody holds it meanwhile
                 self._left.append((bare, outcome))
@@ -137,9 +138,18 @@ class _SliceRun:
                 parking = self._context.store.jobs.park
                 await self._context.retrying(parking, job, home, new_token(), outcome)
             case HandUp(to):
-                await whole(self._hand_up(job, to))
+                await self._settle(job, self._hand_up(job, to))
             case HandBack():
-                await whole(self._hand_back(job))
+                await self._settle(job, self._hand_back(job))
+
+    async def _settle(self, job: BegunJob, step: Coroutine[Any, Any, None]) -> None:
+        """Take what a job comes to to its end, though its call was cut off meanwhile."""
+
+        async def settle() -> None:
+            await step
+            self._settled.add(job.id)
+
+        await whole(settle())
 
     async def _outcome(self, job: BegunJob) -> Outcome | None:
         """Return what a job comes to; None if it is not ours any more."""

@@ -62,7 +62,7 @@ class MessageRunner:
         is_of_batch = is_unit(refs[0].id)
         if tier not in publisher.order:
             hand_on = self._unit_on if is_of_batch else self._jobs_on
-            await publisher.dispatch(await hand_on(message, lease_owner))
+            await hand_on(message, lease_owner)
             return []
         if is_of_batch:
             left = await self._runners.units.run_unit(tier, refs[0], queue, lease_owner)
@@ -74,24 +74,25 @@ class MessageRunner:
         await publisher.dispatch(Dispatch(ref.id, ref.attempt, to, begun) for ref in left)
         return []
 
-    async def _jobs_on(self, message: Message, lease_owner: str) -> list[Dispatch]:
-        """Hand jobs on from a tier that is not set up here; return what is to be published."""
+    async def _jobs_on(self, message: Message, lease_owner: str) -> None:
+        """Hand jobs on from a tier that is not set up here."""
         context, queue = self._context, Queue(message.queue).begun.value
         store = context.store.jobs
         jobs = await context.retrying(store.begin, lease_owner, message.tier, message.refs)
         ways: dict[str, list[BegunJob]] = {}
         for job in jobs:
             ways.setdefault(self._way_on(job.attempts), []).append(job)
-        dispatches, report = [], current_report()
+        report = current_report()
         for to, its_jobs in ways.items():
             outcomes = [HandOn(_noted(job.attempts, job.tier), job.failures) for job in its_jobs]
             for outcome in outcomes:
                 report.note(outcome)
             refs = await context.retrying(store.hand_on, its_jobs, to, new_token(), outcomes)
-            dispatches += [Dispatch(ref.id, ref.attempt, to, queue) for ref in refs]
-        return dispatches
+            await context.publisher.dispatch(
+                Dispatch(ref.id, ref.attempt, to, queue) for ref in refs
+            )
 
-    async def _unit_on(self, message: Message, lease_owner: str) -> list[Dispatch]:
+    async def _unit_on(self, message: Message, lease_owner: str) -> None:
         """Hand a unit on in the same way: to the first tier where not all its lines were tried."""
         context, store = self._context, self._context.store.batches
         ref = message.refs[0]
@@ -99,7 +100,7 @@ class MessageRunner:
         if not isinstance(unit, SliceUnit):
             if unit is not None:
                 await drop_late(context, unit)
-            return []
+            return
         known = {i: unit.histories.get(i, LineHistory(())) for i in unit.open_lines}
         tried = [{attempt.tier for attempt in each.attempts} for each in known.values()]
         to = way_on(context.publisher.order, set.intersection(*tried) if tried else ())
@@ -111,9 +112,9 @@ class MessageRunner:
         for each in noted.values():
             report.note(HandOn(each.attempts, each.failures))
         attempt = await context.retrying(store.hand_on, unit, to, new_token(), noted)
-        if attempt is None:
-            return []
-        return [Dispatch(unit.id, attempt, to, Queue.BATCH_BEGUN.value)]
+        if attempt is not None:
+            on = Dispatch(unit.id, attempt, to, Queue.BATCH_BEGUN.value)
+            await context.publisher.dispatch([on])
 
     def _way_on(self, attempts: Iterable[Attempt]) -> str:
         return way_on(self._context.publisher.order, {attempt.tier for attempt in attempts})

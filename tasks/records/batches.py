@@ -115,7 +115,9 @@ UNIT_TRANSITIONS = (
     Transition(Status.QUEUED, Status.QUEUED, "sweep", "parked and due, or its message was lost"),
     Transition(Status.QUEUED, Status.QUEUED, "recall", "parked, and its tier may be asked"),
     Transition(Status.RUNNING, None, "start_batch", _LEASED),
-    Transition(Status.RUNNING, None, "complete_slice", f"at the tier part; {_LEASED}"),
+    Transition(
+        Status.RUNNING, None, "complete_slice", f"at the tier part; {_LEASED}; others of its slice"
+    ),
     Transition(
         Status.RUNNING, None, "drop_unit", f"no line of its own is without a result; {_LEASED}"
     ),

@@ -2,11 +2,11 @@
 
 A probe waits for no luck: while anything waits for a tier, or runs below it, something tries it as
 soon as that is due. That is the next job, or a line that waits in a process; else a job or a unit
-that is parked, as it is where those that wait have failed as probes before; else one that waits for
-a slot below; else a call that costs no tokens.
+that is parked; else one that waits for a slot below; else a call that costs no tokens.
 
-And where no line waits in a process, and a tier below has room, it calls back a parked unit to go
-there.
+Where a probe has failed and lines wait in a process, one that is parked joins them: they may all be
+what the tier fails at. And where no line waits in a process, and a tier below has room, it calls
+back a parked unit to go there.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Recaller:
         self._store, self._publisher, self._answerer = store, publisher, answerer
         self._tiers, self._knocks = answerer.models, knocks
         self._well = dict.fromkeys(self._tiers, True)
-        self._due: set[str] = set()  # tiers that take a call, or a probe
-        self._times_due = dict.fromkeys(self._tiers, 0)  # for a probe, since it was well
+        self._probe_failed = False  # since the last look
         self._changed = asyncio.Event()
 
-    def changed(self) -> None:
-        """Say that a breaker has changed."""
+    def changed(self, *, probe_failed: bool = False) -> None:
+        """Say that a breaker has changed. probe_failed: it has opened again."""
+        self._probe_failed |= probe_failed
         self._changed.set()
         for gate in self._answerer.gates.values():
             gate.changed()
@@ -51,28 +51,23 @@ class Recaller:
         """Look at every change, and in between; run until cancelled."""
         while True:
             self._changed.clear()
+            probe_failed, self._probe_failed = self._probe_failed, False
             with contextlib.suppress(StoreUnavailable, PublishError):
                 for name in self._tiers:
-                    await self._look(name)
+                    await self._look(name, probe_failed=probe_failed)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._changed.wait()
 
-    async def _look(self, name: str) -> None:
+    async def _look(self, name: str, *, probe_failed: bool) -> None:
         tier = self._tiers[name]
         due = await tier.due_seconds()
         was, self._well[name] = self._well[name], tier.closed and due <= 0
-        came_due = due <= 0 and name not in self._due
-        (self._due.add if due <= 0 else self._due.discard)(name)
         if self._well[name]:
-            self._times_due[name] = 0
             if not was:
                 await self._recall(name, MOST)
-            return
-        self._times_due[name] += came_due
-        if self._answerer.gates[name].anybody:
-            # Those that wait here may all be what the tier fails at: another one has its chance.
-            if came_due and self._times_due[name] > 1:
+        elif self._answerer.gates[name].anybody:
+            if probe_failed:
                 await self._recall(name, 1)
         elif due <= 0:
             await self._probe(name)

@@ -94,12 +94,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "drop_unit.lua",
         "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
         "if #lines > 0 and not ended then",
-    ): "it is handed back, and dropped when it is begun: its slice is written",
+    ): "it went with its slice as that was written, and nobody leases it any more",
     (
         "drop_unit.lua",
         "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",
         "if true then",
-    ): "it is handed back, and dropped when it is begun: its slice is written",
+    ): "it went with its slice as that was written, and nobody leases it any more",
     (
         "drop_unit.lua",
         "if #lines > 0 and not ended and redis.call('GETBIT', written(id), slice) == 0 then",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from api.app import create_app
 from api.services import open_services
 from api.streams import ABORT
+from circuit_breaker.events import StateChanged
 from simulation.broker import CeleryApp, Consumer, Message
 from simulation.loop import Node
 from tasks.background import Background
@@ -58,6 +59,7 @@ class Worker:
         )
         self._working = 0
         self._draining = False
+        self._recaller: Recaller | None = None
         world.loop.start(self.node, self._run())
 
     async def _run(self) -> None:
@@ -78,7 +80,8 @@ class Worker:
         self._publisher = Publisher(CeleryApp(world, self.node), tier_configs(settings), Observer())
         storage = await asyncio.to_thread(Storage, settings.files_url)
         self._store = store = await open_store(settings, storage)
-        tiers = build_tiers(settings, store, build_breakers(settings, store.connection, log_event))
+        breakers = build_breakers(settings, store.connection, self._breaker_event)
+        tiers = build_tiers(settings, store, breakers)
         self._drain = drain = Drain()
         # Not in the order of a set of what lies anywhere in memory.
         slots = [slots for _, slots in sorted(tiers.slots.items())]
@@ -96,13 +99,13 @@ class Worker:
         phases = PhaseRunner(context, settings.slice_lines)
         units = UnitRunner(context, phases, world.units, world.units + 1)
         self._messages = MessageRunner(context, Runners(JobRunner(context), units, phases))
-        recaller = Recaller(store, self._publisher, context.answerer, knocks=True)
+        self._recaller = Recaller(store, self._publisher, context.answerer, knocks=True)
         sweeper = Sweeper(store, self._publisher, observer, self.node.name)
         start = self._background.start
         start("leases", leases.keep)
         start("cancellations", leases.listen)
         start("sweeper", partial(sweeper.keep, settings.sweep_seconds))
-        start("recaller", recaller.keep)
+        start("recaller", self._recaller.keep)
         start("room below", context.descent.listen)
         sweep = store.jobs.sweep
         store.jobs.sweep = lambda empty: self._watched(sweep(empty))  # type: ignore[method-assign]
@@ -117,6 +120,11 @@ class Worker:
                 if reason == "unbegun" and not world.broker.holds((name, attempt - 1)):
                     world.violated(f"{name} was given out, and never sent")
         return swept
+
+    def _breaker_event(self, event: object) -> None:
+        log_event(event)
+        if isinstance(event, StateChanged) and self._recaller:
+            self._recaller.changed(probe_failed=event.opened_again)
 
     def _take(self, message: Message) -> None:
         if self.node.alive:

@@ -17,6 +17,7 @@ class Worker:
         self.ended: list[str] = []
         self.process = WorkerProcess(Settings(gpu_url="http://gpu"))
         self.process._drain = self.drain = Drain()
+        self.drain.at_start(lambda: self.ended.append("drained"))
         self.process._background = SimpleNamespace(stop=self.ends("loops"))
         self.process._tiers = SimpleNamespace(http=SimpleNamespace(aclose=self.ends("calls")))
         fleet = SimpleNamespace(count=lambda _: asyncio.sleep(0))
@@ -29,7 +30,7 @@ class Worker:
         return end
 
 
-async def test_a_unit_that_begins_to_wait_as_the_drain_ends_is_handed_back_before_the_store_closes():
+async def test_a_unit_that_begins_to_wait_as_the_drain_ends_is_handed_back_before_the_end():
     worker = Worker()
     await worker.drain.run(0)
 
@@ -39,4 +40,13 @@ async def test_a_unit_that_begins_to_wait_as_the_drain_ends_is_handed_back_befor
 
     worker.drain.wait_for(asyncio.create_task(hand_back()))
     await worker.process._close()
-    assert worker.ended == ["handed back", "loops", "calls", "store"]
+    assert worker.ended == ["drained", "handed back", "loops", "calls", "store"]
+
+
+async def test_a_worker_that_ends_without_a_signal_hands_back_what_waits_as_well():
+    worker = Worker()
+    stops = asyncio.Event()
+    worker.drain.at_start(stops.set)
+    worker.drain.wait_for(asyncio.create_task(stops.wait()))
+    await asyncio.wait_for(worker.process._close(), 5)
+    assert worker.ended == ["drained", "loops", "calls", "store"]

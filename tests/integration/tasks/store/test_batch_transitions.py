@@ -760,6 +760,22 @@ def test_what_else_there_is_of_a_written_slice_is_dropped_and_who_has_it_is_told
     batches.teardown()
 
 
+@pytest.mark.parametrize("of", ["a slice that is written", "a batch that has ended"])
+def test_a_unit_that_an_older_release_left_behind_is_not_begun(machine, of):
+    """Its results are gone: each of its lines would be asked for again, and again."""
+    batches, told = led(machine, "validate")
+    command, key = batches.store.connection.command, keyspace.job(slice_unit_id(batches.id, 0))
+    record = batches.wait(command("DUMP", key))
+    told.tell("slice:0")
+    if of == "a batch that has ended":
+        told.tell(" ".join(f"slice:{number}" for number in range(1, SLICES)) + " join")
+    batches.wait(command("RESTORE", key, 0, record))
+    ref = Ref(slice_unit_id(batches.id, 0), 0)
+    assert batches.wait(batches.batches.begin("w3", "gpu", ref)) is None
+    assert not batches.wait(command("EXISTS", key))
+    batches.close()
+
+
 def test_a_unit_is_dropped_once_each_of_its_lines_has_a_result_or_left(machine):
     batches, told = led(machine, "validate begin:0")
     unit = told.unit

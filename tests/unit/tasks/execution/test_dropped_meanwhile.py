@@ -145,6 +145,13 @@ async def test_a_job_that_goes_elsewhere_is_sent(worker, drops, step):
     assert worker.publisher.dispatched == [Dispatch("job_1", 1, to, "interactive.begun")]
 
 
+async def test_a_job_that_ended_as_it_was_cut_off_is_not_handed_back(worker):
+    meanwhile(worker.jobs, "finish", lambda: _cut_off(worker))
+    await run_job(worker, lambda *_: None, "finish", ANSWER)
+    assert [move[0] for move in worker.jobs.moves] == ["begin", "finish"]
+    assert worker.publisher.dispatched == []
+
+
 async def test_a_job_that_ended_is_told_of(worker, drops):
     await run_job(worker, drops, "finish", ANSWER)
     assert worker.observer.events[1:] == [("finished", "gpu", "succeeded")]

@@ -143,24 +143,23 @@ async def test_a_line_that_waits_here_probes_by_itself(start):
     assert (home.recalls, home.tier.knocks) == ([], 0)
 
 
-async def test_where_the_lines_that_wait_here_fail_as_probes_one_that_is_parked_has_its_chance(
-    start,
+async def test_where_a_probe_failed_one_that_is_parked_joins_the_lines_that_wait_here(
+    start, monkeypatch
 ):
     """They may all be what the tier fails at, as it does not at the others."""
     home = start()
+    monkeypatch.setattr("tasks.recovery.recaller.LOOK_SECONDS", 100)
+    await some_looks()
     home.gate.anybody = True
     home.parked = list(PARKED)
-    for times in range(3):
-        home.opens()
+    home.opens()
+    for times in (1, 2):
+        home.recaller.changed()  # it is due, and somebody tries
         await some_looks()
-        home.opens(due=0.0)
+        home.recaller.changed(probe_failed=True)
         await some_looks()
-        assert home.publisher.dispatched == PARKED[:times]
-    home.closes()
-    await some_looks()
-    home.opens(due=0.0)
-    await some_looks()
-    assert home.recalls == [("gpu", 1)] * 2 + [("gpu", MOST)], "and after that, as at first"
+        assert home.recalls == [("gpu", 1)] * times
+    assert home.publisher.dispatched == PARKED[:2]
 
 
 @pytest.mark.parametrize(
