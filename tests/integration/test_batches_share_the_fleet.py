@@ -90,8 +90,9 @@ def test_a_worker_for_all_queues_answers_lone_requests_before_its_batches(fleet,
 
 def test_batches_beyond_what_a_worker_runs_at_once_all_end(fleet, gpu):
     # A message is taken for lost within its grace only if it is: no worker is there meanwhile.
-    worker = fleet.worker(slice_lines=4, gpu_concurrency=4, dispatch_grace_seconds=60)
-    api, _ = fleet.start(fleet.api(), worker)
+    grace = {"dispatch_grace_seconds": 60}
+    worker = fleet.worker(slice_lines=4, gpu_concurrency=4, **grace)
+    api, _ = fleet.start(fleet.api(**grace), worker)
     gpu.delay = 0.01
     gpu.plan = lambda call: "no-choices" if int(call.prompt) % 10 == 3 else "ok"
     lines = lines_of(100)
