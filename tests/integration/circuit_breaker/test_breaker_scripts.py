@@ -147,7 +147,7 @@ def test_the_scripts_mirror_the_machine(valkey):
     reasons = ("open", "half_open", "held", "ramping", "forced_open")
     assert min(SEEN[reason] for reason in reasons) > 20, SEEN
     assert min(SEEN[how] for how in ("in a row", "again", "first")) > 20, SEEN
-    assert SEEN["by a rate"], SEEN  # some walks have four of them, others fifty
+    assert SEEN["by a rate"], SEEN  # some runs have only four of them
 
 
 def test_they_agree_where_something_just_ends(valkey):
