@@ -63,6 +63,6 @@ class Drain:
         await self.handed_over()
 
     async def handed_over(self) -> None:
-        """Return when nothing is being handed over; what begins now to be is not waited for."""
+        """Return when nothing is being handed over any more."""
         while self._handing_over:
             await asyncio.wait(self._handing_over)

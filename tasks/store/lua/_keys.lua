@@ -70,7 +70,7 @@
 --   {prefix}stream:{id}          channel the same entries, as they are written
 --   {prefix}room                 channel ids of units that were sent down, and have left
 --   {prefix}finished             channel ids of finished jobs
---   {prefix}cancelled            channel ids of jobs cancelled while they ran, of batches, and of units whose slice is written
+--   {prefix}cancelled            channel ids of batches, and of jobs and units that ran, whose work is in vain now
 local P = ARGV[1]
 local now = tonumber(ARGV[2])
 if now < 0 then

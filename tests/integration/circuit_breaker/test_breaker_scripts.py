@@ -83,6 +83,11 @@ class Steps(RuleBasedStateMachine):
             self.both.record(worker, self.both.acquire(worker, 0.0), report)
             self.both.now += ms
 
+    @rule(worker=WORKERS)
+    def fail_too_often_and_never_in_a_row(self, worker):
+        for report in (SUCCEEDED, FAILED, FAILED) * 3:
+            self.both.record(worker, self.both.acquire(worker, 0.0), report)
+
     @rule(draw=DRAWS)
     def trip(self, draw=0.5):
         for _ in range(self.both.rules.failure_threshold):
@@ -146,8 +151,7 @@ def test_the_scripts_mirror_the_machine(valkey):
     assert min(SEEN[state] for state in CircuitState) > 100, SEEN
     reasons = ("open", "half_open", "held", "ramping", "forced_open")
     assert min(SEEN[reason] for reason in reasons) > 20, SEEN
-    assert min(SEEN[how] for how in ("in a row", "again", "first")) > 20, SEEN
-    assert SEEN["by a rate"], SEEN  # some runs have only four of them
+    assert min(SEEN[how] for how in ("in a row", "by a rate", "again", "first")) > 20, SEEN
 
 
 def test_they_agree_where_something_just_ends(valkey):

@@ -123,7 +123,6 @@ def _cut_off(worker):
 async def test_a_phase_that_is_handed_back_is_sent(worker, drops):
     unit = phase_unit("join")
     worker.batches.units[Ref(unit.id, 0)] = unit
-    worker.batches.ours = True
     hangs = asyncio.get_running_loop().create_future()
     worker.batches.parts = lambda _: hangs
     drops(worker.batches, "hand_back", unit.id)
@@ -141,26 +140,27 @@ JOBS = {"hand_on": (UP, "gpu"), "hand_back": (HandBack(), "cpu")}
 @pytest.mark.parametrize("step", JOBS)
 async def test_a_job_that_goes_elsewhere_is_sent(worker, drops, step):
     outcome, to = JOBS[step]
-    await run_job(worker, drops, step, outcome)
+    drops(worker.jobs, step, "job_1")
+    await run_job(worker, outcome)
     assert worker.publisher.dispatched == [Dispatch("job_1", 1, to, "interactive.begun")]
 
 
 async def test_a_job_that_ended_as_it_was_cut_off_is_not_handed_back(worker):
     meanwhile(worker.jobs, "finish", lambda: _cut_off(worker))
-    await run_job(worker, lambda *_: None, "finish", ANSWER)
+    await run_job(worker, ANSWER)
     assert [move[0] for move in worker.jobs.moves] == ["begin", "finish"]
     assert worker.publisher.dispatched == []
 
 
 async def test_a_job_that_ended_is_told_of(worker, drops):
-    await run_job(worker, drops, "finish", ANSWER)
+    drops(worker.jobs, "finish", "job_1")
+    await run_job(worker, ANSWER)
     assert worker.observer.events[1:] == [("finished", "gpu", "succeeded")]
     assert worker.answerer.kept == ["job_1"]
 
 
-async def run_job(worker, drops, step, outcome):
+async def run_job(worker, outcome):
     worker.answerer.outcome = lambda _: outcome
     worker.jobs.jobs["job_1"] = begun_job(tier="cpu")
-    drops(worker.jobs, step, "job_1")
     runner = JobRunner(worker.context)
     await asyncio.wait_for(runner.run_slice("cpu", [Ref("job_1", 0)], "interactive", "me"), 5)

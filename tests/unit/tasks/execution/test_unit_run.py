@@ -533,11 +533,15 @@ async def test_what_is_parked_as_it_goes_down_has_left_and_the_rest_is_parked(wo
 
 async def test_a_unit_whose_lines_leave_knows_it_before_they_are_sent(worker, run, waiting):
     await waiting.begin()
-    moved = []
-    worker.publisher.dispatch = lambda _: turns(moved.append(dict(run.unit.moved_to)) or 1)
+    known = []
+
+    async def dispatch(_):
+        known.append(list(run.unit.moved_to))
+
+    worker.publisher.dispatch = dispatch
     worker.answerer.room = {"cpu": LINES}
-    await eventually(lambda: moved)
-    assert list(moved[0]) == [0, 1, 2]
+    await eventually(lambda: known)
+    assert known == [[0, 1, 2]]
 
 
 async def test_a_unit_whose_batch_is_cancelled_waits_no_more(worker, run, waiting):
