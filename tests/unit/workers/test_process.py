@@ -1,10 +1,11 @@
-"""How a worker process ends: what is handed over first, and then what it stands on."""
+"""What a worker process tells its parts, and in which order they end."""
 
 from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
 
+from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, Outcome
 from tasks.drain import Drain
 from tasks.settings import Settings
 from workers.process import WorkerProcess
@@ -50,3 +51,16 @@ async def test_a_worker_that_ends_without_a_signal_hands_back_what_waits_as_well
     worker.drain.wait_for(asyncio.create_task(stops.wait()))
     await asyncio.wait_for(worker.process._close(), 5)
     assert worker.ended == ["drained", "loops", "calls", "store"]
+
+
+async def test_who_calls_work_back_is_told_of_each_change_and_of_a_probe_that_failed():
+    worker, told = Worker(), []
+    worker.process._recaller = SimpleNamespace(
+        changed=lambda *, probe_failed: told.append(probe_failed)
+    )
+    config = CircuitBreakerConfig(failure_threshold=1, recovery_timeout_seconds=0.01)
+    breaker = CircuitBreaker("max_gpu", config, on_event=worker.process._breaker_event)
+    for _ in range(2):
+        await breaker.record(await breaker.acquire(), Outcome.FAILURE)
+        await asyncio.sleep(2 * config.recovery_timeout_seconds)  # until it is due for a probe
+    assert told == [False, False, True], "it opened, was probed, and in vain"
