@@ -37,6 +37,8 @@ from tasks.store.keyspace import (
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from simulation.upstream import Call
     from simulation.world import World
 
@@ -60,8 +62,15 @@ class Ledger:
         self._known: dict[str, tuple[str | None, int]] = {}  # status and attempt, as last seen
 
     def _fields(self, key: str) -> dict[str, str]:
-        flat = [each.decode() for each in self._server.one("HGETALL", "{ft}:" + key)]
-        return dict(zip(flat[::2], flat[1::2], strict=True))
+        return self._records([key])[key]
+
+    def _records(self, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Read hashes, all in one exchange."""
+        keys = list(keys)
+        found = self._server.all([("HGETALL", "{ft}:" + key) for key in keys])
+        texts = [[each.decode() for each in flat] for flat in found]
+        hashes = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in texts]
+        return dict(zip(keys, hashes, strict=True))
 
     def _keys(self, pattern: str) -> list[str]:
         found = self._server.one("KEYS", "{ft}:" + pattern)
@@ -69,12 +78,16 @@ class Ledger:
 
     def work_left(self) -> dict[str, Any]:
         """Return what the indexes say is still to be done."""
-        left = {}
-        for name in WORK:
-            members = self._server.one("ZRANGE", "{ft}:" + name, 0, -1)
-            if members:
-                left[name] = [member.decode() for member in members]
-        return left
+        return {name: members for name, members in self._members(WORK).items() if members}
+
+    def _members(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Read sorted sets, all in one exchange."""
+        names = list(names)
+        found = self._server.all([("ZRANGE", "{ft}:" + name, 0, -1) for name in names])
+        return {
+            name: [member.decode() for member in members]
+            for name, members in zip(names, found, strict=True)
+        }
 
     def is_quiet(self) -> bool:
         """Whether nothing is to be done any more; looks once a second."""
@@ -89,54 +102,51 @@ class Ledger:
         if self._world.over:
             return
         listed: dict[str, set[str]] = {}
-        for index in INDEXES:
-            for member in self._server.one("ZRANGE", "{ft}:" + index, 0, -1):
-                listed.setdefault(member.decode(), set()).add(index)
+        for index, members in self._members(INDEXES).items():
+            for member in members:
+                listed.setdefault(member, set()).add(index)
+        keys = self._keys("*")
+        records = self._records(key for key in keys if _is_record(key))
         units: dict[str, set[str]] = {}
-        for key in self._keys("job:*"):
-            name, record = key.removeprefix("job:"), self._fields(key)
+        for name, record in _of_kind("job", records):
             if is_unit(name):
                 units.setdefault(record["batch"], set()).add(name)
             self._look_at_job(name, record, listed.pop(name, set()))
-        for key in self._keys("batch:batch_*"):
-            if key.count(":") == 1:
-                name, record = key.removeprefix("batch:"), self._fields(key)
-                self._look_at_batch(name, record, listed.pop(name, set()), units.pop(name, set()))
-        self._look_at_results()
-        self._look_at_counts()
-        self._look_at_what_was_sent_down()
+        for name, record in _of_kind("batch", records):
+            self._look_at_batch(name, record, listed.pop(name, set()), units.pop(name, set()))
+        self._look_at_results(key for key in keys if key.startswith("part:"))
+        self._look_at_counts(records)
+        self._look_at_what_was_sent_down(records)
         for name, at in (listed | units).items():
             self._world.violated(f"{name} is not there, and stands in {sorted(at)}")
 
-    def _look_at_counts(self) -> None:
+    def _look_at_counts(self, records: Mapping[str, Mapping[str, str]]) -> None:
         """Check that as many bytes are counted as are there: of bodies, and of files."""
         bodies, files = Counter(), Counter()
-        for key in self._keys("job:job_*"):
-            record = self._fields(key)
-            if "body_bytes" in record:  # else it has ended; its request may be kept
+        for name, record in _of_kind("job", records):
+            if "body_bytes" in record and not is_unit(name):
+                # Else it has ended; its request may be kept.
                 _count(bodies, record["owner"], len(record["body"].encode()))
         entries = {}
-        for key in self._keys("file:*"):
-            if key.count(":") == 1:
-                record = self._fields(key)
-                _count(files, record["owner"], int(record["bytes"]))
-                entries[record["id"]] = f"{record['bytes']} {record['owner']}"
+        for _, record in _of_kind("file", records):
+            _count(files, record["owner"], int(record["bytes"]))
+            entries[record["id"]] = f"{record['bytes']} {record['owner']}"
         expected = {QUEUED_BYTES: bodies, STORED_BYTES: files, COUNTED_FILES: entries}
-        for name, sums in expected.items():
-            counted, there = self._fields(name), {key: str(n) for key, n in sums.items()}
+        for name, counted in self._records(expected).items():
+            there = {key: str(n) for key, n in expected[name].items()}
             if counted != there:
                 self._world.violated(f"{name} is {counted}, and there is {there}")
 
-    def _look_at_what_was_sent_down(self) -> None:
+    def _look_at_what_was_sent_down(self, records: Mapping[str, Mapping[str, str]]) -> None:
         """Check that who has room at a tier stands there."""
         for unit, entry in self._fields(SENT_DOWN).items():
-            tier = self._fields(f"job:{unit}").get("tier")
+            tier = records.get(f"job:{unit}", {}).get("tier")
             if tier not in {entry.rpartition(":")[0], "part"}:
                 self._world.violated(f"{unit} has room at {entry}, and stands at {tier}")
 
-    def _look_at_results(self) -> None:
+    def _look_at_results(self, keys: Iterable[str]) -> None:
         """Check that what a part holds is not kept twice."""
-        for key in self._keys("part:*"):
+        for key in keys:
             _, batch, number = key.split(":")
             if self._server.one("GETBIT", "{ft}:batch:" + batch + ":written", number):
                 self._world.violated(f"{key} is kept, and its part is written")
@@ -372,6 +382,20 @@ class Ledger:
                 await sweeper.sweep()
                 await store.fleet.gauges()
                 await asyncio.sleep(61)
+
+
+def _is_record(key: str) -> bool:
+    """Whether a key's value is a job's, a unit's, a batch's or a file's record."""
+    kind, _, name = key.partition(":")
+    return kind == "job" or (kind in {"batch", "file"} and ":" not in name)
+
+
+def _of_kind(
+    kind: str, records: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, Mapping[str, str]]]:
+    """Return the records of a kind, by name."""
+    named = ((key.partition(":"), record) for key, record in records.items())
+    return [(name, record) for (of, _, name), record in named if of == kind]
 
 
 def _count(sums: Counter[str], owner: str, number: int) -> None:

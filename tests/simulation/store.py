@@ -87,12 +87,15 @@ for _, key in ipairs(due) do
 end
 return #due
 """
-# After each trip: what was published.
+# After a script: what was published, and when the next key is past its time.
 TAKE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-local published = redis.call('LRANGE', KEYS[1], 0, -1)
-redis.call('DEL', KEYS[1])
-return published
+local published = {}
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  published = redis.call('LRANGE', KEYS[1], 0, -1)
+  redis.call('DEL', KEYS[1])
+end
+local next = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+return { published, next[2] or 'inf' }
 """
 
 
@@ -120,6 +123,7 @@ class Server:
             self.raw(("SCRIPT", "LOAD", script.source))
         self._callbacks = redis.Redis(protocol=2).response_callbacks
         self._known: set[str] = set()
+        self._due_ms = 0.0  # no key is past its time before this one
         self.ran: set[str] = set()
 
     def _load(self, sha1: str, source: str, clock_at: int) -> None:
@@ -142,14 +146,20 @@ class Server:
 
     def one(self, *command: Any) -> Any:
         """Run one command; raise its error."""
-        [answer] = self.raw(command)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return self.all([command])[0]
+
+    def all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Run commands in one exchange; raise the first error."""
+        answers = self.raw(*commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
 
     def empty(self) -> None:
         """Be as a new server that has been used by this release."""
         self.raw(("FLUSHDB",), ("SET", "{ft}:layout", LAYOUT))
+        self._due_ms = 0.0
         self.forget_scripts()
 
     def forget_scripts(self) -> None:
@@ -160,20 +170,28 @@ class Server:
         self, now_ms: int, commands: Sequence[Sequence[Any]]
     ) -> tuple[list[Any], list[tuple[str, bytes]]]:
         """Run a client's commands at a time; return answers, and what was published."""
-        sent: list[Sequence[Any]] = [("EVALSHA", self._expire.sha1, 1, TTL, now_ms)]
+        sent: list[Sequence[Any]] = []
         missing = [False] * len(commands)
         for i, command in enumerate(commands):
             translated = self._translated(now_ms, command)
             missing[i] = translated is None
             sent.append(translated or ("PING",))
-        sent.append(("EVALSHA", self._take.sha1, 1, PUBLISHED))
-        _, *answers, published = self.raw(*sent)
+        due = now_ms >= self._due_ms
+        changes = due or any(each[0] in {"EVALSHA", "ZADD"} for each in sent)
+        if due:
+            self.one("EVALSHA", self._expire.sha1, 1, TTL, now_ms)
+        if changes:
+            sent.append(("EVALSHA", self._take.sha1, 2, PUBLISHED, TTL))
+        answers = self.raw(*sent)
+        pairs: list[bytes] = []
+        if changes:
+            pairs, next_due = answers.pop()
+            self._due_ms = float(next_due)
         for i, command in enumerate(commands):
             answer = NoScriptError("NOSCRIPT") if missing[i] else answers[i]
             if not isinstance(answer, Exception) and command[0] in self._callbacks:
                 answer = self._callbacks[command[0]](answer)
             answers[i] = answer
-        pairs = published or []
         messages = [(pairs[i].decode(), pairs[i + 1]) for i in range(0, len(pairs), 2)]
         return answers, messages
 
@@ -203,6 +221,7 @@ class Server:
     def restore(self, snapshot: Iterable[tuple[bytes, bytes]]) -> None:
         """Be as it was then, as after a restart that lost what came later."""
         self.raw(("FLUSHDB",), *(("RESTORE", key, 0, value) for key, value in snapshot))
+        self._due_ms = 0.0
         self.forget_scripts()
 
     def close(self) -> None:
