@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import threading
@@ -20,24 +19,24 @@ from typing import NamedTuple
 import httpx
 import openai
 import pytest
+from harness.amounts import FLEET_WORKERS
 from harness.batches import check_every_line_once, ended, line, start
 from harness.waiting import wait_until
 
-WORKERS = int(os.environ.get("FLEET_WORKERS", "4"))
-LINES = [line(f"c{n}", f"line-{n}") for n in range(150 * WORKERS)]
+LINES = [line(f"c{n}", f"line-{n}") for n in range(150 * FLEET_WORKERS)]
 SLOTS, GPU_SECONDS = 40, 0.5  # of the fleet: calls at once, and what each takes
 CPU_SLOTS, CPU_SECONDS = 4, 0.2
 CHATS_AT_ONCE = 3
 RECOVERY, RAMP = 1.0, 4.0  # seconds
 # In which every process knows that a breaker opened, where all of them share a busy core or two.
-TELL_SECONDS = 0.2 * WORKERS
+TELL_SECONDS = 0.2 * FLEET_WORKERS
 DOWN = TELL_SECONDS + 2.8  # so that a probe is due in the rest
-LONGEST_SECONDS = 10 * WORKERS  # that something may take on a busy machine
+LONGEST_SECONDS = 10 * FLEET_WORKERS  # that something may take on a busy machine
 PARTS = 4  # of the ramp
 LEAST_SHARE = 0.1  # of the calls, right after closing
 
 SETTINGS = {
-    "gpu_concurrency": SLOTS // WORKERS,
+    "gpu_concurrency": SLOTS // FLEET_WORKERS,
     "gpu_timeout_seconds": 10,
     "cpu_concurrency": CPU_SLOTS,
     "slice_lines": 10,
@@ -150,13 +149,13 @@ def check_its_load_grows_as_its_share(gpu, seen):
     return {"calls_per_ramp_part": parts, "full": all_it_can}
 
 
-@pytest.mark.timeout(120 * math.ceil(WORKERS / 4))
+@pytest.mark.timeout(120 * math.ceil(FLEET_WORKERS / 4))
 @pytest.mark.parametrize("killed", [False, True], ids=["all live", "one is killed"])
 def test_a_gpu_dies_and_comes_back_under_load(fleet, gpu, cpu, killed):
     gpu.delay, cpu.delay = GPU_SECONDS, CPU_SECONDS
     most = most_at_once(cpu)
-    workers = [fleet.worker(**SETTINGS) for _ in range(WORKERS)]
-    for some in range(0, WORKERS, 5):
+    workers = [fleet.worker(**SETTINGS) for _ in range(FLEET_WORKERS)]
+    for some in range(0, FLEET_WORKERS, 5):
         fleet.start(*workers[some : some + 5])
     api = fleet.api().start()
 

@@ -3,7 +3,8 @@
 A mutant of the store's scripts is run by the simulation, seed after seed, and then by the store's
 tests; one of the breaker's by steps that are compared with the machine in memory, and by its
 tests; one of what judges an answer by its unit tests. What comes
-in is fuzz's. An outage is that of a fleet of twenty processes.
+in is fuzz's. An outage is that of a fleet of twenty processes; walks are ten times as many as in
+`./run test`, and the batch that lives through an outage has fifty thousand lines.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from simulation.world import Plan, simulate
 
 from circuit_breaker import stores
 from circuit_breaker.errors import StoreError
-from mutation import answers, breakers, fleet, scripts
+from mutation import answers, breakers, larger, scripts
 from mutation.equivalents import EQUIVALENT
 from mutation.mutated import MUTANT
 
@@ -233,7 +234,7 @@ def main() -> int:
     parser.add_argument(
         "kinds",
         nargs="*",
-        choices=[*KINDS, *fuzz.KINDS, *fleet.KINDS, []],
+        choices=[*KINDS, *fuzz.KINDS, *larger.KINDS, []],
         help="default: all of them",
     )
     parser.add_argument("--only", default="", help="mutants whose name has this in it")
@@ -242,10 +243,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of what comes in; default %(default)s")
     options = parser.parse_args()
     part, of = (int(number) for number in options.part.split("/"))
-    kinds = options.kinds or [*KINDS, *fuzz.KINDS, *fleet.KINDS]
+    kinds = options.kinds or [*KINDS, *fuzz.KINDS, *larger.KINDS]
     alive = sum(fuzz.run(kind, options.seed + part - 1, of) for kind in kinds if kind in fuzz.KINDS)
     if part == 1:  # of what runs side by side
-        alive += sum(fleet.run(kind) for kind in kinds if kind in fleet.KINDS)
+        alive += sum(larger.run(kind) for kind in kinds if kind in larger.KINDS)
     stay_on_one_core(part)
     for kind in (kind for kind in kinds if kind in KINDS):
         mutants, killers = KINDS[kind]

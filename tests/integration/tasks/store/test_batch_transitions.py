@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from harness.amounts import WALKS
 from harness.stores import Clock, kept_file, store_on
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -94,15 +95,26 @@ class Batches(RuleBasedStateMachine):
         raw = self.wait(self.store.connection.command("HGET", key, "status"))
         return kind(raw.decode()) if raw else None
 
+    def together(self, commands):
+        """Run commands in one exchange."""
+        pipeline = self.store.connection.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return self.wait(pipeline.execute())
+
     def snapshot(self):
-        units = {unit: self.status_of(keyspace.job(unit), Status) for unit in self.messages}
-        return self.status_of(keyspace.batch(self.id), BatchStatus), units
+        keys = [keyspace.batch(self.id), *map(keyspace.job, self.messages)]
+        found = self.together([("HGET", "{ft}:" + key, "status") for key in keys])
+        batch, *units = [(raw or b"").decode() for raw in found]
+        statuses = [Status(raw) if raw else None for raw in units]
+        return BatchStatus(batch) if batch else None, dict(
+            zip(self.messages, statuses, strict=True)
+        )
 
     def everything(self):
         """All that the store holds, but for what the broker and the clock change."""
-        client = self.store.connection.client
-        keys = sorted(self.wait(client.keys("*")))
-        return {key: self.wait(client.dump(key)) for key in keys}
+        keys = sorted(self.wait(self.store.connection.client.keys("*")))
+        return dict(zip(keys, self.together([("DUMP", key) for key in keys]), strict=True))
 
     def is_held(self, unit, *, moving=False):
         """Whether a unit is what its holder thinks: leased by it, where it was begun."""
@@ -144,9 +156,9 @@ class Batches(RuleBasedStateMachine):
     def check_is_counted(self, status):
         """A batch counts as unfinished, and has a deadline, as long as lines are to be answered."""
         counts = status in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}
-        for index in (keyspace.DEADLINES, keyspace.OPEN_BATCHES, keyspace.open_batches("ann")):
-            found = self.wait(self.store.connection.command("ZSCORE", index, self.id))
-            assert (found is not None) == counts, (index, status)
+        indexes = (keyspace.DEADLINES, keyspace.OPEN_BATCHES, keyspace.open_batches("ann"))
+        found = self.together([("ZSCORE", "{ft}:" + index, self.id) for index in indexes])
+        assert [score is not None for score in found] == [counts] * len(indexes), status
 
     def publish(self, dispatches):
         for name, attempt, tier, _ in dispatches:
@@ -481,16 +493,16 @@ class Batches(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(store_url):
-    return type("BatchesHere", (Batches,), {"url": store_url, "seen": set()})
+def machine(valkey):
+    return type("BatchesHere", (Batches,), {"url": valkey.url, "seen": set()})
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 * WALKS)
 def test_whatever_is_done_only_what_is_in_the_tables_happens_and_the_batch_ends_whole(machine):
     run(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=40 * WALKS,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,

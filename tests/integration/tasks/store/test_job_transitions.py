@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
+from harness.amounts import WALKS
 from harness.records import ORDER, begun_job
 from harness.stores import Clock, store_on
 from hypothesis import HealthCheck, settings
@@ -319,25 +320,34 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def the_records_are_as_the_model_says(self):
-        for job in self.model.values():
-            record = self.wait(self.store.jobs.get(job.id, "ann"))
+        for job, record in self.wait(self.records()):
             if job.status is None:
                 assert record is None
                 continue
             seen = (record.status, record.tier, record.attempt)
             assert seen == (job.status, job.tier, job.attempt)
 
+    async def records(self):
+        jobs = list(self.model.values())
+        found = await asyncio.gather(*(self.store.jobs.get(job.id, "ann") for job in jobs))
+        return zip(jobs, found, strict=True)
+
     @invariant()
     def every_job_is_where_its_status_puts_it(self):
-        for name, belongs in {
+        indexes = {
             keyspace.DEADLINES: lambda job: job.open,
             keyspace.queued("ann"): lambda job: job.open,
             keyspace.LEASES: lambda job: job.status is Status.RUNNING,
             keyspace.PARKED: lambda job: job.due is not None,
             "dispatched:interactive": lambda job: job.look is not None and not job.queue.is_begun,
             "dispatched:interactive.begun": lambda job: job.look is not None and job.queue.is_begun,
-        }.items():
-            ids = self.wait(self.store.connection.command("ZRANGE", name, 0, -1))
+        }
+        pipeline = self.store.connection.client.pipeline(transaction=False)
+        for name in indexes:
+            pipeline.execute_command("ZRANGE", "{ft}:" + name, 0, -1)
+        for (name, belongs), ids in zip(
+            indexes.items(), self.wait(pipeline.execute()), strict=True
+        ):
             expected = {job.id for job in self.model.values() if belongs(job)}
             assert {job_id.decode() for job_id in ids} == expected, name
 
@@ -354,17 +364,17 @@ def _submission(job_id, deadline):
 
 
 @pytest.fixture
-def machine(store_url):
+def machine(valkey):
     """A class: Hypothesis makes an instance for each example."""
-    return type("JobsHere", (Jobs,), {"url": store_url, "seen": set()})
+    return type("JobsHere", (Jobs,), {"url": valkey.url, "seen": set()})
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 * WALKS)
 def test_whatever_is_done_only_what_is_in_the_table_happens(machine):
     run(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=30 * WALKS,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
