@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import shutil
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from chaos.plan import Plan
 from chaos.report import RESULTS, commits_since, read, table
-from chaos.run import perform, say
+from chaos.run import perform, say, until_it_ends
 
 
 def main() -> int:
@@ -30,7 +29,7 @@ def main() -> int:
         without=arguments.without,
         durable=arguments.durable,
     )
-    result = asyncio.run(perform(plan, folder))
+    result = until_it_ends(perform(plan, folder))
     result.append_to(arguments.results)
     sys.stdout.write(table([result]) + "\n")
     for sentence in (*result.left_out, *result.problems):

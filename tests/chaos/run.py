@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaos.faults import Fault, all_faults
 from chaos.ledger import Accepted, Ledger, lines_of, overlap
@@ -21,9 +22,12 @@ from tasks.store import keyspace
 from tasks.store.keyspace import PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from pathlib import Path
 
     from chaos.plan import Plan
+
+T = TypeVar("T")
 
 # A link that was lost without a word may be found so as late as this: by a call's limit (5 s).
 SETTLE_SECONDS = 6.0
@@ -156,6 +160,20 @@ def deck_of(faults: list[Fault], dice: random.Random) -> list[Fault]:
     not theirs.
     """
     return sorted(dice.sample(faults, len(faults)), key=lambda fault: fault.once)
+
+
+def until_it_ends(work: Coroutine[Any, Any, T]) -> T:
+    """Run what starts processes; SIGTERM ends it as Ctrl-C does, and them with it."""
+
+    async def run() -> T:
+        performing = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, performing.cancel)
+        return await performing
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 async def perform(plan: Plan, folder: Path) -> Result:

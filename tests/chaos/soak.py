@@ -27,7 +27,7 @@ from chaos.ledger import Ledger
 from chaos.load import Load
 from chaos.plan import Plan
 from chaos.report import commit, now
-from chaos.run import say
+from chaos.run import say, until_it_ends
 from chaos.stage import Stage, build
 from fallback_chain.http import IDLE_CONNECTION_SECONDS
 from tasks.store import keyspace
@@ -279,7 +279,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file to append to")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fallthrough-soak-"))
-    soak = asyncio.run(perform(options.seed, options.minutes, folder))
+    soak = until_it_ends(perform(options.seed, options.minutes, folder))
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("a") as file:
         file.write(json.dumps(asdict(soak)) + "\n")

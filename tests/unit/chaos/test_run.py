@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +15,8 @@ from chaos.faults import Fault, all_faults
 from chaos.ledger import Ledger, Run
 from chaos.plan import Plan
 from chaos.run import Cycle, Director, deck_of
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -94,3 +101,29 @@ def test_a_plan_has_the_faults_that_it_names():
     plan = Plan(1, "valkey", 1, names=["kill -9", "RST"], without=["store", "rabbitmq"])
     assert [name for name in names if plan.has(name)] == ["kill -9 api", "kill -9 worker"]
     assert all(Plan(1, "valkey", 1).has(name) for name in names)
+
+
+def test_who_is_told_to_end_stops_what_it_started(tmp_path):
+    """SIGTERM is what a CI sends, and `timeout`."""
+    program = f"""
+import asyncio, os, pathlib, signal
+from chaos.run import until_it_ends
+
+async def perform():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.to_thread(pathlib.Path({str(tmp_path / "stopped")!r}).touch)
+
+until_it_ends(perform())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/tests:{ROOT}"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert (tmp_path / "stopped").exists()
