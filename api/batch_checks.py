@@ -13,7 +13,7 @@ from api.routing import Description, Route
 from api.schemas import check, parse_json
 from api.services import is_id, owner_of, services_of
 from fallback_chain import Endpoint
-from tasks.jsonl.input import READ_BYTES, examine, url_of
+from tasks.jsonl.input import BOM, MAX_LINE_BYTES, examine, url_of
 from tasks.storage import content_name
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _examined(
     storage: Storage, file_id: str, endpoint: Endpoint | None
 ) -> tuple[Endpoint, Findings]:
     if endpoint is None:
-        head = storage.read(content_name(file_id), 0, READ_BYTES)
+        head = storage.read(content_name(file_id), 0, len(BOM) + MAX_LINE_BYTES)
         endpoint = url_of(head) or Endpoint.CHAT
     with storage.open(content_name(file_id)) as file:
         return endpoint, examine(file, endpoint, SLICE_LINES)

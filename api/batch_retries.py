@@ -134,8 +134,7 @@ async def _submitted(
     try:
         batch_id = await services.submitter.submit_batch(batch, keys)
     except BaseException:
-        if await files.reader(file.id) is None:  # it was not accepted
-            await files.delete(file)
+        await files.delete(file)  # it stays if the batch was accepted
         raise
     if batch_id != batch.id:
         await files.delete(file)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.body import body_of
 from api.callers import BACK_SECONDS, Caller, unless_gone
-from api.errors import ApiError, envelope, stopping
+from api.errors import RETRY_AFTER_SECONDS, ApiError, envelope, stopping
 from api.idempotency import KEY_HEADER, REUSED, back_seconds, chat_keys
 from api.request_ids import named
 from api.routing import EVENT_STREAM, JSON, Description, Route, object_of
@@ -23,6 +23,7 @@ from api.tiers import NAMES_SCHEMA, check_tiers
 from fallback_chain import Endpoint
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import MAX_DEADLINE_SECONDS, JobRecord, Status
+from tasks.records.outcomes import WORKER_LOST
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tasks.records.jobs import Submission
 
 ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
+UNAVAILABLE = 503  # HTTP's status
 GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
 
 
@@ -65,7 +67,7 @@ async def _answer_now(request: Request, endpoint: Endpoint) -> Response:
         record = await _wait_or_leave(request, caller, wait, entered)
     if not record.status.final and services.waiters.closed:
         raise await _let_go(services, caller)
-    return _answer(record)
+    return _answer(services, record)
 
 
 async def _let_go(services: Services, caller: Caller) -> ApiError:
@@ -90,7 +92,7 @@ async def _stream(request: Request, caller: Caller) -> Response:
         raise _lost()
     if isinstance(first, JobRecord) and first.status.final:
         await stream.close()
-        return _answer(first)
+        return _answer(services, first)
     if isinstance(first, JobRecord) and services.waiters.closed:
         await stream.close()
         raise await _let_go(services, caller)
@@ -184,18 +186,23 @@ def _headers_of(record: JobRecord) -> dict[str, str]:
     return headers
 
 
-def _answer(record: JobRecord) -> Response:
+def _answer(services: Services, record: JobRecord) -> Response:
     headers = _headers_of(record)
     if record.status is Status.SUCCEEDED and record.answer is not None:
         if record.fit:
             headers["x-fallthrough-fit"] = record.fit
         return Response(bytes(record.answer), headers=headers, media_type="application/json")
-    return _failure(record, headers)
+    return _failure(services, record, headers)
 
 
-def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:
+def _failure(services: Services, record: JobRecord, headers: Mapping[str, str]) -> Response:
     if record.status is Status.FAILED and record.error is not None:
-        return envelope(record.error_status or 503, record.error, headers)
+        status = record.error_status or UNAVAILABLE
+        if record.error.get("code") == WORKER_LOST:  # its next try would end as many workers
+            headers = {**headers, "x-should-retry": "false"}
+        elif status == UNAVAILABLE:
+            headers = {**headers, "Retry-After": str(_retry_seconds(services))}
+        return envelope(status, record.error, headers)
     if record.status is Status.CANCELLED:
         # A client that asks again would run it again: what was cancelled stays so.
         headers = {**headers, "x-should-retry": "false"}
@@ -203,6 +210,13 @@ def _failure(record: JobRecord, headers: Mapping[str, str]) -> Response:
         return ApiError(409, message, code="job_cancelled", headers=headers).response()
     message = "no answer before the deadline"
     return ApiError(504, message, code="deadline_exceeded", headers=headers).response()
+
+
+def _retry_seconds(services: Services) -> int:
+    """Return when a tier may answer what none could: the first that refuses calls takes one."""
+    refusals = [tier.refusal() for tier in services.tiers.values()]
+    waits = [refusal.retry_after_seconds for refusal in refusals if refusal]
+    return max(math.ceil(min(waits, default=RETRY_AFTER_SECONDS)), 1)
 
 
 def described(

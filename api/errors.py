@@ -53,10 +53,7 @@ class ApiError(Exception):
         """Return the envelope."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"  # noqa: PLR2004
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        headers = self.headers
-        if (seconds := headers.get("Retry-After", "")).isdigit():
-            headers = {**headers, "retry-after-ms": f"{seconds}000"}  # which the SDK reads first
-        return envelope(self.status, error, headers)
+        return envelope(self.status, error, self.headers)
 
 
 class TurnedAwayError(ApiError):
@@ -67,6 +64,9 @@ def envelope(
     status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return an error object in OpenAI's envelope."""
+    headers = headers or {}
+    if (seconds := headers.get("Retry-After", "")).isdigit():
+        headers = {**headers, "retry-after-ms": f"{seconds}000"}  # which the SDK reads first
     return json_response({"error": error}, status, headers)
 
 

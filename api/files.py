@@ -313,12 +313,10 @@ async def delete(request: Request) -> Response:
     """DELETE /v1/files/{id}; the input of a batch that runs stays until it has ended."""
     record = await _record_of(request)
     files = services_of(request).store.files
-    batch = await files.reader(record.id)
-    if batch:
+    if batch := await files.delete(record):
         message = f"{record.id} is the input of {batch}, which still runs: cancel that one first"
         headers = {"x-should-retry": "false"}
         raise ApiError(409, message, code="file_in_use", headers=headers)
-    await files.delete(record)
     return json_response({"id": record.id, "object": "file", "deleted": True})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -43,10 +44,15 @@ DEEPEST_SHOWN = 100  # lists and objects in one another; readers of JSON have li
 SHORTEST_EXPIRY_SECONDS = 3600  # of a file
 
 Deadline = Annotated[float, Meta(gt=0, le=MAX_DEADLINE_SECONDS)]
+MOST_LABELS, LONGEST_LABEL, LONGEST_VALUE = 16, 64, 512  # of metadata, as OpenAI has them
 Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-    Meta(max_length=16),
+    dict[
+        Annotated[str, Meta(max_length=LONGEST_LABEL)],
+        Annotated[str, Meta(max_length=LONGEST_VALUE)],
+    ],
+    Meta(max_length=MOST_LABELS),
 ]
+Model = Annotated[str, Meta(max_length=256)]  # which is shown with a job, and searched
 Role = Annotated[str, Meta(min_length=1)]
 
 
@@ -65,7 +71,7 @@ class StreamOptions(Struct):
 class Sampling(Struct, kw_only=True):
     """The fields of a request that we check, whatever it asks; all others pass through unread."""
 
-    model: str | None = None
+    model: Model | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -110,7 +116,7 @@ _INPUT = {"anyOf": [_WORDS, {**_SOME, "items": _WORDS}, _IDS, {**_SOME, "items":
 class EmbeddingRequest(Struct, kw_only=True):
     """POST /v1/embeddings; its other fields go to the model as they are."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: Annotated[Model, Meta(min_length=1)]
     input: Annotated[Any, Meta(extra_json_schema=_INPUT)]
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -205,6 +211,7 @@ class JobObject(Struct, kw_only=True):
     attempts: list[dict[str, Any]]
     error: dict[str, Any] | None
     metadata: dict[str, str]
+    answer_omitted: bool = False  # too large for a list: the job's own path has it
     streamed: bool = False
     first_token_at: float | None = None
     request: msgspec.Raw | None = None  # as it goes to the model; kept if it is small
@@ -225,6 +232,12 @@ class ErrorEnvelope(Struct):
     error: ErrorObject
 
 
+class _Counted(Struct):
+    usage: Any = None
+
+
+CHOICES = b'"choices"'  # what a completion has, and vectors have not
+_counted = msgspec.json.Decoder(_Counted)
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _HANDLING = frozenset(Handling.__struct_fields__)
 
@@ -337,8 +350,6 @@ def submission_of(
     handling = _from_headers(headers)
     if fallthrough is not None:
         handling = check(fallthrough, Handling, "fallthrough")
-    metadata = value.get("metadata")
-    labels = metadata if isinstance(metadata, dict) else {}
     sampling = request if isinstance(request, Sampling) else NO_SAMPLING
     own = handling.deadline_seconds
     return Submission(
@@ -352,8 +363,21 @@ def submission_of(
             answer_by=deadlines.plain if sampling.stream and not own else 0.0,
         ),
         deadline_seconds=own or (deadlines.stream if sampling.stream else deadlines.plain),
-        metadata={str(k): str(v) for k, v in labels.items()},
+        metadata=_labels(value.get("metadata")) if handling.metadata is None else handling.metadata,
     )
+
+
+def _labels(metadata: Any) -> dict[str, str]:
+    """Return what of a completion's own metadata, which the model gets whole, a job may have.
+
+    Model servers take all kinds of it, nested and long; a job's is kept, listed and searched.
+    """
+    fitting = (
+        (name, value)
+        for name, value in (metadata.items() if isinstance(metadata, dict) else ())
+        if len(name) <= LONGEST_LABEL and isinstance(value, str) and len(value) <= LONGEST_VALUE
+    )
+    return dict(itertools.islice(fitting, MOST_LABELS))
 
 
 def _options(given: Handling | JobRequest, sampling: Sampling) -> Options:
@@ -383,8 +407,10 @@ def _from_headers(headers: dict[str, str]) -> Handling:
 
 
 def show_in_list(record: JobRecord) -> JobObject:
-    """Return a job as lists show it: without its request."""
-    return show(msgspec.structs.replace(record, request=None))
+    """Return a job as lists show it: without its request, or an answer that is large."""
+    shown = show(record)
+    shown.answer_omitted = record.status is Status.SUCCEEDED and record.answer is None
+    return shown
 
 
 def show(record: JobRecord) -> JobObject:
@@ -394,8 +420,7 @@ def show(record: JobRecord) -> JobObject:
     error = record.error or _ending(record.status)
     if answer is not None:
         try:
-            read = read_answer(bytes(answer))
-            text, usage = read.text if read.choices else None, read.usage
+            text, usage = _said_in(bytes(answer))
         except UnshowableError:  # kept by a release that did not look: it hides no other job
             answer = None
             error = error_of("the answer that was kept cannot be read", "unreadable_answer")
@@ -423,6 +448,18 @@ def show(record: JobRecord) -> JobObject:
         first_token_at=record.first_token_at,
         request=request if request and _is_readable(bytes(request)) else None,
     )
+
+
+def _said_in(answer: bytes) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the text of an answer, if it can have any, and its usage; raises UnshowableError."""
+    if CHOICES not in answer:  # vectors: of 16 MB all would take half a second to decode
+        try:
+            usage = _counted.decode(answer).usage
+        except UNREADABLE as error:
+            raise UnshowableError from error
+        return None, usage if isinstance(usage, dict) else None
+    read = read_answer(answer)
+    return read.text if read.choices else None, read.usage
 
 
 def accepted(job: Submission, created_at: float) -> JobObject:

@@ -153,8 +153,9 @@ class StreamedAnswer:
             raise BrokenStreamError(INTERRUPTED, data)
         usage = chunk.get("usage")
         self._usage = usage if isinstance(usage, dict) else self._usage
-        if not self.head:
-            self.head = _head_in(chunk, legacy=self._legacy)
+        if not self._choices:  # some begin with events that are no part of it, or say less
+            said = {name: value for name, value in self.head.items() if value}
+            self.head = {**_head_in(chunk, legacy=self._legacy), **said}
         listed = chunk.get("choices")
         if not listed:
             return None

@@ -253,16 +253,21 @@ class ChatTier:
             stream = Streaming(
                 sink, self.config, legacy=endpoint == Endpoint.COMPLETIONS, buffered=buffered
             )
-            stream.at_first(partial(self._record, permit, Meaning(Verdict.ANSWERED)))
+            if permit.probe:
+                stream.at_first(partial(self._record, permit, Meaning(Verdict.ANSWERED)))
         try:
             headers = {**self._headers, REQUEST_ID: request_id} if request_id else self._headers
             asked = _Asked(body, endpoint, headers, stream)
             meaning, reply = await self._limited(asked, timeout_seconds)
         finally:
-            if stream is None or stream.first_seconds is None:
+            first = stream.first_seconds if stream else None
+            if stream is None or first is None:
                 await self._record(permit, meaning, time.monotonic() - began)
-            else:
+            elif permit.probe:
                 await self._record_end(stream, meaning)
+            else:  # once: a server that breaks every stream off would never fail twice in a row
+                broke = meaning.verdict is Verdict.FAILURE
+                await self._record(permit, meaning if broke else Meaning(Verdict.ANSWERED), first)
         if meaning.answer is not None and (needs.checkable or meaning.answer.calls_a_tool):
             meaning, reply = self._fitted(meaning, reply, needs)
         trial = self._trial(began, meaning, reply)
@@ -359,9 +364,9 @@ class ChatTier:
                 raise
 
     async def _record_end(self, stream: Streaming, meaning: Meaning) -> None:
-        """Count the end of a stream that was counted as answered when it began.
+        """Count the end of a probe by a stream, which was counted as answered at its first word.
 
-        So a probe says at its first word that its server is well, and not minutes later.
+        So it says then that its server is well, and not minutes later.
         """
         await stream.recorded()
         if meaning.verdict is Verdict.FAILURE:
@@ -461,10 +466,25 @@ class ChatTier:
     async def _send_streamed(
         self, asked: _Asked, model: str | None, until: float, urgency: Told
     ) -> Reply:
+        """Ask for a stream, with its tokens counted by a server that takes that."""
+        counted = self._counts_streams
+        reply = await self._send_as_stream(asked, model, until, urgency, counted=counted)
+        if counted and reply.status in {400, 422} and STREAM_OPTIONS in reply.content.lower():
+            refused = reply
+            reply = await self._send_as_stream(asked, model, until, urgency, counted=False)
+            if reply.status != refused.status:  # else it was the request's own: many repeat it
+                self._counts_streams = False
+                name = self.config.name
+                log.warning("tier %s takes no stream_options: no tokens counted", name)
+        return reply
+
+    async def _send_as_stream(
+        self, asked: _Asked, model: str | None, until: float, urgency: Told, *, counted: bool
+    ) -> Reply:
         """Ask for a stream; return what it came to as if it had come whole."""
         assert asked.stream is not None  # noqa: S101 - the caller looked
         more: dict[str, Any] = {**urgency.fields, "stream": True}
-        if self._counts_streams:
+        if counted:
             more["stream_options"] = {"include_usage": True}
         left = until - time.monotonic()
         async with (
@@ -477,13 +497,7 @@ class ChatTier:
                 timeout_seconds=left,
             ) as streamed,
         ):
-            reply = await asked.stream.read(streamed, limit)
-        complains = reply.status in {400, 422} and STREAM_OPTIONS in reply.content.lower()
-        if complains and self._counts_streams:
-            self._counts_streams = False
-            log.warning("tier %s takes no stream_options: no tokens counted", self.config.name)
-            return await self._send_streamed(asked, model, until, urgency)
-        return reply
+            return await asked.stream.read(streamed, limit)
 
     async def _model_for(self, wanted: str, until: float) -> str | None:
         """Return the model that the request names if it is served here, else the tier's own."""

@@ -29,6 +29,7 @@ from tasks.records.batches import (
 from tasks.records.jobs import Dispatch, Queue, new_token
 from tasks.records.losses import MOST_LOSSES, broke_off, is_poison, is_suspect
 from tasks.records.order import first_of
+from tasks.records.outcomes import WORKER_LOST
 from tasks.storage import (
     CHUNK,
     content_name,
@@ -205,7 +206,7 @@ class PhaseRunner:
         why = f"{MOST_LOSSES} times its worker was lost, or it broke off"
         message = f"{GIVEN_UP[unit.tier]} was given up: {why}"
         line = unit.range.first_line if isinstance(unit, SliceUnit) else None
-        errors = encode_errors([LineError("worker_lost", message, line)])
+        errors = encode_errors([LineError(WORKER_LOST, message, line)])
         log.error("%s of %s is given up", unit.tier, unit.batch)
         await self._send_on(self._batches.give_up, unit, errors)
 

@@ -279,6 +279,9 @@ def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings:
         _check_input(body, number, findings)
     elif endpoint is Endpoint.CHAT and not isinstance(value, list):
         findings.add("invalid_request", "messages must be a list", number, "body.messages")
+    elif endpoint is Endpoint.COMPLETIONS and not _is_one_text(value):
+        message = "prompt must be a text, or a list of one"
+        findings.add("invalid_request", message, number, "body.prompt")
     model = body.get("model") or ""
     if not isinstance(model, str):
         findings.add("invalid_request", "model must be a string", number, "body.model")
@@ -287,6 +290,12 @@ def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings:
     elif model != findings.model:
         message = "every line of a batch must name the same model, or none"
         findings.add("model_mismatch", message, number, "body.model")
+
+
+def _is_one_text(prompt: Any) -> bool:
+    """Whether every tier can answer a prompt: the ids of tokens are another model's words."""
+    [text] = prompt if isinstance(prompt, list) and len(prompt) == 1 else [prompt]
+    return isinstance(text, str) and text != ""
 
 
 def _check_input(body: dict[str, Any], number: int, findings: Findings) -> None:

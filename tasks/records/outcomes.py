@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fallback_chain import Chunks
 
+WORKER_LOST = "worker_lost"  # the code of what ended its workers, or broke off, too often
 SERVER_ERRORS = 500  # the first HTTP status of those that are not the request's fault
 MOST_ATTEMPTS = 30  # of a job that waits
 LATE_SECONDS = 5.0  # until what should have ended here is looked at again
@@ -221,7 +222,7 @@ def poisoned(attempts: tuple[Attempt, ...]) -> Finish:
     return Finish(
         status=Status.FAILED,
         attempts=attempts,
-        error=error_of(message, "worker_lost"),
+        error=error_of(message, WORKER_LOST),
         error_status=500,
     )
 

@@ -38,7 +38,17 @@ from tasks.store.keyspace import PREFIX, PROBE
 from tasks.store.short_memory import ALLOWED, allowed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
+
+    ReadHashes = Callable[[Sequence[str]], Awaitable[list[dict[bytes, bytes]]]]
 
 # What a server takes as one value, and where it says so.
 LARGEST_VALUE, BULK_LENGTH = 512 * 1024 * 1024, "proto-max-bulk-len"
@@ -245,7 +255,11 @@ class Connection:
     def _named(self, commands: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return [allowed((name, self._prefix + key, *rest)) for name, key, *rest in commands]
 
-    async def page(
+    async def hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """Return hashes whole."""
+        return await self.commands(("HGETALL", key) for key in keys)
+
+    async def page(  # noqa: PLR0913 - a list, and what of it
         self,
         index: str,
         record: Callable[[str], str],
@@ -253,11 +267,13 @@ class Connection:
         after: str | None,
         *,
         oldest_first: bool = False,
+        read: ReadHashes | None = None,
     ) -> tuple[list[dict[bytes, bytes]], bool]:
         """Return up to limit hashes that a zset lists, newest first; and whether more are.
 
-        record: the key of the hash with an id. after: the last id seen; raises NoSuchCursor if it
-        is not, and was not in the last minutes, in the list.
+        record: the key of the hash with an id. read: what reads hashes; None: whole. after: the
+        last id seen; raises NoSuchCursor if it is not, and was not in the last minutes, in the
+        list.
         """
         order = "Z" if oldest_first else "ZREV"
         start = 0 if after is None else await self.past(index, after, oldest_first=oldest_first)
@@ -266,7 +282,7 @@ class Connection:
             ids = await self.command(f"{order}RANGE", index, start, start + limit)
             if not ids:
                 break
-            hashes = await self.commands(("HGETALL", record(i.decode())) for i in ids)
+            hashes = await (read or self.hashes)([record(i.decode()) for i in ids])
             start += len(ids)
             records += [fields for fields in hashes if fields]  # others wait to be pruned
         return records[:limit], len(records) > limit

@@ -195,28 +195,25 @@ class FileStore:
             ]
         return records[:limit], len(records) > limit
 
-    async def reader(self, file_id: str) -> str | None:
-        """Return the id of an unfinished batch that reads a file; None if there is none."""
-        for raw in await self._connection.command("SMEMBERS", keyspace.readers(file_id)):
-            batch_id = str(raw.decode())
-            status = await self._connection.command("HGET", keyspace.batch(batch_id), "status")
-            if status and status.decode() not in FINAL:
-                return batch_id
-        return None
+    async def delete(self, record: FileRecord) -> str | None:
+        """Delete a file: first what says that it is there.
 
-    async def delete(self, record: FileRecord) -> None:
-        """Delete a file: first what says that it is there."""
+        Or return the id of a batch that reads it and has not ended: then it stays.
+        """
         files = keyspace.files_of(record.owner)
-        await self._connection.run(
+        reader = await self._connection.run(
             "delete_file",
             [
                 *(keyspace.file(record.id), keyspace.readers(record.id)),
                 *(files, keyspace.gone(files, record.id)),
                 *(keyspace.FILE_EXPIRY, *keyspace.FILE_COUNTS),
             ],
-            *(record.id, record.owner, GONE_MS),
+            *(record.id, record.owner, GONE_MS, *sorted(FINAL)),
         )
+        if reader:
+            return str(reader.decode())
         await self._clear(record.id)
+        return None
 
     async def sweep(self, limit: int = 100) -> int:
         """Delete what is past its time; return how many. And look at some of the counts."""
@@ -227,14 +224,11 @@ class FileStore:
         for raw in due:
             file_id = raw.decode()
             record = await self._read(file_id)
-            if record and await self.reader(file_id):
-                await self._put_off(file_id)
-                continue
             try:
-                if record:
-                    await self.delete(record)
-                else:
+                if not record:
                     await self._clear(file_id)
+                elif await self.delete(record):
+                    await self._put_off(file_id)
             except OSError as error:
                 log.warning("%s is not deleted: %s", file_id, type(error).__name__)
                 await self._put_off(file_id)

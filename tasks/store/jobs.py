@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tasks.store.connection import Connection
     from tasks.store.search import Search
 
+LARGEST_LISTED = 32_768  # bytes of an answer that a list has
 LARGEST_CREATE = 64  # lone jobs that one script records
 LONGEST_LOOK_MS = 30_000  # until what is dispatched or parked is looked at again, at most
 SMALL_BODY = 65_536  # bytes that every job of a slice may hold, as long as the slice runs
@@ -340,16 +341,20 @@ class JobStore:
     async def look(self, job_id: str, owner: str) -> JobRecord | None:
         """Return the owner's job as get() does, but for its answer, which may be large."""
         values = await self._connection.command("HMGET", keyspace.job(job_id), *_SMALL_FIELDS)
-        raw = {name.encode(): value for name, value in zip(_SMALL_FIELDS, values, strict=True)}
-        record = _record(Fields({name: value for name, value in raw.items() if value is not None}))
+        record = _record(Fields(_there(_SMALL_FIELDS, values)))
         return record if record.id and record.owner == owner else None
 
     async def list_jobs(
         self, owner: str, limit: int, after: str | None
     ) -> tuple[list[JobRecord], bool]:
-        """Return up to limit of the owner's jobs, newest first, after that id; and if more are."""
+        """Return up to limit of the owner's jobs, newest first, after that id; and if more are.
+
+        As those of search_jobs() they have no request, and no answer above LARGEST_LISTED.
+        """
         index = keyspace.jobs_of(owner)
-        page, more = await self._connection.page(index, keyspace.job, limit, after)
+        page, more = await self._connection.page(
+            index, keyspace.job, limit, after, read=self._listed
+        )
         return [_record(Fields(raw)) for raw in page], more
 
     async def search_jobs(
@@ -357,8 +362,22 @@ class JobStore:
     ) -> tuple[list[JobRecord], str | None]:
         """Return those of the owner's jobs that fit, as find() does."""
         index, kind = keyspace.jobs_of(owner), keyspace.job("")
-        records, following = await find(self._connection, index, kind, search, limit, after)
+        records, following = await find(
+            self._connection, index, kind, search, limit, after, self._listed
+        )
         return [_record(Fields(raw)) for raw in records], following
+
+    async def _listed(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """Read records for a list: a hundred whole ones could be gigabytes."""
+        sizes = await self._connection.commands(("HSTRLEN", key, "answer") for key in keys)
+        fields = [
+            (*_SMALL_FIELDS, "answer") if 0 < size <= LARGEST_LISTED else _SMALL_FIELDS
+            for size in sizes
+        ]
+        found = await self._connection.commands(
+            ("HMGET", key, *names) for key, names in zip(keys, fields, strict=True)
+        )
+        return [_there(names, values) for names, values in zip(fields, found, strict=True)]
 
 
 def _begun(ref: Ref, answer: Sequence[Any], lease_owner: str, tier: str, now: float) -> BegunJob:
@@ -407,11 +426,17 @@ def _result(finish: Finish) -> list[Any]:
     return fields
 
 
-# Of a record, what its owner sees; all but the answer.
+def _there(names: Sequence[str], values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    """Return the fields that a record has, of those that were asked for."""
+    pairs = zip(names, values, strict=True)
+    return {name.encode(): value for name, value in pairs if value is not None}
+
+
+# Of a record, what its owner sees; all but the request and the answer.
 _SMALL_FIELDS = (
     *("id", "owner", "status", "queue", "tier", "attempt", "created_ms", "deadline_ms"),
     *("started_ms", "finished_ms", "answer_model", "model", "tier_used", "attempts"),
-    *("error", "error_status", "cache_age_seconds", "metadata", "streamed"),
+    *("error", "error_status", "cache_age_seconds", "metadata", "streamed", "first_word_ms"),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from tasks.store.connection import Connection
+    from tasks.store.connection import Connection, ReadHashes
 
 LOOK = 500  # records that one run of the script looks at: about a millisecond of the store's
 MOST_LOOKED = 10_000  # that one request looks at
@@ -29,11 +29,18 @@ class Found(NamedTuple):
 
 
 async def find(  # noqa: PLR0913, PLR0917 - a list, what is looked for in it, and where
-    connection: Connection, index: str, kind: str, search: Search, limit: int, after: str | None
+    connection: Connection,
+    index: str,
+    kind: str,
+    search: Search,
+    limit: int,
+    after: str | None,
+    read: ReadHashes | None = None,
 ) -> Found:
     """Return up to limit of the records that fit, newest first; of very many perhaps fewer.
 
-    kind: how the keys of the records begin. Raises NoSuchCursor as Connection.page() does.
+    kind: how the keys of the records begin. read: what reads them; None: whole. Raises
+    NoSuchCursor as Connection.page() does.
     """
     start = 0 if after is None else await connection.past(index, after)
     ids: list[str] = []
@@ -47,5 +54,5 @@ async def find(  # noqa: PLR0913, PLR0917 - a list, what is looked for in it, an
         )
         ids += [name.decode() for name in found]
         place, ended, after = place + int(looked), bool(end), last.decode() or after
-    hashes = await connection.commands(("HGETALL", kind + name) for name in ids)
+    hashes = await (read or connection.hashes)([kind + name for name in ids])
     return Found([fields for fields in hashes if fields], None if ended else after)

@@ -145,7 +145,7 @@ class Call:
 
 @dataclass
 class Upstream:
-    """Runs in a thread. mode: ok, tools, a key of PLANS, garbage, half, reset or hang.
+    """Runs in a thread. mode: ok, tools, echo-STATUS, a key of PLANS, garbage, half, reset or hang.
 
     Whose body has `stream: true` is answered by a stream, of what is no refusal; then mode may
     also be a key of upstream_streams.ODD, or plain-json. pace: seconds between two words of it.
@@ -314,6 +314,9 @@ class Upstream:
             writer.close()
             return False
         status, said, headers = PLANS.get(mode) or (200, self._completion(call), {})
+        if mode.startswith("echo-"):  # as FastAPI's servers refuse, vLLM among them
+            fault = {"loc": ["body"], "msg": "Value error", "type": "value_error"}
+            status, said = int(mode[5:]), {"detail": [{**fault, "input": call.body}]}
         if mode == "tools":
             said = calling_tools(said, call.body, call.prompt)
         if status == 200 and call.body.get("stream") is True and mode != "plain-json":

@@ -153,6 +153,13 @@ def test_a_good_file_has_no_problems_and_its_endpoint_is_found(sdk, http):
     assert (told["endpoint"], told["lines"], told["problems"]) == ("/v1/completions", 1, [])
 
 
+def test_the_endpoint_of_a_long_first_line_is_found(sdk, http):
+    body = {"model": "gpu-model", "input": "x" * 2_000_000}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+    told = http.post("/validations", json={"input_file_id": upload(sdk, jsonl([line]))}).json()
+    assert (told["endpoint"], told["problems"]) == ("/v1/embeddings", [])
+
+
 @pytest.mark.parametrize("name", ["file-0", "nothing", "../x"])
 def test_a_file_that_is_not_there_is_told(http, name):
     reply = http.post("/validations", json={"input_file_id": name})

@@ -204,6 +204,8 @@ def test_a_job_may_fail_instead_of_being_answered_degraded(api, gpu, cpu):
     reply = chat(api, fallthrough={"on_exhausted": "fail"})
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == "tiers_exhausted"
+    assert 1 <= int(reply.headers["Retry-After"]) <= 5
+    assert reply.headers["retry-after-ms"] == f"{reply.headers['Retry-After']}000"
 
 
 def test_a_job_may_wait_until_a_tier_is_back(api, gpu, cpu):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -82,3 +83,23 @@ def test_a_line_that_kills_its_workers_takes_no_other_with_it(fleet_with_a_kille
     assert errors[0]["response"]["body"]["error"]["code"] == "worker_lost"
     assert {each["fallthrough"]["tier_used"] for each in output} <= {"gpu", "cpu"}
     assert deaths(gpu, cpu) == (3, 1), "two of them before it is known which line it is"
+
+
+def test_the_sdk_does_not_send_again_what_killed_its_workers(fleet_with_a_killer, gpu, cpu):
+    api, worker = fleet_with_a_killer
+    said = [{"role": "user", "content": "killer"}]
+    with (
+        openai.OpenAI(base_url=f"{api.url}/v1", api_key="any", timeout=60) as sdk,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(sdk.chat.completions.create, model="", messages=said)
+
+        def ended():
+            keep_alive(worker)
+            return asked.done()
+
+        wait_until(ended, 60, "it is given up")
+        error = asked.exception()
+    assert isinstance(error, openai.InternalServerError)
+    assert error.code == "worker_lost"
+    assert deaths(gpu, cpu) == (2, 1)

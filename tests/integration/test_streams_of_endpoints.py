@@ -5,6 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 from harness.upstream import Upstream
+from harness.waiting import wait_until
 from openai import OpenAI
 
 SETTINGS = {
@@ -82,6 +83,53 @@ def test_a_server_that_takes_no_stream_options_is_asked_without(start, gpu, cpu)
         assert answer == ("gpu-model: one two three", None)
     assert ["stream_options" in call.body for call in gpu.calls] == [True, False, False, False]
     assert cpu.calls == []
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refusal_that_repeats_its_request_leaves_the_tokens_of_others_counted(start, gpu, status):
+    sdk = start()
+    gpu.plan = lambda call: f"echo-{status}" if call.prompt == "bad" else "ok"
+
+    def tokens(prompt):
+        said = [{"role": "user", "content": prompt}]
+        counted = {"stream_options": {"include_usage": True}, "extra_headers": NO_CACHE}
+        *_, last = sdk.chat.completions.create(model="", messages=said, stream=True, **counted)
+        return last.usage.total_tokens
+
+    assert tokens("good") > 0
+    with pytest.raises(openai.APIStatusError) as refused:
+        tokens("bad")
+    assert refused.value.status_code == status
+    assert tokens("good") > 0
+
+
+@pytest.mark.parametrize("mode", ["cut@1", "stall@1", "error-event@1"])
+def test_a_server_that_breaks_off_what_it_begins_is_left_alone(start, gpu, mode):
+    sdk = start(breaker_failure_threshold=3, gpu_next_token_seconds=0.3)
+    gpu.mode = mode
+    codes = [asked(sdk, f"one two three {n}", extra_headers=NO_CACHE)[1] for n in range(3)]
+    assert codes == ["upstream_interrupted"] * 3
+    assert asked(sdk, "four", extra_headers=NO_CACHE) == ("cpu-model: four", None)
+    assert len(gpu.calls) == 3
+
+
+def test_who_leaves_a_stream_says_nothing_against_its_server(start, gpu):
+    """It has said its first word, which ends a row of failures."""
+    sdk = start(breaker_failure_threshold=2)
+    said = [{"role": "user", "content": "one two three"}]
+    for _ in range(3):
+        gpu.mode = "500"
+        assert asked(sdk, "x", extra_headers=NO_CACHE)[0] == "cpu-model: x"
+        gpu.mode, gpu.pace = "ok", 0.3
+        stream = sdk.chat.completions.create(
+            model="", messages=said, stream=True, extra_headers=NO_CACHE
+        )
+        calls = len(gpu.left)
+        assert next(stream).choices
+        stream.close()
+        wait_until(lambda calls=calls: len(gpu.left) > calls)
+        gpu.pace = 0.0
+    assert asked(sdk, "y", extra_headers=NO_CACHE) == ("gpu-model: y", None)
 
 
 NO_CACHE = {"x-fallthrough-cache": "off"}

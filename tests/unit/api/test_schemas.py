@@ -5,12 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from api.errors import ApiError
 from api.schemas import (
+    Deadlines,
     Handling,
     JobRequest,
     _is_readable,
     show,
+    show_in_list,
+    submission_of,
 )
+from fallback_chain import Endpoint
 from tasks.records.jobs import JobRecord, Status
 
 
@@ -18,6 +23,49 @@ def test_a_job_and_a_chat_completion_are_handled_by_the_same_fields():
     fields = {field.name: field for field in msgspec.structs.fields(JobRequest)}
     for field in msgspec.structs.fields(Handling):
         assert (field.type, field.default) == (fields[field.name].type, fields[field.name].default)
+
+
+def submitted(**fields):
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    return submission_of(body, Endpoint.CHAT, {}, "ann", Deadlines(60.0, 600.0))
+
+
+FITS = {f"k{n}": "v" * 512 for n in range(16)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kept"),
+    [
+        (FITS, FITS),
+        ({**FITS, "one more": "v"}, FITS),
+        ({"k" * 65: "v", "k" * 64: "v"}, {"k" * 64: "v"}),
+        ({"long": "v" * 513, "k": "v"}, {"k": "v"}),
+        ({"a": True, "b": 1, "c": None, "d": ["x"], "e": {"f": 1}, "k": "v"}, {"k": "v"}),
+        (["k", "v"], {}),
+        ("k", {}),
+        (None, {}),
+    ],
+)
+def test_a_completions_own_metadata_goes_to_the_model_and_a_jobs_part_of_it_is_kept(metadata, kept):
+    """It is kept and searched for as long as the job: 4 MB of it kept the store busy for 40 ms."""
+    job = submitted(metadata=metadata)
+    assert job.metadata == kept
+    assert job.body.decoded()["metadata"] == metadata
+
+
+def test_metadata_under_fallthrough_is_the_jobs_and_no_models():
+    own = {"k": "v"}
+    job = submitted(metadata={"for": "the model"}, fallthrough={"metadata": own})
+    assert job.metadata == own
+    assert job.body.decoded()["metadata"] == {"for": "the model"}
+    with pytest.raises(ApiError, match=r"fallthrough\.metadata"):
+        submitted(fallthrough={"metadata": {"k": "v" * 513}})
+
+
+def test_a_models_name_has_a_length():
+    assert submitted(model="m" * 256).body.model
+    with pytest.raises(ApiError, match="model: "):
+        submitted(model="m" * 257)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +79,19 @@ def test_a_kept_answer_that_cannot_be_read_is_told_and_hides_nothing(answer):
     assert (shown["id"], shown["status"], shown["answer"]) == ("job_1", "succeeded", None)
     assert shown["error"]["code"] == "unreadable_answer"
     assert shown["queue"] == "interactive"
+
+
+def record_of(answer):
+    told = {"id": "job_1", "status": Status.SUCCEEDED, "queue": "interactive", "answer": answer}
+    return JobRecord(**dict.fromkeys(JobRecord.__struct_fields__) | told)
+
+
+def test_of_vectors_the_usage_is_told_and_a_list_says_what_it_leaves_out():
+    vectors = b'{"object": "list", "data": [{"embedding": [0.1]}], "usage": {"total_tokens": 2}}'
+    shown = show_in_list(record_of(msgspec.Raw(vectors)))
+    assert (shown.text, shown.usage, shown.answer_omitted) == (None, {"total_tokens": 2}, False)
+    assert show_in_list(record_of(None)).answer_omitted
+    assert not show(record_of(None)).answer_omitted
 
 
 @pytest.mark.parametrize(

@@ -349,6 +349,25 @@ def test_what_all_chunks_have_is_what_the_first_says():
     }
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"id": "", "model": "", "created": 0, "choices": [], "prompt_filter_results": []},
+        {"type": "ping"},
+        {"id": "a", "choices": [{"index": 0, "delta": {}}][:0]},
+        {"model": None, "choices": None},
+    ],
+)
+def test_what_the_first_event_leaves_open_the_first_words_chunk_says(first):
+    answer = StreamedAnswer(legacy=False)
+    answer.add(json.dumps(first).encode())
+    words = {"id": "a", "model": "m", "created": 1}
+    answer.add(json.dumps({**words, "choices": [{"delta": {"content": "Hi"}}]}).encode())
+    later = {"id": "b", "model": "n", "created": 2, "system_fingerprint": "f"}
+    answer.add(json.dumps({**later, "choices": [{"delta": {"content": "!"}}]}).encode())
+    assert answer.head == {**words, "object": "chat.completion.chunk"}
+
+
 NO_CHUNKS = {
     "no json": b'{"choices": [{"delta": {"cont',
     "a page": b"<html>",

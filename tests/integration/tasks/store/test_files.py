@@ -10,7 +10,7 @@ from harness.stores import store_on
 
 from api.files import UNDER_WAY_SECONDS
 from tasks.errors import NoSuchCursor, NoSuchInput, StoreUnavailable
-from tasks.records.batches import BatchOptions, Endpoint, NewBatch
+from tasks.records.batches import FINAL, BatchOptions, BatchStatus, Endpoint, NewBatch
 from tasks.records.files import NewFile, new_file_id
 from tasks.records.idempotency import CLAIM_SECONDS, IdempotencyKey
 from tasks.storage import content_name, custom_ids_name, joined_name, part_name
@@ -91,17 +91,31 @@ async def test_a_file_that_an_unfinished_batch_reads_outlives_its_time(store, fi
     command = store.connection.command
     await command("SADD", keyspace.readers(record.id), "batch_1")
     await command("HSET", keyspace.batch("batch_1"), "status", "in_progress")
-    assert await files.reader(record.id) == "batch_1"
+    assert await files.delete(record) == "batch_1"
     clock.advance(HOUR)
     assert await files.sweep() == 1
     assert await content(files, record.id) == b"{}"
     assert await files.sweep() == 0, "it is put off: others must have their turn"
     await command("HSET", keyspace.batch("batch_1"), "status", "completed")
-    assert await files.reader(record.id) is None
     clock.advance(AGAIN_SECONDS)
     assert await files.sweep() == 1
     with pytest.raises(FileNotFoundError):
         await files.open(record.id)
+
+
+@pytest.mark.parametrize("status", [*BatchStatus, None])
+async def test_a_file_goes_once_no_batch_that_reads_it_is_unfinished(store, files, upload, status):
+    """Looked at as it goes: a batch may be accepted in the moment between a look and that."""
+    record = await upload()
+    batch = NewBatch("batch_1", "ann", Endpoint.CHAT, record.id, "24h", {}, BatchOptions())
+    await store.batches.create(batch, [])
+    command, key = store.connection.command, keyspace.batch("batch_1")
+    await (command("HSET", key, "status", status) if status else command("DEL", key))
+    stays = status not in {None, *FINAL}
+    assert await files.delete(record) == ("batch_1" if stays else None)
+    assert (await files.get(record.id, "ann") is not None) == stays
+    if stays:
+        assert await content(files, record.id) == b"{}"
 
 
 @pytest.mark.parametrize("why", ["deleted", "expired", "another's", "unknown"])
@@ -126,6 +140,7 @@ async def test_a_create_that_is_sent_again_finds_its_batch_though_its_input_is_g
     record = await upload()
     batch = NewBatch("batch_1", "ann", Endpoint.CHAT, record.id, "24h", {}, BatchOptions())
     assert (await store.batches.create(batch, KEYS))[0] == "batch_1"
+    await store.connection.command("HSET", keyspace.batch("batch_1"), "status", "completed")
     await files.delete(record)
     again = msgspec.structs.replace(batch, id="batch_2")
     assert await store.batches.create(again, KEYS) == ("batch_1", [])

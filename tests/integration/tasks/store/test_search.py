@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from harness.records import ORDER
 from harness.stores import store_on
@@ -11,6 +12,7 @@ from tasks.errors import NoSuchCursor
 from tasks.records.jobs import Options, Queue, Ref, Status, Submission, new_job_id
 from tasks.records.outcomes import Finish
 from tasks.store import search
+from tasks.store.jobs import LARGEST_LISTED
 from tasks.store.search import Search
 
 
@@ -92,3 +94,28 @@ async def test_one_request_looks_at_so_many_and_says_where_to_go_on(store, clock
 async def test_a_cursor_that_is_in_no_list_is_refused(store):
     with pytest.raises(NoSuchCursor):
         await found(store, "x", after="job_00")
+
+
+async def test_a_list_has_small_answers_and_nothing_else_that_is_large(store, clock):
+    """A hundred whole records may be gigabytes: a job's own path has them."""
+    sizes = {"none": None, "small": LARGEST_LISTED, "large": LARGEST_LISTED + 1}
+    ids = {name: await create(store, clock) for name in sizes}
+    for name, size in sizes.items():
+        if size is not None:
+            [job] = await store.jobs.begin("me", "gpu", [Ref(ids[name], 0)])
+            answer = b'"' + b"x" * (size - 2) + b'"'
+            tries = (Attempt("gpu", Verdict.ANSWERED, 1.0),)
+            named = {"status": Status.SUCCEEDED, "attempts": tries, "tier_used": "gpu"}
+            done = Finish(**named, answer=answer, model="m")
+            await store.jobs.finish(job, done)
+    listed, _ = await store.jobs.list_jobs("ann", 10, None)
+    searched, _ = await store.jobs.search_jobs("ann", Search("job_"), 10, None)
+    assert listed == searched
+    seen = {record.id: record for record in listed}
+    kept = {name: seen[ids[name]].answer for name in sizes}
+    assert kept["none"] is kept["large"] is None
+    assert len(kept["small"]) == LARGEST_LISTED
+    for name in sizes:
+        whole = await store.jobs.get(ids[name], "ann")
+        small = msgspec.structs.replace(whole, answer=kept[name], request=None)
+        assert seen[ids[name]] == small

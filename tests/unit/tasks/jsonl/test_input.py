@@ -148,6 +148,19 @@ def lines(*texts):
     return b"\n".join(texts)
 
 
+@pytest.mark.parametrize("prompt", ["x", ["x"]])
+def test_a_completions_prompt_is_one_text(prompt):
+    content = line("a", url=Endpoint.COMPLETIONS.value, body={"prompt": prompt})
+    assert codes(content, endpoint=Endpoint.COMPLETIONS) == []
+
+
+@pytest.mark.parametrize("prompt", ["", [""], [], None, 5, {}, ["a", "b"], [1, 2, 3], [[1, 2]]])
+def test_what_the_route_takes_for_no_prompt_a_batch_does_not_take_either(prompt):
+    """Another tier's model reads other words in the ids of tokens."""
+    content = line("a", url=Endpoint.COMPLETIONS.value, body={"prompt": prompt})
+    assert codes(content, endpoint=Endpoint.COMPLETIONS) == [("invalid_request", 1)]
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
