@@ -60,7 +60,7 @@ def test_where_its_port_is_taken(start):
 
 @pytest.mark.parametrize(
     "variable",
-    [{"FLOWER_MAX_TASKS": "many"}, {"FLOWER_CONF": "/nowhere.py"}, {"FLOWER_KEYFILE": "/nowhere"}],
+    [{"FLOWER_MAX_TASKS": "many"}, {"FLOWER_KEYFILE": "/nowhere"}],
 )
 def test_where_its_variables_make_no_sense(start, variable):
     said = serves_without_flower(start(**variable), off=True)
@@ -76,9 +76,13 @@ def test_where_it_listens_elsewhere(start, tmp_path):
 @pytest.mark.parametrize(
     "variable",
     [
-        {"FLOWER_URL_PREFIX": "some/flower"},
         {"FLOWER_PORT": "tcp://10.0.0.1:5555", "FLOWER_SERVICE_HOST": "10.0.0.1"},
-        {"FLOWER_PORT": "1", "FLOWER_ADDRESS": "10.0.0.1", "FLOWER_DB": "/nowhere/else"},
+        {
+            "FLOWER_URL_PREFIX": "some/flower",
+            "FLOWER_PORT": "1",
+            "FLOWER_ADDRESS": "10.0.0.1",
+            "FLOWER_DB": "/nowhere/else",
+        },
     ],
 )
 def test_a_variable_that_it_can_live_with_is_lived_with(start, variable):

@@ -173,6 +173,7 @@ URLS = (
         "ssh://h",
     ),
 )
+OPENED = set()  # what HTTP clients were opened with
 VALUES = tuple(dict.fromkeys((*NUMBERS, *TEXTS, *PATHS, *URLS)))
 
 
@@ -208,7 +209,11 @@ def begin(environ):
     breakers = build_breakers(settings, connection, lambda _: None)
     _, http = build_models(settings, connection, breakers)
     assert isinstance(http, AutoHttp)  # of its two the other connects first, and opens then
-    http._quick._open()
+    quick = http._quick
+    opens = quick._connect_seconds, quick._proxy, quick._direct, quick._authorities
+    if opens not in OPENED:  # each takes 9 ms, whatever else is set
+        quick._open()
+        OPENED.add(opens)
     direct = goes_direct(urlsplit(settings.api_url).hostname or "", settings.no_proxy)
     Client(settings.api_url, settings.api_key, "" if direct else settings.proxy).close()
     logs.configure(settings, "api")
