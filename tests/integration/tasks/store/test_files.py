@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -69,6 +70,20 @@ async def test_a_file_that_is_deleted_is_gone_with_its_content(files, upload):
     await files.delete(record)
     assert await files.get(record.id, "ann") is None
     assert await files.list_files("ann", 10, None) == ([], False)
+    with pytest.raises(FileNotFoundError):
+        await files.open(record.id)
+
+
+async def test_the_content_of_a_deleted_file_that_its_storage_kept_goes_with_the_next_sweep(
+    files, upload, monkeypatch
+):
+    record = await upload()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_clear", AsyncMock(side_effect=OSError("away")))
+        with pytest.raises(OSError, match="away"):
+            await files.delete(record)
+    assert await content(files, record.id) == b"{}"
+    assert await files.sweep() == 1
     with pytest.raises(FileNotFoundError):
         await files.open(record.id)
 
