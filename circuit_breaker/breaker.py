@@ -386,7 +386,8 @@ class CircuitBreaker:
             except Exception as error:
                 outcome = Outcome.FAILURE if limit.expired() else self._outcome_of_error(error)
                 raise
-            outcome = self._outcome_of(result)
+            late = limit.expired() or self._is_over(time.monotonic() - began)
+            outcome = Outcome.FAILURE if late else self._outcome_of(result)
             return result
         finally:
             if calm is not None and (outcome is not Outcome.SUCCESS or not self._is_still(calm)):
@@ -443,6 +444,11 @@ class CircuitBreaker:
         if isinstance(decision, Refusal):
             raise CircuitBreakerError(self.name, decision.reason, decision.retry_after_seconds)
         return decision
+
+    def _is_over(self, seconds: float) -> bool:
+        """Whether a call took too long, though it kept the loop busy, or would not be cancelled."""
+        most = self.config.timeout_seconds
+        return most is not None and seconds >= most
 
     def _is_still(self, calm: Machine) -> bool:
         """Whether a breaker that was calm has not changed: then a success says nothing new."""
@@ -542,8 +548,9 @@ class CircuitBreaker:
 
     async def _ask(self, step: Step) -> Answer:
         asked_at = time.monotonic()
-        if self._alone and asked_at < self._alone_until:
-            return self._ask_alone(self._alone, step)
+        alone = self._alone  # once: the store may come back in another thread
+        if alone is not None and asked_at < self._alone_until:
+            return self._ask_alone(alone, step)
         try:
             answer: Any = step(self._store)
             if inspect.isawaitable(answer):
@@ -554,8 +561,9 @@ class CircuitBreaker:
 
     def _ask_sync(self, step: Step) -> Answer:
         asked_at = time.monotonic()
-        if self._alone and asked_at < self._alone_until:
-            return self._ask_alone(self._alone, step)
+        alone = self._alone  # once: the store may come back in another thread
+        if alone is not None and asked_at < self._alone_until:
+            return self._ask_alone(alone, step)
         try:
             answer = self._at_once(step(self._store))
         except StoreError:
@@ -583,14 +591,14 @@ class CircuitBreaker:
     def _go_alone(self) -> MemoryStore:
         self.store_errors += 1
         self._alone_until = time.monotonic() + STORE_RETRY_SECONDS
-        if self._alone is None:
+        alone = self._alone
+        if alone is None:
             self._tell(StoreUnavailable(self.name))
-            self._alone = MemoryStore()
+            alone = MemoryStore()
             if self._view:
-                age = time.monotonic() - self._told_at
-                left = max(self._view.retry_after_seconds - age, 0.0)
-                self._alone.seed(self.name, self._view._replace(retry_after_seconds=left))
-        return self._alone
+                alone.seed(self.name, _aged(self._view, time.monotonic() - self._told_at))
+            self._alone = alone
+        return alone
 
     def _ask_alone(self, alone: MemoryStore, step: Step) -> Answer:
         answer = cast("Answer", step(alone))  # a memory store answers at once
@@ -602,6 +610,15 @@ class CircuitBreaker:
 
 def _plain_permit(calm: Machine) -> Permit:
     return Permit("", calm.generation, calm.epoch, probe=False)
+
+
+def _aged(view: BreakerView, seconds: float) -> BreakerView:
+    """Return a view as it is so long after it was taken, if nothing else happened."""
+    closed = view.closed_seconds
+    return view._replace(
+        retry_after_seconds=max(view.retry_after_seconds - seconds, 0.0),
+        closed_seconds=None if closed is None else closed + seconds,
+    )
 
 
 def _is_older(view: BreakerView, known: BreakerView) -> bool:

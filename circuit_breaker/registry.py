@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from circuit_breaker.breaker import CircuitBreaker
+from circuit_breaker.fork_lock import ForkLock
 
 if TYPE_CHECKING:
     from circuit_breaker.config import CircuitBreakerConfig
     from circuit_breaker.stores import Store
 
-_lock = threading.Lock()
+_lock = ForkLock()
 _breakers: dict[str, CircuitBreaker] = {}
 _default_store: Store | None = None
 

@@ -121,8 +121,12 @@ class MemoryStore:
         return self._machines.get(name)
 
     def seed(self, name: str, view: m.BreakerView) -> None:
-        """Begin from what was last seen of a shared breaker, an open one open until its time."""
+        """Begin from what was last seen of a shared breaker, an open one open until its time.
+
+        One that ramps up after an outage goes on with that.
+        """
         now = self._clock()
+        closed = view.closed_seconds
         until = now + int(view.retry_after_seconds * 1000)
         opened = view.state is not m.CircuitState.CLOSED
         with self._lock:
@@ -136,6 +140,7 @@ class MemoryStore:
                 hold_until=until if view.held else 0,
                 hold_reason=view.hold_reason,
                 opened=view.opened,
+                closed_at=0 if closed is None else now - int(closed * 1000),
                 override=view.override,
                 by=view.by,
                 why=view.why,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -254,20 +255,44 @@ def _model_configs(gpu_url: str, cpu_url: str, options: ChainOptions) -> list[Ti
     return [config for config in configs if config.url]
 
 
+# Of a connection's settings, those that an asynchronous one has as well, besides those of TLS. Not
+# decode_responses: what is kept is bytes.
+_SHARED = {
+    *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name"),
+    *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
+}
+
+
 def _asynchronous(client: Any) -> Any:
-    """Return an asynchronous client of the same server; the client itself if it is one."""
+    """Return an asynchronous client of the same server; the client itself if it is one.
+
+    Raises TypeError for a client whose server cannot be told from its settings: Sentinel's, a
+    cluster's, or one with a way to connect of its own.
+    """
     if client is None:
         return None
-    from redis import Redis  # noqa: PLC0415 - only a chain with a client needs the package
-    from redis.asyncio import ConnectionPool as AsyncPool  # noqa: PLC0415 - as above
-    from redis.asyncio import Redis as AsyncRedis  # noqa: PLC0415 - as above
+    from redis import ConnectionPool, Redis  # noqa: PLC0415 - only a chain with a client needs it
+    from redis import asyncio as asynchronous  # noqa: PLC0415 - as above
 
-    if not isinstance(client, Redis):
+    if inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
         return client
-    known = client.connection_pool.connection_kwargs
-    names = ("host", "port", "db", "username", "password", "socket_timeout", "path")
-    kwargs = {name: known[name] for name in names if known.get(name) is not None}
-    if "path" in kwargs:
-        path = kwargs.pop("path")
-        return AsyncRedis(unix_socket_path=path, **kwargs)
-    return AsyncRedis.from_pool(AsyncPool(**kwargs))
+    pool = client.connection_pool if isinstance(client, Redis) else None
+    kind = pool.connection_class if isinstance(pool, ConnectionPool) else None
+    is_plain = kind is not None and kind.__module__ == "redis.connection"
+    connection = getattr(asynchronous, kind.__name__, None) if kind and is_plain else None
+    if pool is None or connection is None:
+        raise _unknown_client(client)
+    known = pool.connection_kwargs
+    of_tls = {name for name in known if name.startswith("ssl_")}
+    taken = of_tls & set(inspect.signature(connection).parameters)
+    if any(known[name] for name in of_tls - taken):  # OCSP, which it could not check
+        raise _unknown_client(client)
+    kwargs = {name: known[name] for name in taken | _SHARED if known.get(name) is not None}
+    return asynchronous.Redis.from_pool(
+        asynchronous.ConnectionPool(connection_class=connection, **kwargs)
+    )
+
+
+def _unknown_client(client: Any) -> TypeError:
+    kind = type(client).__name__
+    return TypeError(f"redis_client: give redis.asyncio's client instead of this {kind}")

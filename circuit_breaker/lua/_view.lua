@@ -38,7 +38,9 @@ local function save()
     'saved', now, 'version', version, 'opened', opened, 'open_for', open_for,
     'closed_at', closed_at, 'saturated_since', saturated_since, 'window', window,
     'override', override, 'by', by, 'why', why, 'changed_at', changed_at)
-  redis.call('PEXPIRE', S, override == '' and ttl or KEPT_OVERRIDE)
+  -- An earlier report may have held it for longer than this one asks to be remembered.
+  local kept = math.max(ttl, 2 * (math.max(hold_until, open_until) - now))
+  redis.call('PEXPIRE', S, override == '' and kept or KEPT_OVERRIDE)
   redis.call('PEXPIRE', L, ttl)
   publish()
 end

@@ -130,6 +130,9 @@ class PhaseRunner:
         unit = await context.retrying(self._batches.begin, lease_owner, tier, ref)
         if unit is None:
             return
+        if context.drain.started:  # it would be cut off by nobody, and end with the process
+            await self.hand_back(unit)
+            return
         work = asyncio.create_task(self.run(unit))
         context.leases.hold(unit.id, lease_owner, work)
         context.drain.watch([work])

@@ -62,11 +62,14 @@ class Recaller:
     async def _look(self, name: str, *, probe_failed: bool) -> None:
         tier = self._tiers[name]
         due = await tier.due_seconds()
-        was, self._well[name] = self._well[name], tier.closed and due <= 0
-        if self._well[name]:
-            if not was:
-                await self._recall(name, MOST)
-        elif self._answerer.gates[name].anybody:
+        if tier.closed and due <= 0:
+            if not self._well[name]:
+                while await self._recall(name, MOST) == MOST:
+                    pass
+                self._well[name] = True  # not before: the store may be away
+            return
+        self._well[name] = False
+        if self._answerer.gates[name].anybody:
             if probe_failed:
                 await self._recall(name, 1)
         elif due <= 0:
@@ -74,13 +77,13 @@ class Recaller:
         elif await self._answerer.has_room_below(name):
             await self._recall(name, 1)
 
-    async def _recall(self, name: str, most: int) -> bool:
+    async def _recall(self, name: str, most: int) -> int:
         return await whole(self._recall_and_send(name, most))
 
-    async def _recall_and_send(self, name: str, most: int) -> bool:
+    async def _recall_and_send(self, name: str, most: int) -> int:
         dispatches = await self._store.jobs.recall(name, most)
         await self._publisher.dispatch(dispatches)
-        return bool(dispatches)
+        return len(dispatches)
 
     async def _probe(self, name: str) -> None:
         if await self._recall(name, 1) or self._answerer.call_up(name):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 import redis.asyncio
 from harness.waiting import eventually
+from redis.sentinel import Sentinel
 
 from circuit_breaker import (
     CHANNEL,
@@ -18,6 +22,7 @@ from circuit_breaker import (
 )
 from fallback_chain import ChainOptions, FallbackChain, NoFormError, RequestRefusedError
 
+PASSWORD = "s3cret"  # noqa: S105 - made up
 QUICK = ChainOptions(
     gpu_timeout_seconds=0.5,
     cpu_timeout_seconds=0.5,
@@ -198,3 +203,54 @@ async def test_an_answer_that_shows_nothing_is_not_kept(chain, gpu, cpu):
     assert (await chain.generate("think"))["tier_used"] == "gpu"
     gpu.mode = cpu.mode = "500"
     assert (await chain.generate("think"))["tier_used"] == "degraded"
+
+
+def first_bytes_to_a_server_of(**options):
+    """What a chain says first to a store that its client was set up for."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        client = redis.Redis(port=server.getsockname()[1], socket_timeout=0.5, **options)
+
+        async def asked():
+            chain = FallbackChain("http://127.0.0.1:9", redis_client=client, options=QUICK)
+            await chain.generate("Hello")
+            await chain.aclose()
+
+        done = pool.submit(asyncio.run, asked())
+        connection, _ = server.accept()
+        with connection:
+            said = connection.recv(100)
+        server.close()
+        done.result()
+    return said
+
+
+def test_a_client_that_speaks_tls_does_so_in_the_chain():
+    assert first_bytes_to_a_server_of(ssl=True, password=PASSWORD)[:2] == b"\x16\x03"
+    assert PASSWORD.encode() in first_bytes_to_a_server_of(password=PASSWORD)
+
+
+class Credentials(redis.CredentialProvider):
+    """Asked for a password at each connection."""
+
+    def get_credentials(self):
+        return ("ann", "of-the-moment")
+
+
+def test_a_client_whose_password_somebody_else_has_asks_him_in_the_chain():
+    assert b"of-the-moment" in first_bytes_to_a_server_of(credential_provider=Credentials())
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        Sentinel([("127.0.0.1", 9)]).master_for("main"),
+        redis.Redis(ssl=True, ssl_validate_ocsp=True),
+        redis.Redis(connection_pool=redis.ConnectionPool(connection_class=type("Own", (), {}))),
+        "redis://127.0.0.1",
+        object(),
+    ],
+    ids=["sentinel's", "with OCSP", "with its own connections", "a URL", "none"],
+)
+def test_a_client_that_no_chain_can_use_is_refused(client):
+    with pytest.raises(TypeError, match=r"give redis\.asyncio's client"):
+        FallbackChain("http://127.0.0.1:9", redis_client=client)

@@ -89,6 +89,12 @@ class Steps(RuleBasedStateMachine):
         for report in (SUCCEEDED, FAILED, FAILED) * 3:
             self.both.record(worker, self.both.acquire(worker, 0.0), report)
 
+    @rule(worker=WORKERS)
+    def hold(self, worker):
+        busy = Report(Outcome.SATURATED, hold_ms=5000)
+        self.both.record(worker, self.both.acquire(worker, 0.0), busy)
+        self.both.acquire(worker)
+
     @rule(draw=DRAWS)
     def trip(self, draw=0.5):
         for _ in range(self.both.rules.failure_threshold):
@@ -271,6 +277,17 @@ def test_a_flushed_store_drops_results_of_before_and_counts_on(valkey):
         breaker = make(client)
         fail(breaker)
         assert breaker.state == CircuitState.OPEN
+
+
+def test_a_long_hold_is_remembered_whatever_is_reported_after_it(valkey):
+    hours = 3 * 3600
+    with valkey.client() as client:
+        store = RedisStore(client)
+        rules = Rules.of(CircuitBreakerConfig())
+        permit = store.acquire("held", rules)[0]
+        store.record("held", permit, Report(Outcome.SATURATED, hold_ms=hours * 1000), rules)
+        store.record("held", permit, FAILED, rules)
+        assert client.ttl("cb:{held}:state") > 2 * hours - 60
 
 
 async def test_the_asynchronous_store_runs_the_same_scripts(valkey):

@@ -1,9 +1,11 @@
 """The breaker as the quick start uses it, and what it promises beyond."""
 
 import asyncio
+import contextlib
 import math
 import os
 import signal
+import time
 import warnings
 
 import pytest
@@ -21,6 +23,7 @@ from circuit_breaker import (
     Permit,
     Refusal,
     get_circuit_breaker,
+    registry,
 )
 from circuit_breaker.errors import StoreError
 from circuit_breaker.events import (
@@ -208,6 +211,24 @@ async def test_a_call_over_its_time_limit_is_a_failure():
     assert breaker.state == CircuitState.OPEN
 
 
+async def keeps_on():
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(5)
+    return "a default"
+
+
+async def blocks():
+    time.sleep(0.05)  # noqa: ASYNC251 - it is the point
+    return "late"
+
+
+@pytest.mark.parametrize("work", [keeps_on, blocks])
+async def test_a_call_over_its_time_limit_that_returns_all_the_same_is_a_failure(work):
+    breaker, _ = make(failure_threshold=1, timeout_seconds=0.02)
+    await breaker.call(work)
+    assert breaker.state == CircuitState.OPEN
+
+
 async def test_an_ignored_exception_is_no_failure():
     breaker, _ = make(failure_threshold=1, ignored_exceptions=(ConnectionError,))
     with pytest.raises(ConnectionError):
@@ -291,6 +312,36 @@ async def test_alone_a_breaker_still_opens():
     await open_up(breaker)
     assert breaker.state == CircuitState.OPEN
     assert store.asked == 1
+
+
+async def test_alone_a_breaker_goes_on_with_its_ramp():
+    store, clock = SharedStore(), Clock()
+    store.inner = MemoryStore(clock)
+    breaker = await ramping(store, clock, *[0.9] * 4)
+    assert breaker.share == pytest.approx(0.1, abs=0.01)
+    store.down = True
+    breaker._seen_at = 0.0
+    for _ in range(2):
+        assert (await breaker.acquire()).reason == "ramping"
+    assert breaker.share == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_store_that_comes_back_in_another_thread_raises_nothing(monkeypatch):
+    store = SharedStore()
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(), store)
+    assert breaker.call_sync(lambda: 1) == 1
+    seed = MemoryStore.seed
+
+    def meanwhile(*args):  # the answer comes that another thread has waited for
+        breaker._answered(store.inner.view("b"), 0.0)
+        return seed(*args)
+
+    monkeypatch.setattr(MemoryStore, "seed", meanwhile)
+    store.down = True
+    breaker._calm.clear()
+    breaker._seen_at = 0.0
+    assert breaker.call_sync(lambda: 2) == 2
+    assert breaker.store_errors > 0
 
 
 async def test_a_closed_breaker_asks_the_store_once_a_call():
@@ -591,11 +642,12 @@ async def test_a_probe_that_is_cancelled_anywhere_gives_its_place_back(step, whe
 def test_a_child_of_a_fork_is_not_locked_out_by_what_its_parent_held():
     breaker, _ = make()
     breaker.call_sync(str)
-    with breaker._local._lock, breaker._lock, warnings.catch_warnings():
+    with breaker._local._lock, breaker._lock, registry._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons warn of threads, of which there are none
         child = os.fork()
         if not child:
             signal.alarm(10)
+            get_circuit_breaker("another")
             os._exit(0 if breaker.call_sync(lambda: 7) == 7 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert breaker.call_sync(lambda: 7) == 7

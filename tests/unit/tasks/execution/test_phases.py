@@ -523,3 +523,16 @@ async def test_who_was_paused_at_the_joining_leaves_the_files_of_another_as_they
     batch.jobs.lost = ["unit_batch_1_join"]
     await run(join())
     assert read(batch, whole) == b"4\n0\n2\n3\n"
+
+
+async def test_a_phase_that_comes_once_its_worker_stops_is_handed_back(batch, monkeypatch):
+    """Nobody would wait for it, or cut it off: it would end with the process, as if lost."""
+    reached = []
+    unit = join()
+    batch.batches.units[Ref(unit.id, 0)], batch.batches.ours = unit, True
+    runner = PhaseRunner(batch.context, 2)
+    monkeypatch.setattr(runner, "_run", reached.append)
+    await batch.context.drain.run(0)
+    await asyncio.wait_for(runner.run_phase("join", Ref(unit.id, 0), "me"), 5)
+    assert reached == []
+    assert moves(batch, "hand_back")

@@ -122,6 +122,32 @@ async def test_once_it_is_well_again_all_that_is_parked_comes_and_once(start):
     assert home.recalls == [("gpu", MOST)]
 
 
+async def test_what_more_is_parked_than_comes_at_once_comes_as_well(start, monkeypatch):
+    monkeypatch.setattr("tasks.recovery.recaller.MOST", 2)
+    home = start()
+    home.opens()
+    home.parked = list(PARKED)
+    await some_looks()
+    home.closes()
+    await eventually(lambda: home.publisher.dispatched == PARKED)
+    await some_looks()
+    assert home.recalls == [("gpu", 2), ("gpu", 2)]
+
+
+async def test_a_store_that_was_away_as_the_tier_closed_is_asked_again(start):
+    home = start()
+    home.opens()
+    home.parked = list(PARKED)
+    await some_looks()
+    home.away = True
+    home.closes()
+    await some_looks()
+    home.away = False
+    await eventually(lambda: home.publisher.dispatched == PARKED)
+    await some_looks()
+    assert home.recalls == [("gpu", MOST)]
+
+
 async def test_a_tier_that_is_due_is_probed_by_one_that_is_parked(start, monkeypatch):
     home = start()
     monkeypatch.setattr("tasks.recovery.recaller.LOOK_SECONDS", 100)
