@@ -117,6 +117,9 @@ def is_file(source: str) -> bool:
 def content_of(source: str) -> BinaryIO:
     """Open a file, or standard input; raises InputError. Its lines can be read once."""
     if source == STDIN:
+        if sys.stdin is None:
+            message = "cannot read standard input: it is closed"
+            raise InputError(message)
         return sys.stdin.buffer
     path = Path(source)
     try:
