@@ -22,6 +22,7 @@ from pyreqwest.exceptions import PyreqwestError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.client import base_of
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
@@ -33,7 +34,7 @@ class Load:
     """What was asked, and what came of it."""
 
     def __init__(self, url: str, api_key: str, requests: int, prompt: str, max_tokens: int) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = base_of(url)
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.left = self.requests = requests
         self.prompt, self.max_tokens = prompt, max_tokens

@@ -17,7 +17,7 @@ from rich.table import Column
 
 from cli.client import ApiAwayError, ApiFailedError
 from cli.input_file import input_files
-from cli.interrupt import leave_on_interrupt
+from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import writing
 from cli.terminal import echo, shown
 
@@ -42,7 +42,7 @@ def create_batches(
 ) -> list[str]:
     """Upload a file, and create its batch, or as many as its lines need; return their ids.
 
-    All or none: those that were created before one is refused are cancelled.
+    All or none: those that were created before one is refused, or Ctrl-C, are cancelled.
     """
     with tempfile.TemporaryDirectory(prefix="fallthrough-") as folder:
         files = input_files(source, Path(folder), shape)
@@ -52,12 +52,17 @@ def create_batches(
     try:
         for number, (file, file_id) in enumerate(zip(files, uploaded, strict=True), 1):
             parts = {GROUP: group, PART: f"{number}/{len(files)}"} if len(files) > 1 else {}
-            told = client.create_batch(file_id, file.endpoint, window, **metadata, **parts)
-            ids.append(str(told["id"]))
-    except ApiFailedError:
+            with interrupt_held():
+                told = client.create_batch(file_id, file.endpoint, window, **metadata, **parts)
+                ids.append(str(told["id"]))
+    except BaseException as error:
         for batch_id in ids:
             with contextlib.suppress(ApiFailedError):
                 client.cancel_batch(batch_id)
+        if isinstance(error, KeyboardInterrupt):
+            shows = client.command("batch", "list")
+            message = f"interrupted; what was created is cancelled: `{shows}` shows it"
+            raise KeyboardInterrupt(message) from None
         raise
     return ids
 

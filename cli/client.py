@@ -23,6 +23,8 @@ ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 TOO_MANY_REQUESTS = 429
 DEFAULT_PORT = 8000  # of `fallthrough up`
+PORTS = {"http": 80, "https": 443}  # where a URL names none
+LOOPBACK = "localhost"  # and all its other names
 FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -56,6 +58,26 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
         yield from (line.decode(errors="replace") for line in lines)
 
 
+def base_of(url: str) -> str:
+    """Return where an API is, with or without /v1 or /v1/chat/completions in its URL."""
+    base = url.strip().rstrip("/")
+    for ending in ("/chat/completions", "/v1"):
+        base = base.removesuffix(ending).rstrip("/")
+    return base
+
+
+def is_same_api(one: str, other: str) -> bool:
+    """Whether two URLs lead to one API, however each is written."""
+    return _place_of(one) == _place_of(other)
+
+
+def _place_of(url: str) -> tuple[str, str, int, str]:
+    parts = urlsplit(base_of(url))
+    host = (parts.hostname or "").removesuffix(".")
+    port = parts.port or PORTS.get(parts.scheme, 0)
+    return parts.scheme, LOOPBACK if is_loopback(host) else host, port, parts.path
+
+
 class Client:
     """Calls the API; every method raises ApiFailedError."""
 
@@ -67,7 +89,7 @@ class Client:
         options: those by which a command finds this API; (): the settings name it.
         """
         self._options = options
-        base = url.rstrip("/").removesuffix("/v1")
+        base = base_of(url)
         self.url = masked_url(base)  # as it is shown
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         headers = {"Authorization": f"Bearer {key}"} if key else {}

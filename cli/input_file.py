@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.json_body import NoJsonError, decoded
-from cli.prompts import BOM, CHAT, InputError, prompts_of, unique_labels
+from cli.prompts import BOM, CHAT, EMBEDDINGS, InputError, prompts_of, unique_labels
 from cli.rows import STDIN, content_of, is_file, kind_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cli.prompts import Prompt, Shape
 
-ENDPOINTS = (CHAT, "/v1/completions")
+ENDPOINTS = (CHAT, "/v1/completions", EMBEDDINGS)
 MOST_LINES = 50_000  # of a batch
 MOST_BYTES = 200 * 1024 * 1024  # of a batch's file
 
@@ -45,6 +45,9 @@ def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
     prompts = unique_labels(prompts_of(source, shape))
     where = prompts[0].where.rpartition(", line ")
     endpoint = _endpoint(prompts[0].url or CHAT, source, where[2])
+    if endpoint == EMBEDDINGS and not shape.is_plain:
+        message = f"{source}: lines of {endpoint} go as they are, without options such as --model"
+        raise InputError(message)
     if endpoint != CHAT and shape.system:
         message = f"--system: lines of {endpoint} have no messages"
         raise InputError(message)

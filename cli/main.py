@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from typing import Any
 
 import click
@@ -17,19 +19,21 @@ from cli.commands.keys import keys
 from cli.commands.lists import files, jobs
 from cli.commands.settings import config
 from cli.commands.stack import demo, up
+from cli.interrupt import INTERRUPTED
 from cli.output import OutputError
 from cli.prompts import InputError
 from cli.stack.embedded import FolderError
 from cli.stack.ports import PortTakenError
 from cli.stack.supervisor import StartError
-from cli.terminal import echo, speak_any_locale
+from cli.terminal import UntoldError, drop_unwritten, echo, is_terminal, speak_any_locale
 from tasks.errors import SettingsError
 
 LONGEST_LINE = 600  # characters
 NOT_TRIED = 2  # exit status: it could not be tried
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 FAILURES = (
     *(ApiFailedError, InputError, SettingsError, PortTakenError, FolderError),
-    *(CheckFailedError, OutputError),
+    *(CheckFailedError, OutputError, UntoldError),
 )
 
 
@@ -42,6 +46,21 @@ def _complain(message: str) -> None:
 class Fallthrough(click.Group):
     """Reads `.env`, and turns what is the user's to mend into one line and exit status 2."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; where nothing could be told, nothing is done."""
+        if sys.stdout is None:
+            _complain("standard output is closed: say where it goes, if only to /dev/null")
+            sys.exit(NOT_TRIED)
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in NO_ROOM or error.filename is not None:
+                raise
+            _complain(f"standard output cannot be written: {error.strerror}")
+            sys.exit(NOT_TRIED)
+        finally:
+            drop_unwritten()
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         speak_any_locale()
@@ -52,6 +71,11 @@ class Fallthrough(click.Group):
             _complain(str(error))
         except StartError as error:
             _complain(f"the stack did not start: {error}")
+        except (KeyboardInterrupt, click.Abort) as interrupt:
+            if is_terminal(sys.stderr):
+                echo("", err=True)  # below ^C
+            _complain(str(interrupt) or "interrupted")
+            return ctx.exit(INTERRUPTED)
         return ctx.exit(NOT_TRIED)
 
 

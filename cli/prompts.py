@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BOM", "InputError", "Prompt", "Shape", "read", "unique_labels"]
 
-CHAT = "/v1/chat/completions"
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+NAMES_SHOWN = 5  # of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,11 @@ def read(source: str, shape: Shape | None = None) -> list[Prompt]:
     """Return the requests that source stands for, under labels of their own; raises InputError."""
     shape = shape or Shape()
     if is_file(source):
-        return list(unique_labels(prompts_of(source, shape)))
+        prompts = unique_labels(prompts_of(source, shape))
+        if embeds := next((prompt for prompt in prompts if prompt.url == EMBEDDINGS), None):
+            message = f"{embeds.where}: embeddings are made by a batch: send the file by `batch`"
+            raise InputError(message)
+        return prompts
     if not source.strip():
         message = "the prompt is empty"
         raise InputError(message)
@@ -168,7 +173,9 @@ def _request(fields: dict[str, Any], shape: Shape, row: Row) -> dict[str, Any]:
             raise InputError(message)
         return {"prompt": text}
     if "body" in fields:  # a line of OpenAI's batch format
-        fields = fields["body"]
+        url, fields = fields.get("url"), fields["body"]
+        if url == EMBEDDINGS:
+            return _embedding(fields, row)
     elif row.is_table:
         fields = _of_table(fields)
     if not isinstance(fields, dict) or ("prompt" in fields) == ("messages" in fields):
@@ -177,11 +184,22 @@ def _request(fields: dict[str, Any], shape: Shape, row: Row) -> dict[str, Any]:
     return fields
 
 
+def _embedding(body: Any, row: Row) -> dict[str, Any]:
+    if not isinstance(body, dict) or "input" not in body:
+        message = f"{row.where}: its body needs an input"
+        raise InputError(message)
+    return body
+
+
 def _cure(fields: Any) -> str:
     if not isinstance(fields, dict) or not fields or {"prompt", "messages"} & fields.keys():
         return ""
-    first = next(iter(fields))
-    return f"; say which field is the prompt: --column {json.dumps(first, ensure_ascii=False)}"
+    # One without a name is an index, as pandas writes it: no option can name it.
+    names = [json.dumps(name, ensure_ascii=False) for name in fields if name.strip()]
+    if not names:
+        return ""
+    more = ", …" * (len(names) > NAMES_SHOWN)
+    return f"; say which field is the prompt: --column {', or '.join(names[:NAMES_SHOWN])}{more}"
 
 
 def _of_table(fields: dict[str, str]) -> dict[str, str]:

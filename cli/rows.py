@@ -20,6 +20,24 @@ DELIMITERS = ",;\t"
 LARGEST_CELL = 16 * 1024 * 1024  # characters
 # A single word that ends as file names do, or that leads through folders, is meant as a file.
 _NAME_OF_A_FILE = re.compile(r"\S*\.[A-Za-z][A-Za-z0-9]{0,7}|(\.{1,2}|~)?/\S*")
+NUL = b"\0"
+# What files begin with that are taken for text in UTF-8, and are none.
+_MAGICS = (
+    (b"\xff\xfe\0\0", "it is UTF-32, not UTF-8; convert the file first: iconv -f UTF-32 -t UTF-8"),
+    (b"\xff\xfe", "it is UTF-16, not UTF-8; convert the file first: iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "it is UTF-16, not UTF-8; convert the file first: iconv -f UTF-16 -t UTF-8"),
+    (b"\x1f\x8b", "it is compressed; unpack the file first: gunzip"),
+    (b"BZh", "it is compressed; unpack the file first: bunzip2"),
+    (b"\xfd7zXZ", "it is compressed; unpack the file first: unxz"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed; unpack the file first: unzstd"),
+    (b"PK", "it is a zip archive, as .xlsx and .docx are: unpack it, or save it as CSV in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "it is an old Excel or Word file: save it as CSV, or text, in UTF-8"),
+    (b"%PDF", "it is a PDF: save its text as a .txt file in UTF-8"),
+    (b"PAR1", "it is Parquet: write it as CSV or JSONL"),
+    (b"SQLite format 3", "it is an SQLite database: write a query's result as CSV"),
+)
+# Excel's own first line of a CSV file: which character parts its cells.
+_SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)
 
 
 class InputError(Exception):
@@ -46,17 +64,43 @@ class Lines:
         self.number = 0  # of the line that was read last
 
     def __iter__(self) -> Iterator[str]:
+        head = b""
         for number, line in enumerate(self._content, 1):
             self.number = number
-            try:
-                text = line.decode()
-            except UnicodeDecodeError:
-                message = (
-                    f"{self._where}, line {number}: it is not UTF-8; convert the file first: "
-                    "iconv -f LATIN1 -t UTF-8"
-                )
-                raise InputError(message) from None
+            head = head or line
+            text = _decoded(line)
+            if text is None:
+                message = f"{self._where}, line {number}: {_fault_of(head, line)}"
+                raise InputError(message)
             yield text.removeprefix(BOM) if number == 1 else text
+
+
+def _decoded(line: bytes) -> str | None:
+    """Return a line as text in UTF-8; None: it is none."""
+    try:
+        return None if _is_wide(line) else line.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_wide(line: bytes) -> bool:
+    """Whether it reads as letters and NULs, as UTF-16 does without its mark."""
+    return line.count(NUL) * 4 > len(line)
+
+
+def _fault_of(head: bytes, line: bytes) -> str:
+    """Return what a file is that is no text in UTF-8, and what to do. head: its first line."""
+    known = next((fault for magic, fault in _MAGICS if head.startswith(magic)), "")
+    if known:
+        return known
+    if _is_wide(line):
+        order = "BE" if line.startswith(NUL) else "LE"
+        return (
+            f"it has NULs, as UTF-16 has; convert the file first: iconv -f UTF-16{order} -t UTF-8"
+        )
+    if NUL in head + line:
+        return "it is no text"
+    return "it is not UTF-8; convert the file first: iconv -f LATIN1 -t UTF-8"
 
 
 def is_file(source: str) -> bool:
@@ -73,6 +117,9 @@ def is_file(source: str) -> bool:
 def content_of(source: str) -> BinaryIO:
     """Open a file, or standard input; raises InputError. Its lines can be read once."""
     if source == STDIN:
+        if sys.stdin is None:
+            message = "cannot read standard input: it is closed"
+            raise InputError(message)
         return sys.stdin.buffer
     path = Path(source)
     try:
@@ -169,12 +216,16 @@ def _table(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
     """Yield the rows of a table whose first line names its columns."""
     iterator = iter(text)
     head = next(iterator, "")
+    separator = _SEPARATOR.fullmatch(head)
+    if separator:
+        head = next(iterator, "")
     before = csv.field_size_limit(LARGEST_CELL)
     try:
-        delimiter = max(DELIMITERS, key=head.count)
+        delimiter = separator[1] if separator else max(DELIMITERS, key=head.count)
+        place = f"{where}, line {lines.number}"
         reader = csv.reader(_chained(head, iterator), delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(reader, [])]
-        _check_names(names, where)
+        _check_names(names, place)
         begins = lines.number + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -191,10 +242,10 @@ def _table(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
         csv.field_size_limit(before)
 
 
-def _check_names(names: list[str], where: str) -> None:
+def _check_names(names: list[str], place: str) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        message = f"{where}, line 1: there are two columns {twice!r}: its first line names them"
+        message = f"{place}: there are two columns {twice!r}: its first line names them"
         raise InputError(message)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 from rich.cells import cell_len
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+class UntoldError(Exception):
+    """A line could not be printed; the message says what becomes of what it told."""
+
+
 def shown(text: str) -> str:
     """Return a text whose control characters are to be seen, and do nothing."""
     ends = text.replace("\r\n", "\n")
@@ -24,8 +31,36 @@ def shown(text: str) -> str:
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line. What goes to a file or a pipe stays as it is."""
-    stream = sys.stderr if err else sys.stdout
-    click.echo(shown(text) if stream.isatty() else text, err=err)
+    try:
+        click.echo(shown(text) if is_terminal(sys.stderr if err else sys.stdout) else text, err=err)
+    except OSError as error:
+        if not err or error.errno == errno.EPIPE:
+            raise  # else: nobody is told that nobody can be told
+
+
+def echo_once(text: str, otherwise: str) -> None:
+    """Print what cannot be asked for again; raises UntoldError, with what becomes of it."""
+    try:
+        echo(text)
+    except OSError as error:
+        message = f"standard output cannot be written: {error.strerror}; {otherwise}"
+        raise UntoldError(message) from None
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads a stream; None: it was closed before we began."""
+    return stream is not None and stream.isatty()
+
+
+def drop_unwritten() -> None:
+    """Drop what could not be written: Python would try again as it ends, and change the status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Speech:

@@ -437,6 +437,11 @@ class Settings:
         return {name: known.get(name, TierSettings()) for name in kinds.listed(self.tiers)}
 
     @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that a worker consumes, each once."""
+        return tuple(dict.fromkeys(filter(None, kinds.listed(self.worker_queues))))
+
+    @property
     def _gpu(self) -> TierSettings:
         return TierSettings(
             url=self.gpu_url,
@@ -496,8 +501,7 @@ class Settings:
                     f"{PREFIX}{name}: {port} is out of range, it may be up to {kinds.HIGHEST_PORT}"
                 )
                 raise SettingsError(message)
-        queues = [q for q in self.worker_queues.split(",") if q]
-        if not queues or set(queues) - {"interactive", "batch"}:
+        if not self.queues or set(self.queues) - {"interactive", "batch"}:
             message = (
                 f"{PREFIX}WORKER_QUEUES: {quoted(self.worker_queues)} must name interactive, batch"
             )

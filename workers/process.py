@@ -68,8 +68,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         # In a container every worker is pid 1, and a restarted one keeps its host's name.
-        queues = settings.worker_queues.replace(",", "-")
-        self._name = f"{queues}-{secrets.token_hex(4)}@{socket.gethostname()}"
+        self._name = f"{'-'.join(settings.queues)}-{secrets.token_hex(4)}@{socket.gethostname()}"
         self._loop = LoopThread()
         self._pulse = Pulse()
         self._pause = Pause()
@@ -140,13 +139,13 @@ class WorkerProcess:
         )
 
     def _queues(self) -> list[str]:
-        kinds = [Queue(queue) for queue in self._settings.worker_queues.split(",") if queue]
+        kinds = [Queue(queue) for queue in self._settings.queues]
         if Queue.BATCH in kinds:
             kinds.append(Queue.PHASES)
         return [queue.value for kind in kinds for queue in (kind.begun, kind)]
 
     def _threads(self) -> int:
-        lone = Queue.INTERACTIVE.value in self._settings.worker_queues
+        lone = Queue.INTERACTIVE.value in self._settings.queues
         return self._settings.worker_threads or self._units() + lone * INTERACTIVE_THREADS
 
     def _prefetch(self) -> dict[Queue, int]:
@@ -165,7 +164,7 @@ class WorkerProcess:
         return fresh | begun
 
     def _mixed(self) -> bool:
-        return len(self._settings.worker_queues.split(",")) > 1
+        return len(self._settings.queues) > 1
 
     def _units(self) -> int:
         """Return how many slices of batches are at work at once: lone jobs have threads left."""

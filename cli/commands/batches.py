@@ -33,9 +33,10 @@ from cli.commands.options import (
     shaped,
     to_file,
 )
+from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import free_name, writing
 from cli.rows import is_file
-from cli.terminal import aligned, echo
+from cli.terminal import aligned, echo, echo_once
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -121,9 +122,11 @@ def run(  # noqa: PLR0913 - a command's options
         check_writable(output)
     with environment.client(url) as client:
         ids = create_batches(client, file, window, metadata, shape)
+        leave_on_interrupt(lambda: _say_how_to_come_back(client, ids))
         name = _name_of(client, ids)
         if detach:
-            echo(json.dumps({"id": name, "batches": ids}) if as_json else name)
+            line = json.dumps({"id": name, "batches": ids}) if as_json else name
+            echo_once(line, _how_to_come_back(client, ids))
             return
         echo(name, err=True)
         _follow_to_the_end(client, ids, output or _beside(file, name), as_json=as_json)
@@ -163,12 +166,20 @@ def attach(
         _follow_to_the_end(client, ids_of(client, batch_ids), output, as_json=as_json)
 
 
-def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
-    def say_how_to_come_back() -> None:
-        command = client.command("batch", "attach", *ids, "--output", str(output))
-        echo(f"\nit goes on without you; come back with: {command}", err=True)
+def _how_to_come_back(client: Client, ids: Sequence[str], *options: str) -> str:
+    command = client.command("batch", "attach", *ids, *options)
+    return f"it goes on without you; come back with: {command}"
 
-    ended = follow(client, ids, say_how_to_come_back)
+
+def _say_how_to_come_back(client: Client, ids: Sequence[str], *options: str) -> None:
+    echo(f"\n{_how_to_come_back(client, ids, *options)}" if ids else "interrupted", err=True)
+
+
+def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
+    def last_words() -> None:
+        _say_how_to_come_back(client, ids, "--output", str(output))
+
+    ended = follow(client, ids, last_words)
     status = finish(client, ended, output)
     if as_json:
         echo(json.dumps(merged(ended)))
@@ -195,14 +206,19 @@ def retry(
         check_writable(output)
     with environment.client(url) as client:
         ids: list[str] = []
+        leave_on_interrupt(lambda: _say_how_to_come_back(client, ids))
         for batch in to_be_retried([client.batch(each) for each in ids_of(client, batch_ids)]):
-            ids.append(client.retry_batch(batch["id"])["id"])
-            if not (detach and as_json):
-                echo(ids[-1], err=not detach)
+            with interrupt_held():
+                ids.append(client.retry_batch(batch["id"])["id"])
+            if not detach:
+                echo(ids[-1], err=True)
+            elif not as_json:
+                echo_once(ids[-1], _how_to_come_back(client, ids))
         if not detach:
             _follow_to_the_end(client, ids, output, as_json=as_json)
         elif as_json:
-            echo(json.dumps({"id": " ".join(ids), "batches": ids}))
+            line = json.dumps({"id": " ".join(ids), "batches": ids})
+            echo_once(line, _how_to_come_back(client, ids))
 
 
 @batches.command("status")

@@ -15,6 +15,7 @@ import click
 from cli import environment
 from cli.advice import command
 from cli.check import FAILED, Check, CheckFailedError, table
+from cli.client import is_same_api
 from cli.commands.options import as_json, at_url
 from cli.doctor import NONE, row, row_of_no_stack, rows_of_api, rows_of_stack
 from cli.stack.running import Running, running_in
@@ -50,9 +51,9 @@ def doctor(*, data_dir: Path | None, url: str | None, as_json: bool) -> None:
     data = data_dir or environment.data_folder()
     stack = None if url else running_in(data)
     elsewhere = data_dir is None and environment.API_URL in os.environ
-    if stack and elsewhere and stack.api_url != settings.api_url:
+    if stack and elsewhere and not is_same_api(stack.api_url, settings.api_url):
         stack = None  # as for all other commands: the API that is named is the one that is meant
-    if stack and stack.api_url not in {"", settings.api_url}:
+    if stack and stack.api_url and not is_same_api(stack.api_url, settings.api_url):
         url = stack.api_url  # so the commands that are advised name it
     rows = list(_rows(url, data, stack))
     echo(json.dumps(rows) if as_json else table(rows))

@@ -11,7 +11,7 @@ import click
 
 from cli import environment
 from cli.commands.options import as_json
-from cli.terminal import aligned, echo
+from cli.terminal import aligned, echo, echo_once
 from tasks import keys as keyring
 
 
@@ -38,7 +38,12 @@ def keys(ctx: click.Context, path: Path | None) -> None:
 def create_key(path: Path, owner: str, *, admin: bool, as_json: bool) -> None:
     """Make a key for OWNER; every key of one owner sees the same jobs, files and batches."""
     key, secret = keyring.create(path, owner, admin=admin)
-    echo(json.dumps({**_shown(key), "key": secret}) if as_json else secret)
+    line = json.dumps({**_shown(key), "key": secret}) if as_json else secret
+    try:
+        echo_once(line, f"key {key.id} of {owner}, which nobody has seen, is revoked again")
+    except BaseException:
+        keyring.revoke(path, key.id)
+        raise
     echo(f"key {key.id} of {owner} is in {path}; it is shown this once", err=True)
 
 

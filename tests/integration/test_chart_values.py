@@ -337,6 +337,88 @@ def test_a_constraint_without_a_selector_counts_the_parts_own_pods():
     assert chosen.items() <= template["metadata"]["labels"].items()
 
 
+@pytest.mark.parametrize("selector", [{"matchLabels": {"team": "llm"}}, {}])
+def test_a_constraint_with_a_selector_counts_what_that_says(selector):
+    [spread] = SAMPLES["topologySpreadConstraints"]
+    values = {"topologySpreadConstraints": [{**spread, "labelSelector": selector}]}
+    [constraint] = pod(values)["spec"]["topologySpreadConstraints"]
+    assert constraint == {**spread, "labelSelector": selector}
+
+
+def test_what_is_0_or_false_counts_as_given():
+    values = {
+        "updateStrategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+        },
+        "podSecurityContext": {"runAsNonRoot": False},
+        "securityContext": {"readOnlyRootFilesystem": False},
+        "podDisruptionBudget": {"minAvailable": 0},
+        "probes": {"liveness": {"initialDelaySeconds": 0}},
+        "serviceAccount": {"automount": False},
+        "keda": {"enabled": True},
+        "settings": {"BREAKER_FAILURE_RATE": 0},
+        "worker": {
+            "batch": {
+                "keda": {"minReplicas": 0},
+                "podSecurityContext": {"runAsUser": 0},
+                "securityContext": {"allowPrivilegeEscalation": False},
+            }
+        },
+    }
+    made = render(values)
+    deployment = made["Deployment", "ai-platform-worker-batch"]["spec"]
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    spec = deployment["template"]["spec"]
+    [container] = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is False
+    assert spec["securityContext"]["runAsUser"] == 0
+    assert spec["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is False
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["livenessProbe"]["initialDelaySeconds"] == 0
+    assert {"name": "FALLTHROUGH_BREAKER_FAILURE_RATE", "value": "0"} in container["env"]
+    assert made["ScaledObject", "ai-platform-worker-batch"]["spec"]["minReplicaCount"] == 0
+    budget = made["PodDisruptionBudget", "ai-platform-worker-batch"]["spec"]
+    assert budget["minAvailable"] == 0
+
+
+def test_a_part_scaled_to_nothing_has_no_pods():
+    values = {"apiServer": {"replicas": 0}, "worker": {"batch": {"replicas": 0}}}
+    made = render(values)
+    for name in ("api-server", "ai-platform-worker-batch"):
+        assert made["Deployment", name]["spec"]["replicas"] == 0
+
+
+def probe(name, own):
+    deployment = render({"apiServer": {f"{name}Probe": own}})["Deployment", "api-server"]
+    kubernetes_validate.validate(deployment, "1.37", strict=True)
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    return container[f"{name}Probe"]
+
+
+@pytest.mark.parametrize("times", [{}, {"periodSeconds": 60}, {"initialDelaySeconds": 0}])
+@pytest.mark.parametrize(
+    ("name", "path"), [("liveness", "/health"), ("readiness", "/health/ready")]
+)
+def test_a_probe_of_times_alone_asks_what_the_shared_one_asks(name, path, times):
+    asks = {"httpGet": {"path": path, "port": "http"}}
+    assert probe(name, times) == {**DEFAULTS["probes"][name], **times, **asks}
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"httpGet": {"path": "/health", "port": 8000}},
+        {"tcpSocket": {"port": 8000}, "periodSeconds": 60},
+        {"exec": {"command": ["true"]}},
+        {"grpc": {"port": 8000}},
+    ],
+)
+def test_a_probe_that_says_what_to_ask_is_whole(whole):
+    assert probe("liveness", whole) == whole
+
+
 def test_a_cluster_may_choose_the_users_of_pods():
     nobody = {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}}
     values = {**nobody, "valkey": nobody, "ollama": {**nobody, "enabled": True}}

@@ -150,3 +150,9 @@ def test_every_link_leads_somewhere(page):
         assert other.exists(), target
         if anchor:
             assert anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_who_reads_the_apis_metrics_as_text_asks_for_text(page):
+    calls = re.findall(r"curl[^\n`]*:8000/metrics[^\n`]*", page.read_text())
+    assert all("jq" in call or "Accept: text/plain" in call for call in calls)

@@ -58,12 +58,12 @@ http://{{ include "ft.name" (list . "api-server") }}.{{ .Release.Namespace }}.sv
 
 {{/*
 How a part's pods are replaced. The numbers are Kubernetes' own: as they stand here, a server-side
-apply takes them away again when Recreate is wanted.
+apply takes them away again when Recreate is wanted. Overwritten, as `merge` takes a 0 for nothing.
 */}}
 {{- define "ft.strategy" -}}
 type: {{ .Values.updateStrategy.type }}
 {{- if eq .Values.updateStrategy.type "RollingUpdate" }}
-rollingUpdate: {{- toJson (merge (dict) (.Values.updateStrategy.rollingUpdate | default dict) (dict "maxSurge" "25%" "maxUnavailable" "25%")) | print " " }}
+rollingUpdate: {{- toJson (mergeOverwrite (dict "maxSurge" "25%" "maxUnavailable" "25%") (.Values.updateStrategy.rollingUpdate | default dict)) | print " " }}
 {{- end }}
 {{- end }}
 
@@ -196,7 +196,8 @@ affinity: {{- toYaml . | nindent 2 }}
 topologySpreadConstraints:
 {{- range . }}
 {{- $selects := dict "labelSelector" (dict "matchLabels" (include "ft.selector" (list $root (index $ 1)) | fromYaml)) }}
-  - {{- merge . $selects | toYaml | nindent 4 }}
+  {{- /* One of yours counts what it says: nothing is merged into it, and {} is all pods. */}}
+  - {{- hasKey . "labelSelector" | ternary . (merge $selects .) | toYaml | nindent 4 }}
 {{- end }}
 {{- end }}
 {{- with $of.initContainers }}
@@ -331,12 +332,18 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* A probe of a part: its own, or the shared times. Call with (list own times path). */}}
+{{/*
+A probe of a part. Its own, if that says what to ask; else its own times over the shared ones. Call
+with (list own times path).
+*/}}
 {{- define "ft.probe" -}}
-{{- with index . 0 }}
-{{- toYaml . }}
+{{- $own := index . 0 | default dict }}
+{{- $asks := false }}
+{{- range list "httpGet" "tcpSocket" "exec" "grpc" }}{{ $asks = or $asks (hasKey $own .) }}{{ end }}
+{{- if $asks }}
+{{- toYaml $own }}
 {{- else }}
-{{- toYaml (index . 1) }}
+{{- toYaml (mergeOverwrite (deepCopy (index . 1)) $own) }}
 httpGet: {path: {{ index . 2 }}, port: http}
 {{- end }}
 {{- end }}

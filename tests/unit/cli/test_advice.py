@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import fcntl
+import json
 import re
 import shlex
 from pathlib import Path
@@ -170,6 +171,22 @@ def test_doctor_names_no_api_that_every_command_finds(stack, monkeypatch):
     monkeypatch.setenv("FALLTHROUGH_API_URL", URL)
     done = CliRunner().invoke(main, ["doctor", "--data-dir", str(stack)])
     assert "fallthrough breakers reset max_gpu\n" in done.output
+
+
+SAME = ("{}/", "{}/v1", "http://localhost:9000/v1/chat/completions", "HTTP://[::1]:9000")
+OTHERS = ("http://127.0.0.1:9001", "http://gpu-box:9000", "https://127.0.0.1:9000", "{}/proxied")
+
+
+@pytest.mark.parametrize("url", [URL, *SAME, *OTHERS])
+def test_doctor_looks_at_the_stack_whose_api_is_named_however_it_is_written(
+    url, stack, monkeypatch
+):
+    monkeypatch.setattr(doctor.environment, "data_folder", lambda: stack)
+    monkeypatch.setenv("FALLTHROUGH_API_URL", url.format(URL))
+    done = CliRunner().invoke(main, ["doctor", "--json"])
+    parts = {row["part"] for row in json.loads(done.stdout)}
+    assert {"valkey", "disk"} & parts == (set() if url in OTHERS else {"valkey", "disk"})
+    assert "--url" not in done.stdout
 
 
 def test_a_full_disk_is_told_with_the_files_of_its_api(tmp_path, monkeypatch):

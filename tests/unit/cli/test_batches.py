@@ -246,7 +246,7 @@ def test_the_first_line_that_is_not_blank_decides_the_endpoint(tmp_path, before)
     assert as_input(tmp_path, before + json.dumps(line)) == ([line], "/v1/completions")
 
 
-@pytest.mark.parametrize("url", [7, "/v1/embeddings", None])
+@pytest.mark.parametrize("url", [7, "/v1/responses", None])
 def test_a_wrong_url_names_its_line(tmp_path, url):
     line = {"custom_id": "a", "method": "POST", "url": url, "body": BODY}
     with pytest.raises(InputError, match="line 3: url must be one of /v1/chat/completions, "):

@@ -168,7 +168,10 @@ def _around(tmp_path, monkeypatch):
     monkeypatch.setattr("cli.batches.POLL_INTERVAL_SECONDS", 0.0)
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before, mask = [signal.getsignal(number) for number in signals], os.umask(0o022)
+    variables = dict(os.environ)
     yield
+    os.environ.clear()  # `up --gpu-url` leaves what it was told to the parts that it starts
+    os.environ.update(variables)
     os.umask(mask)
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, handler)

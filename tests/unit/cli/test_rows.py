@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +40,10 @@ def file(tmp_path):
         ("p.csv", "\ufefftext\nsolo\n", Shape(), ["solo"]),
         ("p.csv", "a;prompt\n1;x, y\n", Shape(), ["x, y"]),
         ("p.tsv", "a\tprompt\n1\tx\n", Shape(), ["x"]),
+        ("p.csv", "sep=;\na;prompt\n1;x, y\n", Shape(), ["x, y"]),
+        ("p.csv", "\ufeffSEP=|\r\na|prompt\r\n1|x\r\n", Shape(), ["x"]),
+        ("p.csv", "sep=\t\na\tprompt\n1\tx\n", Shape(), ["x"]),
+        ("p.csv", "sep=\nx\n", Shape(), ["x"]),
         ("p.json", '["a", {"prompt": "b"}]', Shape(), ["a", "b"]),
         ("p.json", '[{"q": {"n": 1}}]', Shape(column="q"), ['{"n": 1}']),
         ("p.jsonl", '{"q": "x"}\n', Shape(template="Say {q}"), ["Say x"]),
@@ -50,10 +59,13 @@ def test_rows_become_prompts(file, name, content, shape, prompts):
 @pytest.mark.parametrize(
     ("name", "content", "shape", "said"),
     [
-        ("p.csv", TABLE, Shape(), 'needs either prompt or messages; say which .* --column "id"'),
+        ("p.csv", TABLE, Shape(), 'needs .*; say which .* --column "id", or "question"$'),
+        ("p.csv", ",text\n0,x\n", Shape(), 'say which field is the prompt: --column "text"$'),
+        ("p.csv", "a,b,c,d,e,f\n1,2,3,4,5,6\n", Shape(), ', or "e", …$'),
         ("p.csv", TABLE, Shape(column="nope"), "no column 'nope' .* there are id, question"),
         ("p.csv", "a,b\n1\n", Shape(column="a"), "line 2: it has 1 cells where the head has 2"),
-        ("p.csv", "a,a\n1,2\n", Shape(column="a"), "two columns 'a'"),
+        ("p.csv", "a,a\n1,2\n", Shape(column="a"), "line 1: there are two columns 'a'"),
+        ("p.csv", "\nsep=;\na;a\n", Shape(column="a"), "line 3: there are two columns 'a'"),
         ("p.csv", 'a,b\n"x,1\n', Shape(column="a"), "not CSV"),
         ("p.csv", "a,b\n ,1\n", Shape(column="a"), "line 2: its prompt is empty"),
         ("p.json", "5", Shape(), "must be an array"),
@@ -68,6 +80,76 @@ def test_rows_become_prompts(file, name, content, shape, prompts):
 def test_what_cannot_be_used_is_named_with_its_cure(file, name, content, shape, said):
     with pytest.raises(InputError, match=said):
         read(file(name, content), shape)
+
+
+def zipped():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", "Why is it blue?" * 50)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl", "p.json"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Grün\nBlau\n".encode("utf-16"), "it is UTF-16, not .* iconv -f UTF-16 -t UTF-8"),
+        (b"\xfe\xff" + "Grün\n".encode("utf-16-be"), "iconv -f UTF-16 -t UTF-8"),
+        ("one\n".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
+        ("one\n".encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8"),
+        ("Grün\n".encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
+        ("Grün\n".encode("latin-1"), "it is not UTF-8; .* iconv -f LATIN1 -t UTF-8"),
+        (gzip.compress(b"one\n"), "unpack the file first: gunzip"),
+        (bz2.compress(b"one\n"), "unpack the file first: bunzip2"),
+        (lzma.compress(b"one\n"), "unpack the file first: unxz"),
+        (zipped(), "a zip archive, as .xlsx .* save it as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel .* save it as CSV"),
+        (b"\x7fELF\2\1\1\0\xff\xfe\xfd", "it is no text"),
+    ],
+)
+def test_what_is_no_text_in_utf_8_is_told_for_what_it_is(file, name, content, said):
+    with pytest.raises(InputError, match=f"line [1-9]: .*{said}") as error:
+        read(file(name, content))
+    assert ("LATIN1" in str(error.value)) is ("LATIN1" in said)
+
+
+def test_what_begins_as_text_is_told_by_its_beginning(file):
+    with pytest.raises(InputError, match="line 2: it is a PDF"):
+        read(file("p.txt", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"))
+
+
+def test_a_prompt_may_begin_as_another_kind_of_file_does(file):
+    for text in ("%PDF-1.7 is what?", "PK was a boxer", "BZh", "a NUL: \0."):
+        assert [prompt.request["prompt"] for prompt in read(file("p.txt", text))] == [text]
+
+
+EMBEDDING = {"url": "/v1/embeddings", "method": "POST", "body": {"model": "m", "input": ["x", "y"]}}
+EMBEDDINGS = "".join(json.dumps({"custom_id": label, **EMBEDDING}) + "\n" for label in "ab")
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "-"])
+def test_lines_that_embed_become_a_batch_as_they_are(file, name, tmp_path, monkeypatch):
+    lines = [json.loads(line) for line in EMBEDDINGS.splitlines()]
+    content = json.dumps(lines) if name == "p.json" else EMBEDDINGS
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    source = name if name == "-" else file(name, content)
+    [made] = input_files(source, tmp_path, Shape())
+    assert made.endpoint == "/v1/embeddings"
+    assert [json.loads(line) for line in made.path.read_text().splitlines()] == lines
+
+
+@pytest.mark.parametrize("options", [{"system": "Be brief."}, {"defaults": {"model": "m"}}])
+def test_lines_that_embed_take_no_options(file, tmp_path, options):
+    with pytest.raises(InputError, match="lines of /v1/embeddings go as they are, without options"):
+        input_files(file("p.jsonl", EMBEDDINGS), tmp_path, Shape(**options))
+
+
+def test_a_line_that_embeds_needs_an_input_and_is_no_job(file, tmp_path):
+    line = json.dumps({**EMBEDDING, "body": {"model": "m", "messages": []}})
+    with pytest.raises(InputError, match="item 1: its body needs an input"):
+        input_files(file("p.json", line), tmp_path, Shape())
+    with pytest.raises(InputError, match="line 1: embeddings are made by a batch"):
+        read(file("p.jsonl", EMBEDDINGS))
 
 
 @pytest.mark.parametrize(

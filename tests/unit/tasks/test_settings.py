@@ -81,6 +81,54 @@ def test_what_makes_no_sense_is_named(name, value, said):
     assert said in refusal(**{name: value})
 
 
+LISTS = {
+    "WORKER_QUEUES": ("interactive", "batch"),
+    "TIERS": ("gpu", "cpu"),
+    "BATCH_TIERS": ("gpu", "cpu"),
+    "GPU_ACCEPTS": ("json", "tools"),
+    "GPU_URL": ("http://one", "http://two"),
+    "NO_PROXY": ("a.example", "b.example"),
+    "ALLOWED_HOSTS": ("a.example", "b.example"),
+    "CORS_ORIGINS": ("http://a.example", "http://b.example"),
+    "API_KEYS": ("ann=0123456789abcdef", "bob=0123456789abcdeg"),
+}
+
+
+def test_the_lists_are_all_that_there_are():
+    several = [spec.name.upper() for spec in specs_of(Settings) if "," in str(spec.default)]
+    assert set(several) <= LISTS.keys()
+
+
+@pytest.mark.parametrize("between", [", ", " ,", "\n,\t"])
+@pytest.mark.parametrize("name", LISTS)
+def test_blanks_around_the_commas_of_a_list_are_none_of_it(name, between):
+    read(**{name: between.join(LISTS[name])})
+
+
+@pytest.mark.parametrize(
+    ("queues", "each_once"),
+    [
+        ("interactive,batch", ("interactive", "batch")),
+        (" batch , interactive", ("batch", "interactive")),
+        (",batch,batch, ", ("batch",)),
+    ],
+)
+def test_a_worker_consumes_each_queue_once(queues, each_once):
+    assert read(WORKER_QUEUES=queues).queues == each_once
+
+
+URLS = ("{}", "{}/", "{}/v1", "{}/v1/", "{}/v1/chat/completions", "{}/v1/chat/completions/", " {} ")
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("server", ["http://box:8000", "https://box/llm"])
+def test_a_server_is_the_same_however_its_url_ends(url, server):
+    settings = read(API_URL=url.format(server), GPU_URL=url.format(server))
+    with Client(settings.api_url) as client:
+        assert client.url == server
+    assert normalise_url(settings.gpu_url) == f"{server}/v1"
+
+
 def test_a_variable_of_two_lines_is_named_in_one():
     with pytest.raises(SettingsError, match=r"^'FALLTHROUGH_GPU\\nURL': no such setting") as error:
         read(**{"GPU\nURL": "http://gpu"})

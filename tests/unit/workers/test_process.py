@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import pytest
+
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, Outcome
 from tasks.drain import Drain
 from tasks.settings import Settings
@@ -14,9 +16,9 @@ from workers.process import WorkerProcess
 class Worker:
     """A worker process whose parts note in which order they end."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
         self.ended: list[str] = []
-        self.process = WorkerProcess(Settings(gpu_url="http://gpu"))
+        self.process = WorkerProcess(Settings(gpu_url="http://gpu", **settings))
         self.process._drain = self.drain = Drain()
         self.drain.at_start(lambda: self.ended.append("drained"))
         self.process._background = SimpleNamespace(stop=self.ends("loops"))
@@ -64,3 +66,17 @@ async def test_who_calls_work_back_is_told_of_each_change_and_of_a_probe_that_fa
         await breaker.record(await breaker.acquire(), Outcome.FAILURE)
         await asyncio.sleep(2 * config.recovery_timeout_seconds)  # until it is due for a probe
     assert told == [False, False, True], "it opened, was probed, and in vain"
+
+
+@pytest.mark.parametrize(
+    "queues", ["batch, interactive", ",batch,,interactive", "batch,interactive"]
+)
+def test_a_list_of_queues_is_read_with_its_blanks_and_its_gaps(queues):
+    process = Worker(worker_queues=queues).process
+    assert process._queues() == Worker(worker_queues="batch,interactive").process._queues()
+    assert process._name.startswith("batch-interactive-")
+    assert process._mixed()
+
+
+def test_one_queue_that_is_named_twice_is_one():
+    assert not Worker(worker_queues="batch, batch,").process._mixed()
