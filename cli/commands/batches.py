@@ -27,6 +27,7 @@ from cli.batches import (
 from cli.commands.options import (
     as_json,
     at_url,
+    check_apart,
     check_writable,
     files_here,
     shape_of,
@@ -117,8 +118,10 @@ def run(  # noqa: PLR0913 - a command's options
     told = {f"fallthrough_{name}": options[name] for name in names}
     told["priority"] = options["priority"]
     metadata = {name: value for name, value in told.items() if value is not None}
-    if output and not detach:
-        check_writable(output)
+    if not detach:
+        if output:
+            check_apart(file, output)
+        check_writable(output or _beside(file, "batch"))
     with environment.client(url) as client:
         ids = create_batches(client, file, window, metadata, shape)
         name = _name_of(client, ids)
@@ -238,12 +241,11 @@ def results(
     as_json: bool,  # noqa: ARG001 - the results are JSON as they are
 ) -> None:
     """Print the lines of batch BATCH_ID that are finished by now, or write them to a file."""
-    target = output or Path("/dev/stdout")
     with environment.client(url) as client:
         ids = ids_of(client, batch_ids)
         every = [client.batch(each) for each in ids]
         again = client.command("batch", "results", *ids)
-        with writing(target, f"get them with: {again}") as file:
+        with writing(output, f"get them with: {again}") as file:
             for batch_id in ids:
                 for line in client.results(batch_id):
                     file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -15,6 +15,7 @@ from cli.commands.options import (
     Finite,
     as_json,
     at_url,
+    check_apart,
     check_writable,
     files_here,
     names,
@@ -80,6 +81,7 @@ def submit(
     prompts = read(source, shape_of(fields, **words))
     defaults: dict[str, Any] = {}
     if output:
+        check_apart(source, output)
         check_writable(output)
     waits = wait or output or (wait is None and len(prompts) == 1)
     streams = waits and len(prompts) == 1 and sys.stdout.isatty() and not (output or as_json)
