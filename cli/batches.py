@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from cli.client import ApiAwayError, ApiFailedError
 from cli.input_file import input_files
 from cli.interrupt import leave_on_interrupt
 from cli.output import writing
+from cli.patience import Patience
 from cli.terminal import echo, shown
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from cli.prompts import Shape
 
 POLL_INTERVAL_SECONDS = 0.5
-AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
 BAR_CELLS = 20
@@ -124,11 +125,19 @@ def follow(
     # Before the cursor is hidden: from then on whoever interrupts gets it back.
     leave_on_interrupt(last_words)
     ended: dict[str, dict[str, Any]] = {}
+
+    def say(text: str) -> None:
+        display.progress.console.print(shown(text), markup=False)
+
+    patience = Patience(say, "the batch goes on")
+
+    def latest(batch_id: str) -> dict[str, Any]:
+        return ended.get(batch_id) or patience.ask(lambda: client.batch(batch_id))
+
     with display.progress:
         while True:
             try:
-                console = display.progress.console
-                batches = [ended.get(each) or _fetch(client, each, console) for each in ids]
+                batches = [latest(each) for each in ids]
             except ApiAwayError:
                 display.progress.stop()
                 last_words()
@@ -210,23 +219,6 @@ def _summary(batch: dict[str, Any]) -> str:
     return summary + (f"  failed {failed}" if failed else "")
 
 
-def _fetch(client: Client, batch_id: str, console: Console) -> dict[str, Any]:
-    """Return the batch. An API that is away, as while it restarts, is asked again for a while."""
-    deadline = None
-    while True:
-        try:
-            return client.batch(batch_id)
-        except ApiAwayError as error:
-            if deadline is None:
-                deadline = time.monotonic() + AWAY_SECONDS
-                console.print(
-                    f"{shown(str(error))}\n… the batch goes on; trying again", markup=False
-                )
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_INTERVAL_SECONDS)
-
-
 def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> bool:
     """Write the results of batches that have ended; return whether there are any."""
     names = ("output_file_id", "error_file_id")
@@ -234,9 +226,10 @@ def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) ->
     if not files:  # a batch that was never run leaves what was there before
         return False
     again = client.command("batch", "results", *(batch["id"] for batch in batches))
+    patience = Patience(lambda text: echo(text, err=True), "the results are kept")
     with writing(output, f"get them again: {again}") as target:
         for file_id in files:
-            client.download(file_id, target)
+            patience.ask(partial(client.download, file_id, target))
     return True
 
 

@@ -24,6 +24,7 @@ from cli.batches import (
     print_errors,
     to_be_retried,
 )
+from cli.client import ApiFailedError
 from cli.commands.options import (
     as_json,
     at_url,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from cli.client import Client
 
 DEFAULT_POLICY: ExhaustedPolicy = "wait"
+LONGEST_STEM = 220  # bytes of a file's name, so that there is room for what is put behind it
 
 
 class FileFirst(click.Group):
@@ -143,12 +145,14 @@ def _beside(file: str, name: str) -> Path:
     """Return where results go that nobody named a file for: beside the input, if they can."""
     path = Path(file)
     folder = path.parent if file != "-" and os.access(path.parent, os.W_OK) else Path()
-    stem = path.stem if file != "-" else name[:80].replace(" ", "-")
+    stem = path.stem if file != "-" else name.replace(" ", "-")
+    if len(os.fsencode(stem)) > LONGEST_STEM:
+        stem = stem[: LONGEST_STEM // 4]  # bytes that one letter may take
     return free_name(folder / f"{stem}-results.jsonl")
 
 
 def _own_file(ids: Sequence[str]) -> Path:
-    return free_name(Path(f"{ids[0][:80].replace('/', '_')}-results.jsonl"))
+    return free_name(Path(f"{ids[0][:50].replace('/', '_')}-results.jsonl"))
 
 
 @batches.command()
@@ -167,12 +171,15 @@ def attach(
 
 
 def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
-    def say_how_to_come_back() -> None:
-        command = client.command("batch", "attach", *ids, "--output", str(output))
-        echo(f"\nit goes on without you; come back with: {command}", err=True)
-
-    ended = follow(client, ids, say_how_to_come_back)
-    status = finish(client, ended, output)
+    back = client.command("batch", "attach", *ids, "--output", str(output))
+    ended = follow(
+        client, ids, lambda: echo(f"\nit goes on without you; come back with: {back}", err=True)
+    )
+    try:
+        status = finish(client, ended, output)
+    except ApiFailedError:
+        echo(f"it has ended; get its results with: {back}", err=True)
+        raise
     if as_json:
         echo(json.dumps(merged(ended)))
     sys.exit(status)

@@ -9,6 +9,8 @@ from typing import Any
 
 from harness.waiting import free_port
 
+HANG_UP = object()  # instead of an answer
+
 
 class StubApi:
     """Answers GETs as `answers` says: path -> status and content."""
@@ -34,6 +36,9 @@ class StubApi:
             def do_GET(self) -> None:
                 stub.asked.append(self.path)
                 status, content = stub.answers[self.path]
+                if content is HANG_UP:
+                    self.close_connection = True
+                    return
                 sent = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(sent)))

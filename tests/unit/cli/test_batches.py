@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 from harness.commands import FALLTHROUGH, environ, run
-from harness.stub_api import StubApi
+from harness.stub_api import HANG_UP, StubApi
 from harness.waiting import wait_until
 from rich.console import Console
 
-from cli import batches
+from cli import batches, patience
 from cli.batches import pace_of
 from cli.client import ApiAwayError, Client
 from cli.input_file import input_files
@@ -146,8 +146,8 @@ def test_it_follows_on_over_a_restart_of_the_api_and_tells_it_once(api, attached
 
 
 def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypatch, capsys):
-    monkeypatch.setattr(batches, "AWAY_SECONDS", 0.2)
-    monkeypatch.setattr(batches, "POLL_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.02)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     api.vanish()
     back: list[bool] = []
@@ -156,8 +156,45 @@ def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypat
     assert back == [True]
 
 
-def test_it_waits_a_minute_at_least_for_an_api_that_is_away():
-    assert batches.AWAY_SECONDS >= 60
+CONTENT = "/v1/files/file-out/content"
+BUSY = (429, {"error": {"message": "this key may send 8 requests at once"}})
+
+
+@pytest.mark.parametrize("refusal", [BUSY, (503, {"error": {"message": "not now"}}), None])
+def test_a_download_that_is_turned_away_is_asked_for_again(api, refusal, tmp_path):
+    api.answers["/v1/batches/b1"] = shown("completed", 2, output_file_id="file-out")
+    answer, api.answers[CONTENT] = api.answers[CONTENT], refusal or (200, HANG_UP)
+    output = tmp_path / "r.jsonl"
+    command = [*FALLTHROUGH, "batch", "attach", "b1", "--output", str(output), "--url", api.url]
+    process = subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: api.asked.count(CONTENT) > 1)
+    api.answers[CONTENT] = answer
+    said = process.communicate(timeout=20)[1]
+    assert (process.returncode, output.read_text()) == (0, '{"custom_id":"a"}\n'), said
+
+
+@pytest.mark.parametrize(
+    ("refusal", "why"),
+    [
+        (BUSY, "this key may send 8 requests at once"),
+        ((404, {"error": {"message": "no file 'file-out'"}}), "no file 'file-out'"),
+    ],
+)
+def test_a_download_that_is_refused_says_why_and_the_way_to_come_back(
+    api, refusal, why, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    api.answers["/v1/batches/b1"] = shown("completed", 2, output_file_id="file-out")
+    api.answers[CONTENT] = refusal
+    words = ["batch", "attach", "b1", "--output", str(tmp_path / "r.jsonl"), "--url", api.url]
+    done = CliRunner().invoke(fallthrough, words)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-2:] == [
+        f"it has ended; get its results with: fallthrough {' '.join(words)}",
+        f"fallthrough: {why}",
+    ]
 
 
 def test_what_the_api_refuses_ends_it_at_once(api):

@@ -17,6 +17,7 @@ from harness.commands import FALLTHROUGH, environ
 from harness.stub_api import StubApi
 from harness.terminals import terminal
 
+from cli.commands.batches import _beside
 from cli.commands.options import check_writable
 from cli.main import main
 from cli.output import OutputError, writing
@@ -263,3 +264,13 @@ def test_results_that_can_be_written_nowhere_are_told_before_a_batch_is_sent(
     take_no_new_file(Path("p-results.jsonl").absolute())
     done = CliRunner().invoke(main, ["batch", "p.txt", "--url", api.url])
     assert (done.exit_code, "cannot write p-results.jsonl" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "猫", "🐈"])
+def test_however_long_the_name_of_the_prompts_results_have_one(tmp_path, monkeypatch, letter):
+    monkeypatch.chdir(tmp_path)
+    stem = letter * (250 // len(letter.encode()))
+    Path(f"{stem}.txt").write_text("x\n")
+    beside = _beside(f"{stem}.txt", "b1")
+    check_writable(beside)
+    assert beside.name.startswith(letter * 50)
