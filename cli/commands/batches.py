@@ -14,7 +14,6 @@ from click.shell_completion import CompletionItem
 
 from cli import environment
 from cli.batches import (
-    GROUP,
     create_batches,
     finish,
     follow,
@@ -41,9 +40,10 @@ from cli.terminal import aligned, echo
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cli.client import Client
+    from cli.input_file import InputFile
 
 DEFAULT_POLICY: ExhaustedPolicy = "wait"
 LONGEST_STEM = 220  # bytes of a file's name, so that there is room for what is put behind it
@@ -117,28 +117,23 @@ def run(  # noqa: PLR0913 - a command's options
     """Upload FILE, follow its batch, and download the results."""
     shape = shape_of(options)
     names = ("cache", "on_exhausted", "tiers")
-    told = {f"fallthrough_{name}": options[name] for name in names}
-    told["priority"] = options["priority"]
-    metadata = {name: value for name, value in told.items() if value is not None}
+    given = {f"fallthrough_{name}": options[name] for name in names}
+    given["priority"] = options["priority"]
+    metadata = {name: value for name, value in given.items() if value is not None}
     if not detach:
         if output:
             check_apart(file, output)
         check_writable(output or _beside(file, "batch"))
     with environment.client(url) as client:
-        ids = create_batches(client, file, window, metadata, shape)
-        name = _name_of(client, ids)
+        created = create_batches(client, file, window, metadata, shape)
+        name = created.name
         if detach:
-            echo(json.dumps({"id": name, "batches": ids}) if as_json else name)
+            told = {"id": name, "batches": list(created.files)}
+            echo(json.dumps(told) if as_json else name)
             return
         echo(name, err=True)
-        _follow_to_the_end(client, ids, output or _beside(file, name), as_json=as_json)
-
-
-def _name_of(client: Client, ids: Sequence[str]) -> str:
-    """Return the id by which batches are named as one."""
-    if len(ids) == 1:
-        return ids[0]
-    return str((client.batch(ids[0])["metadata"] or {}).get(GROUP) or " ".join(ids))
+        output = output or _beside(file, name)
+        _follow_to_the_end(client, created.files, output, as_json=as_json)
 
 
 def _beside(file: str, name: str) -> Path:
@@ -167,16 +162,21 @@ def attach(
     output = output or _own_file(batch_ids)
     check_writable(output)
     with environment.client(url) as client:
-        _follow_to_the_end(client, ids_of(client, batch_ids), output, as_json=as_json)
+        ids = ids_of(client, batch_ids)
+        _follow_to_the_end(client, dict.fromkeys(ids), output, as_json=as_json)
 
 
-def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
+def _follow_to_the_end(
+    client: Client, files: Mapping[str, InputFile | None], output: Path, *, as_json: bool
+) -> None:
+    """Follow batches, download their results, and exit. files: as `finish` has them."""
+    ids = list(files)
     back = client.command("batch", "attach", *ids, "--output", str(output))
     ended = follow(
         client, ids, lambda: echo(f"\nit goes on without you; come back with: {back}", err=True)
     )
     try:
-        status = finish(client, ended, output)
+        status = finish(client, ended, output, files)
     except ApiFailedError:
         echo(f"it has ended; get its results with: {back}", err=True)
         raise
@@ -210,7 +210,7 @@ def retry(
             if not (detach and as_json):
                 echo(ids[-1], err=not detach)
         if not detach:
-            _follow_to_the_end(client, ids, output, as_json=as_json)
+            _follow_to_the_end(client, dict.fromkeys(ids), output, as_json=as_json)
         elif as_json:
             echo(json.dumps({"id": " ".join(ids), "batches": ids}))
 
@@ -232,7 +232,7 @@ def show(batch_ids: tuple[str, ...], *, url: str | None, as_json: bool) -> None:
             lines = [f"{number} by {tier}" for tier, number in tiers.items() if tier != "-"]
             if told := ", ".join([*lines, *filter(None, [pace_of(batch)])]):
                 echo(f"{batch['id']}: {told}")
-        print_errors(client, every)
+        print_errors(client, every, {})
 
 
 @batches.command()
