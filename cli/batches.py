@@ -8,8 +8,9 @@ import tempfile
 import time
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,16 +20,17 @@ from cli.client import ApiAwayError, ApiFailedError
 from cli.input_file import input_files
 from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import writing
+from cli.patience import Patience
 from cli.terminal import echo, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cli.client import Client
+    from cli.input_file import InputFile
     from cli.prompts import Shape
 
 POLL_INTERVAL_SECONDS = 0.5
-AWAY_SECONDS = 90.0  # that an API which is away is asked again
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
 BAR_CELLS = 20
@@ -37,10 +39,17 @@ SILENT_SECONDS = 5.0  # without a line, after which it is said that it waits
 GROUP, PART = "group", "part"  # metadata of batches that one file was split into
 
 
+class Created(NamedTuple):
+    """The batches of one file. name: by which they are named as one. files: their inputs, by id."""
+
+    name: str
+    files: dict[str, InputFile]
+
+
 def create_batches(
     client: Client, source: str, window: str, metadata: dict[str, str], shape: Shape
-) -> list[str]:
-    """Upload a file, and create its batch, or as many as its lines need; return their ids.
+) -> Created:
+    """Upload a file, and create its batch, or as many as its lines need.
 
     All or none: those that were created before one is refused, or Ctrl-C, are cancelled.
     """
@@ -48,15 +57,15 @@ def create_batches(
         files = input_files(source, Path(folder), shape)
         uploaded = [client.upload(file.path)["id"] for file in files]
     group = f"group_{secrets.token_hex(8)}"
-    ids: list[str] = []
+    created: dict[str, InputFile] = {}
     try:
         for number, (file, file_id) in enumerate(zip(files, uploaded, strict=True), 1):
             parts = {GROUP: group, PART: f"{number}/{len(files)}"} if len(files) > 1 else {}
             with interrupt_held():
                 told = client.create_batch(file_id, file.endpoint, window, **metadata, **parts)
-                ids.append(str(told["id"]))
+                created[str(told["id"])] = file
     except BaseException as error:
-        for batch_id in ids:
+        for batch_id in created:
             with contextlib.suppress(ApiFailedError):
                 client.cancel_batch(batch_id)
         if isinstance(error, KeyboardInterrupt):
@@ -64,7 +73,7 @@ def create_batches(
             message = f"interrupted; what was created is cancelled: `{shows}` shows it"
             raise KeyboardInterrupt(message) from None
         raise
-    return ids
+    return Created(group if len(files) > 1 else next(iter(created)), created)
 
 
 def ids_of(client: Client, names: Sequence[str]) -> list[str]:
@@ -129,11 +138,19 @@ def follow(
     # Before the cursor is hidden: from then on whoever interrupts gets it back.
     leave_on_interrupt(last_words)
     ended: dict[str, dict[str, Any]] = {}
+
+    def say(text: str) -> None:
+        display.progress.console.print(shown(text), markup=False)
+
+    patience = Patience(say, "the batch goes on")
+
+    def latest(batch_id: str) -> dict[str, Any]:
+        return ended.get(batch_id) or patience.ask(lambda: client.batch(batch_id))
+
     with display.progress:
         while True:
             try:
-                console = display.progress.console
-                batches = [ended.get(each) or _fetch(client, each, console) for each in ids]
+                batches = [latest(each) for each in ids]
             except ApiAwayError:
                 display.progress.stop()
                 last_words()
@@ -215,23 +232,6 @@ def _summary(batch: dict[str, Any]) -> str:
     return summary + (f"  failed {failed}" if failed else "")
 
 
-def _fetch(client: Client, batch_id: str, console: Console) -> dict[str, Any]:
-    """Return the batch. An API that is away, as while it restarts, is asked again for a while."""
-    deadline = None
-    while True:
-        try:
-            return client.batch(batch_id)
-        except ApiAwayError as error:
-            if deadline is None:
-                deadline = time.monotonic() + AWAY_SECONDS
-                console.print(
-                    f"{shown(str(error))}\n… the batch goes on; trying again", markup=False
-                )
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_INTERVAL_SECONDS)
-
-
 def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> bool:
     """Write the results of batches that have ended; return whether there are any."""
     names = ("output_file_id", "error_file_id")
@@ -239,16 +239,25 @@ def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) ->
     if not files:  # a batch that was never run leaves what was there before
         return False
     again = client.command("batch", "results", *(batch["id"] for batch in batches))
+    patience = Patience(lambda text: echo(text, err=True), "the results are kept")
     with writing(output, f"get them again: {again}") as target:
         for file_id in files:
-            client.download(file_id, target)
+            patience.ask(partial(client.download, file_id, target))
     return True
 
 
-def finish(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> int:
-    """Download the results, and say how it ended; return the exit status."""
+def finish(
+    client: Client,
+    batches: Sequence[dict[str, Any]],
+    output: Path,
+    files: Mapping[str, InputFile | None],
+) -> int:
+    """Download the results, and say how it ended; return the exit status.
+
+    files: what the batches ask, by id, where it is this command that sent it.
+    """
     there = download(client, batches, output)
-    print_errors(client, batches)
+    print_errors(client, batches, files)
     whole = merged(batches)
     counts = whole["request_counts"]
     echo(
@@ -259,16 +268,16 @@ def finish(client: Client, batches: Sequence[dict[str, Any]], output: Path) -> i
     )
     if models := _models(whole):
         echo(f"answered: {models}", err=True)
-    return _verdict(whole, client.command("batch", "retry", *(each["id"] for each in batches)))
+    return _verdict(client, batches, output if there else None)
 
 
 def to_be_retried(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return those with lines to be asked again, those first that the API refuses: they still run.
+    """Return those with lines to be asked again, those first that the API refuses.
 
-    If there are none, the first: the API says why not.
+    Those still run, or never began. If there are none, the first: the API says why not.
     """
-    open_first = sorted(batches, key=lambda batch: batch["status"] in FINAL)
-    return [batch for batch in open_first if _unanswered(batch)] or open_first[:1]
+    refused_first = sorted(batches, key=lambda b: b["status"] in FINAL and _was_asked(b))
+    return [batch for batch in refused_first if _unanswered(batch)] or refused_first[:1]
 
 
 def _degraded(batch: dict[str, Any]) -> int:
@@ -281,29 +290,67 @@ def _unanswered(batch: dict[str, Any]) -> int:
     return int(counts["total"] - counts["completed"]) + _degraded(batch)
 
 
-def _verdict(whole: dict[str, Any], retry: str) -> int:
+def _was_asked(batch: dict[str, Any]) -> bool:
+    """Whether any line of a batch that has ended was asked: its input passed validation."""
+    counts = batch["request_counts"]
+    return bool(counts["completed"] or counts["failed"]) or (
+        bool(counts["total"]) and batch["status"] != "failed"
+    )
+
+
+def _verdict(client: Client, batches: Sequence[dict[str, Any]], output: Path | None) -> int:
     """Say what was not answered by a model or a cache, and what to do; return the exit status.
 
-    retry: the command that asks those lines again.
+    output: where results are; None: there are none.
     """
-    counts = whole["request_counts"]
-    degraded, unanswered = _degraded(whole), _unanswered(whole)
+    whole = merged(batches)
+    counts, degraded, unanswered = whole["request_counts"], _degraded(whole), _unanswered(whole)
     if whole["status"] == "completed" and not unanswered:
         return 0
-    if not counts["total"] or whole["status"] == "failed":
+    asked = [batch for batch in batches if _was_asked(batch)]
+    if not asked:
         echo("no prompt was asked: mend what is said above, and send the file again", err=True)
         return 1
-    echo(
-        f"{unanswered} of {counts['total']} prompts were not answered by a model or a cache "
-        f"({degraded} degraded, {unanswered - degraded} without an answer); "
-        f"ask those again: {retry}",
-        err=True,
-    )
+    for batch in batches:
+        if fault := _fault_of(client, batch, output):
+            echo(f"{_titled(batch)} {batch['status']}: {fault}", err=True)
+    if unanswered:
+        ids = [batch["id"] for batch in asked if _unanswered(batch)]
+        again = f"; ask those again: {client.command('batch', 'retry', *ids)}" if ids else ""
+        echo(
+            f"{unanswered} of {counts['total']} prompts were not answered by a model or a cache "
+            f"({degraded} degraded, {unanswered - degraded} without an answer){again}",
+            err=True,
+        )
     return 1
 
 
-def print_errors(client: Client, batches: Sequence[dict[str, Any]]) -> None:
-    """Say what is wrong with the first lines that have no answer, and how many there are."""
+def _titled(batch: dict[str, Any]) -> str:
+    """Return a batch's id, and which part of its file it is."""
+    part = (batch.get("metadata") or {}).get(PART)
+    return f"{batch['id']} (part {part})" if part else str(batch["id"])
+
+
+def _fault_of(client: Client, batch: dict[str, Any], output: Path | None) -> str:
+    """Say what the results of a batch lack, and what to do; "": each of its lines is there."""
+    if not _was_asked(batch):
+        others = f"; the results of the others are in {output}" if output else ""
+        return (
+            f"none of its prompts was asked: mend what is said above, and send them again{others}"
+        )
+    if batch["status"] != "failed" or batch["output_file_id"] or batch["error_file_id"]:
+        return ""
+    written = client.command("batch", "results", batch["id"])
+    return f"its results were not put together; what was written of them: {written}"
+
+
+def print_errors(
+    client: Client, batches: Sequence[dict[str, Any]], files: Mapping[str, InputFile | None]
+) -> None:
+    """Say what is wrong with the first lines that have no answer, and how many there are.
+
+    files: as `finish` has them.
+    """
     for batch in batches:
         found = (batch.get("errors") or {}).get("data", [])
         number = max(batch["request_counts"]["failed"], len(found))
@@ -314,9 +361,17 @@ def print_errors(client: Client, batches: Sequence[dict[str, Any]]) -> None:
         except ApiFailedError as reason:  # the results are there all the same
             echo(f"{number} without an answer; why could not be read: {reason}", err=True)
             continue
+        its = "the batch's" if len(batches) == 1 else f"{batch['id']}'s"
         for error in errors:
-            where = f"line {error['line']}: " if error.get("line") else ""
+            where = _where(error.get("line"), files.get(batch["id"]), its)
             echo(f"{where}{error['message']} ({error['code']})", err=True)
         if number > ERRORS_SHOWN:
             more = client.command("batch", "results", batch["id"])
             echo(f"… and {number - ERRORS_SHOWN} more without an answer: {more}", err=True)
+
+
+def _where(line: int | None, file: InputFile | None, whose: str) -> str:
+    """Return where a fault is, for people. whose: the file is if it is not known."""
+    if not line:
+        return ""
+    return f"{file.place(line)}: " if file else f"line {line} of {whose} file: "

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
-TOO_MANY_REQUESTS = 429
 DEFAULT_PORT = 8000  # of `fallthrough up`
 PORTS = {"http": 80, "https": 443}  # where a URL names none
 LOOPBACK = "localhost"  # and all its other names
@@ -34,6 +33,10 @@ class ApiFailedError(Exception):
 
 class ApiAwayError(ApiFailedError):
     """The API could not be reached, or could not answer now; the same call may go well later."""
+
+
+class ApiBusyError(ApiAwayError):
+    """The API is there, and turned the call away: too much at once."""
 
 
 def _authorities() -> ssl.SSLContext:
@@ -76,6 +79,12 @@ def _place_of(url: str) -> tuple[str, str, int, str]:
     host = (parts.hostname or "").removesuffix(".")
     port = parts.port or PORTS.get(parts.scheme, 0)
     return parts.scheme, LOOPBACK if is_loopback(host) else host, port, parts.path
+
+
+def _error_type(reply: httpx.Response) -> type[ApiFailedError]:
+    if reply.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        return ApiBusyError
+    return ApiAwayError if reply.is_server_error else ApiFailedError
 
 
 class Client:
@@ -226,15 +235,21 @@ class Client:
         return batch
 
     def download(self, file_id: str, target: BinaryIO) -> None:
-        """Write a file's content, streamed."""
+        """Write a file's content, streamed; raises ApiAwayError if nothing was written yet."""
+        path = f"/v1/files/{_segment(file_id)}/content"
+        is_begun = False
         try:
-            with self._http.stream("GET", f"/v1/files/{_segment(file_id)}/content") as reply:
+            with self._http.stream("GET", path) as reply:
                 if reply.is_error:
-                    message = f"{file_id} cannot be downloaded: HTTP {reply.status_code}"
-                    raise ApiFailedError(message)
-                target.writelines(reply.iter_bytes())
+                    reply.read()
+                    self._answer(path, reply)
+                for piece in reply.iter_bytes():
+                    is_begun = True
+                    target.write(piece)
         except httpx.HTTPError as error:
-            message = f"the download of {file_id} broke off ({error}): attach to the batch again"
+            if not is_begun:
+                raise self._away(error) from None
+            message = f"the download of {file_id} broke off ({error})"
             raise ApiFailedError(message) from None
 
     def not_ready(self) -> list[str]:
@@ -308,8 +323,7 @@ class Client:
 
     def _answer(self, path: str, reply: httpx.Response) -> Any:
         """Return what a reply holds, or raise what its status says."""
-        away = reply.status_code == TOO_MANY_REQUESTS or reply.is_server_error
-        error_type = ApiAwayError if away else ApiFailedError
+        error_type = _error_type(reply)
         try:
             answer = reply.json()
         except (ValueError, RecursionError):

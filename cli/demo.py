@@ -140,7 +140,7 @@ class Demo:
         """Send prompts as a file; show and return the lines of its results, in their order."""
         path = self._folder / "prompts.jsonl"
         path.write_text(prompts)
-        [batch_id] = create_batches(self._client, str(path), "1h", POLICY, SHAPE)
+        [batch_id] = create_batches(self._client, str(path), "1h", POLICY, SHAPE).files
         self._wait(
             lambda: self._client.batch(batch_id)["status"] in FINAL, f"batch {batch_id} has ended"
         )

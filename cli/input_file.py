@@ -21,11 +21,18 @@ MOST_BYTES = 200 * 1024 * 1024  # of a batch's file
 
 
 class InputFile(NamedTuple):
-    """A file in OpenAI's batch format. places: of each of its lines, in what it was made from."""
+    """A file in OpenAI's batch format.
+
+    places: of each of its lines, in what it was made from; (): it is what the user sent.
+    """
 
     path: Path
     endpoint: str
     places: Sequence[str] = ()
+
+    def place(self, line: int) -> str:
+        """Return where one of its lines stands in what the user sent."""
+        return self.places[line - 1] if self.places else f"{self.path}, line {line}"
 
 
 def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.client import FINAL
 from cli.json_body import encoded
+from cli.patience import Patience
+from cli.terminal import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,12 +58,20 @@ def wait_for(
     console: Console,
     on_finish: Callable[[dict[str, Any]], None] = lambda job: None,  # noqa: ARG005 - no listener
 ) -> dict[str, dict[str, Any]]:
-    """Return the finished jobs by id; on_finish is called with each as it finishes."""
+    """Return the finished jobs by id; on_finish is called with each as it finishes.
+
+    An API that is away is asked again for a while; raises ApiFailedError.
+    """
     tiers: Counter[str] = Counter()
     jobs: dict[str, dict[str, Any]] = {}
     with _progress(console) as progress:
         bar = progress.add_task("answering", total=len(ids), tiers="")
-        for job in _finished_jobs(client, ids):
+
+        def say(text: str) -> None:
+            progress.console.print(shown(text), markup=False)
+
+        patience = Patience(say, "what was submitted goes on")
+        for job in _finished_jobs(client, ids, patience):
             jobs[job["id"]] = job
             tiers[job["tier_used"] or job["status"]] += 1
             summary = "  ".join(f"{tier} {number}" for tier, number in tiers.most_common())
@@ -81,18 +92,25 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=not console.is_terminal)
 
 
-def _finished_jobs(client: Client, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield each job as it finishes, with a few long polls at a time."""
-    with ThreadPoolExecutor(POLLS_AT_ONCE) as pool:
-        for poll in as_completed([pool.submit(_finished_job, client, job_id) for job_id in ids]):
+def _finished_jobs(
+    client: Client, ids: Sequence[str], patience: Patience
+) -> Iterator[dict[str, Any]]:
+    """Yield each job as it finishes, with a few long polls at a time; one that fails ends all."""
+    is_over = threading.Event()
+
+    def finished_job(job_id: str) -> dict[str, Any]:
+        while True:
+            job = patience.ask(lambda: client.job(job_id, POLL_SECONDS))
+            if job["status"] in FINAL or is_over.is_set():
+                return job
+
+    pool = ThreadPoolExecutor(POLLS_AT_ONCE)
+    try:
+        for poll in as_completed([pool.submit(finished_job, job_id) for job_id in ids]):
             yield poll.result()
-
-
-def _finished_job(client: Client, job_id: str) -> dict[str, Any]:
-    while True:
-        job = client.job(job_id, POLL_SECONDS)
-        if job["status"] in FINAL:
-            return job
+    finally:
+        is_over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def milliseconds(job: dict[str, Any]) -> int | None:

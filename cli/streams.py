@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cli.client import FINAL, ApiAwayError
+from cli.patience import AGAIN_SECONDS, AWAY_SECONDS
 from cli.terminal import Speech, shown
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cli.client import Client
-
-AGAIN_SECONDS = 0.5
-AWAY_SECONDS = 90.0  # that an API which is away is asked again
 
 
 def tell(client: Client, job_id: str, console: Console) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from click.shell_completion import CompletionItem
 
 from cli import environment
 from cli.batches import (
-    GROUP,
     create_batches,
     finish,
     follow,
@@ -24,9 +23,11 @@ from cli.batches import (
     print_errors,
     to_be_retried,
 )
+from cli.client import ApiFailedError
 from cli.commands.options import (
     as_json,
     at_url,
+    check_apart,
     check_writable,
     files_here,
     shape_of,
@@ -40,11 +41,13 @@ from cli.terminal import aligned, echo, echo_once
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cli.client import Client
+    from cli.input_file import InputFile
 
 DEFAULT_POLICY: ExhaustedPolicy = "wait"
+LONGEST_STEM = 220  # bytes of a file's name, so that there is room for what is put behind it
 
 
 class FileFirst(click.Group):
@@ -115,40 +118,38 @@ def run(  # noqa: PLR0913 - a command's options
     """Upload FILE, follow its batch, and download the results."""
     shape = shape_of(options)
     names = ("cache", "on_exhausted", "tiers")
-    told = {f"fallthrough_{name}": options[name] for name in names}
-    told["priority"] = options["priority"]
-    metadata = {name: value for name, value in told.items() if value is not None}
-    if output and not detach:
-        check_writable(output)
+    given = {f"fallthrough_{name}": options[name] for name in names}
+    given["priority"] = options["priority"]
+    metadata = {name: value for name, value in given.items() if value is not None}
+    if not detach:
+        if output:
+            check_apart(file, output)
+        check_writable(output or _beside(file, "batch"))
     with environment.client(url) as client:
-        ids = create_batches(client, file, window, metadata, shape)
+        created = create_batches(client, file, window, metadata, shape)
+        ids, name = list(created.files), created.name
         leave_on_interrupt(lambda: _say_how_to_come_back(client, ids))
-        name = _name_of(client, ids)
         if detach:
             line = json.dumps({"id": name, "batches": ids}) if as_json else name
             echo_once(line, _how_to_come_back(client, ids))
             return
         echo(name, err=True)
-        _follow_to_the_end(client, ids, output or _beside(file, name), as_json=as_json)
-
-
-def _name_of(client: Client, ids: Sequence[str]) -> str:
-    """Return the id by which batches are named as one."""
-    if len(ids) == 1:
-        return ids[0]
-    return str((client.batch(ids[0])["metadata"] or {}).get(GROUP) or " ".join(ids))
+        output = output or _beside(file, name)
+        _follow_to_the_end(client, created.files, output, as_json=as_json)
 
 
 def _beside(file: str, name: str) -> Path:
     """Return where results go that nobody named a file for: beside the input, if they can."""
     path = Path(file)
     folder = path.parent if file != "-" and os.access(path.parent, os.W_OK) else Path()
-    stem = path.stem if file != "-" else name[:80].replace(" ", "-")
+    stem = path.stem if file != "-" else name.replace(" ", "-")
+    if len(os.fsencode(stem)) > LONGEST_STEM:
+        stem = stem[: LONGEST_STEM // 4]  # bytes that one letter may take
     return free_name(folder / f"{stem}-results.jsonl")
 
 
 def _own_file(ids: Sequence[str]) -> Path:
-    return free_name(Path(f"{ids[0][:80].replace('/', '_')}-results.jsonl"))
+    return free_name(Path(f"{ids[0][:50].replace('/', '_')}-results.jsonl"))
 
 
 @batches.command()
@@ -163,7 +164,8 @@ def attach(
     output = output or _own_file(batch_ids)
     check_writable(output)
     with environment.client(url) as client:
-        _follow_to_the_end(client, ids_of(client, batch_ids), output, as_json=as_json)
+        ids = ids_of(client, batch_ids)
+        _follow_to_the_end(client, dict.fromkeys(ids), output, as_json=as_json)
 
 
 def _how_to_come_back(client: Client, ids: Sequence[str], *options: str) -> str:
@@ -175,12 +177,18 @@ def _say_how_to_come_back(client: Client, ids: Sequence[str], *options: str) -> 
     echo(f"\n{_how_to_come_back(client, ids, *options)}" if ids else "interrupted", err=True)
 
 
-def _follow_to_the_end(client: Client, ids: Sequence[str], output: Path, *, as_json: bool) -> None:
-    def last_words() -> None:
-        _say_how_to_come_back(client, ids, "--output", str(output))
-
-    ended = follow(client, ids, last_words)
-    status = finish(client, ended, output)
+def _follow_to_the_end(
+    client: Client, files: Mapping[str, InputFile | None], output: Path, *, as_json: bool
+) -> None:
+    """Follow batches, download their results, and exit. files: as `finish` has them."""
+    ids, options = list(files), ("--output", str(output))
+    ended = follow(client, ids, lambda: _say_how_to_come_back(client, ids, *options))
+    try:
+        status = finish(client, ended, output, files)
+    except ApiFailedError:
+        back = client.command("batch", "attach", *ids, *options)
+        echo(f"it has ended; get its results with: {back}", err=True)
+        raise
     if as_json:
         echo(json.dumps(merged(ended)))
     sys.exit(status)
@@ -215,7 +223,7 @@ def retry(
             elif not as_json:
                 echo_once(ids[-1], _how_to_come_back(client, ids))
         if not detach:
-            _follow_to_the_end(client, ids, output, as_json=as_json)
+            _follow_to_the_end(client, dict.fromkeys(ids), output, as_json=as_json)
         elif as_json:
             line = json.dumps({"id": " ".join(ids), "batches": ids})
             echo_once(line, _how_to_come_back(client, ids))
@@ -238,7 +246,7 @@ def show(batch_ids: tuple[str, ...], *, url: str | None, as_json: bool) -> None:
             lines = [f"{number} by {tier}" for tier, number in tiers.items() if tier != "-"]
             if told := ", ".join([*lines, *filter(None, [pace_of(batch)])]):
                 echo(f"{batch['id']}: {told}")
-        print_errors(client, every)
+        print_errors(client, every, {})
 
 
 @batches.command()
@@ -254,12 +262,11 @@ def results(
     as_json: bool,  # noqa: ARG001 - the results are JSON as they are
 ) -> None:
     """Print the lines of batch BATCH_ID that are finished by now, or write them to a file."""
-    target = output or Path("/dev/stdout")
     with environment.client(url) as client:
         ids = ids_of(client, batch_ids)
         every = [client.batch(each) for each in ids]
         again = client.command("batch", "results", *ids)
-        with writing(target, f"get them with: {again}") as file:
+        with writing(output, f"get them with: {again}") as file:
             for batch_id in ids:
                 for line in client.results(batch_id):
                     file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -10,11 +10,12 @@ import click
 from rich.console import Console
 
 from cli import environment
-from cli.client import ApiAwayError, ApiFailedError
+from cli.client import ApiFailedError
 from cli.commands.options import (
     Finite,
     as_json,
     at_url,
+    check_apart,
     check_writable,
     files_here,
     names,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cli.client import Client
+    from cli.prompts import Prompt
 
 
 @click.command()
@@ -80,6 +82,7 @@ def submit(
     prompts = read(source, shape_of(fields, **words))
     defaults: dict[str, Any] = {}
     if output:
+        check_apart(source, output)
         check_writable(output)
     waits = wait or output or (wait is None and len(prompts) == 1)
     streams = waits and len(prompts) == 1 and sys.stdout.isatty() and not (output or as_json)
@@ -91,6 +94,7 @@ def submit(
         try:
             for job in submit_prompts(client, prompts, defaults):
                 jobs.append(job)  # noqa: PERF402 - those before one that fails are told
+            results = _results(client, prompts, jobs, streams=streams) if waits else []
         except ApiFailedError:
             if jobs:
                 _print_accepted(client, jobs, as_json=as_json)
@@ -98,25 +102,27 @@ def submit(
         if not waits:
             _print_accepted(client, jobs, as_json=as_json)
             return
-        if streams:
-            results = [_tell(client, jobs[0])]
-        else:
-            finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
-            results = [
-                {"custom_id": prompt.label, **finished[job["id"]]}
-                for prompt, job in zip(prompts, jobs, strict=True)
-            ]
+        if not streams:
             _print_results(client, results, output, as_json=as_json)
     sys.exit(_verdict(results, client.command("breakers")))
 
 
+def _results(
+    client: Client, prompts: Sequence[Prompt], jobs: Sequence[dict[str, Any]], *, streams: bool
+) -> list[dict[str, Any]]:
+    """Return the jobs when they are finished. streams: the only one's answer is told meanwhile."""
+    if streams:
+        return [_tell(client, jobs[0])]
+    finished = wait_for(client, [job["id"] for job in jobs], Console(stderr=True))
+    return [
+        {"custom_id": prompt.label, **finished[job["id"]]}
+        for prompt, job in zip(prompts, jobs, strict=True)
+    ]
+
+
 def _tell(client: Client, job: dict[str, Any]) -> dict[str, Any]:
     """Print an answer as it comes; return its job."""
-    try:
-        result = tell(client, job["id"], Console(stderr=True))
-    except ApiAwayError:
-        _print_accepted(client, [job], as_json=False)
-        raise
+    result = tell(client, job["id"], Console(stderr=True))
     if not result["text"]:
         _print_text(result)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,9 @@ from cli import environment
 from cli.commands.options import as_json, at_url, to_file
 from cli.output import writing
 from cli.terminal import aligned, echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LIMIT = click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
 
@@ -79,7 +82,7 @@ def download(file_id: str, *, output: Path | None, url: str | None) -> None:
     """Print file FILE_ID, or write it to a file."""
     with environment.client(url) as client:
         again = client.command("files", "download", file_id)
-        with writing(output or Path("/dev/stdout"), f"get it with: {again}") as target:
+        with writing(output, f"get it with: {again}") as target:
             client.download(file_id, target)
     if output:
         echo(f"{file_id} is in {output}", err=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from cli.output import check
 from cli.prompts import InputError, Shape
+from cli.rows import STDIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+STDIN_DESCRIPTOR = 0
 
 
 class Finite(click.FloatRange):
@@ -77,16 +83,25 @@ def shape_of(options: dict[str, Any], **further: Any) -> Shape:
     return Shape(**words, defaults=defaults)
 
 
+def check_apart(source: str, output: Path) -> None:
+    """Raise InputError if results would replace the prompts of a file, or of standard input."""
+    try:
+        prompts = os.fstat(STDIN_DESCRIPTOR) if source == STDIN else Path(source).stat()
+        is_same = output.is_file() and os.path.samestat(prompts, output.stat())
+    except (OSError, ValueError):  # the prompts are no file, or one that is not there
+        return
+    if is_same:
+        message = f"--output: the results would replace the prompts in {output}: name another file"
+        raise InputError(message)
+
+
 def check_writable(output: Path) -> None:
     """Raise InputError if the file for results cannot be written.
 
     Better known before the prompts are answered than after.
     """
     try:
-        is_new = not output.exists()
-        output.open("a", encoding="utf-8").close()
-        if is_new:
-            output.unlink()  # what is never answered leaves no file
+        check(output)
     except OSError as error:
         message = f"cannot write {output}: {error.strerror}"
         raise InputError(message) from None

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from cli import advice, batches, up
+from cli import advice, patience, up
 from cli.client import ApiAwayError, Client
 from cli.commands import doctor
 from cli.doctor import row_of_disk
@@ -125,8 +125,8 @@ def at_once(monkeypatch, tmp_path):
     """A folder of its own, an API that is a double, and no check of tiers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
-    monkeypatch.setattr(batches, "AWAY_SECONDS", 0.0)
-    monkeypatch.setattr(batches, "POLL_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(doctor, "Check", NoTiers)
     for name, answer in ANSWERS.items():
         monkeypatch.setattr(Client, name, answer)

@@ -9,16 +9,16 @@ import pty
 import signal
 import subprocess
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
 from harness.commands import FALLTHROUGH, environ, run
-from harness.waiting import free_port, wait_until
+from harness.stub_api import HANG_UP, StubApi
+from harness.waiting import wait_until
 from rich.console import Console
 
-from cli import batches
+from cli import batches, input_file, patience
 from cli.batches import pace_of
 from cli.client import ApiAwayError, Client
 from cli.input_file import input_files
@@ -30,47 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHAT = "/v1/chat/completions"
+COUNTS = ("total", "completed", "failed")
 BODY = {"messages": [{"role": "user", "content": "x"}]}
-
-
-class StubApi:
-    """Answers GETs as `answers` says: path -> status and content."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.asked: list[str] = []
-        self._server: ThreadingHTTPServer | None = None
-        self.listen()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def listen(self) -> None:
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                stub.asked.append(self.path)
-                status, content = stub.answers[self.path]
-                sent = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def vanish(self) -> None:
-        if self._server:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
 
 
 @pytest.fixture
@@ -186,8 +147,8 @@ def test_it_follows_on_over_a_restart_of_the_api_and_tells_it_once(api, attached
 
 
 def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypatch, capsys):
-    monkeypatch.setattr(batches, "AWAY_SECONDS", 0.2)
-    monkeypatch.setattr(batches, "POLL_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.02)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     api.vanish()
     back: list[bool] = []
@@ -196,8 +157,45 @@ def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypat
     assert back == [True]
 
 
-def test_it_waits_a_minute_at_least_for_an_api_that_is_away():
-    assert batches.AWAY_SECONDS >= 60
+CONTENT = "/v1/files/file-out/content"
+BUSY = (429, {"error": {"message": "this key may send 8 requests at once"}})
+
+
+@pytest.mark.parametrize("refusal", [BUSY, (503, {"error": {"message": "not now"}}), None])
+def test_a_download_that_is_turned_away_is_asked_for_again(api, refusal, tmp_path):
+    api.answers["/v1/batches/b1"] = shown("completed", 2, output_file_id="file-out")
+    answer, api.answers[CONTENT] = api.answers[CONTENT], refusal or (200, HANG_UP)
+    output = tmp_path / "r.jsonl"
+    command = [*FALLTHROUGH, "batch", "attach", "b1", "--output", str(output), "--url", api.url]
+    process = subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: api.asked.count(CONTENT) > 1)
+    api.answers[CONTENT] = answer
+    said = process.communicate(timeout=20)[1]
+    assert (process.returncode, output.read_text()) == (0, '{"custom_id":"a"}\n'), said
+
+
+@pytest.mark.parametrize(
+    ("refusal", "why"),
+    [
+        (BUSY, "this key may send 8 requests at once"),
+        ((404, {"error": {"message": "no file 'file-out'"}}), "no file 'file-out'"),
+    ],
+)
+def test_a_download_that_is_refused_says_why_and_the_way_to_come_back(
+    api, refusal, why, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    api.answers["/v1/batches/b1"] = shown("completed", 2, output_file_id="file-out")
+    api.answers[CONTENT] = refusal
+    words = ["batch", "attach", "b1", "--output", str(tmp_path / "r.jsonl"), "--url", api.url]
+    done = CliRunner().invoke(fallthrough, words)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-2:] == [
+        f"it has ended; get its results with: fallthrough {' '.join(words)}",
+        f"fallthrough: {why}",
+    ]
 
 
 def test_what_the_api_refuses_ends_it_at_once(api):
@@ -267,6 +265,15 @@ def test_its_summary_says_which_model_answered_how_many_lines(api):
     assert said in done.stderr.splitlines()
 
 
+def ended_part(name, completed, status="completed", failed=0, **fields):
+    """A batch of two lines that has ended."""
+    output = f"out-{name}" if completed else None
+    error = f"err-{name}" if failed else None
+    counts = {"total": 2, "completed": completed, "failed": failed}
+    known = {"id": name, "status": status, "request_counts": counts, "output_file_id": output}
+    return {**known, "error_file_id": error, **fields}
+
+
 def part(name, completed, status="completed", degraded=0):
     counts = {"total": 2, "completed": completed, "failed": 2 - completed}
     told = {"tiers": {"degraded": degraded}} if degraded else {}
@@ -279,6 +286,7 @@ def part(name, completed, status="completed", degraded=0):
         ([part("b1", 2), part("b2", 1)], ["b2"]),
         ([part("b1", 2), part("b2", 2, degraded=1)], ["b2"]),
         ([part("b1", 1), part("b2", 0, "in_progress")], ["b2", "b1"]),
+        ([part("b1", 1), ended_part("b2", 0, "failed")], ["b2", "b1"]),
         ([part("b1", 2), part("b2", 2)], ["b1"]),
     ],
 )
@@ -312,7 +320,7 @@ def test_the_first_lines_without_an_answer_are_told_and_how_many_there_are(
     done = run("batch", *command, "--url", api.url)
     lines = done.stderr.splitlines()
     assert [line for line in lines if "boom" in line] == [
-        f"line {n}: no {n} (boom)" for n in range(1, 11)
+        f"line {n} of the batch's file: no {n} (boom)" for n in range(1, 11)
     ]
     more = f"fallthrough batch results b1 --url {api.url}"
     assert f"… and 2 more without an answer: {more}" in lines
@@ -327,3 +335,136 @@ def test_results_are_kept_though_why_lines_failed_cannot_be_read(api, tmp_path):
     done = run("batch", "attach", "b1", "--output", str(output), "--url", api.url)
     assert (done.returncode, output.read_text()) == (1, '{"custom_id":"a"}\n')
     assert "1 without an answer; why could not be read: not now" in done.stderr
+
+
+class Sent(NamedTuple):
+    """A file, options, a line of what the server gets, and where that is said to stand."""
+
+    name: str
+    content: str
+    line: int | None
+    where: str
+    options: tuple[str, ...] = ()
+
+
+SENT = [
+    Sent("mm.jsonl", '\n\n{"prompt":"a"}\n\n{"prompt":"b"}\n', 2, "mm.jsonl, line 5: "),
+    Sent("c.csv", 'prompt\n"a\nb"\nc\n', 2, "c.csv, line 4: "),
+    Sent("j.json", '["a", "b"]', 2, "j.json, item 2: "),
+    Sent("t.txt", "\na\n\n\nb\n", 2, "t.txt, line 5: ", ("--max-tokens", "5")),
+    Sent("as-is.jsonl", json.dumps({"custom_id": "a", "body": BODY}), 7, "as-is.jsonl, line 7: "),
+    Sent("t.txt", "a\n", None, ""),
+]
+
+
+@pytest.mark.parametrize("file", SENT, ids=lambda file: file.where)
+def test_a_fault_is_told_where_it_stands_in_the_users_file(tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file.name).write_text(file.content)
+    fault = {"line": file.line, "code": "odd", "message": "this line is odd"}
+    batch = shown("failed", errors={"data": [fault]})[1]
+    done = sent(monkeypatch, [batch], {"b1": [fault]}, file.name, *file.options)
+    assert f"{file.where}this line is odd (odd)" in done.stderr.splitlines()
+
+
+def sent(monkeypatch, ended, faults, *words):
+    """`fallthrough batch` of a file that becomes batches which end so. faults: by batch."""
+    ids = iter(batch["id"] for batch in ended)
+    by_id = {batch["id"]: batch for batch in ended}
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(Client, "upload", lambda *_: {"id": "file-in"})
+    monkeypatch.setattr(Client, "create_batch", lambda *_, **__: {"id": next(ids)})
+    monkeypatch.setattr(Client, "batch", lambda _, batch_id: by_id[batch_id])
+    monkeypatch.setattr(Client, "errors", lambda _, batch_id, __: faults.get(batch_id, []))
+    monkeypatch.setattr(Client, "download", lambda _, __, target: target.write(b"{}\n"))
+    return CliRunner().invoke(fallthrough, ["batch", *words])
+
+
+def test_a_fault_in_the_second_part_of_a_file_is_told_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(input_file, "MOST_LINES", 2)
+    (tmp_path / "p.txt").write_text("a\nb\nc\nd\n")
+    fault = {"line": 2, "code": "odd", "message": "this line is odd"}
+    parts = [ended_part("b1", 2), ended_part("b2", 0, "failed", errors={"data": [fault]})]
+    done = sent(monkeypatch, parts, {"b2": [fault]}, str(tmp_path / "p.txt"))
+    assert f"{tmp_path / 'p.txt'}, line 4: this line is odd (odd)" in done.stderr.splitlines()
+
+
+def test_of_several_batches_each_fault_is_told_with_its_batch(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    fault = {"line": 2, "code": "odd", "message": "this line is odd"}
+    parts = [ended_part("b1", 2), ended_part("b2", 0, "failed", errors={"data": [fault]})]
+    done = sent(monkeypatch, parts, {"b2": [fault]}, "attach", "b1", "b2")
+    assert "line 2 of b2's file: this line is odd (odd)" in done.stderr.splitlines()
+
+
+NONE_ASKED = "no prompt was asked: mend what is said above, and send the file again"
+PART_2 = {"metadata": {"group": "group_1", "part": "2/2"}}
+
+
+NOT_ASKED = "none of its prompts was asked: mend what is said above, and send them again"
+NOT_JOINED = "its results were not put together; what was written of them"
+IN_R = "the results of the others are in r.jsonl"
+
+
+def unanswered(of):
+    words = "prompts were not answered by a model or a cache"
+    return f"{of} {words} (0 degraded, {of.split()[0]} without an answer)"
+
+
+def again(name):
+    return f"; ask those again: fallthrough batch retry {name}"
+
+
+class Ending(NamedTuple):
+    """How batches end, and the last lines that are said of it."""
+
+    parts: list[dict[str, Any]]
+    said: list[str]
+
+
+ENDINGS = {
+    "its validation failed": Ending([ended_part("b1", 0, "failed")], [NONE_ASKED]),
+    "each part's validation failed": Ending(
+        [ended_part("b1", 0, "failed"), ended_part("b2", 0, "failed")], [NONE_ASKED]
+    ),
+    "one part's validation failed": Ending(
+        [ended_part("b1", 2), ended_part("b2", 0, "failed", **PART_2)],
+        [
+            "b1 b2 failed: 2 answered, 0 failed, of 4; results in r.jsonl",
+            f"b2 (part 2/2) failed: {NOT_ASKED}; {IN_R}",
+            unanswered("2 of 4"),
+        ],
+    ),
+    "one part's validation failed, and lines of another": Ending(
+        [ended_part("b1", 1, failed=1), ended_part("b2", 0, "failed")],
+        [f"b2 failed: {NOT_ASKED}; {IN_R}", unanswered("3 of 4") + again("b1")],
+    ),
+    "a slice was given up": Ending(
+        [ended_part("b1", 1, "failed", failed=1)], [unanswered("1 of 2") + again("b1")]
+    ),
+    "the joining was given up": Ending(
+        [ended_part("b1", 2, "failed", output_file_id=None)],
+        [
+            "b1 failed: 2 answered, 0 failed, of 2",
+            f"b1 failed: {NOT_JOINED}: fallthrough batch results b1",
+        ],
+    ),
+    "one part was cancelled while it was validated": Ending(
+        [
+            ended_part("b1", 2),
+            ended_part("b2", 0, "cancelled", request_counts=dict.fromkeys(COUNTS, 0)),
+        ],
+        [f"b2 cancelled: {NOT_ASKED}; {IN_R}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+def test_who_has_answers_is_not_told_that_no_prompt_was_asked(monkeypatch, tmp_path, ending):
+    monkeypatch.chdir(tmp_path)
+    ids = [part["id"] for part in ending.parts]
+    done = sent(monkeypatch, ending.parts, {}, "attach", *ids, "--output", "r.jsonl")
+    assert done.exit_code == 1
+    lines = done.stderr.splitlines()
+    assert lines[-len(ending.said) :] == ending.said
+    assert (NONE_ASKED in lines) is (ending.said == [NONE_ASKED])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from harness.waiting import wait_until
 from rich.console import Console
 
-from cli.client import ApiFailedError, Client
+from cli import jobs as waiting
+from cli import patience
+from cli.client import ApiAwayError, ApiBusyError, ApiFailedError, Client
 from cli.jobs import CHUNK, milliseconds, submit_prompts, wait_for
 from cli.main import main
 from cli.prompts import Prompt
@@ -66,6 +73,78 @@ def test_each_job_is_polled_until_it_is_finished_and_told_once():
     jobs = wait_for(api, ["a", "b"], Console(quiet=True), lambda job: listened.append(job["id"]))
     assert {job["status"] for job in jobs.values()} == {"succeeded"}
     assert sorted(listened) == sorted(jobs) == ["a", "b"]
+
+
+@pytest.fixture
+def twenty(monkeypatch, tmp_path):
+    """A file of twenty prompts, in the folder of the command, and an API that accepts them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(
+        Client, "submit", lambda _, asked: [{"id": each["prompt"]} for each in asked]
+    )
+    path = tmp_path / "twenty.txt"
+    path.write_text("".join(f"p{number}\n" for number in range(20)))
+    return [f"p{number}" for number in range(20)]
+
+
+def finished(job_id):
+    told = {"text": f"to {job_id}", "tier_used": "gpu", "degraded": False}
+    return {"id": job_id, "status": "succeeded", **told}
+
+
+@pytest.mark.parametrize("error", [ApiBusyError("8 at once"), ApiAwayError("cannot reach")])
+def test_no_answer_is_lost_to_a_poll_that_failed(twenty, monkeypatch, error):
+    polls = Counter()
+
+    def job(_, job_id, __):
+        polls[job_id] += 1
+        if polls[job_id] < 3:
+            raise error
+        return finished(job_id)
+
+    monkeypatch.setattr(Client, "job", job)
+    done = CliRunner().invoke(main, ["submit", "twenty.txt", "--output", "out.jsonl"])
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == [f"to {job_id}" for job_id in twenty]
+
+
+@pytest.mark.parametrize("error", [ApiFailedError("no job 'p3'"), ApiAwayError("cannot reach it")])
+def test_what_was_accepted_is_told_where_its_end_is_not_seen(twenty, monkeypatch, error):
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.05)
+
+    def job(_, job_id, __):
+        if job_id == "p3":
+            raise error
+        raise ApiAwayError(str(error))
+
+    monkeypatch.setattr(Client, "job", job)
+    done = CliRunner().invoke(main, ["submit", "twenty.txt", "--output", "out.jsonl"])
+    assert (done.exit_code, done.stdout.split()) == (2, twenty), done.output
+    assert "20 accepted; follow one with `fallthrough status ID`" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"fallthrough: {error}"
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_refusal_ends_the_other_polls(monkeypatch):
+    monkeypatch.setattr(waiting, "POLLS_AT_ONCE", 2)
+    api, goes_on = ApiDouble(), threading.Event()
+
+    def job(job_id, _):
+        api.polls[job_id] += 1
+        if job_id == "refused":
+            raise ApiFailedError("no job")
+        goes_on.wait(10)
+        return {"id": job_id, "status": "running", "tier_used": None}
+
+    monkeypatch.setattr(api, "job", job)
+    with pytest.raises(ApiFailedError):
+        wait_for(api, ["long", "refused", "later"], Console(quiet=True))
+    goes_on.set()
+    wait_until(lambda: not any("ThreadPool" in each.name for each in threading.enumerate()))
+    assert api.polls["long"] == 1
 
 
 @pytest.mark.parametrize(("finished_at", "duration"), [(None, None), (12.5, 2500)])

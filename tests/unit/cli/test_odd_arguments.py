@@ -164,8 +164,8 @@ def _around(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Supervisor, "start", start_nothing)
     monkeypatch.setattr("cli.check.COMMAND", ("/bin/echo", "[]"))  # no tier is asked
-    monkeypatch.setattr("cli.batches.AWAY_SECONDS", 0.0)
-    monkeypatch.setattr("cli.batches.POLL_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("cli.patience.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("cli.patience.AGAIN_SECONDS", 0.0)
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before, mask = [signal.getsignal(number) for number in signals], os.umask(0o022)
     variables = dict(os.environ)

@@ -1,0 +1,88 @@
+"""An API that is away is asked again, for a while."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from cli import patience
+from cli.client import ApiAwayError, ApiBusyError, ApiFailedError
+from cli.patience import Patience
+
+AWAY, BUSY, NO = ApiAwayError("away"), ApiBusyError("too much"), ApiFailedError("no job")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """A clock that goes on only where it is slept."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    return now
+
+
+def calls(*answers):
+    """A call that answers so, one after another, and then as at the last."""
+    left = list(answers)
+
+    def call():
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([1], 0),
+        ([AWAY, 1], 1),
+        ([AWAY, AWAY, BUSY, AWAY, 1], 1),
+        ([BUSY, BUSY, 1], 0),
+        ([BUSY, AWAY, 1], 1),
+    ],
+)
+def test_it_asks_until_it_is_answered_and_tells_once_why(answers, told):
+    said = []
+    assert Patience(said.append, "it goes on").ask(calls(*answers)) == 1
+    assert said == ["away\n… it goes on; trying again"] * told
+
+
+@pytest.mark.parametrize("error", [AWAY, BUSY])
+def test_it_gives_up_what_stays_away(clock, error):
+    with pytest.raises(ApiAwayError, match=str(error)):
+        Patience(print, "").ask(calls(error))
+    assert clock[0] == pytest.approx(patience.AWAY_SECONDS, abs=2 * patience.AGAIN_SECONDS)
+
+
+def test_what_is_refused_is_not_asked_again(clock):
+    with pytest.raises(ApiFailedError, match="no job"):
+        Patience(print, "").ask(calls(NO))
+    assert clock == [0.0]
+
+
+def test_an_api_that_answers_others_is_not_away(clock):
+    said = []
+    shared = Patience(said.append, "it goes on")
+    refusals = int(3 * patience.AWAY_SECONDS / patience.AGAIN_SECONDS)
+
+    def turned_away():
+        shared.ask(calls("another's answer"))
+        return turns.pop()()
+
+    def refused():
+        raise BUSY
+
+    turns = [lambda: "mine", *[refused] * refusals]
+    assert shared.ask(turned_away) == "mine"
+    assert clock[0] > 2 * patience.AWAY_SECONDS
+
+
+def test_it_waits_a_minute_at_least():
+    assert patience.AWAY_SECONDS >= 60
