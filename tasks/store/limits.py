@@ -125,13 +125,16 @@ class Limits:
 
     # The same, where the limit adapts to what the tier's server bears
 
-    async def take_share(self, share: Share, token: str) -> tuple[bool, int]:
-        """Take a slot of a tier; return whether one was free, and the limit now."""
+    async def take_share(self, share: Share, part: float, token: str) -> tuple[bool, int]:
+        """Take a slot of a tier; return whether one was free, and the limit now.
+
+        part: of what the asker might have of that; one at least.
+        """
         tier, lowest, highest, reserved = share
         taken, limit = await self._connection.run(
             "take_share",
             [keyspace.slots(tier), keyspace.limit(tier)],
-            *(tier, self._lease_ms, token, lowest, highest, reserved),
+            *(tier, self._lease_ms, token, lowest, highest, reserved, part),
         )
         return bool(taken), int(limit)
 

@@ -28,7 +28,7 @@ from tasks.hosts import goes_direct
 from tasks.records.jobs import Queue
 from tasks.records.order import order_of
 from tasks.store.limits import Share
-from tasks.tiers.slots import AdaptiveSlots, FleetSlots, LocalSlots
+from tasks.tiers.slots import AdaptiveSlots, FleetSlots, Known, LocalSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -201,22 +201,33 @@ def build_tiers(settings: Settings, store: Store, breakers: Mapping[str, Circuit
     slots = {
         (name, queue): of_queue
         for name, tier in settings.model_tiers.items()
-        for queue, of_queue in _slots(name, tier, store.limits).items()
+        for queue, of_queue in _slots(name, tier, store.limits, models).items()
     }
     return Tiers(models, CacheTier(answers, breakers[BREAKER_NAMES["cache"]]), slots, http)
 
 
-def _slots(name: str, tier: TierSettings, limits: Limits) -> dict[Queue, Slots]:
+def _slots(
+    name: str, tier: TierSettings, limits: Limits, models: Mapping[str, Tier]
+) -> dict[Queue, Slots]:
     """Return the leave to call a tier, for lone jobs and for lines of batches."""
+
+    def ramp() -> float:
+        return models[name].share
+
     if tier.limit:
         lowest, highest = map(int, tier.limit.split(".."))
-        shares = (Share(name, lowest, highest, left) for left in (0, max(tier.reserved, 1)))
-        lone, of_batches = (AdaptiveSlots(limits, share, tier.slow_seconds) for share in shares)
-        return {Queue.INTERACTIVE: lone, Queue.BATCH: of_batches}
+        of_lone, of_lines = (
+            Share(name, lowest, highest, left) for left in (0, max(tier.reserved, 1))
+        )
+        slow, known = tier.slow_seconds, Known(lowest)
+        return {
+            Queue.INTERACTIVE: AdaptiveSlots(limits, of_lone, slow, known=known),
+            Queue.BATCH: AdaptiveSlots(limits, of_lines, slow, ramp, known),
+        }
     if most := tier.fleet_concurrency:
         return {
             Queue.INTERACTIVE: FleetSlots(limits, name, most),
-            Queue.BATCH: FleetSlots(limits, name, max(most - tier.reserved, 1)),
+            Queue.BATCH: FleetSlots(limits, name, max(most - tier.reserved, 1), ramp),
         }
     here = LocalSlots(tier.concurrency, tier.reserved)
     return {Queue.INTERACTIVE: here, Queue.BATCH: here.batch_lane}

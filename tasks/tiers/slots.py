@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fallback_chain import Verdict
@@ -14,7 +15,7 @@ from tasks.records.jobs import new_token
 from tasks.store.limits import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from fallback_chain import Attempt
     from tasks.store.limits import Limits, Share
@@ -163,8 +164,14 @@ class FleetSlots:
     Only one in this process asks the store, for the first in its line.
     """
 
-    def __init__(self, limits: Limits, tier: str, limit: int) -> None:
-        self._limits, self._tier, self.limit = limits, tier, limit
+    def __init__(
+        self, limits: Limits, tier: str, limit: int, ramp: Callable[[], float] = lambda: 1.0
+    ) -> None:
+        """ramp: the share of the limit that its calls may have now, of all that run in the fleet.
+
+        0: the tier is asked by a probe alone, which is no share of anything.
+        """
+        self._limits, self._tier, self.limit, self._ramp = limits, tier, limit, ramp
         self._taken: set[str] = set()
         self._line = Line()
         self._freed = asyncio.Event()
@@ -220,7 +227,12 @@ class FleetSlots:
         return False
 
     async def _take(self, token: str) -> bool:
-        return await self._limits.take_slot(self._tier, self.limit, token)
+        most = max(math.floor(self.limit * self._part), 1)
+        return await self._limits.take_slot(self._tier, most, token)
+
+    @property
+    def _part(self) -> float:
+        return self._ramp() or 1.0
 
     async def release(self, token: str, attempt: Attempt | None = None) -> None:
         """Give a slot back; if the store is away its lease ends by itself."""
@@ -241,16 +253,43 @@ class FleetSlots:
             await self._limits.renew_slots(self._tier, list(self._taken))
 
 
+@dataclass(slots=True)
+class Known:
+    """What a process knows of a limit that the fleet learns."""
+
+    limit: int
+
+
 class AdaptiveSlots(FleetSlots):
     """As many calls at once, in all processes, as the tier's server bears: lua/_limits.lua."""
 
-    def __init__(self, limits: Limits, share: Share, slow_seconds: float = 0.0) -> None:
-        """slow_seconds: a call that takes longer is too slow; 0: none is."""
-        super().__init__(limits, share.tier, share.lowest)
+    def __init__(
+        self,
+        limits: Limits,
+        share: Share,
+        slow_seconds: float = 0.0,
+        ramp: Callable[[], float] = lambda: 1.0,
+        known: Known | None = None,
+    ) -> None:
+        """slow_seconds: a call that takes longer is too slow; 0: none is. ramp: as of FleetSlots.
+
+        known: what those of the tier's other queue know as well.
+        """
+        self._known = known or Known(share.lowest)
+        super().__init__(limits, share.tier, self._known.limit, ramp)
         self._share, self._slow_seconds = share, slow_seconds
 
+    @property
+    def limit(self) -> int:
+        """The limit, as it was last seen here."""
+        return self._known.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._known.limit = limit
+
     async def _take(self, token: str) -> bool:
-        taken, self.limit = await self._limits.take_share(self._share, token)
+        taken, self.limit = await self._limits.take_share(self._share, self._part, token)
         return taken
 
     async def _return(self, token: str, attempt: Attempt | None) -> None:

@@ -23,7 +23,7 @@ class Tier:
         self.calls += 1
         token = f"call-{self.calls}"
         share = self.share._replace(reserved=reserved)
-        taken, _ = await self.limits.take_share(share, token)
+        taken, _ = await self.limits.take_share(share, 1.0, token)
         return token if taken else None
 
     async def take_all(self, *, reserved=0):

@@ -205,7 +205,7 @@ class Story:
         await limits.take_slot("cpu", 2, "a")
         await limits.renew_slots("cpu", ["a"])
         share = Share("gpu", 1, 2)
-        await limits.take_share(share, "b")
+        await limits.take_share(share, 1.0, "b")
         await limits.return_share(share, "b", Load("busy", 5))
         await limits.admit("ann", 5, 5, 15)
 
