@@ -16,6 +16,7 @@ from api.request_ids import named
 from api.routing import Description, Route, list_of, page_of_list
 from api.schemas import (
     JOBS,
+    LONGEST_MODEL,
     MAX_WAIT_SECONDS,
     JobObject,
     accepted,
@@ -117,7 +118,7 @@ def _search(request: Request, tiers: tuple[str, ...]) -> Search:
     tests = {
         "status": choice_of(request, "status", Status),
         "tier_used tier": choice_of(request, "tier", tiers),  # of an unfinished one, where it is
-        "answer_model model": text_of(request, "model"),
+        "answer_model model": text_of(request, "model", LONGEST_MODEL),
     }
     return Search(text_of(request, "q"), tuple((f, value) for f, value in tests.items() if value))
 
@@ -155,7 +156,7 @@ def routes() -> list[Route]:
             "anyOf": [NAME_SCHEMA, {"const": "degraded"}],
             "description": "that answered, or where it stands",
         },
-        "model": text,
+        "model": {**text, "maxLength": LONGEST_MODEL},
         "q": {**text, "maxLength": LONGEST_TEXT, "description": "part of an id or metadata value"},
     }
     listing = Description(

@@ -52,7 +52,8 @@ Metadata = Annotated[
     ],
     Meta(max_length=MOST_LABELS),
 ]
-Model = Annotated[str, Meta(max_length=256)]  # which is shown with a job, and searched
+LONGEST_MODEL = 256  # characters of a model's name, which is shown with a job, and looked for
+Model = Annotated[str, Meta(max_length=LONGEST_MODEL)]
 Role = Annotated[str, Meta(min_length=1)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ASK_AGAIN_SECONDS = 0.1  # how often a process whose calls wait looks for a slot that another left
 
+
+log = logging.getLogger(__name__)
 
 Turn = asyncio.Future[str | None]  # the token of the slot, or None: given up
 
@@ -223,6 +226,8 @@ class FleetSlots:
                 return True
         except StoreUnavailable:
             pass
+        except Exception:  # ours: who waits is not to wait for ever
+            log.exception("a slot at tier %s could not be asked for", self._tier)
         self._taken.discard(token)
         return False
 

@@ -51,10 +51,15 @@ def clients(tmp_path_factory, chromium):
         client.close()
 
 
+# One stream after the other breaks off, and the same tier is to be asked for the next.
+PATIENT = {"breaker_failure_threshold": 10_000, "breaker_minimum_calls": 10_000}
+
+
 @pytest.fixture(scope="module")
 def api(module_fleet):
     return module_fleet.start(
-        module_fleet.api(), module_fleet.worker(degraded_message=MESSAGE, gpu_timeout_seconds=10)
+        module_fleet.api(**PATIENT),
+        module_fleet.worker(degraded_message=MESSAGE, gpu_timeout_seconds=10, **PATIENT),
     )[0]
 
 

@@ -227,6 +227,19 @@ async def test_in_the_fleet_as_well_what_has_begun_before_goes_first(fleet, limi
     assert limits.held == set()
 
 
+async def test_who_waits_is_given_one_though_the_asking_breaks_off(fleet, limits, caplog):
+    take, failures = limits.take_slot, [ValueError("ours")]
+
+    async def once(*args):
+        if failures:
+            raise failures.pop()
+        return await take(*args)
+
+    limits.take_slot = once
+    await fleet.release(await held(fleet))
+    assert "could not be asked for" in caplog.text
+
+
 async def test_a_slot_goes_back_though_who_gives_it_is_cut_off(limits):
     go_on = asyncio.Event()
     slots = FleetSlots(limits, "cpu", 1)
