@@ -213,7 +213,7 @@ def _failure(services: Services, record: JobRecord, headers: Mapping[str, str]) 
 
 
 def _retry_seconds(services: Services) -> int:
-    """Return when a tier may answer what none could: the first that refuses calls takes one."""
+    """Return the seconds until the first of the tiers that refuse calls takes one again."""
     refusals = [tier.refusal() for tier in services.tiers.values()]
     waits = [refusal.retry_after_seconds for refusal in refusals if refusal]
     return max(math.ceil(min(waits, default=RETRY_AFTER_SECONDS)), 1)

@@ -16,7 +16,6 @@ from api.request_ids import named
 from api.routing import Description, Route, list_of, page_of_list
 from api.schemas import (
     JOBS,
-    LONGEST_MODEL,
     MAX_WAIT_SECONDS,
     JobObject,
     accepted,
@@ -28,7 +27,7 @@ from api.schemas import (
 from api.services import id_of, owner_of, services_of
 from api.tiers import NAME_SCHEMA, check_tiers
 from tasks.errors import StoreUnavailable
-from tasks.records.jobs import Status
+from tasks.records.jobs import LONGEST_MODEL, Status
 from tasks.store.search import Search
 
 if TYPE_CHECKING:

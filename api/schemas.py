@@ -26,6 +26,7 @@ from tasks.process import no_collection
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
     BEGUN,
+    LONGEST_MODEL,
     MAX_DEADLINE_SECONDS,
     JobRecord,
     Options,
@@ -52,7 +53,6 @@ Metadata = Annotated[
     ],
     Meta(max_length=MOST_LABELS),
 ]
-LONGEST_MODEL = 256  # characters of a model's name, which is shown with a job, and looked for
 Model = Annotated[str, Meta(max_length=LONGEST_MODEL)]
 Role = Annotated[str, Meta(min_length=1)]
 

@@ -386,7 +386,9 @@ class CircuitBreaker:
             except Exception as error:
                 outcome = Outcome.FAILURE if limit.expired() else self._outcome_of_error(error)
                 raise
-            late = limit.expired() or self._is_over(time.monotonic() - began)
+            # Late, too, is what would not be cancelled, or kept the loop busy.
+            most = self.config.timeout_seconds
+            late = limit.expired() or time.monotonic() - began >= most
             outcome = Outcome.FAILURE if late else self._outcome_of(result)
             return result
         finally:
@@ -444,11 +446,6 @@ class CircuitBreaker:
         if isinstance(decision, Refusal):
             raise CircuitBreakerError(self.name, decision.reason, decision.retry_after_seconds)
         return decision
-
-    def _is_over(self, seconds: float) -> bool:
-        """Whether a call took too long, though it kept the loop busy, or would not be cancelled."""
-        most = self.config.timeout_seconds
-        return most is not None and seconds >= most
 
     def _is_still(self, calm: Machine) -> bool:
         """Whether a breaker that was calm has not changed: then a success says nothing new."""

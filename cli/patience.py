@@ -33,7 +33,7 @@ class Patience:
             try:
                 answer = call()
             except ApiAwayError as error:
-                if self._is_over(error):
+                if self._gives_up(error):
                     raise
             else:
                 with self._lock:
@@ -41,7 +41,7 @@ class Patience:
                 return answer
             time.sleep(AGAIN_SECONDS)
 
-    def _is_over(self, error: ApiAwayError) -> bool:
+    def _gives_up(self, error: ApiAwayError) -> bool:
         with self._lock:
             now = time.monotonic()
             if self._until is None:

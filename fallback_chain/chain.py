@@ -74,7 +74,8 @@ class ChainOptions:
 class FallbackChain:
     """GPU, CPU, cache, degraded: the first that can answers.
 
-    redis_client: a redis.Redis or redis.asyncio.Redis; its server then keeps the cache and the
+    redis_client: a redis.Redis or redis.asyncio.Redis (of Sentinel's and a cluster's the latter,
+    else TypeError); its server then keeps the cache and the
     breakers, shared with every chain and worker on it. Without one, both are this object's own.
     What others change of the breakers is known within a second; at once in `async with`, which
     keeps a connection to the server for it.
@@ -271,18 +272,17 @@ def _asynchronous(client: Any) -> Any:
     """
     if client is None:
         return None
-    from redis import ConnectionPool, Redis  # noqa: PLC0415 - only a chain with a client needs it
+    from redis import Redis  # noqa: PLC0415 - only a chain with a client needs it
     from redis import asyncio as asynchronous  # noqa: PLC0415 - as above
 
     if inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
         return client
-    pool = client.connection_pool if isinstance(client, Redis) else None
-    kind = pool.connection_class if isinstance(pool, ConnectionPool) else None
-    is_plain = kind is not None and kind.__module__ == "redis.connection"
-    connection = getattr(asynchronous, kind.__name__, None) if kind and is_plain else None
-    if pool is None or connection is None:
+    if not isinstance(client, Redis):
         raise _unknown_client(client)
-    known = pool.connection_kwargs
+    kind, known = client.connection_pool.connection_class, client.connection_pool.connection_kwargs
+    connection = getattr(asynchronous, kind.__name__, None)
+    if kind.__module__ != "redis.connection" or connection is None:
+        raise _unknown_client(client)
     of_tls = {name for name in known if name.startswith("ssl_")}
     taken = of_tls & set(inspect.signature(connection).parameters)
     if any(known[name] for name in of_tls - taken):  # OCSP, which it could not check

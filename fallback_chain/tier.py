@@ -260,14 +260,10 @@ class ChatTier:
             asked = _Asked(body, endpoint, headers, stream)
             meaning, reply = await self._limited(asked, timeout_seconds)
         finally:
-            first = stream.first_seconds if stream else None
-            if stream is None or first is None:
+            if stream is None or stream.first_seconds is None:
                 await self._record(permit, meaning, time.monotonic() - began)
-            elif permit.probe:
-                await self._record_end(stream, meaning)
-            else:  # once: a server that breaks every stream off would never fail twice in a row
-                broke = meaning.verdict is Verdict.FAILURE
-                await self._record(permit, meaning if broke else Meaning(Verdict.ANSWERED), first)
+            else:
+                await self._record_stream(permit, meaning, stream, stream.first_seconds)
         if meaning.answer is not None and (needs.checkable or meaning.answer.calls_a_tool):
             meaning, reply = self._fitted(meaning, reply, needs)
         trial = self._trial(began, meaning, reply)
@@ -363,16 +359,24 @@ class ChatTier:
             if not answered:  # else it is kept: nobody has to be asked for it again
                 raise
 
-    async def _record_end(self, stream: Streaming, meaning: Meaning) -> None:
-        """Count the end of a probe by a stream, which was counted as answered at its first word.
+    async def _record_stream(
+        self, permit: Permit, meaning: Meaning, stream: Streaming, first_seconds: float
+    ) -> None:
+        """Count a stream that said a word: as answered, whoever left it, unless it broke off.
 
-        So it says then that its server is well, and not minutes later.
+        Once: else a server that breaks every stream off would never fail twice in a row. A probe
+        was counted at its first word, and not minutes later; that it broke off counts besides.
         """
+        broke = meaning.verdict is Verdict.FAILURE
+        if not permit.probe:
+            counted = meaning if broke else Meaning(Verdict.ANSWERED)
+            await self._record(permit, counted, first_seconds)
+            return
         await stream.recorded()
-        if meaning.verdict is Verdict.FAILURE:
-            permit = await self.breaker.acquire()
-            if isinstance(permit, Permit):
-                await asyncio.shield(self.breaker.record(permit, Outcome.FAILURE))
+        if broke:
+            other = await self.breaker.acquire()
+            if isinstance(other, Permit):
+                await asyncio.shield(self.breaker.record(other, Outcome.FAILURE))
 
     async def _limited(self, asked: _Asked, left: float | None) -> tuple[Meaning, Reply | None]:
         own = self.config.timeout_seconds

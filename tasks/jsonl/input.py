@@ -13,6 +13,7 @@ import msgspec
 from fallback_chain import Body, Endpoint, count_of, fault_of
 from tasks.json_faults import OUT_OF_RANGE, REQUIRED, UNREADABLE, fault_of_json, misfit_of
 from tasks.records.batches import SLICE_BYTES, SliceRange
+from tasks.records.jobs import LONGEST_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -285,6 +286,9 @@ def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings:
     model = body.get("model") or ""
     if not isinstance(model, str):
         findings.add("invalid_request", "model must be a string", number, "body.model")
+    elif len(model) > LONGEST_MODEL:
+        message = f"model must have at most {LONGEST_MODEL} characters"
+        findings.add("invalid_request", message, number, "body.model")
     elif findings.model is None:
         findings.model = model
     elif model != findings.model:

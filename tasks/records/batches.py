@@ -32,7 +32,7 @@ WINDOWS = {"low": 0.25, "normal": 1.0, "high": 4.0}  # share of the window by pr
 WINDOW = r"([0-9]{1,6})([smhd])"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_WINDOW_SECONDS = 7 * 86_400
-LONGEST_MODEL = 128  # characters of a model's name by which a batch's lines are counted
+COUNTED_MODEL = 128  # characters of a model's name by which a batch's lines are counted
 
 
 class BatchStatus(StrEnum):
@@ -336,7 +336,7 @@ class LineResult(msgspec.Struct, frozen=True):
     def answered_by(self) -> str:
         """The tier and the model that answered it, as they are counted: "tier:model", or ""."""
         tier = self.counted_as.partition(":")[0]
-        return f"{tier}:{self.model[:LONGEST_MODEL]}" if self.model else ""
+        return f"{tier}:{self.model[:COUNTED_MODEL]}" if self.model else ""
 
     @property
     def stored(self) -> bytes:

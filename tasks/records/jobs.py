@@ -20,6 +20,7 @@ from tasks.records.policies import (
 from tasks.records.transitions import Transition
 
 MAX_DEADLINE_SECONDS = 7 * 86_400
+LONGEST_MODEL = 256  # characters of a model's name: it is kept, shown, and looked for
 
 
 class Status(StrEnum):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ASK_AGAIN_SECONDS = 0.1  # how often a process whose calls wait looks for a slot that another left
 
-
 log = logging.getLogger(__name__)
 
 Turn = asyncio.Future[str | None]  # the token of the slot, or None: given up
@@ -306,7 +305,8 @@ def free_for_batches(slots: Collection[Slots], chance: float, share: float) -> i
     """Return how many calls of batches may begin here, at a tier that takes a share of what it can.
 
     slots: the tier's, of every queue. chance: from 0 to 1, of this process: by it some round up and
-    some down, so that the fleet has the share though each has few slots. Below 1: none may.
+    some down, so that the fleet has the share though each has few slots. Below 1: none may. Of
+    slots of the whole fleet: how many at most, as all its processes share them.
     """
     most = math.floor(share * min(each.limit for each in slots) + chance)
     return most - sum(each.taken for each in slots)

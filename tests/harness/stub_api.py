@@ -13,7 +13,7 @@ HANG_UP = object()  # instead of an answer
 
 
 class StubApi:
-    """Answers GETs as `answers` says: path -> status and content."""
+    """Answers GETs and POSTs as `answers` says: path -> status and content."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -26,6 +26,9 @@ class StubApi:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def answer(self, path: str) -> tuple[int, Any]:
+        return self.answers[path]
+
     def listen(self) -> None:
         stub = self
 
@@ -34,8 +37,9 @@ class StubApi:
                 pass
 
             def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length") or 0))
                 stub.asked.append(self.path)
-                status, content = stub.answers[self.path]
+                status, content = stub.answer(self.path)
                 if content is HANG_UP:
                     self.close_connection = True
                     return
@@ -44,6 +48,8 @@ class StubApi:
                 self.send_header("content-length", str(len(sent)))
                 self.end_headers()
                 self.wfile.write(sent)
+
+            do_POST = do_GET  # noqa: N815 - as the server calls it
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()

@@ -224,6 +224,7 @@ GOOD = {
     "many-lines": Odd(frame=_many_lines),
     "no-last-blank": Odd(_last_blank_left_out),
     "no-done": _only("role", "word", "finish", "usage", "other"),
+    "done-and-a-blank": Odd(lambda events, n: [*events[:-1], Event("done", b"[DONE] ")]),
     "empty-choices": _around(_EMPTY),
     "huge-chunk": Odd(_huge),
     "usage-in-finish": _each(lambda _, event: {**event.data, "usage": USAGE}, "finish"),

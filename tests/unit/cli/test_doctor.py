@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from harness.stub_api import StubApi
 from harness.waiting import free_port
 
 from cli.client import Client
@@ -38,43 +37,16 @@ ANY_API = Client("http://127.0.0.1:8000")
 AN_ADMINS = {"error": {"message": "this is for admins"}}
 
 
-class Server:
-    """Answers as `answers` says: path -> status and body."""
-
-    def __init__(self) -> None:
-        self.answers = {
-            "/health/ready": (200, {"ready": True, "reasons": []}),
-            "/metrics": (200, {"metrics": IDLE}),
-            "/circuit-breakers": (200, {"circuit_breakers": {"max_gpu": CALM}}),
-        }
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                status, body = server.answers[self.path]
-                sent = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self):
-        self._http.shutdown()
-        self._http.server_close()
-
-
 @pytest.fixture
 def server():
-    server = Server()
+    server = StubApi()
+    server.answers |= {
+        "/health/ready": (200, {"ready": True, "reasons": []}),
+        "/metrics": (200, {"metrics": IDLE}),
+        "/circuit-breakers": (200, {"circuit_breakers": {"max_gpu": CALM}}),
+    }
     yield server
-    server.close()
+    server.vanish()
 
 
 def told(rows):

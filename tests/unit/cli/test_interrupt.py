@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import struct
 import subprocess
 import termios
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from harness.commands import FALLTHROUGH, environ
+from harness.stub_api import StubApi
 from harness.waiting import wait_until
 
 from cli import input_file
@@ -23,47 +22,25 @@ from cli.interrupt import INTERRUPTED, interrupt_held
 from cli.prompts import Shape
 
 
-class Api:
-    """Notes what it is asked, and answers the path at which it hangs only when it goes on."""
+class Api(StubApi):
+    """Answers what it is not told with an id; and the path at which it hangs once it goes on."""
 
     def __init__(self):
-        self.asked, self.answers = [], {}
         self.hangs_at, self.goes_on = "", threading.Event()
-        api = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                self.rfile.read(int(self.headers.get("content-length") or 0))
-                api.asked.append(self.path)
-                if api.hangs_at and api.hangs_at in self.path:
-                    api.goes_on.wait(30)
-                answer = api.answers.get(self.path, {"id": f"it_{len(api.asked)}"})
-                sent = json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-            do_POST = do_GET  # noqa: N815 - as the server calls it
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self):
-        self.goes_on.set()
-        self._http.shutdown()
-        self._http.server_close()
+    def answer(self, path):
+        if self.hangs_at and self.hangs_at in path:
+            self.goes_on.wait(30)
+        return self.answers.get(path, (200, {"id": f"it_{len(self.asked)}"}))
 
 
 @pytest.fixture
 def api():
     api = Api()
     yield api
-    api.close()
+    api.goes_on.set()
+    api.vanish()
 
 
 @pytest.fixture
@@ -185,11 +162,9 @@ def test_of_a_group_no_part_is_left(tmp_path, monkeypatch, error):
 
 
 def test_a_retry_that_is_created_in_that_moment_is_told(api, begun):
-    api.answers["/v1/batches/b1"] = {
-        "id": "b1",
-        "status": "completed",
-        "request_counts": {"total": 1, "completed": 0, "failed": 1},
-    }
+    counts = {"total": 1, "completed": 0, "failed": 1}
+    batch = {"id": "b1", "status": "completed", "request_counts": counts}
+    api.answers["/v1/batches/b1"] = (200, batch)
     api.hangs_at = "/retry"
     process = begun("batch", "retry", "b1", "--detach", "--json")
     wait_until(lambda: "/v1/batches/b1/retry" in api.asked)

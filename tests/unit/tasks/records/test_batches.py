@@ -7,7 +7,7 @@ import pytest
 from harness.records import slice_unit
 
 from tasks.records.batches import (
-    LONGEST_MODEL,
+    COUNTED_MODEL,
     LineResult,
     Part,
     SliceRange,
@@ -92,4 +92,4 @@ def test_a_line_is_counted_by_who_answered_it_under_a_name_of_some_length():
     line = LineResult(line=0, good=True, content=b"x", counted_as="gpu:succeeded")
     assert (line.answered_by, unanswered(0, b"x").answered_by) == ("", "")
     named = msgspec.structs.replace(line, model="m" * 1000)
-    assert named.answered_by == "gpu:" + "m" * LONGEST_MODEL
+    assert named.answered_by == "gpu:" + "m" * COUNTED_MODEL

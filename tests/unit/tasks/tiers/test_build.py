@@ -10,7 +10,7 @@ from harness.tls import AUTHORITY
 
 from circuit_breaker import CircuitState, Override
 from circuit_breaker.events import CallRejected, Held, Overridden, StateChanged, StoreUnavailable
-from fallback_chain import BREAKER_NAMES, AutoHttp, Need, PyreqwestHttp
+from fallback_chain import BREAKER_NAMES, AutoHttp, ChatTier, Need, PyreqwestHttp
 from fallback_chain.aiohttp_http import AiohttpHttp
 from fallback_chain.httpx_http import HttpxHttp
 from tasks.errors import SettingsError
@@ -176,6 +176,22 @@ def test_a_limit_that_adapts_takes_the_place_of_a_fixed_one(build):
     adapts = {name: tier.config.adapts for name, tier in tiers.models.items()}
     assert adapts == {"gpu": True, "cpu": False}
     assert type(tiers.slots["cpu", Queue.BATCH]) is FleetSlots
+
+
+@pytest.mark.parametrize("tier", ["gpu", "cpu"])
+def test_what_the_fleet_shares_ramps_up_for_lines_and_is_whole_for_lone_jobs(
+    build, monkeypatch, tier
+):
+    slots = build(Settings(gpu_url="http://gpu", gpu_limit="4..64", cpu_url="http://cpu")).slots
+    monkeypatch.setattr(ChatTier, "share", 0.25)
+    assert slots[tier, Queue.BATCH]._part == 0.25
+    assert slots[tier, Queue.INTERACTIVE]._part == 1
+
+
+def test_what_one_queue_knows_of_a_limit_that_adapts_the_other_does(build):
+    slots = build(Settings(gpu_url="http://gpu", gpu_limit="4..64")).slots
+    slots["gpu", Queue.BATCH].limit = 40
+    assert slots["gpu", Queue.INTERACTIVE].limit == 40
 
 
 async def test_at_the_gpu_lone_requests_and_batches_share_the_slots_of_the_process(build):
