@@ -16,7 +16,7 @@ from mutation.scripts import mutants
 
 from circuit_breaker.stores import scripts as breaker_scripts
 from simulation.callers import Ask
-from simulation.command import kind_of, shrunk, valkey
+from simulation.command import is_as_here, kind_of, shrunk, total, valkey
 from simulation.coverage import Coverage
 from simulation.faults import Fault
 from simulation.store import PUBLISHED, TTL, Server
@@ -184,6 +184,20 @@ def test_a_plan_that_fails_is_made_small(store):
             if len(small.asks) < len(plan.asks):
                 return
     pytest.fail("each needed all that was asked")
+
+
+def test_seeds_count_once_and_only_on_code_as_it_is_now():
+    rows = [
+        '{"commit": "aaa", "seeds": "1-10", "failed": {"4": "lost"}}',
+        '{"commit": "bbb", "seeds": "11-20", "failed": {"12": "lost"}}',
+        '{"commit": "ccc", "seeds": "6-15", "failed": {}}',
+    ]
+    assert total(rows, {"aaa", "ccc"}.__contains__) == (15, 1)
+
+
+@pytest.mark.parametrize("commit", ["abc1234+", "0000000"])
+def test_code_of_which_git_knows_nothing_is_not_as_it_is_now(commit):
+    assert not is_as_here(commit)
 
 
 def test_what_is_named_an_equivalent_is_a_mutant_and_says_why():
