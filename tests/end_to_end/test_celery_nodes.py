@@ -124,7 +124,7 @@ async def test_the_chain_goes_on_in_celery_when_a_tier_cannot(celery_setup, subm
 
 
 async def test_a_warm_shutdown_finishes_what_runs(celery_setup, submitter, gpu):
-    gpu.delay = 0.8
+    gpu.delay = 0.3  # well below the time that a try has here
     job = submission("warm")
     await submitter.submit([job])
     wait_until(lambda: gpu.running == 1)
