@@ -21,7 +21,7 @@ from cli.input_file import input_files
 from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import writing
 from cli.patience import Patience
-from cli.terminal import echo, shown
+from cli.terminal import echo, echo_error, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,17 +53,18 @@ def create_batches(
 
     All or none: those that were created before one is refused, or Ctrl-C, are cancelled.
     """
+    patience = Patience(echo_error, "no prompt is asked twice", is_known=False)
     with tempfile.TemporaryDirectory(prefix="fallthrough-") as folder:
         files = input_files(source, Path(folder), shape)
-        uploaded = [client.upload(file.path)["id"] for file in files]
+        uploaded = [patience.once(partial(client.upload, file.path))["id"] for file in files]
     group = f"group_{secrets.token_hex(8)}"
     created: dict[str, InputFile] = {}
     try:
         for number, (file, file_id) in enumerate(zip(files, uploaded, strict=True), 1):
             parts = {GROUP: group, PART: f"{number}/{len(files)}"} if len(files) > 1 else {}
-            with interrupt_held():
-                told = client.create_batch(file_id, file.endpoint, window, **metadata, **parts)
-                created[str(told["id"])] = file
+            words = (file_id, file.endpoint, window, {**metadata, **parts})
+            create = partial(client.create_batch, *words)
+            patience.once(partial(_note, created, file, create))
     except BaseException as error:
         for batch_id in created:
             with contextlib.suppress(ApiFailedError):
@@ -74,6 +75,14 @@ def create_batches(
             raise KeyboardInterrupt(message) from None
         raise
     return Created(group if len(files) > 1 else next(iter(created)), created)
+
+
+def _note(
+    created: dict[str, InputFile], file: InputFile, create: Callable[[str], Any], key: str
+) -> None:
+    """Create the batch of a file: one that is created is noted, whoever interrupts."""
+    with interrupt_held():
+        created[str(create(key)["id"])] = file
 
 
 def ids_of(client: Client, names: Sequence[str]) -> list[str]:
@@ -239,7 +248,7 @@ def download(client: Client, batches: Sequence[dict[str, Any]], output: Path) ->
     if not files:  # a batch that was never run leaves what was there before
         return False
     again = client.command("batch", "results", *(batch["id"] for batch in batches))
-    patience = Patience(lambda text: echo(text, err=True), "the results are kept")
+    patience = Patience(echo_error, "the results are kept")
     with writing(output, f"get them again: {again}") as target:
         for file_id in files:
             patience.ask(partial(client.download, file_id, target))

@@ -15,7 +15,7 @@ from tasks.setting_kinds import masked_url
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 CONNECT_SECONDS = 3.0
@@ -37,6 +37,10 @@ class ApiAwayError(ApiFailedError):
 
 class ApiBusyError(ApiAwayError):
     """The API is there, and turned the call away: too much at once."""
+
+
+class ApiCutOffError(ApiAwayError):
+    """The call was sent, and its answer did not come: nobody knows whether it was carried out."""
 
 
 def _authorities() -> ssl.SSLContext:
@@ -82,13 +86,20 @@ def _place_of(url: str) -> tuple[str, str, int, str]:
 
 
 def _error_type(reply: httpx.Response) -> type[ApiFailedError]:
+    if reply.headers.get("x-should-retry") == "false":
+        return ApiFailedError
     if reply.status_code == HTTPStatus.TOO_MANY_REQUESTS:
         return ApiBusyError
+    if reply.status_code in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}:
+        return ApiCutOffError
     return ApiAwayError if reply.is_server_error else ApiFailedError
 
 
 class Client:
-    """Calls the API; every method raises ApiFailedError."""
+    """Calls the API; every method raises ApiFailedError.
+
+    What creates something takes a key: sent again with the same one, it creates nothing more.
+    """
 
     def __init__(
         self, url: str, key: str = "", proxy: str = "", options: Sequence[str] = ()
@@ -115,11 +126,11 @@ class Client:
             message = f"{self.url} is no URL of an API"
             raise ApiFailedError(message) from None
 
-    def submit(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def submit(self, requests: Sequence[dict[str, Any]], key: str = "") -> list[dict[str, Any]]:
         """Submit requests (1 to 1 000); return their jobs."""
         if len(requests) == 1:
-            return [self._call("POST", "/v1/jobs", requests[0])]
-        answer = self._call("POST", "/v1/jobs", {"requests": list(requests)})
+            return [self._call("POST", "/v1/jobs", requests[0], key=key)]
+        answer = self._call("POST", "/v1/jobs", {"requests": list(requests)}, key=key)
         jobs: list[dict[str, Any]] = answer["data"]
         return jobs
 
@@ -168,19 +179,24 @@ class Client:
         job: dict[str, Any] = self._call("POST", f"/v1/jobs/{_segment(job_id)}/cancel")
         return job
 
-    def upload(self, path: Path) -> dict[str, Any]:
+    def upload(self, path: Path, key: str) -> dict[str, Any]:
         """Upload a batch's input, streamed from disk."""
         with path.open("rb") as content:
-            files = {"file": (f"{path.stem}.jsonl", content, "application/jsonl")}
+            form = {
+                "files": {"file": (f"{path.stem}.jsonl", content, "application/jsonl")},
+                "data": {"purpose": "batch"},
+            }
             file: dict[str, Any] = self._call(
-                "POST", "/v1/files", files=files, data={"purpose": "batch"}, seconds=UPLOAD_SECONDS
+                "POST", "/v1/files", key=key, seconds=UPLOAD_SECONDS, **form
             )
         return file
 
-    def create_batch(self, file_id: str, endpoint: str, window: str, **metadata: str) -> Any:
+    def create_batch(
+        self, file_id: str, endpoint: str, window: str, metadata: Mapping[str, str], key: str
+    ) -> Any:
         """Create a batch; return it."""
         body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
-        return self._call("POST", "/v1/batches", {**body, "metadata": metadata})
+        return self._call("POST", "/v1/batches", {**body, "metadata": dict(metadata)}, key=key)
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """Return a batch."""
@@ -197,9 +213,10 @@ class Client:
                 return
             after = f"&after={_segment(page['data'][-1]['id'])}"
 
-    def retry_batch(self, batch_id: str) -> dict[str, Any]:
+    def retry_batch(self, batch_id: str, key: str) -> dict[str, Any]:
         """Ask again the lines of a batch that had no answer; return their new batch."""
-        batch: dict[str, Any] = self._call("POST", f"/v1/batches/{_segment(batch_id)}/retry")
+        path = f"/v1/batches/{_segment(batch_id)}/retry"
+        batch: dict[str, Any] = self._call("POST", path, key=key)
         return batch
 
     def results(self, batch_id: str) -> Iterator[dict[str, Any]]:
@@ -294,23 +311,27 @@ class Client:
         path: str,
         body: Any = None,
         seconds: float = ANSWER_SECONDS,
+        key: str = "",
         **form: Any,
     ) -> Any:
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        headers = {"Idempotency-Key": key} if key else {}
         if body is not None:
+            headers["Content-Type"] = "application/json"
             try:
-                form |= {"content": encoded(body), "headers": {"Content-Type": "application/json"}}
+                form["content"] = encoded(body)
             except NoJsonError as error:
                 message = f"the request cannot be sent: {error}"
                 raise ApiFailedError(message) from None
         try:
-            reply = self._http.request(method, path, timeout=timeout, **form)
+            reply = self._http.request(method, path, timeout=timeout, headers=headers, **form)
         except httpx.HTTPError as error:
             raise self._away(error) from None
         return self._answer(path, reply)
 
     def _away(self, error: httpx.HTTPError) -> ApiAwayError:
-        return ApiAwayError(f"cannot reach the API at {self.url}: {_cause_of(error, self._start)}")
+        cause = _cause_of(error, self._start)
+        return _sent(error)(f"cannot reach the API at {self.url}: {cause}")
 
     @property
     def _start(self) -> str:
@@ -353,6 +374,12 @@ class Client:
             return f"{self.url}{path}: {message}; is it the API of Fallthrough? Name it with --url"
         cure = CURES.get(status, "")
         return f"{message}; {cure}" if cure else message
+
+
+def _sent(error: httpx.HTTPError) -> type[ApiAwayError]:
+    """Return what an error means by whether the API may have the call."""
+    unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+    return ApiAwayError if isinstance(error, unsent) else ApiCutOffError
 
 
 OURS = frozenset(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import FINAL
+from cli.client import FINAL, ApiBusyError
+from cli.interrupt import interrupt_held
 from cli.json_body import encoded
 from cli.patience import Patience
-from cli.terminal import shown
+from cli.terminal import echo, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,27 +31,54 @@ POLL_SECONDS = 20.0
 
 
 def submit_prompts(
-    client: Client, prompts: Sequence[Prompt], defaults: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Submit prompts, in chunks; yield their jobs. defaults: fields where a prompt has none."""
+    client: Client,
+    prompts: Sequence[Prompt],
+    defaults: dict[str, Any],
+    jobs: list[dict[str, Any]],
+) -> None:
+    """Submit prompts, in chunks. defaults: fields where a prompt has none.
+
+    jobs: theirs, as they are accepted, in their order; whatever ends it, those are there. An API
+    that goes away meanwhile is asked again, and one that has no room for a chunk for less of it;
+    raises ApiFailedError.
+    """
     requests = [{**defaults, **prompt.request} for prompt in prompts]
-    for chunk in _chunks(requests):
-        yield from client.submit(chunk)
+    most = CHUNK
+
+    def say(text: str) -> None:
+        echo(f"{text} ({len(jobs)} of {len(requests)} are accepted)", err=True)
+
+    patience = Patience(say, "none is asked twice", is_known=False)
+    while len(jobs) < len(requests):
+        chunk = _chunk(requests, len(jobs), most)
+        if patience.once(partial(_accepted, client, chunk, jobs)):
+            most = min(2 * most, CHUNK)
+        else:
+            most = len(chunk) // 2
 
 
-def _chunks(requests: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield requests in their order, as many at a time as one call takes."""
-    chunk: list[dict[str, Any]] = []
+def _accepted(
+    client: Client, chunk: Sequence[dict[str, Any]], jobs: list[dict[str, Any]], key: str
+) -> bool:
+    """Submit requests, and note their jobs; False: there is no room for as many."""
+    try:
+        with interrupt_held():
+            jobs += client.submit(chunk, key)
+    except ApiBusyError:
+        if len(chunk) == 1:
+            raise
+        return False
+    return True
+
+
+def _chunk(requests: Sequence[dict[str, Any]], first: int, most: int) -> Sequence[dict[str, Any]]:
+    """Return requests from the first on, as many as one call takes, and at most so many."""
     size = 0
-    for request in requests:
-        length = len(encoded(request)) + 1
-        if chunk and (len(chunk) == CHUNK or size + length > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(request)
-        size += length
-    if chunk:
-        yield chunk
+    for number, request in enumerate(requests[first : first + most]):
+        size += len(encoded(request)) + 1
+        if number and size > CHUNK_BYTES:
+            return requests[first : first + number]
+    return requests[first : first + most]
 
 
 def wait_for(

@@ -38,6 +38,11 @@ def echo(text: str, *, err: bool = False) -> None:
             raise  # else: nobody is told that nobody can be told
 
 
+def echo_error(text: str) -> None:
+    """Print a line on standard error."""
+    echo(text, err=True)
+
+
 def echo_once(text: str, otherwise: str) -> None:
     """Print what cannot be asked for again; raises UntoldError, with what becomes of it."""
     try:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -36,8 +37,9 @@ from cli.commands.options import (
 )
 from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import free_name, writing
+from cli.patience import Patience
 from cli.rows import is_file
-from cli.terminal import aligned, echo, echo_once
+from cli.terminal import aligned, echo, echo_error, echo_once
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -215,9 +217,9 @@ def retry(
     with environment.client(url) as client:
         ids: list[str] = []
         leave_on_interrupt(lambda: _say_how_to_come_back(client, ids))
+        patience = Patience(echo_error, "no line is asked twice")
         for batch in to_be_retried([client.batch(each) for each in ids_of(client, batch_ids)]):
-            with interrupt_held():
-                ids.append(client.retry_batch(batch["id"])["id"])
+            patience.once(partial(_retry, client, batch["id"], ids))
             if not detach:
                 echo(ids[-1], err=True)
             elif not as_json:
@@ -227,6 +229,12 @@ def retry(
         elif as_json:
             line = json.dumps({"id": " ".join(ids), "batches": ids})
             echo_once(line, _how_to_come_back(client, ids))
+
+
+def _retry(client: Client, batch_id: str, ids: list[str], key: str) -> None:
+    """Ask a batch's unanswered lines again; ids: the new batch's is noted, whoever interrupts."""
+    with interrupt_held():
+        ids.append(client.retry_batch(batch_id, key)["id"])
 
 
 @batches.command("status")

@@ -92,8 +92,7 @@ def submit(
         jobs: list[dict[str, Any]] = []
         leave_on_interrupt(lambda: _print_accepted(client, jobs, as_json=as_json))
         try:
-            for job in submit_prompts(client, prompts, defaults):
-                jobs.append(job)  # noqa: PERF402 - those before one that fails are told
+            submit_prompts(client, prompts, defaults, jobs)
             results = _results(client, prompts, jobs, streams=streams) if waits else []
         except ApiFailedError:
             if jobs:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.waiting import free_port
 
 HANG_UP = object()  # instead of an answer
+
+
+class Asked(NamedTuple):
+    """A request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class StubApi:
@@ -19,6 +28,7 @@ class StubApi:
         self.port = free_port()
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[str] = []
+        self.requests: list[Asked] = []
         self._server: ThreadingHTTPServer | None = None
         self.listen()
 
@@ -37,7 +47,9 @@ class StubApi:
                 pass
 
             def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length") or 0))
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                stub.requests.append(Asked(self.command, self.path, headers, body))
                 stub.asked.append(self.path)
                 status, content = stub.answer(self.path)
                 if content is HANG_UP:

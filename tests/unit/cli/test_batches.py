@@ -293,7 +293,7 @@ def part(name, completed, status="completed", degraded=0):
 def test_of_a_group_the_batches_with_lines_to_ask_again_are_retried(monkeypatch, parts, asked):
     retried = []
 
-    def retry(_, batch_id):
+    def retry(_, batch_id, key):
         retried.append(batch_id)
         return {"id": f"again_{batch_id}"}
 

@@ -142,10 +142,10 @@ def test_of_a_group_no_part_is_left(tmp_path, monkeypatch, error):
     created, cancelled = [], []
 
     class Double:
-        def upload(self, path):
+        def upload(self, path, key):
             return {"id": path.name}
 
-        def create_batch(self, *_, **__):
+        def create_batch(self, *_):
             if len(created) == 2:
                 raise error
             created.append(f"batch_{len(created)}")

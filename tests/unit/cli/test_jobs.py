@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import threading
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from cli import jobs as waiting
 from cli import patience
-from cli.client import ApiAwayError, ApiBusyError, ApiFailedError, Client
+from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiFailedError, Client
 from cli.jobs import CHUNK, milliseconds, submit_prompts, wait_for
 from cli.main import main
 from cli.prompts import Prompt
@@ -28,7 +30,7 @@ class ApiDouble:
         self.chunks = []
         self.polls = Counter()
 
-    def submit(self, requests):
+    def submit(self, requests, key):
         self.chunks.append(requests)
         return [{"id": request["prompt"]} for request in requests]
 
@@ -41,13 +43,14 @@ class ApiDouble:
 def test_many_prompts_are_submitted_in_chunks_and_in_order():
     api = ApiDouble()
     prompts = [Prompt(str(n), {"prompt": f"p {n}"}) for n in range(CHUNK + 1)]
-    jobs = list(submit_prompts(api, prompts, {}))
+    jobs = []
+    submit_prompts(api, prompts, {}, jobs)
     assert [len(chunk) for chunk in api.chunks] == [CHUNK, 1]
     assert [job["id"] for job in jobs] == [prompt.request["prompt"] for prompt in prompts]
 
 
 def test_jobs_accepted_before_a_refusal_are_told(monkeypatch, tmp_path):
-    def submit(client, requests):
+    def submit(client, requests, key):
         if requests[0]["prompt"] != "p 0":
             raise ApiFailedError("too many are queued")
         return [{"id": f"job_{number}"} for number in range(len(requests))]
@@ -61,10 +64,54 @@ def test_jobs_accepted_before_a_refusal_are_told(monkeypatch, tmp_path):
     assert "too many are queued" in str(done.exception) + done.stderr
 
 
+@pytest.mark.parametrize("room", [1, 3, 400, CHUNK])
+def test_of_prompts_for_which_there_is_no_room_fewer_are_sent_at_once(monkeypatch, room):
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.001)
+    api, prompts = ApiDouble(), [Prompt(str(n), {"prompt": f"p {n}"}) for n in range(CHUNK + 5)]
+    has_room = itertools.cycle([False, True])
+
+    def submit(requests, key):
+        if len(requests) > room or (len(requests) == 1 and not next(has_room)):
+            raise ApiBusyError("too many are queued")
+        return ApiDouble.submit(api, requests, key)
+
+    monkeypatch.setattr(api, "submit", submit)
+    jobs = []
+    submit_prompts(api, prompts, {}, jobs)
+    assert [job["id"] for job in jobs] == [prompt.request["prompt"] for prompt in prompts]
+
+
+def test_a_single_prompt_without_room_is_told_so_at_once(monkeypatch):
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 60.0)
+    api = ApiDouble()
+    monkeypatch.setattr(api, "submit", Mock(side_effect=ApiBusyError("too many are queued")))
+    with pytest.raises(ApiBusyError):
+        submit_prompts(api, [Prompt("1", {"prompt": "a"})], {}, [])
+
+
+def test_an_api_that_goes_away_between_two_chunks_is_asked_again(monkeypatch):
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.001)
+    api, prompts = ApiDouble(), [Prompt(str(n), {"prompt": f"p {n}"}) for n in range(CHUNK + 1)]
+    troubles = [None, ApiAwayError("away"), ApiCutOffError("cut off"), ApiBusyError("busy"), None]
+    keys = []
+
+    def submit(requests, key):
+        keys.append(key)
+        if trouble := troubles.pop(0):
+            raise trouble
+        return ApiDouble.submit(api, requests, key)
+
+    monkeypatch.setattr(api, "submit", submit)
+    jobs = []
+    submit_prompts(api, prompts, {}, jobs)
+    assert [job["id"] for job in jobs] == [prompt.request["prompt"] for prompt in prompts]
+    assert len(set(keys[1:])) == 1
+
+
 def test_what_a_prompt_says_goes_before_the_default():
     api = ApiDouble()
     prompts = [Prompt("1", {"prompt": "a", "cache": "off"}), Prompt("2", {"prompt": "b"})]
-    list(submit_prompts(api, prompts, {"cache": "first"}))
+    submit_prompts(api, prompts, {"cache": "first"}, [])
     assert [request["cache"] for request in api.chunks[0]] == ["off", "first"]
 
 
@@ -82,7 +129,7 @@ def twenty(monkeypatch, tmp_path):
     monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(
-        Client, "submit", lambda _, asked: [{"id": each["prompt"]} for each in asked]
+        Client, "submit", lambda _, asked, key: [{"id": each["prompt"]} for each in asked]
     )
     path = tmp_path / "twenty.txt"
     path.write_text("".join(f"p{number}\n" for number in range(20)))

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from cli import patience
-from cli.client import ApiAwayError, ApiBusyError, ApiFailedError
+from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiFailedError
 from cli.patience import Patience
 
 AWAY, BUSY, NO = ApiAwayError("away"), ApiBusyError("too much"), ApiFailedError("no job")
+CUT = ApiCutOffError("cut off")
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,46 @@ def test_it_gives_up_what_stays_away(clock, error):
     with pytest.raises(ApiAwayError, match=str(error)):
         Patience(print, "").ask(calls(error))
     assert clock[0] == pytest.approx(patience.AWAY_SECONDS, abs=2 * patience.AGAIN_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"), [(AWAY, 0.0), (BUSY, 0.0), (CUT, patience.UNKNOWN_SECONDS)]
+)
+def test_one_that_never_answered_is_soon_given_up(clock, error, seconds):
+    said = []
+    with pytest.raises(ApiAwayError, match=str(error)):
+        Patience(said.append, "it goes on", is_known=False).ask(calls(error))
+    assert clock[0] == pytest.approx(seconds, abs=2 * patience.AGAIN_SECONDS)
+    assert len(said) == bool(seconds)
+
+
+def test_one_that_has_answered_once_is_waited_for(clock):
+    waits = Patience(print, "it goes on", is_known=False)
+    assert waits.ask(calls(1)) == 1
+    assert waits.ask(calls(*[AWAY] * 100, 2)) == 2
+    assert clock[0] > 2 * patience.UNKNOWN_SECONDS
+
+
+def test_it_tells_that_it_is_turned_away_if_that_lasts(clock):
+    said = []
+    turned_away = int(2 * patience.BUSY_SECONDS / patience.AGAIN_SECONDS)
+    assert Patience(said.append, "it goes on").ask(calls(*[BUSY] * turned_away, 1)) == 1
+    assert said == ["too much\n… it goes on; trying again"]
+
+
+def test_what_creates_something_has_one_key_however_often_it_is_sent():
+    keys = []
+
+    def create(key):
+        keys.append(key)
+        if len(keys) % 3:
+            raise CUT
+        return len(keys)
+
+    waits = Patience(print, "it goes on")
+    assert [waits.once(create), waits.once(create)] == [3, 6]
+    assert len(set(keys[:3])) == len(set(keys[3:])) == 1
+    assert keys[0] != keys[3]
 
 
 def test_what_is_refused_is_not_asked_again(clock):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cli import streams
-from cli.client import ApiAwayError, ApiFailedError, Client
+from cli.client import ApiAwayError, ApiCutOffError, ApiFailedError, Client
 from cli.streams import tell
 
 
@@ -153,7 +153,7 @@ def test_an_error_chunk_ends_it_and_the_job_says_the_rest(client):
         (404, b'{"error":{"message":"no such job"}}', ApiFailedError),
         (503, b'{"error":{"message":"not yet"}}', ApiAwayError),
         (200, b"data: {half\n\n", ApiAwayError),
-        (502, b"<html>", ApiAwayError),
+        (502, b"<html>", ApiCutOffError),
     ],
 )
 def test_what_the_api_says_instead_is_raised(client, status, body, error):
