@@ -122,6 +122,18 @@ def test_a_batch_that_is_created_in_that_moment_is_cancelled(api, begun):
     assert api.asked == ["/v1/files", "/v1/batches", "/v1/batches/it_2/cancel"]
 
 
+def test_jobs_that_are_accepted_in_that_moment_are_told(api, begun):
+    api.answers["/v1/jobs"] = (202, {"data": [{"id": "job_1"}, {"id": "job_2"}]})
+    api.hangs_at = "/v1/jobs"
+    process = begun("submit", "p.txt")
+    wait_until(lambda: "/v1/jobs" in api.asked)
+    process.send_signal(signal.SIGINT)
+    api.goes_on.set()
+    out, said = process.communicate(timeout=20)
+    assert (process.returncode, out.split()) == (INTERRUPTED, ["job_1", "job_2"])
+    assert "2 accepted" in said
+
+
 def test_asked_twice_it_waits_for_nothing():
     reached, before = [], signal.getsignal(signal.SIGINT)
 
