@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,63 +16,90 @@ from fallback_chain.http import IDLE_CONNECTION_SECONDS, Reason, reason_of, tls_
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from types import SimpleNamespace
 
 LOOK_SECONDS = 1.0  # from one look at a connection to the next
 
 
-class AiohttpHttp(CancellableHttp):
-    """One session, whose connections open on first use; belongs to one event loop."""
+@dataclass(slots=True)
+class _Way:
+    """How a request went. used: over a connection that others had used before."""
 
-    _session: aiohttp.ClientSession | None = None
+    used: bool = False
+
+
+async def _note_use(_: object, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.used = True
+
+
+class AiohttpHttp(CancellableHttp):
+    """Its connections open on first use; belongs to one event loop."""
+
+    _session: aiohttp.ClientSession | None = None  # whose connections are used again
+    _fresh: aiohttp.ClientSession | None = None  # each of whose requests has one of its own
     _connect_timeout = aiohttp.ConnectionTimeoutError
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=0,
-                keepalive_timeout=IDLE_CONNECTION_SECONDS,
-                ssl=tls_context(self._authorities),
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self._connect_seconds, ceil_threshold=math.inf
-                ),
-                auto_decompress=False,
-            )
+            self._session = self._opened(keepalive_timeout=IDLE_CONNECTION_SECONDS)
         return self._session
+
+    def _opened(self, **how: Any) -> aiohttp.ClientSession:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_use)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls_context(self._authorities), **how),
+            trace_configs=[tracing],
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._connect_seconds, ceil_threshold=math.inf
+            ),
+            auto_decompress=False,
+        )
 
     async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Exchange:
-        return _Exchange(
-            await self._open().request(
-                method,
-                url,
-                headers=headers,
-                data=content,
-                allow_redirects=False,
-                proxy=None if urlsplit(url).hostname in self._direct else self._proxy or None,
-            )
-        )
+        """Send a request; once more if its connection was an old one, and is gone.
+
+        Its server may have closed it as idle, or has restarted: it has not read the request.
+        """
+        session, way = self._open(), _Way()
+        proxy = None if urlsplit(url).hostname in self._direct else self._proxy or None
+        sent: dict[str, Any] = {
+            "headers": headers,
+            "data": content,
+            "allow_redirects": False,
+            "proxy": proxy,
+            "trace_request_ctx": way,
+        }
+        try:
+            return _Exchange(await session.request(method, url, **sent))
+        except _GONE:
+            if not way.used:
+                raise
+        if self._fresh is None:
+            self._fresh = self._opened(force_close=True)
+        return _Exchange(await self._fresh.request(method, url, **sent))
 
     def _failure(self, error: Exception, *, over: bool) -> UpstreamError | None:
         return _translated(error, over=over) if isinstance(error, aiohttp.ClientError) else None
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            session, self._session = self._session, None
+        sessions, self._session, self._fresh = (self._session, self._fresh), None, None
+        for session in filter(None, sessions):
             await session.close()
 
 
-# A body that is not well formed is another error of aiohttp's: ClientResponseError.
-_CUT_OFF = (
+# A connection that ended, or was reset, before a reply began.
+_GONE = (
     aiohttp.ServerDisconnectedError,
     aiohttp.ClientOSError,
-    aiohttp.ClientPayloadError,
+    aiohttp.ClientConnectionResetError,
 )
+# A body that is not well formed is another error of aiohttp's: ClientResponseError.
+_CUT_OFF = (*_GONE, aiohttp.ClientPayloadError)
 
 
 class _Exchange(Exchange):

@@ -22,12 +22,14 @@ ENDINGS = frozenset(
     {
         *("stop", "length", "tool_calls", "function_call", "content_filter", "repetition"),
         *("eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"),
+        *("model_length", "refusal", "safety", "recitation"),
     }
 )
 # What servers say of a generation that was broken off, with a status of 200.
 INTERRUPTED = frozenset({"abort", "aborted", "cancelled", "error", "load", "unload", "timeout"})
-AT_LENGTH = frozenset({"length", "max_tokens"})
-NO_WORDS = frozenset({*AT_LENGTH, "content_filter"})  # what may leave no word
+AT_LENGTH = frozenset({"length", "max_tokens", "model_length"})
+# What may leave no word.
+NO_WORDS = frozenset({*AT_LENGTH, "content_filter", "refusal", "safety", "recitation"})
 CALLS = ("tool_calls", "function_call")
 # Where an answer is that has no text.
 BESIDE = (*CALLS, "refusal", "audio", "reasoning_content", "reasoning")
@@ -54,9 +56,14 @@ class Choice(NamedTuple):
         return not self.beside.isdisjoint(CALLS)
 
     @property
+    def ending(self) -> str:
+        """Why it ended, as ENDINGS has it: some servers write it large."""
+        return (self.finish_reason or "").lower()
+
+    @property
     def says_something(self) -> bool:
         """Whether it is an answer, if only that the model has thought for too long."""
-        return self.text is not None or bool(self.beside) or self.finish_reason in NO_WORDS
+        return self.text is not None or bool(self.beside) or self.ending in NO_WORDS
 
     @property
     def shows_something(self) -> bool:

@@ -56,6 +56,8 @@ UNABLE = (
     *("only one completion choice", "only one choice", "requires --", "param requires"),
     *("multimodal", "mmproj", "tool call parser", "not a chat model", "chat template"),
 )
+# What a server says whose own build, or machine, lacks something: for every request.
+BROKEN = ("cuda", "hip error", "toolchain", "kernel image", "_impl_", "runtimeerror")
 POLICY = ("content_policy", "content policy", "content_filter", "moderation", "flagged")
 DEAD = ("engine is dead", "enginedead", "enginecore", "engine process", "background loop has")
 # What servers in front of a model's say to a URL that is a little wrong.
@@ -64,10 +66,25 @@ MISROUTED_MORE = ("no required ssl certificate", "ssl certificate error")
 
 NO_SUCH_MODEL, CONTEXT, LACKING = "no such model", "context too long", "not supported"
 ANY = ()  # words: whatever it says
+# Where an error that is told with another status, or in a stream, has its own; and what its kind
+# would have had.
+STATUSES = ("code", "status_code", "http_status_code", "status")
+KINDS = ("code", "type", "error_type")
+STATUS_OF_KIND = {
+    "validation": 422,  # TGI's
+    "overloaded": 503,
+    "overloaded_error": 529,
+    "context_length_exceeded": 400,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+}
+ERRORS = range(400, 600)
 # The first that applies counts. What no rule names is the tier's failure: unknown is never the
 # request's fault. Only REFUSED ends a request; all others go on to the next tier.
 RULES = (
     Rule(frozenset({429, 529}), UNPAID, Verdict.MISCONFIGURED),
+    Rule(frozenset({429}), ("request too large",), Verdict.UNFIT, CONTEXT),  # however long it waits
     Rule(frozenset({429, 529}), ANY, Verdict.SATURATED),
     Rule(frozenset({503}), BUSY, Verdict.SATURATED),
     Rule(frozenset({400, 404, 422}), NO_MODEL, Verdict.UNFIT, NO_SUCH_MODEL),
@@ -76,6 +93,7 @@ RULES = (
     Rule(frozenset({400, 403, 422}), POLICY, Verdict.REFUSED),
     Rule(frozenset({400}), MISROUTED + MISROUTED_MORE, Verdict.MISCONFIGURED),
     Rule(frozenset({400, 422}), DEAD, Verdict.FAILURE),  # behind a server that is well
+    Rule(frozenset({500, 501}), BROKEN, Verdict.FAILURE),
     Rule(frozenset({400, 404, 415, 422, 500, 501}), UNABLE, Verdict.UNFIT, LACKING),
     Rule(frozenset({413, 414, 415, 416, 431, 451}), ANY, Verdict.REFUSED),
     Rule(frozenset({400, 422}), ANY, Verdict.REFUSED, of_an_error=True),
@@ -90,7 +108,8 @@ NO_PATH = Rule(frozenset({404, 405, 501}), ANY, Verdict.UNFIT, LACKING)
 class Meaning(msgspec.Struct, frozen=True):
     """A reply, understood. detail holds no words of the server's: they may echo the prompt.
 
-    keep: an answer that may be given again to who asks the same.
+    keep: an answer that may be given again to who asks the same. hung: of a job that ran out of
+    time: its server said nothing for as long as a try may last, or nearly; that is its own failure.
     """
 
     verdict: Verdict
@@ -102,6 +121,7 @@ class Meaning(msgspec.Struct, frozen=True):
     tokens: Tokens = Tokens()
     keep: bool = True
     answer: Answer | None = None
+    hung: bool = False
 
 
 def classify(
@@ -119,8 +139,33 @@ def classify(
     """
     if reply.status == 200:  # noqa: PLR2004 - HTTP's own number
         embeds = endpoint == Endpoint.EMBEDDINGS
-        return _embedded(reply, inputs) if embeds else _success(reply, strict=strict)
+        meaning = _embedded(reply, inputs) if embeds else _success(reply, strict=strict)
+        status = status_told(reply.content) if meaning.verdict is Verdict.FAILURE else None
+        if status is None:
+            return meaning
+        reply = msgspec.structs.replace(reply, status=status)
     return _failure(reply, now, endpoint)
+
+
+def status_told(content: bytes) -> int | None:
+    """Return the status that an error with another one, or in a stream, would have had.
+
+    None: it does not say, or has an answer beside it.
+    """
+    try:
+        body: Any = msgspec.json.decode(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or not body.get("error") or body.get("choices"):
+        return None
+    error = body["error"] if isinstance(body["error"], dict) else body
+    for name in STATUSES:
+        said = error.get(name)
+        number = int(said) if isinstance(said, str) and said.isdecimal() else said
+        if type(number) is int and number in ERRORS:
+            return number
+    kinds = (error.get(name) for name in KINDS)
+    return next((STATUS_OF_KIND[k] for k in kinds if k in STATUS_OF_KIND), None)
 
 
 def _failure(reply: Reply, now: float, endpoint: str) -> Meaning:
@@ -175,7 +220,7 @@ def _embedded(reply: Reply, inputs: int) -> Meaning:
 def _is_interrupted(answer: Answer, *, strict: bool) -> bool:
     """Whether any choice was broken off: servers say so, or say nothing, with a status of 200."""
     for choice in answer.choices:
-        reason = choice.finish_reason
+        reason = choice.ending
         if choice.broken or reason in BROKEN_OFF or (strict and reason not in ENDINGS):
             return True
     return False

@@ -76,7 +76,7 @@ def without_fence(answer: Answer) -> dict[str, Any] | None:
 def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     message = _dict(choice.get("message"))
     reason = choice.get("finish_reason")
-    cut = isinstance(reason, str) and reason in AT_LENGTH
+    cut = isinstance(reason, str) and reason.lower() in AT_LENGTH
     calls = _calls(message)
     if calls:
         return CUT if cut else _all_calls(calls, needs.tools)

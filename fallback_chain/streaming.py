@@ -8,8 +8,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from fallback_chain.classify import status_told
 from fallback_chain.errors import BrokenStreamError, UpstreamError
 from fallback_chain.http import LARGEST_ERROR, Reply
 from fallback_chain.streams import (
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
     from fallback_chain.tier import TierConfig
 
 GOOD = 200  # HTTP's status
-ERRORS = range(400, 600)  # as above
 # A timer costs more than a word: the limit from one word to the next is longer by so much, and is
 # moved on as often.
 SLACK_SHARE, MOST_SLACK_SECONDS = 0.1, 1.0
+LAST_SECONDS = 1.0  # for what comes behind an answer's last word
 END_SECONDS = 0.1  # for the end of a body after its last event
 
 
@@ -94,7 +93,7 @@ class Streaming:
 
         limit: until the first word; moved on with each further one. Raises BrokenStreamError.
         """
-        kind = streamed.headers.get("content-type", "")
+        kind = streamed.headers.get("content-type", "").lower()
         if streamed.status != GOOD or EVENT_STREAM not in kind:
             return await _whole(streamed)
         try:
@@ -109,7 +108,7 @@ class Streaming:
         answer = self._answer = StreamedAnswer(legacy=self._legacy)
         self._held = []
         events = events_of(pieces)
-        async for data in events:
+        while (data := await self._next(events)) is not None:
             if data.startswith(DONE):  # as the SDK reads it
                 break
             piece = answer.add(data)
@@ -131,6 +130,19 @@ class Streaming:
             async with asyncio.timeout(END_SECONDS):
                 async for _ in events:
                     pass
+
+    async def _next(self, events: AsyncIterator[bytes]) -> bytes | None:
+        """Return the next event; None: there is none.
+
+        Of an answer that is whole there may come its usage, and no more words: nobody waits long
+        for that, and it is whole though its connection breaks instead.
+        """
+        if not self._answer.is_whole:
+            return await anext(events, None)
+        with contextlib.suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(LAST_SECONDS):
+                return await anext(events, None)
+        return None
 
     def _note(self) -> None:
         """Note when a piece came."""
@@ -168,8 +180,5 @@ async def _whole(streamed: StreamedReply) -> Reply:
 
 def _told_in(event: bytes) -> Reply | None:
     """Return an error that a stream begins with as the reply that it would be without one."""
-    try:
-        status = int(msgspec.json.decode(event)["error"]["code"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return Reply(status, {}, event) if status in ERRORS else None
+    status = status_told(event)
+    return None if status is None else Reply(status, {}, event)

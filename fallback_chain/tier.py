@@ -34,7 +34,7 @@ from fallback_chain.trial import (
 from fallback_chain.urgency import NOTHING, told
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Awaitable, Collection, Mapping
 
     from fallback_chain.http import Http
     from fallback_chain.needs import Need, Needs
@@ -43,10 +43,16 @@ if TYPE_CHECKING:
 
 PRIORITY = b"priority"  # what a server that takes none complains of
 STREAM_OPTIONS = b"stream_options"  # as above
+MODEL = b"model"  # what a server that was named none, and has none, complains of
+AWAY = frozenset({502, 503, 504})  # of a list of models: there is no server behind it
+# Of the time that a try may last: a server that says nothing for so long was given it.
+FAIR_SHARE = 0.75
 REQUEST_ID = "x-request-id"
 TOO_LARGE = "answer too large"  # why a request for embeddings does not fit
 KNOCK_SECONDS = 5.0  # that a server gets to list its models, as a probe
 MODELS_SECONDS = 300.0  # how long a server's list of models is believed
+NO_MODELS_SECONDS = 5.0  # the same, of an empty one
+LIST_SECONDS = 5.0  # that a tier with a model of its own waits for the list
 # Of the seed's tiers; another's begins with "tier_".
 BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
 
@@ -221,7 +227,7 @@ class ChatTier:
 
     def serves(self, model: str) -> bool:
         """Whether it is known to have a model, and answers with no other; no I/O."""
-        return model == self.config.model or model in (self._models or ())
+        return model == self.config.model or _named(model, self._models or ()) is not None
 
     async def ask(
         self,
@@ -336,7 +342,7 @@ class ChatTier:
             async with asyncio.timeout(KNOCK_SECONDS):
                 await self.models()
         except _StatusError as error:
-            if error.reply.status >= 500:  # noqa: PLR2004 - HTTP's own number
+            if error.reply.status in AWAY:
                 outcome = Outcome.FAILURE
         except (UpstreamError, TimeoutError):
             outcome = Outcome.FAILURE
@@ -344,7 +350,7 @@ class ChatTier:
             await asyncio.shield(self.breaker.record(permit, outcome))
 
     async def _record(self, permit: Permit, meaning: Meaning, took: float) -> None:
-        outcome = outcome_of(meaning.verdict)
+        outcome = Outcome.FAILURE if meaning.hung else outcome_of(meaning.verdict)
         if outcome is Outcome.SATURATED and self.config.adapts and not meaning.retry_after_seconds:
             outcome = Outcome.IGNORED
         recording: Awaitable[object] = self.breaker.record(
@@ -400,10 +406,7 @@ class ChatTier:
             kind = type(error).__name__
             log.error("a try at tier %s broke off: %s", self.config.name, kind)  # noqa: TRY400
             return Meaning(Verdict.FAILURE, kind), None
-        late, why = left is not None and left < own, "timeout"
-        if asked.stream and asked.stream.first_seconds is not None:
-            late, why = not asked.stream.stalled, STALLED
-        return Meaning(*((Verdict.EXPIRED, "deadline") if late else (Verdict.FAILURE, why))), None
+        return _late(asked.stream, own, left), None
 
     async def _converse(self, asked: _Asked, until: float) -> tuple[Meaning, Reply | None]:
         if asked.endpoint == Endpoint.EMBEDDINGS:
@@ -422,7 +425,7 @@ class ChatTier:
         model = asked.body.model
         if not self.serves(model):
             self._models = None  # the server may have been given it since we looked
-            if model not in await self._served(until):
+            if _named(model, await self._served(until)) is None:
                 return Meaning(Verdict.UNFIT, NO_SUCH_MODEL, error=_no_model(model)), None
         meaning, reply = await self._post(asked, model, until)
         if meaning.no_such_model:
@@ -450,6 +453,10 @@ class ChatTier:
             endpoint=asked.endpoint,
             inputs=asked.body.inputs,
         )
+        if model is None and meaning.verdict is Verdict.REFUSED and MODEL in reply.content.lower():
+            # It has none yet, so we could name none: not the fault of a caller who did not either.
+            detail = f"HTTP {reply.status} {NO_SUCH_MODEL}"
+            meaning = Meaning(Verdict.UNFIT, detail, error=meaning.error, no_such_model=True)
         named = model == asked.body.model and not self.config.model and not self._models
         if meaning.no_such_model and named:
             # By the caller, at a server that lists none: nothing is wrong with the tier.
@@ -507,12 +514,24 @@ class ChatTier:
         """Return the model that the request names if it is served here, else the tier's own."""
         if self.config.model and wanted in {"", self.config.model}:
             return self.config.model
-        served = await self._served(until)
-        if wanted in served:
-            return wanted
         if self.config.model:
-            return self.config.model
-        return served[0] if served else wanted or None
+            return await self._listed(wanted, until) or self.config.model
+        served = await self._served(until)
+        return _named(wanted, served) or (served[0] if served else wanted or None)
+
+    async def _listed(self, wanted: str, until: float) -> str | None:
+        """Return the model that is named, if the server is known to have it.
+
+        A tier with a model of its own can be asked though its list cannot be had.
+        """
+        try:
+            served = await self._served(min(until, time.monotonic() + LIST_SECONDS))
+        except (UpstreamError, TimeoutError) as error:
+            why = error if isinstance(error, UpstreamError) else "timeout"
+            log.warning("the models of tier %s could not be listed: %s", self.config.name, why)
+            served = self._models = []
+            self._models_until = time.monotonic() + MODELS_SECONDS
+        return _named(wanted, served)
 
     async def _served(self, until: float) -> list[str]:
         if self._models is not None and time.monotonic() < self._models_until:
@@ -526,7 +545,8 @@ class ChatTier:
 
     async def _find(self) -> list[str]:
         self._models = await self.models()
-        self._models_until = time.monotonic() + MODELS_SECONDS
+        seconds = MODELS_SECONDS if self._models else NO_MODELS_SECONDS
+        self._models_until = time.monotonic() + seconds
         return self._models
 
     def _found(self, finding: asyncio.Task[list[str]]) -> None:
@@ -552,6 +572,22 @@ class ChatTier:
             tokens=meaning.tokens,
             keep=meaning.keep,
         )
+
+
+def _named(wanted: str, served: Collection[str]) -> str | None:
+    """Return the id of a model that is wanted; None: there is none. Ollama takes it without tag."""
+    return next((name for name in (wanted, f"{wanted}:latest") if name in served), None)
+
+
+def _late(stream: Streaming | None, own: float, left: float | None) -> Meaning:
+    """Return what it means that time is over. own: the tier's limit; left: the job's, seconds."""
+    if stream and stream.first_seconds is not None:
+        if stream.stalled:
+            return Meaning(Verdict.FAILURE, STALLED)
+        return Meaning(Verdict.EXPIRED, "deadline")
+    if left is None or left >= own:
+        return Meaning(Verdict.FAILURE, "timeout")
+    return Meaning(Verdict.EXPIRED, "deadline", hung=left >= FAIR_SHARE * own)
 
 
 def _unread(why: str, endpoint: str) -> Meaning:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import socket
 import subprocess
 import sys
@@ -421,3 +423,66 @@ async def test_a_hook_that_raises_is_the_tiers_failure(gpu, raised):
 def test_a_client_of_another_kind_is_refused_at_once(client, words):
     with pytest.raises(TypeError, match=words):
         FallbackChain("http://127.0.0.1:9", client=client)
+
+
+class Closing:
+    """A server that closes each connection behind so many replies, and does not say so before."""
+
+    def __init__(self, replies, *, reads_another):
+        self._replies, self._reads_another = replies, reads_another
+        self.requests = 0
+
+    async def serve(self, reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            for _ in range(self._replies):
+                await self._read(reader)
+                writer.write(OK)
+                await writer.drain()
+            if self._reads_another:
+                await self._read(reader)
+        writer.close()
+
+    async def _read(self, reader):
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.requests += 1
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        await reader.readexactly(int(length[1]) if length else 0)
+
+    @contextlib.asynccontextmanager
+    async def opened(self):
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def post(http, url):
+    return await http.request("POST", url, headers={}, content=b"{}", timeout_seconds=5.0)
+
+
+async def test_a_connection_that_was_closed_as_idle_is_no_failure(kind):
+    closing = Closing(1, reads_another=False)
+    async with closing.opened() as url, opened(kind) as http:
+        for _ in range(6):
+            assert (await post(http, url)).status == 200
+    assert closing.requests == 6
+
+
+async def test_nor_is_one_that_is_closed_as_the_next_request_comes():
+    closing = Closing(1, reads_another=True)
+    async with closing.opened() as url, opened(AiohttpHttp) as http:
+        for _ in range(6):
+            assert (await post(http, url)).status == 200
+
+
+async def test_a_request_that_ends_its_connection_is_sent_twice_at_most():
+    closing = Closing(0, reads_another=True)
+    async with closing.opened() as url, opened(AiohttpHttp) as http:
+        with pytest.raises(UpstreamError):
+            await post(http, url)
+        assert closing.requests == 1
+        closing._replies = 1
+        assert (await post(http, url)).status == 200
+        closing._replies, before = 0, closing.requests
+        with pytest.raises(UpstreamError):
+            await post(http, url)
+        assert closing.requests == before + 2

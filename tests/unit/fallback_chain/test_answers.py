@@ -38,11 +38,12 @@ def test_the_words_for_how_an_answer_ends():
     # As the servers and gateways spell them; each is another's way to say what OpenAI says.
     openai = {"stop", "length", "tool_calls", "function_call", "content_filter"}
     others = {"eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"}
-    assert openai | others | {"repetition"} == ENDINGS
+    refused = {"refusal", "safety", "recitation"}
+    assert openai | others | refused | {"repetition", "model_length"} == ENDINGS
     broken_off = {"abort", "aborted", "cancelled", "error", "load", "unload", "timeout"}
     assert broken_off == INTERRUPTED
-    assert {"length", "max_tokens"} == AT_LENGTH
-    assert {"length", "max_tokens", "content_filter"} == NO_WORDS
+    assert {"length", "max_tokens", "model_length"} == AT_LENGTH
+    assert {*AT_LENGTH, *refused, "content_filter"} == NO_WORDS
 
 
 def test_where_an_answer_is_that_has_no_text():

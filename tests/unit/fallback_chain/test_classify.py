@@ -303,6 +303,64 @@ def test_of_two_meanings_one_counts(status):
     assert meaning("invalid model: its context length is 0").no_such_model
 
 
+@pytest.mark.parametrize(
+    ("error", "verdict", "detail"),
+    [
+        ({"message": "maximum context length is 9", "code": 400}, "unfit", "HTTP 400 context"),
+        ({"message": "flagged", "code": 403}, "refused", "HTTP 403"),
+        ({"message": "slow down", "code": "429"}, "saturated", "HTTP 429"),
+        ({"message": "no key", "code": 401}, "misconfigured", "HTTP 401"),
+        ({"message": "died", "code": 502}, "failure", "HTTP 502"),
+        ({"message": "n: too large", "http_status_code": 422}, "refused", "HTTP 422"),
+        ({"message": "no", "code": "tool_use_failed", "status_code": 400}, "refused", "HTTP 400"),
+        ({"message": "wait", "type": "overloaded"}, "saturated", "HTTP 503"),
+        ({"message": "long", "code": "context_length_exceeded"}, "unfit", "HTTP 400 context"),
+        ({"message": "who knows", "code": "boom"}, "failure", "interrupted"),
+        ({"message": "who knows", "code": 200}, "failure", "interrupted"),
+        ({"message": "who knows", "code": True}, "failure", "interrupted"),
+    ],
+)
+def test_an_error_with_a_200_means_what_it_says(error, verdict, detail):
+    meaning = classify(reply(200, {"error": error}), 0)
+    assert meaning.verdict == verdict
+    assert meaning.detail.startswith(detail)
+    beside = {**ANSWER, "error": error}
+    assert classify(reply(200, beside), 0).verdict is Verdict.FAILURE
+
+
+def test_so_does_one_that_is_a_text_with_its_kind_beside_it():
+    said = {"error": "Input validation error: n too large", "error_type": "validation"}
+    assert classify(reply(200, said), 0).verdict is Verdict.REFUSED
+    assert classify(reply(200, {"error": "Request failed"}), 0).verdict is Verdict.FAILURE
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: operation not supported",
+        "CUDA error: the provided PTX was compiled with an unsupported toolchain.",
+        "\"addmm_impl_cpu_\" not implemented for 'Half'",
+        "RuntimeError: this build is not supported",
+    ],
+)
+def test_what_a_broken_server_does_not_support_is_not_the_requests_fault(said):
+    for status in (500, 501):
+        meaning = classify(reply(status, {"error": {"message": said}}), 0)
+        assert meaning.verdict is Verdict.FAILURE, status
+
+
+def test_a_request_that_is_too_large_for_a_limit_comes_not_again():
+    said = "Request too large for gpt-4o: Limit 30000, Requested 50000."
+    meaning = classify(reply(429, {"error": {"message": said}}), 0)
+    assert (meaning.verdict, meaning.detail) == (Verdict.UNFIT, "HTTP 429 context too long")
+
+
+@pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "model_length", "SAFETY"])
+def test_a_reason_may_be_written_large(reason):
+    said = {"choices": [choice({"content": "so far"}, reason)]}
+    assert classify(reply(200, said), 0).verdict is Verdict.ANSWERED
+
+
 def test_the_words_are_looked_for_wherever_a_server_says_them():
     for error in ({"code": "model_not_found"}, {"type": "Model_Not_Found"}, "MODEL_NOT_FOUND"):
         assert classify(reply(400, {"error": error}), 0).no_such_model

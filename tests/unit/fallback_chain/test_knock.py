@@ -43,8 +43,11 @@ class Stand:
 
 @pytest.mark.parametrize(
     "comes",
-    [LISTED, Reply(404, {}, b""), Reply(401, {}, b""), Reply(200, {}, b"<html>")],
-    ids=["listed", "no such route", "no key", "no list"],
+    [
+        *(LISTED, Reply(404, {}, b""), Reply(401, {}, b""), Reply(200, {}, b"<html>")),
+        Reply(500, {}, b""),
+    ],
+    ids=["listed", "no such route", "no key", "no list", "a list that is broken"],
 )
 async def test_a_server_that_answers_is_probed_by_the_next_job_and_closed_by_none_but_it(comes):
     stand = await Stand(comes).open()
