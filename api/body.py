@@ -69,16 +69,22 @@ def too_slow() -> ApiError:
 
 async def _read(request: Request, limit: int) -> bytes:
     # Straight from the server: request.stream() adds a generator to every submission.
-    content, more = b"", True
+    content: bytes | bytearray = b""
+    more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        content += message.get("body", b"")
+        piece = message.get("body", b"")
+        if not content:
+            content = piece  # most come whole
+        else:  # to a bytearray: bytes would be copied for each of many small pieces
+            content = content if isinstance(content, bytearray) else bytearray(content)
+            content += piece
         if len(content) > limit:
             raise _too_large(limit)
         more = message.get("more_body", False)
-    return content
+    return bytes(content)
 
 
 def _too_large(limit: int) -> ApiError:

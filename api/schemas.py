@@ -22,6 +22,7 @@ from fallback_chain import (
     read_answer,
 )
 from tasks.json_faults import UNREADABLE, fault_of_json, misfit_of
+from tasks.jsonl.input import BOM
 from tasks.process import no_collection
 from tasks.records.files import FILE_SECONDS
 from tasks.records.jobs import (
@@ -247,7 +248,8 @@ def parse_json(content: bytes) -> Any:
     """Return the JSON value; a 400 says where it breaks."""
     try:
         with no_collection():
-            return msgspec.json.decode(content)
+            # With the mark that Notepad and PowerShell put before it, as RFC 8259 lets us.
+            return msgspec.json.decode(content.removeprefix(BOM))
     except UNREADABLE as error:
         fault = fault_of_json(content, error)
         raise bad(f"the body is not JSON: {fault}", code="invalid_json") from None

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.json_body import NoJsonError, decoded
-from cli.prompts import BOM, CHAT, EMBEDDINGS, InputError, prompts_of, unique_labels
+from cli.prompts import (
+    BOM,
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    InputError,
+    prompts_of,
+    unique_labels,
+)
 from cli.rows import STDIN, content_of, is_file, kind_of
 
 if TYPE_CHECKING:
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
 
     from cli.prompts import Prompt, Shape
 
-ENDPOINTS = (CHAT, "/v1/completions", EMBEDDINGS)
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
 MOST_LINES = 50_000  # of a batch
 MOST_BYTES = 200 * 1024 * 1024  # of a batch's file
 
@@ -48,10 +56,11 @@ def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
         fits = Path(source).stat().st_size <= MOST_BYTES and _count(source) <= MOST_LINES
         if isinstance(first, dict) and "body" in first and fits:
             # The server names what is wrong in the other lines.
-            return [InputFile(Path(source), _endpoint(first.get("url", CHAT), source, number))]
+            endpoint = _endpoint(first.get("url", CHAT), f"{source}, line {number}")
+            return [InputFile(Path(source), endpoint)]
     prompts = unique_labels(prompts_of(source, shape))
-    where = prompts[0].where.rpartition(", line ")
-    endpoint = _endpoint(prompts[0].url or CHAT, source, where[2])
+    endpoint = _endpoint(prompts[0].url or CHAT, prompts[0].where)
+    _check_alike(prompts, endpoint)
     if endpoint == EMBEDDINGS and not shape.is_plain:
         message = f"{source}: lines of {endpoint} go as they are, without options such as --model"
         raise InputError(message)
@@ -78,9 +87,19 @@ def _first_line(source: str) -> tuple[int, Any]:
         return number, None
 
 
-def _endpoint(url: Any, source: str, line: int | str) -> str:
+def _check_alike(prompts: Sequence[Prompt], endpoint: str) -> None:
+    """Raise InputError for the first prompt that is for another endpoint."""
+    for prompt in prompts:
+        url = prompt.url or CHAT
+        if url != endpoint:
+            first = prompts[0].where.rpartition(", ")[2]
+            message = f"{prompt.where}: its url is {url}, that of {first} is {endpoint}"
+            raise InputError(message)
+
+
+def _endpoint(url: Any, where: str) -> str:
     if url not in ENDPOINTS:
-        message = f"{source}, line {line}: url must be one of {', '.join(ENDPOINTS)}"
+        message = f"{where}: url must be one of {', '.join(ENDPOINTS)}"
         raise InputError(message)
     endpoint: str = url
     return endpoint

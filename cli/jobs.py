@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import FINAL, ApiBusyError
+from cli.client import FINAL, ApiBusyError, ApiFailedError
 from cli.interrupt import interrupt_held
 from cli.json_body import encoded
 from cli.patience import Patience
@@ -51,10 +52,20 @@ def submit_prompts(
     patience = Patience(say, "none is asked twice", is_known=False)
     while len(jobs) < len(requests):
         chunk = _chunk(requests, len(jobs), most)
-        if patience.once(partial(_accepted, client, chunk, jobs)):
-            most = min(2 * most, CHUNK)
-        else:
-            most = len(chunk) // 2
+        try:
+            is_accepted = patience.once(partial(_accepted, client, chunk, jobs))
+        except ApiFailedError as error:
+            message = _placed(str(error), prompts[len(jobs) :])
+            raise type(error)(message) from None
+        most = min(2 * most, CHUNK) if is_accepted else len(chunk) // 2
+
+
+def _placed(message: str, prompts: Sequence[Prompt]) -> str:
+    """Return what the API says of one of many requests with its place in the user's file."""
+    found = re.match(r"requests\[(\d+)\][.:]? ?", message)
+    if not found or not (where := prompts[int(found[1])].where):
+        return message
+    return f"{where}: {message[found.end() :]}"
 
 
 def _accepted(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BOM", "InputError", "Prompt", "Shape", "read", "unique_labels"]
 
-CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 NAMES_SHOWN = 5  # of columns
 
 
@@ -98,8 +98,10 @@ def read(source: str, shape: Shape | None = None) -> list[Prompt]:
     shape = shape or Shape()
     if is_file(source):
         prompts = unique_labels(prompts_of(source, shape))
-        if embeds := next((prompt for prompt in prompts if prompt.url == EMBEDDINGS), None):
-            message = f"{embeds.where}: embeddings are made by a batch: send the file by `batch`"
+        if other := next((prompt for prompt in prompts if prompt.url not in {None, CHAT}), None):
+            message = (
+                f"{other.where}: lines of {other.url} are for a batch: send the file by `batch`"
+            )
             raise InputError(message)
         return prompts
     if not source.strip():
@@ -156,22 +158,32 @@ def _prompt(row: Row, shape: Shape) -> Prompt:
     if not isinstance(fields, dict):
         message = f"{row.where}: must be an object with prompt or messages"
         raise InputError(message)
-    fields = dict(fields)
+    every, fields = fields, dict(fields)
     custom_id = fields.pop("custom_id", None)
     label = shown_value(custom_id) or str(row.number)
-    url = fields.get("url") if "body" in fields else None
-    request = shape.request(_request(fields, shape, row))
+    filled = bool(shape.template or shape.column)
+    url = None if filled or "body" not in fields else str(fields.get("url", CHAT))
+    asked = {"prompt": _filled(shape, every, row.where)} if filled else _request(fields, row)
+    if fault := _fault_of(asked, url):
+        message = f"{row.where}: {fault}"
+        raise InputError(message)
+    request = shape.request(asked)
     _check_text(request, row.where)
     return Prompt(label, request, row.where, bool(shown_value(custom_id)), url)
 
 
-def _request(fields: dict[str, Any], shape: Shape, row: Row) -> dict[str, Any]:
-    if shape.template or shape.column:
-        text = _filled(shape, fields, row.where)
-        if not text.strip():
-            message = f"{row.where}: its prompt is empty"
-            raise InputError(message)
-        return {"prompt": text}
+def _fault_of(request: Mapping[str, Any], url: str | None) -> str:
+    """Say what is wrong with what a request asks; "" if nothing is."""
+    name = "prompt" if "prompt" in request else "messages"
+    asked = request.get(name, True)  # of embeddings there is neither
+    if asked is None or asked == [] or (isinstance(asked, str) and not asked.strip()):
+        return f"its {name} {'is' if name == 'prompt' else 'are'} empty"
+    if name == "prompt" and not isinstance(asked, str) and url in {None, CHAT}:
+        return "its prompt must be a text"
+    return ""
+
+
+def _request(fields: dict[str, Any], row: Row) -> dict[str, Any]:
     if "body" in fields:  # a line of OpenAI's batch format
         url, fields = fields.get("url"), fields["body"]
         if url == EMBEDDINGS:

@@ -46,6 +46,7 @@ _CHOICE = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
 _BYTE = re.compile(r" \(byte (?P<at>\d+)\)$")
 # What the standard library and msgspec say of a text that is no JSON: ours, by a part of theirs.
 _BROKEN = {
+    "UTF-8 BOM": "there is a byte order mark: save it as UTF-8 without one",
     "Expecting value": "a value is missing",
     "Expecting property name": "a field's name in double quotes is missing",
     "Expecting ',' delimiter": "a comma, or the end of a list or an object, is missing",

@@ -40,6 +40,7 @@ from cli.output import free_name, writing
 from cli.patience import Patience
 from cli.rows import is_file
 from cli.terminal import aligned, echo, echo_error, echo_once
+from tasks.jsonl.output import one_line
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def results(
         with writing(output, f"get them with: {again}") as file:
             for batch_id in ids:
                 for line in client.results(batch_id):
-                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    file.write(one_line(json.dumps(line, ensure_ascii=False).encode()) + b"\n")
     whole = merged(every)
     counts = whole["request_counts"]
     finished = counts["completed"] + counts["failed"]

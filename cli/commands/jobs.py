@@ -29,6 +29,7 @@ from cli.output import writing
 from cli.prompts import read
 from cli.streams import tell
 from cli.terminal import echo
+from tasks.jsonl.output import one_line
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _print_results(
         more = f" … and {len(results) - 3} more" if len(results) > 3 else ""  # noqa: PLR2004
         look = f"look at each with `{client.command('status', 'ID')}`: {ids}{more}"
         with writing(output, look) as target:
-            target.writelines(line.encode(errors="replace") + b"\n" for line in lines)
+            target.writelines(one_line(line.encode(errors="replace")) + b"\n" for line in lines)
         echo(f"{len(results)} results in {output}", err=True)
     elif as_json:
         for line in lines:

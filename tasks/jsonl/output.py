@@ -47,7 +47,7 @@ def answered_line(index: int, custom_id: str, job: BegunJob, done: Finish) -> Li
     return LineResult(
         line=index,
         good=good,
-        content=_one_line(msgspec.json.encode(line)),
+        content=one_line(msgspec.json.encode(line)),
         counted_as=f"{done.tier_used or '-'}:{done.status.value}",
         tokens=done.tokens,
         model=done.model,
@@ -62,8 +62,11 @@ def _compact(answer: bytes) -> bytes:
     return msgspec.json.format(answer, indent=-1) if broken else answer
 
 
-def _one_line(line: bytes) -> bytes:
-    # What JSON lets stand in a string, and Python's splitlines (the SDK's readers too) breaks at.
+def one_line(line: bytes) -> bytes:
+    """Return a line of JSON of which any reader makes one line.
+
+    JSON lets stand in a text what Python's splitlines (the SDK's readers too) breaks at.
+    """
     if line.isascii():
         return line
     if b"\xe2\x80" in line:
@@ -88,7 +91,7 @@ def unanswered_line(batch: str, number: int, index: int, custom_id: str | None, 
     code, message = UNANSWERED[why]
     error = {"code": code, "message": message}
     line = _OutputLine(line_id, custom_id, None, error, {"attempts": []})
-    return _one_line(msgspec.json.encode(line))
+    return one_line(msgspec.json.encode(line))
 
 
 class Failed(NamedTuple):

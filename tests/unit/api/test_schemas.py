@@ -11,6 +11,7 @@ from api.schemas import (
     Handling,
     JobRequest,
     _is_readable,
+    parse_json,
     show,
     show_in_list,
     submission_of,
@@ -105,3 +106,7 @@ def test_of_vectors_the_usage_is_told_and_a_list_says_what_it_leaves_out():
 )
 def test_a_request_that_is_long_or_deep_is_not_shown(request_bytes, is_shown):
     assert _is_readable(request_bytes) is is_shown
+
+
+def test_a_body_may_begin_with_a_byte_order_mark():
+    assert parse_json('\ufeff{"prompt": "x"}'.encode()) == {"prompt": "x"}

@@ -108,6 +108,31 @@ def test_an_api_that_goes_away_between_two_chunks_is_asked_again(monkeypatch):
     assert len(set(keys[1:])) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("requests[4].temperature: at most 2", "p.txt, line 1005: temperature: at most 2"),
+        ("requests[0]: needs a prompt", "p.txt, line 1001: needs a prompt"),
+        ("too many are queued", "too many are queued"),
+    ],
+)
+def test_what_the_api_says_of_a_prompt_names_its_place(monkeypatch, said, told):
+    api = ApiDouble()
+    prompts = [
+        Prompt(str(n), {"prompt": f"p {n}"}, f"p.txt, line {n + 1}") for n in range(CHUNK + 5)
+    ]
+
+    def submit(requests, key):
+        if requests[0]["prompt"] != "p 0":
+            raise ApiFailedError(said)
+        return ApiDouble.submit(api, requests, key)
+
+    monkeypatch.setattr(api, "submit", submit)
+    with pytest.raises(ApiFailedError) as raised:
+        submit_prompts(api, prompts, {}, [])
+    assert str(raised.value) == told
+
+
 def test_what_a_prompt_says_goes_before_the_default():
     api = ApiDouble()
     prompts = [Prompt("1", {"prompt": "a", "cache": "off"}), Prompt("2", {"prompt": "b"})]

@@ -149,8 +149,61 @@ def test_a_line_that_embeds_needs_an_input_and_is_no_job(file, tmp_path):
     line = json.dumps({**EMBEDDING, "body": {"model": "m", "messages": []}})
     with pytest.raises(InputError, match="item 1: its body needs an input"):
         input_files(file("p.json", line), tmp_path, Shape())
-    with pytest.raises(InputError, match="line 1: embeddings are made by a batch"):
+    with pytest.raises(InputError, match="line 1: lines of /v1/embeddings are for a batch"):
         read(file("p.jsonl", EMBEDDINGS))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.jsonl", '{"prompt": "a"}\n\n{"prompt": null}\n', "line 3: its prompt is empty"),
+        ("p.jsonl", '{"prompt": " "}\n', "line 1: its prompt is empty"),
+        ("p.jsonl", '{"messages": []}\n', "line 1: its messages are empty"),
+        ("p.jsonl", '{"messages": null}\n', "line 1: its messages are empty"),
+        ("p.jsonl", '{"prompt": 7}\n', "line 1: its prompt must be a text"),
+        ("p.jsonl", '{"prompt": ["a"]}\n', "line 1: its prompt must be a text"),
+        ("p.csv", "prompt,label\nhi,a\n,b\n", "line 3: its prompt is empty"),
+        ("p.json", json.dumps([{**CHAT_LINE, "body": {"prompt": ""}}]), "1: its prompt is empty"),
+    ],
+)
+def test_what_asks_nothing_is_told_before_anything_is_sent(file, tmp_path, name, content, said):
+    source = file(name, content)
+    with pytest.raises(InputError, match=said):
+        input_files(source, tmp_path, Shape())
+    with pytest.raises(InputError, match=said):
+        read(source)
+
+
+LEGACY = {
+    "method": "POST",
+    "url": "/v1/completions",
+    "body": {"prompt": ["Once upon"], "max_tokens": 5},
+}
+
+
+def test_lines_of_another_endpoint_are_not_turned_into_chats(file, tmp_path):
+    chat = {**CHAT_LINE, "body": {"messages": [{"role": "user", "content": "x"}]}}
+    for first, second in ((chat, LEGACY), (LEGACY, chat), ({"prompt": "x"}, LEGACY)):
+        source = file("p.json", json.dumps([first, second]))
+        with pytest.raises(InputError, match=r"item 2: its url is \S+, that of item 1 is /v1/"):
+            input_files(source, tmp_path, Shape())
+    with pytest.raises(InputError, match="item 1: lines of /v1/completions are for a batch"):
+        read(file("p.json", json.dumps([LEGACY])))
+    source = file("p.json", json.dumps([{**LEGACY, "url": "/v1/responses"}]))
+    with pytest.raises(InputError, match=r"p\.json, item 1: url must be one of"):
+        input_files(source, tmp_path, Shape())
+    [made] = input_files(file("p.json", json.dumps([LEGACY, LEGACY])), tmp_path, Shape())
+    lines = [json.loads(line) for line in made.path.read_text().splitlines()]
+    assert [line["body"] for line in lines] == [LEGACY["body"]] * 2
+
+
+@pytest.mark.parametrize(
+    "shape", [Shape(template="{custom_id}: {text}"), Shape(column="custom_id")]
+)
+def test_the_custom_id_is_a_column_as_others(file, shape):
+    [prompt] = read(file("p.csv", "custom_id,text\nA1,hi\n"), shape)
+    assert prompt.label == "A1"
+    assert prompt.request["prompt"] in {"A1: hi", "A1"}
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,8 @@ def test_a_comma_too_many_is_told():  # before Python 3.13 as a value that is mi
     assert re.search(
         "comma before the end|a value is missing", fault_of_json(b"[1,]", raised.value)
     )
+
+
+def test_a_byte_order_mark_is_called_so():
+    content = "\ufeff{}".encode()
+    assert "byte order mark" in fault_of_json(content, ValueError())
