@@ -40,7 +40,7 @@ from cli.output import free_name, writing
 from cli.patience import Patience
 from cli.rows import is_file
 from cli.terminal import aligned, echo, echo_error, echo_once
-from tasks.jsonl.output import one_line
+from tasks.jsonl.one_line import one_line
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from cli.output import writing
 from cli.prompts import read
 from cli.streams import tell
 from cli.terminal import echo
-from tasks.jsonl.output import one_line
+from tasks.jsonl.one_line import one_line
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fallback_chain import fit_of
+from tasks.jsonl.one_line import one_line
 from tasks.records.batches import LineResult
 from tasks.records.jobs import BegunJob, Status
 
@@ -60,18 +61,6 @@ def _compact(answer: bytes) -> bytes:
     # break ours.
     broken = b"\n" in answer or b"\r" in answer
     return msgspec.json.format(answer, indent=-1) if broken else answer
-
-
-def one_line(line: bytes) -> bytes:
-    """Return a line of JSON of which any reader makes one line.
-
-    JSON lets stand in a text what Python's splitlines (the SDK's readers too) breaks at.
-    """
-    if line.isascii():
-        return line
-    if b"\xe2\x80" in line:
-        line = line.replace(b"\xe2\x80\xa8", rb"\u2028").replace(b"\xe2\x80\xa9", rb"\u2029")
-    return line.replace(b"\xc2\x85", rb"\u0085") if b"\xc2\x85" in line else line
 
 
 # Why a line has no answer -> its error's code and message.
