@@ -25,7 +25,7 @@ ROWS = {
     "no-reason": ("failure", "interrupted", FAILED, "cpu", 200),
     "one-of-two-aborted": ("failure", "interrupted", FAILED, "cpu", 200),
     "error-beside": ("failure", "interrupted", FAILED, "cpu", 200),
-    "error-alone": ("failure", "interrupted", FAILED, "cpu", 200),
+    "error-alone": ("failure", "HTTP 500", FAILED, "cpu", 200),
     "error-in-a-choice": ("failure", "interrupted", FAILED, "cpu", 200),
     "no-choices": ("failure", "empty", FAILED, "cpu", 200),
     "garbage": ("failure", "unshowable", FAILED, "cpu", 200),
