@@ -138,7 +138,7 @@ async def test_a_sweep_that_cannot_be_done_is_put_off(store, sweeping, caplog, e
     store.errors = [error]
     await eventually(lambda: len(store.asked) >= 2)
     assert caplog.records[0].getMessage() == "sweep put off: away"
-    assert store.file_sweeps
+    await eventually(lambda: store.file_sweeps)
 
 
 async def test_without_a_broker_nothing_is_taken_for_lost(sweeper, store, publisher):
