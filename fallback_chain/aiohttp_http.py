@@ -60,9 +60,10 @@ class AiohttpHttp(CancellableHttp):
     async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Exchange:
-        """Send a request; once more if its connection was an old one, and is gone.
+        """Send a request; once more, on a fresh connection, if it met an old one that is gone.
 
-        Its server may have closed it as idle, or has restarted: it has not read the request.
+        Its server may have closed that as idle, or has restarted. Not more often: it may have died
+        of the request.
         """
         session, way = self._open(), _Way()
         proxy = None if urlsplit(url).hostname in self._direct else self._proxy or None
