@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from cli import patience
-from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiFailedError
+from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiFailedError, _error_type
 from cli.patience import Patience
 
 AWAY, BUSY, NO = ApiAwayError("away"), ApiBusyError("too much"), ApiFailedError("no job")
@@ -123,6 +124,24 @@ def test_an_api_that_answers_others_is_not_away(clock):
     turns = [lambda: "mine", *[refused] * refusals]
     assert shared.ask(turned_away) == "mine"
     assert clock[0] > 2 * patience.AWAY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (400, {}, ApiFailedError),
+        (429, {}, ApiBusyError),
+        (429, {"x-should-retry": "true"}, ApiBusyError),
+        (429, {"x-should-retry": "false"}, ApiFailedError),
+        (500, {}, ApiAwayError),
+        (500, {"x-should-retry": "false"}, ApiFailedError),
+        (502, {}, ApiCutOffError),
+        (503, {}, ApiAwayError),
+        (504, {}, ApiCutOffError),
+    ],
+)
+def test_what_a_reply_says_of_asking_again(status, headers, kind):
+    assert _error_type(httpx.Response(status, headers=headers)) is kind
 
 
 def test_it_waits_a_minute_at_least():
