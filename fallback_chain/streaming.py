@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fallback_chain.classify import status_told
 from fallback_chain.errors import BrokenStreamError, UpstreamError
-from fallback_chain.http import LARGEST_ERROR, Reply
+from fallback_chain.http import BOM, LARGEST_ERROR, Reply
 from fallback_chain.streams import (
     DONE,
     EVENT_STREAM,
@@ -34,6 +34,8 @@ GOOD = 200  # HTTP's status
 SLACK_SHARE, MOST_SLACK_SECONDS = 0.1, 1.0
 LAST_SECONDS = 1.0  # for what comes behind an answer's last word
 END_SECONDS = 0.1  # for the end of a body after its last event
+# What events begin with, and no JSON does: some servers and proxies name them otherwise.
+FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 class Streaming:
@@ -93,11 +95,16 @@ class Streaming:
 
         limit: until the first word; moved on with each further one. Raises BrokenStreamError.
         """
-        kind = streamed.headers.get("content-type", "").lower()
-        if streamed.status != GOOD or EVENT_STREAM not in kind:
+        if streamed.status != GOOD:
             return await _whole(streamed)
+        pieces = streamed.pieces
+        if EVENT_STREAM not in streamed.headers.get("content-type", "").lower():
+            begin = await _begin(pieces)
+            pieces = _all(begin, pieces)
+            if not begin.lstrip().startswith(FIELDS):
+                return await _whole(streamed._replace(pieces=pieces))
         try:
-            await self._follow(streamed.pieces, limit)
+            await self._follow(pieces, limit)
         except BrokenStreamError as error:
             if self.committed or (told := _told_in(error.event)) is None:
                 raise
@@ -164,6 +171,22 @@ class Streaming:
         pause = self._config.next_token_seconds + self._slack
         self._waits_to_the_end = left <= pause
         limit.reschedule(asyncio.get_running_loop().time() + min(pause, left))
+
+
+async def _begin(pieces: AsyncIterator[bytes]) -> bytes:
+    """Return as much of a body as tells whether it is of events, without its mark."""
+    begin = b""
+    async for piece in pieces:
+        begin += piece
+        if len(begin.removeprefix(BOM).lstrip()) >= max(map(len, FIELDS)):
+            break
+    return begin.removeprefix(BOM)
+
+
+async def _all(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begin
+    async for piece in rest:
+        yield piece
 
 
 async def _whole(streamed: StreamedReply) -> Reply:

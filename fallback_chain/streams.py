@@ -12,6 +12,7 @@ import msgspec
 
 from fallback_chain.answers import BESIDE, ENDINGS, MOST_NESTING, is_deeper, read_answer, text_in
 from fallback_chain.errors import BrokenStreamError
+from fallback_chain.http import BOM
 from fallback_chain.trial import INTERRUPTED, UNSHOWABLE
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class _Lines:
     def _unmarked(self, piece: bytes) -> bytes:
         """Return a piece without the mark that the first one may begin with."""
         began, self._began = self._began, True
-        return piece if began else piece.removeprefix(b"\xef\xbb\xbf")
+        return piece if began else piece.removeprefix(BOM)
 
 
 class Piece(NamedTuple):

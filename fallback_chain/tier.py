@@ -17,7 +17,7 @@ from fallback_chain.body import Body, Endpoint
 from fallback_chain.classify import NO_SUCH_MODEL, Meaning, classify
 from fallback_chain.errors import BrokenStreamError, UpstreamError
 from fallback_chain.fit import NO_JSON, check, without_fence
-from fallback_chain.http import Reply
+from fallback_chain.http import BOM, Reply
 from fallback_chain.needs import lacks
 from fallback_chain.streaming import Streaming
 from fallback_chain.streams import EVENT_STREAM
@@ -466,13 +466,16 @@ class ChatTier:
     async def _send(self, asked: _Asked, model: str | None, until: float, urgency: Told) -> Reply:
         if asked.stream:
             return await self._send_streamed(asked, model, until, urgency)
-        return await self._http.request(
+        reply = await self._http.request(
             "POST",
             self._base + asked.endpoint.removeprefix("/v1"),
             headers={**asked.headers, **urgency.headers},
             content=asked.body.sent(model, urgency.fields),
             timeout_seconds=until - time.monotonic(),
         )
+        if reply.content.startswith(BOM):
+            return msgspec.structs.replace(reply, content=reply.content.removeprefix(BOM))
+        return reply
 
     async def _send_streamed(
         self, asked: _Asked, model: str | None, until: float, urgency: Told
@@ -610,7 +613,7 @@ def _no_model(name: str) -> dict[str, Any]:
 def listed_models(content: bytes) -> list[str]:
     """Return the ids in a list of models; of one that cannot be read, those that can."""
     try:
-        listed: Any = msgspec.json.decode(content)
+        listed: Any = msgspec.json.decode(content.removeprefix(BOM))
     except (msgspec.DecodeError, ValueError, RecursionError):
         return []
     entries = listed.get("data") if isinstance(listed, dict) else listed

@@ -273,7 +273,12 @@ class UnitRun:
 
     async def _leave_early(self) -> None:
         await self._go_up()
-        await self._leave(self._context.publisher.next_tier(self.unit.tier), leaving(self._left))
+        await self._go_on(leaving(self._left))
+
+    async def _go_on(self, histories: Mapping[int, LineHistory]) -> None:
+        """Let lines go to the next tier; of the last one, which has none after it, none does."""
+        if histories:
+            await self._leave(self._context.publisher.next_tier(self.unit.tier), histories)
 
     async def _go_up(self) -> None:
         """Let lines go that a tier above may be asked for again."""
@@ -286,8 +291,7 @@ class UnitRun:
     async def _leave(self, to: str, histories: Mapping[int, LineHistory]) -> None:
         for index in histories:
             del self._left[index]
-        if histories:
-            await self._split(to, histories)
+        await self._split(to, histories)
 
     async def _split(
         self, to: str, histories: Mapping[int, LineHistory], most: int | None = None
@@ -334,7 +338,7 @@ class UnitRun:
                         unit
                     )  # the store has forgotten what it had told us
             case HandBackUnit(histories):
-                await self._leave(context.publisher.next_tier(unit.tier), histories)
+                await self._go_on(histories)
                 await self._phases.hand_back(unit)
             case ParkUnit(histories, due_seconds):
                 home = first_of(unit.options.tiers, context.publisher.order)

@@ -151,9 +151,10 @@ def examine(
     findings = Findings()
     seen: set[int] = set()
     slices = _Slices(findings, slice_lines)
-    for number, offset, length, text in _lines(file):
+    lines = _lines(file)
+    for number, offset, length, text in lines:
         if findings.total >= MAX_LINES:
-            findings.total += _count_lines(file, offset)
+            findings.total += 1 + sum(1 for _ in lines)
             message = f"a batch holds at most {MAX_LINES} lines; this file has {findings.total}"
             findings.add("too_many_tasks", message, number)
             break
@@ -231,16 +232,6 @@ def _lines(file: BinaryIO) -> Iterator[_RawLine]:
         if skipped + len(rest) > MAX_LINE_BYTES:
             skipped += len(rest)
             rest = b""
-
-
-def _count_lines(file: BinaryIO, offset: int) -> int:
-    """Count the lines from an offset on, without looking at them."""
-    file.seek(offset)
-    count, last = 0, b"\n"
-    while block := file.read(READ_BYTES):
-        count += block.count(b"\n")
-        last = block[-1:]
-    return count + (last != b"\n")
 
 
 def _check(

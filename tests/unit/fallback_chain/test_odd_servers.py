@@ -50,9 +50,11 @@ class Server:
             raise found
         return found
 
+    kind = "Text/Event-Stream"  # what it calls a stream
+
     @asynccontextmanager
     async def stream(self, method, url, *, headers, content, timeout_seconds):
-        yield StreamedReply(200, {"content-type": "Text/Event-Stream"}, self.chat())
+        yield StreamedReply(200, {"content-type": self.kind}, self.chat())
 
 
 def asking(server, **config):
@@ -209,3 +211,52 @@ async def test_its_usage_may_come_a_little_later():
     tier, _ = asking(Server(late))
     trial = await tier.ask({**PLAIN, "model": "m"}, sink=Sink())
     assert (trial.attempt.verdict, trial.tokens.prompt) == (Verdict.ANSWERED, 3)
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "", "text/event-stream"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (WORD, LAST),
+        (b": ping\n\n", WORD, LAST),
+        (b"\r\nid: 1\r\n", WORD, LAST),
+        (MARK + b"event: x\n" + WORD, LAST),
+        tuple(bytes([each]) for each in MARK + WORD + LAST),
+    ],
+)
+async def test_a_stream_is_one_whatever_it_is_called(kind, sent):
+    server = Server(lambda: pieces(*sent))
+    server.kind = kind
+    tier, breaker = asking(server)
+    sink = Sink()
+    trial = await tier.ask({**PLAIN, "model": "m"}, sink=sink)
+    assert (trial.attempt.verdict, sink.committed) == (Verdict.ANSWERED, True)
+    assert json.loads(trial.answer)["choices"][0]["message"]["content"] == "hi"
+    assert breaker.state is CircuitState.CLOSED
+
+
+WHOLE = json.dumps(completion("hi"), indent=1).encode()
+
+
+@pytest.mark.parametrize("mark", [b"", MARK, b"\n ", MARK + b"\n"])
+@pytest.mark.parametrize("size", [1, 5, 10_000])
+async def test_nor_is_a_whole_answer_a_stream(mark, size):
+    content = mark + WHOLE
+    sent = [content[at : at + size] for at in range(0, len(content), size)]
+    server = Server(lambda: pieces(*sent))
+    server.kind = "application/json"
+    tier, _ = asking(server)
+    trial = await tier.ask({**PLAIN, "model": "m"}, sink=Sink())
+    assert json.loads(trial.answer) == completion("hi")
+
+
+async def test_a_mark_before_an_answer_is_no_part_of_it():
+    listed = Reply(200, {}, MARK + b'{"data": [{"id": "m"}, {"id": "other"}]}')
+    tier, _ = asking(Server(lambda _: Reply(200, {}, MARK + WHOLE), listed))
+    trial = await tier.ask({**PLAIN, "model": "other"})
+    assert trial.attempt.verdict is Verdict.ANSWERED
+    assert json.loads(trial.answer) == completion("hi")
+    assert tier.serves("other")

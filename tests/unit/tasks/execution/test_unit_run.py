@@ -191,13 +191,23 @@ async def test_what_a_drain_did_not_let_be_called_comes_back_and_the_failed_go_o
     assert [each.tier for each in worker.publisher.dispatched] == ["cpu", "gpu"]
 
 
-async def test_what_a_drain_cuts_off_comes_back(worker, run):
+@pytest.mark.parametrize("tier", ["gpu", "cpu", "cache"])
+async def test_what_a_drain_cuts_off_comes_back(worker, tier):
+    run = Run(worker, worker.storage, tier=tier)
     await run.begin()
     run.come_to({0: ANSWER})
     await worker.drain.run(0.0)
     assert await asyncio.wait_for(run.work, 5) == []
-    assert moves(worker, "record", "hand_back") == [("record", [0]), ("hand_back", "gpu")]
-    assert worker.publisher.dispatched == [Dispatch(run.unit.id, 1, "gpu", "batch.begun")]
+    assert moves(worker, "record", "hand_back") == [("record", [0]), ("hand_back", tier)]
+    assert worker.publisher.dispatched == [Dispatch(run.unit.id, 1, tier, "batch.begun")]
+
+
+@pytest.mark.parametrize("tier", ["gpu", "cpu", "cache"])
+async def test_lines_that_end_a_moment_before_their_window_come_back_to_be_ended(worker, tier):
+    run = Run(worker, worker.storage, tier=tier)
+    expired = Finish(status=Status.EXPIRED, attempts=())
+    assert await run.end(ANSWER, expired, expired) == []
+    assert moves(worker, "record", "hand_back") == [("record", [0]), ("hand_back", tier)]
 
 
 async def test_a_unit_that_is_dropped_calls_and_records_nothing_more(worker, run):

@@ -73,7 +73,7 @@ def test_a_batch_holds_fifty_thousand_lines():
     content = b"\n".join(line(f"c{n}") for n in range(50_000))
     assert check(content).total == 50_000
     assert codes(content) == []
-    found = check(content + b"\n" + b"\n".join(line("one more") for _ in range(7)))
+    found = check(content + b"\n" + b"\n \r\n\n".join(line("one more") for _ in range(7)) + b"\n\n")
     assert [(e.code, e.line) for e in found.errors] == [("too_many_tasks", 50_001)]
     assert found.total == 50_007
     assert "this file has 50007" in found.errors[0].message
