@@ -79,6 +79,7 @@ def create_app(settings: Settings, told: CollectorRegistry | None = None) -> Sta
         middleware=[*cors, Middleware(Access, settings=settings, keys=key_ring(settings))],
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # to an absolute URL, of a scheme that is not known here
     app.state.metrics = metrics
     app.state.tier_names = names_of(settings)
     return app

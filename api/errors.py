@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -118,9 +119,11 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raised: no such route, wrong method; OPTIONS with the methods."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     message, headers = error.detail, dict(error.headers or {})
+    if error.status_code == 404 and (meant := _without_slash(request)):  # noqa: PLR2004 - HTTP's own
+        return Response(status_code=307, headers={"Location": meant})
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
         message = f"no route {request.method} {request.url.path}; /docs lists them"
-    methods = _methods_of(request)
+    methods = _methods_of(request, request.scope["path"])
     if request.method == "OPTIONS" and methods:
         return Response(status_code=204, headers={"Allow": ", ".join(methods)})
     request.app.state.metrics.refused(request.method, error.status_code)
@@ -131,11 +134,23 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return ApiError(error.status_code, message, headers=headers).response()
 
 
-def _methods_of(request: Request) -> list[str]:
+def _without_slash(request: Request) -> str | None:
+    """Return where a path leads that has a slash too many.
+
+    Relative: a proxy before us may have been reached by another scheme, and at another path.
+    """
+    path, query = request.scope["path"], request.url.query
+    if not path.endswith("/") or not _methods_of(request, path[:-1]):
+        return None
+    return f"../{quote(path[:-1].rpartition('/')[2])}{'?' if query else ''}{query}"
+
+
+def _methods_of(request: Request, path: str) -> list[str]:
     """Return the methods that a path takes, of all its routes."""
     found: set[str] = set()
+    scope = {**request.scope, "path": path}
     for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
             found |= (route.methods or set()) | {"OPTIONS"}
     return sorted(found)
 

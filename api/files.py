@@ -133,7 +133,8 @@ async def _create(request: Request, form: FormData) -> Response:
     seconds = _expiry(form)
     content = upload.file
     name, purpose = upload.filename or "", str(form["purpose"])
-    keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, name))
+    said = repr((name, purpose, seconds)).encode()
+    keys = idempotency_keys(request, await asyncio.to_thread(_digest, content, said))
     file_id, record = await _begin(services.store.files, owner, keys, upload.size or 0)
     if record is None:
         new_file = NewFile(file_id, owner, name, purpose, seconds)
@@ -256,9 +257,9 @@ def _expiry(form: FormData) -> int:
     return expiry.seconds
 
 
-def _digest(content: BinaryIO, filename: str) -> bytes:
-    # Of the content: a retried upload has other boundaries around the same file.
-    digest = hashlib.blake2b(filename.encode())
+def _digest(content: BinaryIO, said: bytes) -> bytes:
+    # Of what it says: a retried upload has other boundaries around the same file.
+    digest = hashlib.blake2b(said)
     content.seek(0)
     while chunk := content.read(CHUNK):
         digest.update(chunk)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from api.body import body_of
 from api.errors import json_response, not_found
 from api.metrics import FleetMetrics, FleetView, StoreAway, stream_counts, unusable_counts
+from api.paging import decimal
 from api.routing import JSON, Description, Route, object_of
 from api.schemas import BreakerChange, check, parse_json
 from api.services import Services, caller_of, services_of
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from circuit_breaker import BreakerView
     from tasks.records.troubles import SeenTrouble, TierHealth
     from tasks.store.fleet import Gauges
+
+TEXT = ("text/plain", "application/openmetrics-text", "text/*")  # what Prometheus asks for
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +214,18 @@ def _join(*texts: bytes) -> bytes:
 
 
 def wants_text(accept: str) -> bool:
-    """Whether an Accept header asks for Prometheus' text; curl's */* does not."""
-    ranges = [part.split(";")[0].strip().lower() for part in accept.split(",")]
-    return any(r in {"text/plain", "application/openmetrics-text", "text/*"} for r in ranges)
+    """Whether an Accept header asks for Prometheus' text, rather than JSON; curl's */* does not."""
+    wanted = dict(_range(part) for part in accept.split(","))
+    text = max(wanted.get(kind, 0.0) for kind in TEXT)
+    return text > wanted.get("application/json", 0.0)
+
+
+def _range(part: str) -> tuple[str, float]:
+    """Return a media range of an Accept header and its weight, 1 if none can be read."""
+    kind, *options = (each.strip().lower() for each in part.split(";"))
+    weights = [each.removeprefix("q=") for each in options if each.startswith("q=")]
+    weight = decimal(weights[0]) if weights else None
+    return kind, 1.0 if weight is None else weight
 
 
 def _summary(

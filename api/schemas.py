@@ -125,7 +125,7 @@ class EmbeddingRequest(Struct, kw_only=True):
     user: str | None = None
 
 
-class Handling(Struct, kw_only=True):
+class Handling(Struct, kw_only=True, forbid_unknown_fields=True):
     """How a request is to be answered, apart from what goes to the model."""
 
     cache: CachePolicy = "fallback"
@@ -242,6 +242,11 @@ CHOICES = b'"choices"'  # what a completion has, and vectors have not
 _counted = msgspec.json.Decoder(_Counted)
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _HANDLING = frozenset(Handling.__struct_fields__)
+HANDLING_PREFIX = "x-fallthrough-"
+HANDLING_HEADERS = {
+    HANDLING_PREFIX + name.replace("_", "-"): name
+    for name in ("cache", "on_exhausted", "tiers", "deadline_seconds")
+}
 
 
 def parse_json(content: bytes) -> Any:
@@ -349,10 +354,7 @@ def submission_of(
     if isinstance(request, EmbeddingRequest) and (fault := fault_of(request.input)):
         param = f"input{fault.place}"
         raise bad(f"{param}: {fault.what}", param)
-    fallthrough = body.pop("fallthrough", None)
-    handling = _from_headers(headers)
-    if fallthrough is not None:
-        handling = check(fallthrough, Handling, "fallthrough")
+    handling = _handling(headers, body.pop("fallthrough", None))
     sampling = request if isinstance(request, Sampling) else NO_SAMPLING
     own = handling.deadline_seconds
     return Submission(
@@ -394,13 +396,25 @@ def _options(given: Handling | JobRequest, sampling: Sampling) -> Options:
     )
 
 
+def _handling(headers: dict[str, str], fallthrough: Any) -> Handling:
+    """Return what a request's headers say, and what its body's "fallthrough" says instead."""
+    by_header = _from_headers(headers)
+    if fallthrough is None:
+        return by_header
+    handling: Handling = check(fallthrough, Handling, "fallthrough")
+    said = {name: value for name in fallthrough if (value := getattr(handling, name)) is not None}
+    return msgspec.structs.replace(by_header, **said)
+
+
 def _from_headers(headers: dict[str, str]) -> Handling:
     fields: dict[str, Any] = {}
-    for name in ("cache", "on_exhausted", "tiers", "deadline_seconds"):
-        header = "x-fallthrough-" + name.replace("_", "-")
-        text = headers.get(header)
-        if text is None:
+    for header, text in headers.items():
+        if not header.startswith(HANDLING_PREFIX):
             continue
+        name = HANDLING_HEADERS.get(header)
+        if name is None:
+            known = ", ".join(HANDLING_HEADERS)
+            raise bad(f"{header}: there is no such header; there are {known}", header)
         readers = {"deadline_seconds": decimal, "tiers": tier_names}
         fields[name] = readers.get(name, str)(text)
         if fields[name] is None:

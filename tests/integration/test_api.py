@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urljoin
 
 import httpx
 import openai
@@ -226,6 +227,49 @@ def test_metrics_are_json_for_curl_and_text_for_prometheus(stack, api):
     assert 'fallthrough_jobs_total{status="succeeded",tier="gpu"}' in text.text
     openmetrics = api.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert openmetrics.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_json"),
+    [
+        ("application/json, text/plain, */*", True),  # axios, Angular
+        ("text/plain;q=0, application/json", True),
+        ("text/plain;q=0.5, application/json;q=0.9", True),
+        ("text/plain;q=0", True),
+        ("text/plain, application/json;q=0.9", False),
+        ("text/plain, application/json;q=0", False),
+        ("TEXT/*", False),
+        ("application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.4,*/*;q=0.3", False),
+        ("text/plain;q=x", False),
+    ],
+)
+def test_metrics_are_what_is_wanted_most(api, accept, is_json):
+    reply = api.get("/metrics", headers={"accept": accept})
+    assert (reply.headers["content-type"] == "application/json") is is_json
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "to"),
+    [
+        ("POST", "/v1/jobs/", "/v1/jobs"),
+        ("GET", "/v1/batches/?limit=2", "/v1/batches?limit=2"),
+        ("GET", "/docs/", "/docs"),
+        ("GET", "/health/ready/", "/health/ready"),
+        ("GET", "/v1/jobs/a%2Fb%20c/", None),
+        ("GET", "/v1/jobs/a%20%3F/", "/v1/jobs/a%20%3F"),
+        ("GET", "/nothing/", None),
+        ("GET", "/docs//", None),
+    ],
+)
+def test_a_slash_too_many_leads_back_by_the_same_scheme_and_proxy(api, method, path, to):
+    reply = api.request(method, path)
+    if to is None:
+        assert reply.status_code == 404
+        return
+    assert reply.status_code == 307
+    proxied = f"https://llm.example/beneath{path}"
+    assert urljoin(proxied, reply.headers["location"]) == f"https://llm.example/beneath{to}"
+    assert api.request(method, path, follow_redirects=True).status_code != 307
 
 
 def test_breakers_are_shown_and_reset(api):

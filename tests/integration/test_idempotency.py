@@ -67,9 +67,9 @@ def key():
     return {"Idempotency-Key": f"key of {new_job_id()}"}
 
 
-def send_file(http, content=CONTENT, headers=None, name="in.jsonl"):
-    files = {"file": (name, content)}
-    return http.post("/files", files=files, data={"purpose": "batch"}, headers=headers)
+def send_file(http, content=CONTENT, headers=None, name="in.jsonl", **fields):
+    data = {"purpose": "batch", **fields}
+    return http.post("/files", files={"file": (name, content)}, data=data, headers=headers)
 
 
 def batch_body(file_id, **fields):
@@ -131,6 +131,10 @@ def test_a_key_with_another_body_is_refused_wherever_it_is_sent(http, sdk, key):
         assert refused.json()["error"]["code"] == "idempotency_key_reused"
         assert "Idempotency-Key" in refused.json()["error"]["message"]
         assert http.post(path, json=one, headers=key).json()["id"] == made.json()["id"]
+    hour = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    kept = send_file(http, headers=key)
+    assert send_file(http, headers=key, **hour).status_code == 422
+    assert send_file(http, headers=key).json()["id"] == kept.json()["id"]
     many = {"requests": [{"prompt": "a"}, {"prompt": "b"}]}
     assert http.post("/jobs", json=many, headers=key).status_code == 422
     chat = {"messages": HELLO, "model": "x"}

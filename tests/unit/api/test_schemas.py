@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
@@ -110,3 +112,46 @@ def test_a_request_that_is_long_or_deep_is_not_shown(request_bytes, is_shown):
 
 def test_a_body_may_begin_with_a_byte_order_mark():
     assert parse_json('\ufeff{"prompt": "x"}'.encode()) == {"prompt": "x"}
+
+
+def handled(headers, fallthrough=None):
+    body = {"messages": [{"role": "user", "content": "hi"}], "fallthrough": fallthrough}
+    return submission_of(body, Endpoint.CHAT, headers, "ann", Deadlines(60.0, 600.0))
+
+
+@pytest.mark.parametrize(
+    "body", [None, {}, {"cache": "off"}, {"metadata": {"team": "a"}}, {"tiers": None}]
+)
+def test_headers_say_what_the_body_does_not(body):
+    headers = {
+        "x-fallthrough-tiers": "cpu",
+        "x-fallthrough-on-exhausted": "fail",
+        "x-fallthrough-deadline-seconds": "7",
+    }
+    job = handled(headers, body)
+    assert (job.options.tiers, job.options.on_exhausted) == (("cpu",), "fail")
+    assert job.deadline_seconds == 7
+    assert job.options.cache == ("off" if body == {"cache": "off"} else "fallback")
+
+
+def test_what_the_body_says_counts():
+    headers = {"x-fallthrough-tiers": "cpu", "x-fallthrough-cache": "off"}
+    job = handled(headers, {"tiers": ["gpu"], "cache": "fallback"})
+    assert (job.options.tiers, job.options.cache) == (("gpu",), "fallback")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "said"),
+    [
+        ({}, {"on_exhaused": "fail"}, "fallthrough.on_exhaused: there is no such field"),
+        ({}, {"tier": ["cpu"]}, "fallthrough.tier: there is no such field"),
+        (
+            {"x-fallthrough-tier": "cpu"},
+            None,
+            "x-fallthrough-tier: there is no such header; there are x-fallthrough-cache, x-",
+        ),
+    ],
+)
+def test_a_way_of_handling_that_does_not_exist_is_refused(headers, body, said):
+    with pytest.raises(ApiError, match=re.escape(said)):
+        handled(headers, body)
