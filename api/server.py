@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
 MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # files: those that are no client's
 READER_SECONDS, LEAST_READ = 60.0, 64 * 1024  # in which one who is sent much takes so many bytes
+# What is read, and dropped, of a request that was answered before its end; and for how long.
+LINGER_BYTES, LINGER_SECONDS = 64 * 1024 * 1024, 5.0
 
 TOO_SLOW = "this request took too long to arrive"
 HEAD = f"a request's head may have {MOST_HEAD} bytes and {MOST_HEADERS} headers"
@@ -51,6 +53,51 @@ def protocol(most_connections: int, client_seconds: float) -> type[HttpToolsProt
     return type("Bounded", (_Bounded,), bounds)
 
 
+class _Transport:
+    """A transport whose last words get through to who is still sending.
+
+    The kernel resets a connection that is closed with bytes of it unread, and a proxy that is
+    sending then makes a 502 of our answer. So our half is closed first; what still comes is
+    dropped, for a bounded time, until its sender closes his.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: _Bounded) -> None:
+        self._transport, self._protocol = transport, protocol
+        self._left = LINGER_BYTES
+        self._end: asyncio.TimerHandle | None = None
+        self.write = transport.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether our half is closed, and what comes is dropped."""
+        return self._end is not None
+
+    def is_closing(self) -> bool:
+        return self.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._protocol.under_way:
+            self._transport.close()
+            return
+        self._end = self._protocol.loop.call_later(LINGER_SECONDS, self._transport.close)
+        self._transport.write_eof()
+        self._protocol.flow.resume_reading()
+
+    def drop(self, data: bytes) -> None:
+        """Drop what comes after our last words."""
+        self._left -= len(data)
+        if self._left < 0:
+            self._transport.close()
+
+    def forget(self) -> None:
+        """Note that the connection is gone."""
+        if self._end is not None:
+            self._end.cancel()
+
+
 class _Bounded(HttpToolsProtocol):
     most_connections, client_seconds = 0, 0.0
     _head = True  # a request's head is awaited, or under way
@@ -60,9 +107,17 @@ class _Bounded(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None  # looks whether the client takes what it asked for
     _running: RequestResponseCycle | None = None  # which is answered now
+    _broken = False  # what comes cannot be read
+
+    @property
+    def under_way(self) -> bool:
+        """Whether some of a request may still come, or lie unread."""
+        return self._body or self._head_bytes > 0 or self._broken
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._last = _Transport(transport, self)
+        self.transport = self._last  # type: ignore[assignment]
         if len(self.connections) > self.most_connections:
             self._end(503, FULL, "too_many_connections")
         else:
@@ -72,12 +127,16 @@ class _Bounded(HttpToolsProtocol):
         self._tell_of_the_end()  # the transport closes now
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._last.forget()
         self._wait_no_more()
         self._read_again()
         self._tell_of_the_end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._last.lingers:
+            self._last.drop(data)
+            return
         self._moved = True
         super().data_received(data)
         if self._head and not self.transport.is_closing():
@@ -113,7 +172,7 @@ class _Bounded(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
         """Refuse what cannot be parsed; whoever asked before it in this connection is answered."""
-        cycle = self.cycle
+        cycle, self._broken = self.cycle, True
         if self._body and self.pipeline:  # in its turn
             self.pipeline[0] = cycle, _refusing(400, UNREADABLE, "invalid_http")
         elif self._body or cycle is None or cycle.response_complete:
@@ -175,6 +234,8 @@ class _Bounded(HttpToolsProtocol):
     def _look(self) -> None:
         """End who is too slow. What we do not read now is not its sender's fault."""
         self._timer = None
+        if self.transport.is_closing():
+            return
         answering = self._head and self.cycle is not None and not self.cycle.response_complete
         if answering or (self._body and (self._moved or self.flow.read_paused)):
             self._wait()

@@ -78,3 +78,64 @@ def test_who_does_not_take_what_he_asked_for_is_dropped(monkeypatch, reads):
                 break
         assert dropped.wait(5)
         assert (got >= size) == (reads in {"slowly", "all"})
+
+
+REFUSED = b"refused before its end"
+
+
+async def refuse(scope, receive, send):
+    size = str(len(REFUSED)).encode()
+    headers = [(b"content-length", size), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": REFUSED})
+
+
+SIZE = 3_000_000
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+UNFINISHED = {
+    "a body": HEAD + b"content-length: %d\r\n\r\n" % SIZE,
+    "a body in chunks": HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % SIZE,
+    "a head": HEAD + b"x: ",
+    "what is no HTTP": b"\x16\x03\x01",
+}
+
+
+@pytest.mark.parametrize("sent", UNFINISHED)
+def test_a_refusal_gets_through_to_who_sends_on(sent):
+    """As a proxy does: it sends to its end, and takes a reset for our failure."""
+    with serving(refuse) as address, socket.create_connection(address, 10) as client:
+        client.sendall(UNFINISHED[sent])
+        for _ in range(30):
+            client.sendall(b"x" * (SIZE // 30))
+            time.sleep(0.01)
+        got = b""
+        while piece := client.recv(2**16):
+            got += piece
+    status = {"a head": b" 431 ", "what is no HTTP": b" 400 "}.get(sent, b" 413 ")
+    assert status in got.partition(b"\r\n")[0]
+
+
+def send_for(seconds, client):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        client.sendall(b"x" * 20_000)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("bound", ["LINGER_SECONDS", "LINGER_BYTES"])
+def test_nobody_sends_on_for_ever(monkeypatch, bound):
+    monkeypatch.setattr(server, bound, 0.3 if bound == "LINGER_SECONDS" else 100_000)
+    with serving(refuse) as address, socket.create_connection(address, 10) as client:
+        client.sendall(UNFINISHED["a body"])
+        with pytest.raises(ConnectionError):
+            send_for(3.0, client)
+
+
+def test_who_lingers_does_not_hold_up_the_end():
+    with serving(refuse) as address:
+        client = socket.create_connection(address, 10)
+        client.sendall(UNFINISHED["a body"])
+        assert b" 413 " in client.recv(2**16)
+        began = time.monotonic()
+    assert time.monotonic() < began + 2
+    client.close()
