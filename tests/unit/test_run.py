@@ -29,7 +29,7 @@ def clone(tmp_path):
     for name in ("run", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, clone)
     stamped = "cat requirements.lock pyproject.toml | cksum >.venv/stamp"
-    subprocess.run(["sh", "-c", stamped], cwd=clone, check=True)
+    subprocess.run(["/bin/sh", "-c", stamped], cwd=clone, check=True)
     (programs / "python").symlink_to(sys.executable)
     # As pip writes it: of a path with blanks the second line names the interpreter.
     head = f"#!/bin/sh\n'''exec' \"{programs}/python\" \"$0\" \"$@\"\n' '''\n"
