@@ -414,6 +414,20 @@ def test_a_new_user_runs_a_batch_and_downloads_the_answers_without_the_terminal(
     assert {json.loads(each)["custom_id"] for each in lines} == {f"q{n}" for n in range(40)}
 
 
+def test_a_file_that_was_mended_is_chosen_again(fleet, page, tmp_path):
+    api = fleet.api().start()
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_bytes(jsonl([line("a", "one")]) + b"{broken\n")
+    to(api, page, "batches/new")
+    page.wait("#view", "A file of requests")
+    page.find("input[type=file]").send_keys(str(prompts))
+    page.wait(".checked", "1 problem in 2 lines")
+    prompts.write_bytes(jsonl([line("a", "one"), line("b", "two")]))
+    page.find("input[type=file]").send_keys(str(prompts))
+    page.wait(".checked", "2 lines, all good")
+    assert "prompts.jsonl file-" in page.text("#view"), "the field itself is empty again"
+
+
 def test_lines_that_failed_are_told_and_retried_as_a_new_batch(fleet, gpu, cpu, page):
     api, _ = fleet.start(fleet.api(), fleet.worker(slice_lines=16))
     gpu.mode = cpu.mode = "400"

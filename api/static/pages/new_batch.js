@@ -37,14 +37,18 @@ export function newBatch({ query }) {
     try {
       const stored = await upload(file, (share) => (page.bar.value = share), left.signal)
       given = stored.id
-      await check(page, given)
+      await check(page, given, stored.filename)
     } catch (error) {
       say(page.note, '')
       say(page.refused, `Not uploaded: ${reason(error)}`)
     } finally { page.bar.hidden = true }
   }
 
-  page.file.addEventListener('change', () => { if (page.file.files?.[0]) take(page.file.files[0]) })
+  page.file.addEventListener('change', () => {
+    const file = page.file.files?.[0]
+    page.file.value = '' // or the same file, once mended, would be no change
+    if (file) take(file)
+  })
   page.drop.addEventListener('dragover', (event) => event.preventDefault())
   page.drop.addEventListener('drop', (event) => {
     event.preventDefault()
@@ -90,10 +94,11 @@ function build() {
  *
  * @param {Page} page
  * @param {string} fileId
+ * @param {string} [name]
  */
-async function check(page, fileId) {
+async function check(page, fileId, name = '') {
   say(page.note, 'Checking its lines …')
-  put(page.stored, shownId(fileId))
+  put(page.stored, name && `${name} `, shownId(fileId))
   const reply = await send('v1/validations', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ input_file_id: fileId }) })
   const found = /** @type {Validation} */ (await reply.json())
   const told = found.problems.length < found.problem_count ? `, of which these are the first ${found.problems.length}` : ''
