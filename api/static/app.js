@@ -2,10 +2,10 @@
 /** The frame around the pages: which is shown, the key, and what is told when the API is away. */
 
 import { $, make, put, say, tell } from './core/dom.js'
-import { Refused, ask, reason } from './core/http.js'
+import { Refused, ask, isAway, reason } from './core/http.js'
 import { Loop } from './core/loop.js'
 import { place } from './core/router.js'
-import { forgetKey, keepKey, session } from './core/session.js'
+import { faultOfKey, forgetKey, keepKey, keptFault, session } from './core/session.js'
 import { clock } from './core/text.js'
 import { batch } from './pages/batch.js'
 import { batches } from './pages/batches.js'
@@ -82,8 +82,7 @@ function focusOn(next) {
 function seen(now) {
   keepKey()
   seenAt = new Date()
-  say($('refused'), '')
-  $('key').removeAttribute('aria-invalid')
+  refuseKey('')
   $('login').hidden = true
   $('all').hidden = $('pages').hidden = false
   $('forget').hidden = !session.key
@@ -112,10 +111,14 @@ function headline(level, text, title) {
 function keyWanted() {
   const tried = session.key
   wantKey()
-  if (tried) {
-    say($('refused'), 'This key was refused (401): it is not known here, or was revoked.')
-    $('key').setAttribute('aria-invalid', 'true')
-  }
+  if (tried) refuseKey('This key was refused (401): it is not known here, or was revoked.')
+}
+
+/** @param {string} why empty: nothing is known against it */
+function refuseKey(why) {
+  say($('refused'), why)
+  if (why) $('key').setAttribute('aria-invalid', 'true')
+  else $('key').removeAttribute('aria-invalid')
 }
 
 function wantKey() {
@@ -136,7 +139,8 @@ function wantKey() {
 /** @param {unknown} error */
 function lost(error) {
   const status = error instanceof Refused ? error.status : 0
-  const why = status === 429 ? `The API limits this key: ${reason(error)}.` : status ? `The API cannot tell (${status}): ${/** @type {Error} */ (error).message}.` : 'The API does not answer.'
+  const said = error instanceof Error ? error.message : String(error)
+  const why = status === 429 ? `The API limits this key: ${reason(error)}.` : status ? `The API cannot tell (${status}): ${said}.` : isAway(error) ? 'The API does not answer.' : `This page cannot be shown: ${said}.`
   const since = seenAt ? ` What is shown is from ${clock(seenAt)}.` : ''
   $('all').classList.add('stale')
   $('top').classList.add('lost')
@@ -162,8 +166,13 @@ function tick() {
 
 $('login').addEventListener('submit', (event) => {
   event.preventDefault()
-  session.key = /** @type {HTMLInputElement} */ ($('key')).value.trim()
-  say($('refused'), '')
+  const field = /** @type {HTMLInputElement} */ ($('key')), key = field.value.trim(), fault = faultOfKey(key)
+  refuseKey(fault)
+  if (fault) {
+    field.value = '' // what cannot be seen cannot be mended there
+    return
+  }
+  session.key = key
   open()
 })
 $('forget').addEventListener('click', () => {
@@ -188,4 +197,5 @@ document.addEventListener('visibilitychange', () => { if (!document.hidden) loop
 addEventListener('online', () => loop.look())
 addEventListener('hashchange', open)
 setInterval(tick, 500)
+refuseKey(keptFault) // seen if a key is wanted
 open()

@@ -380,6 +380,54 @@ def test_a_wrong_key_is_refused_and_an_admins_is_kept_in_the_tab(kept, page):
     assert page.run("return localStorage.length") == 0
 
 
+UNSENDABLE = {
+    "\u200b": "an invisible character (U+200B)",
+    "\u00e9": "\u00e9 (U+00E9)",
+    "\u20ac": "\u20ac (U+20AC)",
+    " ": "a blank",
+}
+
+
+@pytest.mark.parametrize("odd", UNSENDABLE)
+def test_a_key_that_no_request_can_carry_is_refused_with_what_is_odd(kept, page, odd):
+    page.open(kept.url)
+    enter(page, ANN[:10] + odd + ANN[10:])
+    page.wait("#refused", f"This is no API key: there is {UNSENDABLE[odd]} in it.")
+    assert page.find("#key").get_attribute("aria-invalid") == "true"
+    assert page.text("#glance") == "This server wants an API key"
+    enter(page, ANN)
+    page.wait("#limited", "not an admin's (403)")
+    assert page.text("#refused") == ""
+    page.find("#forget").click()
+
+
+def test_a_kept_key_that_no_request_can_carry_is_not_sent(kept, page):
+    page.open(kept.url)
+    page.wait("#login", "API key")
+    page.run("sessionStorage.setItem('key', 'key\u200b')")
+    page.driver.refresh()
+    page.wait("#refused", "an invisible character (U+200B)")
+    page.open(f"{kept.url}/#/jobs")
+    enter(page, ANN)
+    page.wait("#view", "There is no job yet.")
+    page.find("#forget").click()
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ("() => Response.json(null)", "This page cannot be shown: "),
+        ("() => new Response('<html>')", "cannot be shown: what came back is not JSON"),
+        ("() => { throw new TypeError('Failed to fetch') }", "The API does not answer."),
+    ],
+)
+def test_a_fault_that_is_no_outage_is_not_told_as_one(api, page, reply, told):
+    page.open(f"{api.url}/#/jobs")
+    page.wait("#at", "as of")
+    page.run(f"window.fetch = async () => ({reply})()")
+    page.wait("#glance", told)
+
+
 def test_metrics_are_shown_to_a_key_that_a_link_cannot_carry(kept, page):
     page.open(kept.url)
     enter(page, ROOT)

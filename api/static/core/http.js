@@ -19,6 +19,9 @@ export class Refused extends Error {
   }
 }
 
+/** The API does not answer, or the connection to it broke off. */
+export class Away extends Error {}
+
 /** What was asked so far, and how much this key may ask in a minute (0: as much as it likes). */
 export const asked = { count: 0, limit: 0 }
 
@@ -35,8 +38,10 @@ const withKey = () => (session.key ? { authorization: `Bearer ${session.key}` } 
 export async function send(path, options = {}) {
   const headers = { ...withKey(), .../** @type {Record<string, string>} */ (options.headers) }
   asked.count += 1
-  const reply = await fetch(path, { cache: 'no-store', ...options, headers }).catch((error) => {
-    throw error instanceof TypeError ? new Error('the API does not answer') : error
+  // Made first: what cannot be asked is a TypeError, too, and no outage.
+  const request = new Request(path, { cache: 'no-store', ...options, headers })
+  const reply = await fetch(request).catch((error) => {
+    throw error instanceof TypeError ? new Away('the API does not answer') : error
   })
   asked.limit = Number(reply.headers.get('x-ratelimit-limit-requests')) || 0
   if (reply.ok) return reply
@@ -60,7 +65,17 @@ export async function ask(path, method = 'GET', body = undefined) {
     // Debian's TypeScript does not know it yet.
     signal: /** @type {any} */ (AbortSignal).timeout(PATIENCE_MS),
   })
-  return reply.json()
+  return reply.json().catch((error) => { throw unread(error) })
+}
+
+/**
+ * Says why a reply's body could not be read.
+ *
+ * @param {unknown} error
+ */
+function unread(error) {
+  if (error instanceof TypeError) return new Away('the connection broke off')
+  return error instanceof SyntaxError ? new Error('what came back is not JSON, so it is not from the API') : error
 }
 
 /**
@@ -118,6 +133,13 @@ export async function download(fileId, name) {
   link.click()
   if (session.key) setTimeout(() => URL.revokeObjectURL(content), 60_000)
 }
+
+/**
+ * Whether nothing came back.
+ *
+ * @param {unknown} error
+ */
+export const isAway = (error) => error instanceof Away || (error instanceof Error && error.name === 'TimeoutError')
 
 /**
  * Says what went wrong, for people.
