@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
     from api.routing import Schema
 
+# Its URLs are relative, so that a proxy may serve all of the API under a path.
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Fallthrough API</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/static/swagger-ui.css"></head><body><div id="ui"></div>
-<script src="/docs/static/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui"})</script></body></html>"""
+<link rel="stylesheet" href="docs/static/swagger-ui.css"></head><body><div id="ui"></div>
+<script src="docs/static/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#ui"})</script></body></html>"""
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -191,6 +192,7 @@ def document(app: Starlette) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Fallthrough", "version": version("fallthrough"), "description": ABOUT},
+        "servers": [{"url": ".", "description": "where this document is"}],
         "tags": [{"name": tag} for tag in (*TAGS, OPERATIONS)],
         "security": [{"key": []}, {}],  # a server without keys takes who has none
         "paths": paths,
@@ -211,6 +213,11 @@ async def docs(_: Request) -> Response:
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": CONTENT_POLICY})
 
 
+async def without_slash(_: Request) -> Response:
+    """GET /docs/: the page's URLs are relative to /docs, wherever that is."""
+    return RedirectResponse("../docs")
+
+
 def _static() -> Path:
     # The package is a carrier of Swagger UI's files; nothing of it is run.
     if find_spec("swagger_ui") is None:
@@ -224,5 +231,6 @@ def routes() -> list[BaseRoute]:
     return [
         Route("GET", "/openapi.json", openapi, Undescribed.DOCUMENT),
         Route("GET", "/docs", docs, Undescribed.PAGE),
+        Route("GET", "/docs/", without_slash, Undescribed.PAGE),
         Mount("/docs/static", StaticFiles(directory=_static())),
     ]

@@ -76,6 +76,7 @@ def _round(url: str, each: int, seed: int) -> Iterator[Any]:
     """Run each operation's own cases, and so many examples besides."""
     config = SchemathesisConfig.from_dict(
         {
+            "base-url": url,  # it takes "." of the document for a path of that name
             "seed": seed,
             "continue-on-failure": True,
             "request-timeout": 20.0,

@@ -9,6 +9,7 @@ import openai
 import pytest
 from harness.batches import ended, line, start
 from harness.contrast import AA, COLOURS, contrast, luminance
+from harness.prefix import PrefixProxy
 from harness.waiting import wait_until
 from selenium.webdriver.common.keys import Keys
 
@@ -127,6 +128,38 @@ def test_the_docs_of_the_api_are_shown_under_their_own_policy(api, page):
     assert page.complaints() == []
     policy = httpx.get(f"{api.url}/docs").headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy
+
+
+@pytest.fixture
+def prefixed(api):
+    """The same API under a proxy's path."""
+    proxy = PrefixProxy(api.url, "/llm")
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("place", ["docs", "docs/"])
+def test_the_docs_of_the_api_are_shown_and_tried_under_a_proxys_path(prefixed, page, place):
+    page.open(f"{prefixed.url}/{place}")
+    page.wait("#ui", "/v1/chat/completions")
+    page.find("#operations-Operations-get_health button").click()
+    page.wait("#ui", "Try it out")
+    page.find(".try-out button").click()
+    page.wait("#ui", "Execute")
+    page.find("button.execute").click()
+    page.wait("#ui .request-url", f"{prefixed.url}/health")
+    page.wait("#ui .live-responses-table", '"ok"')
+    assert prefixed.asked[-1] == "GET /llm/health"
+    assert page.complaints() == []
+
+
+def test_every_page_works_under_a_proxys_path(prefixed, page):
+    for place in PLACES:
+        page.open(f"{prefixed.url}/{place}")
+        page.run("location.reload()")
+        page.wait("#at", "as of") if place != "#/nowhere" else page.wait("#view", "no such page")
+    assert all(request.split()[1].startswith("/llm/") for request in prefixed.asked)
+    assert page.complaints() == []
 
 
 def test_answers_are_counted_by_tier_and_paced(api, page):

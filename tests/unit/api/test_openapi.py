@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from urllib.parse import urljoin
 
 import jsonschema_rs
 import pytest
@@ -12,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.app import PREFIX, create_app
 from api.errors import ApiError
-from api.openapi import document
+from api.openapi import PAGE, document
 from api.routing import Description, Route, Undescribed
 from api.schemas import Deadlines, jobs_of, submission_of
 from fallback_chain import Endpoint
@@ -56,6 +57,16 @@ def test_each_route_under_the_prefix_has_a_twin_without_it_that_is_not_described
     prefixed = [r for r in routes if r.path.startswith(f"{PREFIX}/")]
     assert {(r.method, r.path.removeprefix(PREFIX)) for r in prefixed} == twins
     assert all(isinstance(r.description, Description) for r in prefixed)
+
+
+@pytest.mark.parametrize("served", ["http://api.example/", "https://company.example/llm/"])
+def test_the_api_is_where_its_document_is(app, served):
+    (server,) = document(app)["servers"]
+    assert urljoin(f"{served}openapi.json", server["url"]) == served
+    urls = re.findall(r'(?:href|src|url)(?:=|: )"([^"]*)"', PAGE)
+    assert "openapi.json" in urls
+    for url in urls:
+        assert urljoin(f"{served}docs", url).startswith((served, "data:")), url
 
 
 def test_an_operation_has_the_parameters_of_its_query_and_its_path(app):
