@@ -183,6 +183,114 @@ def test_the_playground_streams_and_says_which_tier_speaks(api, gpu, page):
     page.wait(".job .state", "succeeded: answered by cpu")
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+TALK = [
+    {"role": "system", "content": "Be terse."},
+    {"role": "user", "content": "My name is Ann."},
+    {"role": "assistant", "content": "Hello Ann."},
+    {"role": "user", "content": [PICTURE, {"type": "text", "text": "What is this?\n"}]},
+]
+FIELDS = {
+    "response_format": {"type": "json_object"},
+    "stop": ["END"],
+    "seed": 7,
+    "temperature": 0.75,
+    "max_tokens": 9,
+}
+TOOL_CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+
+
+def asked_of(call):
+    """Return what a model server was asked, but for how its answer is to come."""
+    return {n: v for n, v in call.body.items() if n not in {"stream", "stream_options"}}
+
+
+def ask_again(api, page, gpu, job_id):
+    """Take a job into the playground; return what its model server was asked."""
+    asked = asked_of(gpu.calls[-1])
+    to(api, page, f"jobs/{job_id}")
+    press(page, "Ask again")
+    page.wait(".along", "A job does not tell its tiers")
+    return asked
+
+
+def sent(page, gpu):
+    """Press Send; return what a model server is asked."""
+    before = len(gpu.calls)
+    press(page, "Send")
+    wait_until(lambda: len(gpu.calls) > before, what="a model server is asked")
+    page.wait(".talk .message:last-child .end", "ms")
+    return asked_of(gpu.calls[-1])
+
+
+def test_a_job_is_asked_again_as_it_was(api, gpu, page):
+    labels = {"team": "blue"}
+    job = submit(api, messages=TALK, metadata=labels, cache="off", stream=True, **FIELDS)
+    httpx.get(f"{api.url}/v1/jobs/{job['id']}", params={"wait": 20}, timeout=30)
+    asked = ask_again(api, page, gpu, job["id"])
+    assert page.find("textarea[name=prompt]").get_attribute("value") == "What is this?\n"
+    assert page.find("textarea[name=system]").get_attribute("value") == "Be terse."
+    talk = ["user", "My name is Ann.", "assistant", "Hello Ann."]
+    assert page.text(".talk").splitlines() == talk
+    names = [name.text for name in page.all(".along li code")]
+    fields = ["response_format", "seed", "stop"]
+    assert sorted(names) == ["image_url of the prompt", "metadata of the job", *fields]
+    assert sent(page, gpu) == asked
+    latest = httpx.get(f"{api.url}/v1/jobs").json()["data"][0]
+    assert (latest["id"] != job["id"], latest["metadata"]) == (True, labels)
+    page.find("textarea[name=prompt]").send_keys("And now?")
+    again = sent(page, gpu)
+    said = [message["content"] for message in again.pop("messages")]
+    assert said[:4] == [message["content"] for message in TALK]
+    assert said[-1] == "And now?"
+    assert {**again, "messages": asked["messages"]} == asked, "all else stays"
+
+
+def test_what_a_job_sends_along_can_be_changed_and_left_out(api, gpu, page):
+    job = done(api, submit(api, messages=TALK, **FIELDS)["id"])
+    asked = ask_again(api, page, gpu, job["id"])
+    page.find("button[aria-label='Leave out seed']").click()
+    page.find("textarea[name=prompt]").send_keys("Or that?")
+    *talk, last = asked["messages"]
+    text = {"type": "text", "text": "What is this?\nOr that?"}
+    gone = {name: value for name, value in asked.items() if name != "seed"}
+    changed = {**gone, "messages": [*talk, {**last, "content": [PICTURE, text]}]}
+    assert sent(page, gpu) == changed
+    ask_again(api, page, gpu, job["id"])
+    page.find("button[aria-label='Leave out image_url of the prompt']").click()
+    plain = [*talk, {"role": "user", "content": "What is this?"}]
+    assert sent(page, gpu)["messages"] == plain
+
+
+def test_a_job_that_ends_with_a_tools_result_is_asked_again_without_a_prompt(api, gpu, page):
+    called = {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "noon"}
+    messages = [{"role": "user", "content": "What time is it?"}, called, result]
+    job = done(api, submit(api, messages=messages, cache="off")["id"])
+    asked = ask_again(api, page, gpu, job["id"])
+    assert sent(page, gpu) == asked
+    assert asked["messages"] == messages
+
+
+def test_what_cannot_be_asked_again_is_said(api, page):
+    body = {"prompt": "Once upon", "suffix": "end"}
+    headers = httpx.post(f"{api.url}/v1/completions", json=body, timeout=30).headers
+    to(api, page, f"playground?job={headers['x-fallthrough-job-id']}")
+    page.wait(".along", "The job had its prompt completed (/v1/completions)")
+    assert page.find("textarea[name=prompt]").get_attribute("value") == "Once upon"
+    assert [name.text for name in page.all(".along li code")] == ["suffix"]
+    vectors = {"model": "embedder", "input": "Hello"}
+    headers = httpx.post(f"{api.url}/v1/embeddings", json=vectors, timeout=30).headers
+    of_vectors = headers["x-fallthrough-job-id"]
+    long = done(api, submit(api, prompt="x" * 5000)["id"])["id"]
+    for job_id, why in ((of_vectors, "This job asked for embeddings"), (long, "was too long")):
+        to(api, page, f"playground?job={job_id}")
+        page.wait("#not-asked", why)
+        to(api, page, f"jobs/{job_id}")
+        page.wait("#at", "as of")
+        assert [e.text for e in page.all("a.button")] == []
+
+
 def test_a_breaker_is_opened_by_hand_with_who_and_why(fleet, page):
     api, _ = fleet.start(fleet.api(api_keys=f"ann={ANN},boss!={BOSS}"), fleet.worker())
     page.open(f"{api.url}/#/breakers/max_gpu")

@@ -53,7 +53,7 @@ export class Answer {
       return
     }
     if (typeof chunk.sequence_number === 'number') this.last = chunk.sequence_number
-    const choice = chunk.choices?.[0], delta = choice?.delta || {}
+    const choice = chunk.choices?.find((/** @type {any} */ each) => !each.index), delta = choice?.delta || {}
     this.model = chunk.model || this.model
     this.usage = chunk.usage || this.usage
     this.text += delta.content ?? choice?.text ?? ''

@@ -7,6 +7,7 @@ import { ask, reason, send } from '../core/http.js'
 import { LOOK_MS } from '../core/loop.js'
 import { to } from '../core/router.js'
 import { moment, number, plain, took } from '../core/text.js'
+import { whyNotAgain } from '../parts/again.js'
 import { confirmed } from '../parts/confirm.js'
 import { showFacts } from '../parts/facts.js'
 import { copyButton, shownId } from '../parts/ids.js'
@@ -84,7 +85,7 @@ function showJob(page, job) {
   say(part(element, 'state'), wordsOf(job))
   say(part(element, 'problem'), job.error ? `${job.error.message}${job.error.code ? ` (${job.error.code})` : ''}` : '')
   page.cancel.hidden = final
-  page.again.hidden = !job.request
+  page.again.hidden = whyNotAgain(job) !== ''
   showFacts(part(element, 'facts'), factsOf(job))
   put(part(element, 'timeline'), ...timeline(job, Date.now() / 1000))
   showRequest(part(element, 'request'), job)

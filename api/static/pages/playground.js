@@ -6,11 +6,13 @@ import { Answer, eventsOf } from '../core/events.js'
 import { Refused, ask, reason, send } from '../core/http.js'
 import { go, to } from '../core/router.js'
 import { milliseconds, number, took } from '../core/text.js'
+import { alongList, needsNoPrompt, note, nothing, showAlong, takenFrom, whyNotAgain, withText } from '../parts/again.js'
 import { choice, complaint, labelled, valuesOf } from '../parts/forms.js'
 import { shownId } from '../parts/ids.js'
-import { shown, textOf } from '../parts/messages.js'
+import { messagesOf, shown, textOf } from '../parts/messages.js'
 
-/** @typedef {{ role: string, content: string }} Message */
+/** @typedef {import('../parts/again.js').Beside} Beside */
+/** @typedef {import('../parts/again.js').Message} Message */
 
 /** What was written and not sent, kept while one looks elsewhere. */
 const draft = { prompt: '', system: '' }
@@ -21,9 +23,7 @@ export function forgetDrafts() { Object.assign(draft, { prompt: '', system: '' }
  * @returns {import('../core/types.js').View}
  */
 export function playground({ query }) {
-  const page = build()
-  /** @type {Message[]} */
-  let talk = []
+  const page = build(), beside = nothing()
   /** @type {AbortController | null} */
   let asking = null
   let begun = false
@@ -34,21 +34,24 @@ export function playground({ query }) {
     begun = true
     put(page.models, ...data.map((/** @type {any} */ model) => make('option', { value: model.id })))
     const earlier = query.get('job')
-    if (earlier) takeFrom(page, (await ask(`v1/jobs/${encodeURIComponent(earlier)}`)).request)
+    if (earlier) takeFrom(page, beside, await ask(`v1/jobs/${encodeURIComponent(earlier)}`))
     return null
   }
 
   async function askNow() {
-    const request = requestOf(page, talk)
+    const request = requestOf(page, beside)
     if (!request || asking) return
+    const { asked } = request
     asking = new AbortController()
     page.stop.hidden = false
     page.send.setAttribute('aria-disabled', 'true')
-    page.talk.append(shown('you', draft.prompt))
+    if (asked) page.talk.append(shown('you', textOf(asked.content)))
     const answered = await streamed(page, request, asking.signal)
     if (answered !== null) {
-      talk = [...request.messages.filter((/** @type {Message} */ { role }) => role !== 'system'), { role: 'assistant', content: answered }]
+      const talk = [...beside.talk, ...(asked ? [asked] : []), { role: 'assistant', content: answered }]
+      Object.assign(beside, { talk, last: null, bare: false })
       page.prompt.value = draft.prompt = ''
+      showBeside(page, beside)
     }
     asking = null
     page.stop.hidden = true
@@ -63,10 +66,11 @@ export function playground({ query }) {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) askNow()
   })
   page.stop.addEventListener('click', () => asking?.abort())
-  page.submit.addEventListener('click', () => submitJob(page, talk))
+  page.submit.addEventListener('click', () => submitJob(page, beside))
   page.fresh.addEventListener('click', () => {
-    talk = []
+    Object.assign(beside, { talk: [], bare: false })
     put(page.talk)
+    showBeside(page, beside)
     page.prompt.focus()
   })
   return { title: 'Playground', element: page.element, look, leave: () => asking?.abort() }
@@ -75,7 +79,7 @@ export function playground({ query }) {
 /** @typedef {ReturnType<typeof build>} Page */
 
 function build() {
-  const models = make('datalist', { id: 'models' }), refused = complaint('not-asked')
+  const models = make('datalist', { id: 'models' }), refused = complaint('not-asked'), along = alongList()
   const prompt = make('textarea', { name: 'prompt', rows: 4, required: true }), system = make('textarea', { name: 'system', rows: 2 })
   prompt.value = draft.prompt
   system.value = draft.system
@@ -90,30 +94,36 @@ function build() {
     labelled('Cache', choice('cache', [['fallback', 'when the tiers failed'], ['first', 'first'], ['off', 'off']], 'fallback')),
     labelled('When no tier answers', choice('on_exhausted', [['degraded', 'the degraded message'], ['wait', 'wait'], ['fail', 'fail']], 'degraded')),
     labelled('Most tokens', make('input', { name: 'max_tokens', type: 'number', min: 1, step: 1 })),
-    labelled('Temperature', make('input', { name: 'temperature', type: 'number', min: 0, max: 2, step: 0.1 })),
-    make('div', { class: 'actions whole-row' }, sendButton, stop, submit, fresh), refused, models)
+    labelled('Temperature', make('input', { name: 'temperature', type: 'number', min: 0, max: 2, step: 'any' })),
+    along, make('div', { class: 'actions whole-row' }, sendButton, stop, submit, fresh), refused, models)
   const talk = make('div', { class: 'talk', 'aria-label': 'Conversation', role: 'region' })
   const element = make('div', { class: 'playground' }, make('h2', { tabindex: -1 }, 'Playground'), talk, form)
-  return { element, form, prompt, system, models, send: sendButton, stop, submit, fresh, talk, refused }
+  return { element, form, prompt, system, models, send: sendButton, stop, submit, fresh, talk, along, refused }
 }
 
 /**
- * What is to be asked; null, and said, if there is nothing.
+ * What is to be asked; null, and said, if there is nothing. asked: its last message, if that is the form's.
  *
  * @param {Page} page
- * @param {Message[]} talk
- * @returns {Record<string, any> | null}
+ * @param {Beside} beside
+ * @returns {{ body: Record<string, any>, handling: Record<string, any>, asked: Message | null } | null}
  */
-function requestOf(page, talk) {
+function requestOf(page, beside) {
   const { prompt, system, model, tiers, cache, on_exhausted, max_tokens, temperature } = valuesOf(page.form)
-  say(page.refused, prompt ? '' : 'Write a prompt first.')
-  if (!prompt) return null
+  const { talk, last, fields, labels } = beside, askable = prompt || needsNoPrompt(beside)
+  say(page.refused, askable ? '' : 'Write a prompt first.')
+  if (!askable) return null
   draft.prompt = prompt
-  const messages = [...(system ? [{ role: 'system', content: system }] : []), ...talk, { role: 'user', content: prompt }]
+  const asked = prompt || last ? withText(last || { role: 'user', content: '' }, prompt) : null
+  const instruction = system && withText(beside.system || { role: 'system', content: '' }, system)
   const names = tiers.split(',').map((name) => name.trim()).filter(Boolean)
   return {
-    messages, ...(model && { model }), ...(max_tokens && { max_tokens: Number(max_tokens) }), ...(temperature && { temperature: Number(temperature) }),
-    handling: { cache, on_exhausted, ...(names.length && { tiers: names }) },
+    body: {
+      ...fields, messages: [...(instruction ? [instruction] : []), ...talk, ...(asked ? [asked] : [])],
+      ...(model && { model }), ...(max_tokens && { max_tokens: Number(max_tokens) }), ...(temperature && { temperature: Number(temperature) }),
+    },
+    handling: { cache, on_exhausted, ...(names.length && { tiers: names }), ...(Object.keys(labels).length && { metadata: labels }) },
+    asked,
   }
 }
 
@@ -121,10 +131,10 @@ function requestOf(page, talk) {
  * Asks, and shows the answer as it comes; returns its text, null if there is none.
  *
  * @param {Page} page
- * @param {Record<string, any>} request
+ * @param {{ body: Record<string, any>, handling: Record<string, any> }} request
  * @param {AbortSignal} signal
  */
-async function streamed(page, { handling, ...request }, signal) {
+async function streamed(page, { body: request, handling }, signal) {
   const began = performance.now(), answer = new Answer(), place = shown('asking …', '')
   const who = /** @type {HTMLElement} */ (place.firstElementChild), text = /** @type {HTMLElement} */ (place.lastElementChild)
   who.setAttribute('role', 'status')
@@ -169,33 +179,45 @@ async function showEnd(place, answer, jobId, tier, [first, whole]) {
 
 /**
  * @param {Page} page
- * @param {Message[]} talk
+ * @param {Beside} beside
  */
-async function submitJob(page, talk) {
-  const asked = requestOf(page, talk)
-  if (!asked) return
-  const { handling, ...request } = asked
+async function submitJob(page, beside) {
+  const request = requestOf(page, beside)
+  if (!request) return
   try {
-    const made = await ask('v1/jobs', 'POST', { ...request, ...handling, stream: true })
+    const made = await ask('v1/jobs', 'POST', { ...request.body, ...request.handling, stream: true })
     forgetDrafts()
     go(to('jobs', made.id))
   } catch (error) { say(page.refused, `Not submitted: ${reason(error)}`) }
 }
 
 /**
- * Puts an earlier request into the form.
+ * Takes an earlier request over: into the form, into the talk, and what neither shows as what is sent along.
  *
  * @param {Page} page
- * @param {Record<string, any> | null} request
+ * @param {Beside} beside
+ * @param {import('../core/types.js').Job} job
  */
-function takeFrom(page, request) {
-  if (!request) return
-  const messages = request.messages || [{ role: 'user', content: request.prompt }]
-  const last = (/** @type {string} */ role) => textOf([...messages].reverse().find((/** @type {any} */ each) => each.role === role)?.content)
-  page.prompt.value = draft.prompt = last('user')
-  page.system.value = draft.system = last('system')
-  for (const name of ['model', 'max_tokens', 'temperature']) {
+function takeFrom(page, beside, job) {
+  const fault = whyNotAgain(job)
+  say(page.refused, fault)
+  if (fault) return
+  const taken = takenFrom(job)
+  Object.assign(beside, taken.beside)
+  for (const [name, value] of Object.entries(taken.form)) {
     const field = page.form.elements.namedItem(name)
-    if (field instanceof HTMLInputElement && request[name] !== undefined) field.value = String(request[name])
+    if (field instanceof HTMLInputElement || field instanceof HTMLTextAreaElement) field.value = value
   }
+  put(page.talk, ...messagesOf({ messages: beside.talk }))
+  note(page.along, taken.notes)
+  showBeside(page, beside)
+}
+
+/**
+ * @param {Page} page
+ * @param {Beside} beside
+ */
+function showBeside(page, beside) {
+  page.prompt.required = !needsNoPrompt(beside)
+  showAlong(page.along, beside, () => showBeside(page, beside))
 }
