@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -213,11 +213,6 @@ async def docs(_: Request) -> Response:
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": CONTENT_POLICY})
 
 
-async def without_slash(_: Request) -> Response:
-    """GET /docs/: the page's URLs are relative to /docs, wherever that is."""
-    return RedirectResponse("../docs")
-
-
 def _static() -> Path:
     # The package is a carrier of Swagger UI's files; nothing of it is run.
     if find_spec("swagger_ui") is None:
@@ -231,6 +226,5 @@ def routes() -> list[BaseRoute]:
     return [
         Route("GET", "/openapi.json", openapi, Undescribed.DOCUMENT),
         Route("GET", "/docs", docs, Undescribed.PAGE),
-        Route("GET", "/docs/", without_slash, Undescribed.PAGE),
         Mount("/docs/static", StaticFiles(directory=_static())),
     ]
