@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 import yaml
+from harness.batches import line, start
 from harness.waiting import wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as families
@@ -206,3 +209,21 @@ def test_a_stream_that_breaks_off_after_its_first_word_is_counted(fleet, gpu, cp
     assert values(worker.url, cut) == {(cut, "gpu"): 1, (cut, "cpu"): 0}
     wait_until(lambda: values(api.url, ended)[ended, "failed"] == 1)
     assert values(api.url, ended)[ended, "succeeded"] == 1
+
+
+def test_work_that_no_batch_worker_does_grows_old_and_none_of_it_runs(fleet):
+    """As FallthroughNoBatchWorker asks; of a batch that nobody has validated no line is counted."""
+    api, _ = fleet.start(fleet.api(), fleet.worker("interactive"))
+    oldest, running = "fallthrough_queue_oldest_seconds", "fallthrough_queue_running"
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="none") as sdk:
+        start(sdk, [line("l1", "a prompt")])
+    requests = {"requests": [{"prompt": "one"}, {"prompt": "two"}]}
+    assert httpx.post(f"{api.url}/v1/jobs", json=requests).status_code == 202
+    # A sweep puts off what waits, and it stays as old.
+    swept = 2 * float(fleet.settings["FALLTHROUGH_DISPATCH_GRACE_SECONDS"])
+    for queue in ("batch", "phases"):
+        old = partial(lambda queue: values(api.url, oldest)[oldest, queue] > swept, queue)
+        wait_until(old, swept + 10, f"{queue} is old")
+        assert values(api.url, running)[running, queue] == 0
+    unfinished = values(api.url, "fallthrough_unfinished")
+    assert not [number for name, number in unfinished.items() if "lines" in name and number]
