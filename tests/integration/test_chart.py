@@ -753,14 +753,78 @@ def test_the_chart_carries_the_very_rules_and_dashboard(original):
     assert same, f"they differ; do: cp {original} {copy}"
 
 
-def test_rules_and_dashboard_reach_the_cluster_as_they_are():
-    manifests = render(MONITORED)
+def watching(values):
+    """The groups of rules and the dashboard that the chart makes, and those of its files."""
+    manifests = render(values)
     [rule] = of_kind(manifests, "PrometheusRule").values()
-    assert rule["spec"] == yaml.safe_load((CHART / "files/fallthrough.yml").read_text())
     board = of_kind(manifests, "ConfigMap")["ai-platform-dashboard"]
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
-    carried = json.loads(board["data"]["circuit-breaker-dashboard.json"])
-    assert carried == json.loads((ROOT / DASHBOARD).read_text())
+    made = rule["spec"]["groups"], json.loads(board["data"]["circuit-breaker-dashboard.json"])
+    groups = yaml.safe_load((CHART / "files/fallthrough.yml").read_text())["groups"]
+    return *made, groups, json.loads((ROOT / DASHBOARD).read_text())
+
+
+def expressions(groups, board):
+    yield from (rule["expr"] for group in groups for rule in group["rules"])
+    yield from (target["expr"] for p in board["panels"] for target in p.get("targets", []))
+
+
+def without_release(groups, board):
+    """The same rules and dashboard without the labels, names and uid that say whose they are."""
+    for group in groups:
+        group["name"] = group["name"].removeprefix("ai-platform-")
+        for rule in group["rules"]:
+            whose = {name: rule["labels"].pop(name) for name in ("namespace", "release")}
+            assert whose == {"namespace": "ai", "release": "ai-platform"}
+            if not rule["labels"]:
+                del rule["labels"]
+    return groups, {**board, "uid": "", "title": ""}
+
+
+def test_rules_and_dashboard_reach_the_cluster_as_they_are():
+    groups, board, *originals = watching({**MONITORED, "serviceMonitor": {"enabled": False}})
+    assert board == originals[1]
+    assert without_release(groups, board) == (originals[0], {**board, "uid": "", "title": ""})
+
+
+SERIES = re.compile(r"\b(?:fallthrough|circuit_breaker|process)[_:][a-z0-9_:]+(\{[^}]*\})?")
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (MONITORED, {"namespace": "ai", "release": "ai-platform"}),
+        ({**MONITORED, "seriesLabels": {"team": "$1"}}, {"team": "$1"}),
+    ],
+    ids=["as the monitors label them", "as you do"],
+)
+def test_rules_and_dashboard_look_at_their_own_releases_series_alone(values, labels):
+    groups, board, *originals = watching(values)
+    own = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    for made, original in zip(expressions(groups, board), expressions(*originals), strict=True):
+        selectors = [found[1] for found in SERIES.finditer(made)]
+        assert selectors
+        assert all(each.startswith(f"{{{own}") for each in selectors), made
+        assert made.replace(f"{{{own}}}", "").replace(f"{own},", "") == original
+    # What is recorded carries the labels that it is asked by; an alert says them to who gets it.
+    for rule in (rule for group in groups for rule in group["rules"]):
+        assert {**labels, "namespace": "ai", "release": "ai-platform"}.items() <= rule[
+            "labels"
+        ].items()
+    assert "ai/ai-platform" in board["title"]
+    assert board["uid"] != originals[1]["uid"]
+
+
+def test_every_monitor_puts_on_its_series_what_the_rules_ask_for():
+    manifests = render(MONITORED)
+    monitors = [each for each in manifests if each["kind"] in {"ServiceMonitor", "PodMonitor"}]
+    assert len(monitors) == 3
+    for spec in (each["spec"] for each in monitors):
+        # In the monitor's own namespace, which the Operator makes the label `namespace`.
+        assert "namespaceSelector" not in spec
+        [endpoint] = spec.get("endpoints") or spec["podMetricsEndpoints"]
+        put = {each["targetLabel"]: each["replacement"] for each in endpoint["relabelings"]}
+        assert put["release"] == "ai-platform"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import helm_python as helm
 import httpx
 import openai
 import pytest
@@ -17,6 +18,7 @@ from harness.flower import flower
 from harness.waiting import free_port, wait_until
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+CHART = Path(__file__).parents[2] / "helm" / "ai-platform"
 RULES = CONFIGS / "prometheus" / "rules" / "fallthrough.yml"
 DASHBOARD = CONFIGS / "grafana" / "dashboards" / "circuit-breaker-dashboard.json"
 SELECTOR = re.compile(r"\b(?:fallthrough|circuit_breaker)[a-z_:0-9]+(?:\{[^}]*\})?")
@@ -199,3 +201,64 @@ def test_the_configuration_is_one_that_prometheus_takes():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def rules_of(release):
+    """The groups of rules that the chart makes for a release, in a namespace of its own."""
+    enabled = {"enabled": True}
+    values = {"serviceMonitor": enabled, "prometheusRule": enabled}
+    made = helm.Chart.load(str(CHART)).render(values, name=release, namespace=f"of-{release}")
+    manifests = (yaml.safe_load_all(text) for name, text in made.items() if "monitoring" in name)
+    [rule] = [each for all_of in manifests for each in all_of if each["kind"] == "PrometheusRule"]
+    return rule["spec"]
+
+
+# Of prod, and of staging beside it, where all is well.
+FAULTS = {
+    "FallthroughNoWorker": ("fallthrough_workers{%s}", 0, 2),
+    "FallthroughApiAway": ("fallthrough_store_up{%s}", "_", 1),
+    "FallthroughNoTierAnswers": ('circuit_breaker_state{%s, name="max_gpu"}', 2, 0),
+}
+
+
+def test_a_release_that_is_well_hides_no_fault_of_another(tmp_path):
+    labels = {
+        release: f'namespace="of-{release}", release="{release}"' for release in ("prod", "staging")
+    }
+    series = []
+    for release, whose in labels.items():
+        (tmp_path / f"{release}.yml").write_text(yaml.safe_dump(rules_of(release)))
+        values = {
+            name % whose: faulty if release == "prod" else well
+            for name, faulty, well in FAULTS.values()
+        }
+        values[f'circuit_breaker_held{{{whose}, name="max_gpu"}}'] = 0
+        values[f'circuit_breaker_configured{{{whose}, name="max_gpu"}}'] = 1
+        series += [{"series": name, "values": f"{value}x20"} for name, value in values.items()]
+    rules = {
+        rule["alert"]: rule
+        for group in rules_of("prod")["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    fired = [
+        {
+            "eval_time": "5m",
+            "alertname": name,
+            "exp_alerts": [
+                {"exp_labels": rules[name]["labels"], "exp_annotations": rules[name]["annotations"]}
+            ],
+        }
+        for name in FAULTS
+    ]
+    test = {"interval": "15s", "input_series": series, "alert_rule_test": fired}
+    whole = {"rule_files": ["prod.yml", "staging.yml"], "tests": [test]}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(whole))
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(tmp_path / "tests.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rules["FallthroughNoWorker"]["labels"]["release"] == "prod"

@@ -56,6 +56,23 @@ http://{{ include "ft.name" (list . "api-server") }}.{{ .Release.Namespace }}.sv
 {{- if and $number (hasKey $units $unit) }}{{ mulf (float64 $number) (get $units $unit) }}{{ end }}
 {{- end }}
 
+{{/* What tells this release's series from another's under one Prometheus: labels, as JSON. */}}
+{{- define "ft.seriesLabels" -}}
+{{- $own := dict "namespace" .Release.Namespace "release" .Release.Name }}
+{{- toJson (.Values.seriesLabels | default (.Values.serviceMonitor.enabled | ternary $own dict)) }}
+{{- end }}
+
+{{/* An expression that looks at this release's series alone. Call with (list root expression). */}}
+{{- define "ft.ofRelease" -}}
+{{- $labels := list }}
+{{- range $name, $value := include "ft.seriesLabels" (index . 0) | fromJson }}
+{{- $labels = append $labels (printf "%s=%q" $name $value) }}
+{{- end }}
+{{- $metric := "\\b((?:fallthrough|circuit_breaker|process)[_:][a-z0-9_:]+)" }}
+{{- $selector := join "," $labels | replace "$" "$$" | printf "${1}{%s}" }}
+{{- empty $labels | ternary (index . 1) (regexReplaceAll $metric (index . 1) $selector | replace "}{" ",") }}
+{{- end }}
+
 {{/*
 How a part's pods are replaced. The numbers are Kubernetes' own: as they stand here, a server-side
 apply takes them away again when Recreate is wanted. Overwritten, as `merge` takes a 0 for nothing.
