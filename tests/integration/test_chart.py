@@ -493,6 +493,40 @@ def test_an_upgrade_keeps_the_keys_that_are_there():
     assert decoded(kept)["FALLTHROUGH_API_KEYS"] == more
 
 
+FLOWERS = ("FLOWER_BASIC_AUTH", "FLOWER_USERNAME", "FLOWER_PASSWORD")
+KEYS = ("FALLTHROUGH_API_KEYS", "FALLTHROUGH_ADMIN_KEY")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"allowNoKeys": True},
+        {"flower": {"enabled": False}},
+        {"allowNoKeys": True, "flower": {"enabled": False}},
+        {"secrets": {name: {"name": "mine"} for name in KEYS}},
+        {"secrets": {name: {"name": "mine"} for name in FLOWERS}},
+    ],
+    ids=["no keys", "no flower", "neither", "keys elsewhere", "flower's elsewhere"],
+)
+def test_what_is_not_read_for_a_while_is_kept_as_well(values):
+    [secret] = of_kind(render({}), "Secret").values()
+    secret["metadata"]["namespace"] = "ai"
+    # What an admin put there is nobody's to take away either.
+    secret["data"]["FALLTHROUGH_GPU_API_KEY"] = base64.b64encode(b"sk-0123456789").decode()
+    [meanwhile] = of_kind(render_where([secret], values), "Secret").values()
+    assert meanwhile["data"] == secret["data"]
+    [back] = of_kind(render_where([secret], {}), "Secret").values()
+    assert back["data"] == secret["data"]
+
+
+def test_what_was_never_made_is_made_when_it_is_read():
+    [without] = of_kind(render({"allowNoKeys": True}), "Secret").values()
+    without["metadata"]["namespace"] = "ai"
+    [made] = of_kind(render_where([without], {}), "Secret").values()
+    assert set(made["data"]) == {*KEYS, *FLOWERS}
+    assert without["data"].items() <= made["data"].items()
+
+
 def test_no_secret_is_made_beside_yours_and_no_key_where_none_is_asked_for():
     assert not of_kind(render({"existingSecret": "keys"}), "Secret")
     assert not of_kind(render({"allowNoKeys": True, "flower": {"enabled": False}}), "Secret")

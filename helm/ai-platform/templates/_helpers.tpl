@@ -101,7 +101,8 @@ by envFrom: a part gets only what it needs, and refuses FALLTHROUGH_ variables t
 {{- end }}
 
 {{/*
-What an earlier release made stays: a new key would lock every client out. Made once a render, as
+What the Secret of an earlier release has stays, needed now or not: a new key would lock every client
+out, and a value is soon set back. What is missing is made where it is read. Made once a render, as
 the pods' checksum looks at it, too.
 */}}
 {{- define "ft.madeSecret" -}}
@@ -110,13 +111,14 @@ the pods' checksum looks at it, too.
 {{- $admin := $old.FALLTHROUGH_ADMIN_KEY | default (printf "ft-%s" (randAlphaNum 43) | b64enc) }}
 {{- $user := $old.FLOWER_USERNAME | default (b64enc "admin") }}
 {{- $password := $old.FLOWER_PASSWORD | default (randAlphaNum 43 | b64enc) }}
-{{- $made := dict "FLOWER_USERNAME" $user "FLOWER_PASSWORD" $password
-  "FLOWER_BASIC_AUTH" ($old.FLOWER_BASIC_AUTH | default (printf "%s:%s" (b64dec $user) (b64dec $password) | b64enc)) }}
-{{- if not .Values.allowNoKeys }}
-{{- $_ := set $made "FALLTHROUGH_ADMIN_KEY" $admin }}
-{{- $_ := set $made "FALLTHROUGH_API_KEYS" ($old.FALLTHROUGH_API_KEYS | default (printf "admin!=%s" (b64dec $admin) | b64enc)) }}
-{{- end }}
-{{- $_ := set .Values "madeSecret" $made }}
+{{- $keys := dict "FALLTHROUGH_ADMIN_KEY" $admin "FALLTHROUGH_API_KEYS" (printf "admin!=%s" (b64dec $admin) | b64enc) }}
+{{- $flower := dict "FLOWER_USERNAME" $user "FLOWER_PASSWORD" $password
+  "FLOWER_BASIC_AUTH" (printf "%s:%s" (b64dec $user) (b64dec $password) | b64enc) }}
+{{- $made := dict }}
+{{- if not .Values.allowNoKeys }}{{ $made = merge $made $keys }}{{ end }}
+{{- if .Values.flower.enabled }}{{ $made = merge $made $flower }}{{ end }}
+{{- range $name, $_ := .Values.secrets }}{{ $made = omit $made $name }}{{ end }}
+{{- $_ := set .Values "madeSecret" (merge (deepCopy $old) $made) }}
 {{- end }}
 {{- toYaml .Values.madeSecret }}
 {{- end }}
