@@ -80,6 +80,18 @@ HEAD = """\
 # Passwords: user:password of Flower; of Grafana's admin
 #FLOWER_BASIC_AUTH=
 #GRAFANA_PASSWORD=
+# true unless set to false; RabbitMQ's management plugin: http://user:password@rabbit-box:15672/api/
+#FLOWER_READ_ONLY=true
+#FLOWER_BROKER_API=
+# Files on S3 (FALLTHROUGH_FILES_URL=s3://bucket/path): its keys, and the token of a role's; its
+# region; another S3 than Amazon's, on this machine http://host.docker.internal:9000; and options of
+# s3fs, in JSON
+#AWS_ACCESS_KEY_ID=
+#AWS_SECRET_ACCESS_KEY=
+#AWS_SESSION_TOKEN=
+#AWS_DEFAULT_REGION=
+#AWS_ENDPOINT_URL=
+#FSSPEC_S3=
 # Where our images are pushed and pulled, and docker.io or a mirror of it
 #IMAGE_REGISTRY=localhost
 #IMAGE_TAG=latest

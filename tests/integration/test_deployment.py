@@ -80,6 +80,31 @@ def test_every_setting_passes_to_the_parts_that_read_it():
         assert part["extra_hosts"] == ["host.docker.internal:host-gateway"]
 
 
+OTHERS_OWN = re.compile(r"(?<![A-Z_])(?:AWS|FSSPEC|FLOWER)_[A-Z0-9_]*[A-Z0-9]")
+OF_S3 = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"}
+
+
+def test_what_the_pages_name_of_s3_and_flower_passes_to_the_parts_that_read_it():
+    pages = [(ROOT / "docs" / name).read_text() for name in ("operate.md", "reference.md")]
+    # The reference names settings without their prefix, too.
+    settings = {name.removeprefix(PREFIX) for name in KNOWN}
+    named = set(OTHERS_OWN.findall("\n".join(pages))) - settings
+    assert named >= {*OF_S3, "FSSPEC_S3", "FLOWER_BASIC_AUTH", "FLOWER_READ_ONLY"}
+    parts = {n: s for n, s in services_of("docker-compose.yaml").items() if s.get("build")}
+    told = (ROOT / ".env.example").read_text()
+    for name in named:
+        given = {part for part, its in parts.items() if name in its["environment"]}
+        readers = {"flower"} if name.startswith("FLOWER_") else set(parts) - {"flower"}
+        assert given == readers, f"add to docker-compose.yaml: {name}"
+    assert [name for name in OF_S3 if f"\n#{name}=" not in told] == []
+    # Set to nothing an address or a region would be a wrong one, so none has a default.
+    for part in parts.values():
+        of_s3 = {
+            v for name, v in part["environment"].items() if name.startswith(("AWS_", "FSSPEC_"))
+        }
+        assert of_s3 <= {None}
+
+
 def test_a_part_that_refuses_to_start_is_started_again_and_one_that_stops_may_drain():
     # An upgrade replaces the containers one by one: a new one finds an old one that drains.
     parts = [each for each in services_of("docker-compose.yaml").values() if each.get("build")]
