@@ -24,11 +24,27 @@ def _data_folder() -> Path:
     return Path(home) / "fallthrough"
 
 
+def _given() -> list[str]:
+    """Return each "user:password" of FLOWER_BASIC_AUTH or the command line.
+
+    Flower parts them at commas: of a password with one, what stands before it would be the whole.
+    """
+    pairs = [pair.strip() for pair in options.basic_auth or ()]
+    if not any(pairs):  # set to nothing, it is no password
+        return []
+    for number, pair in enumerate(pairs, 1):
+        if not pair.partition(":")[2]:
+            message = (
+                f"FLOWER_BASIC_AUTH or --basic-auth: entry {number} of {len(pairs)} is not "
+                "user:password; a comma parts two entries, so choose a password without one"
+            )
+            raise SettingsError(message)
+    return pairs
+
+
 def _credentials(settings: Settings) -> list[str]:
     """Return "user:password" of who may come in; none where nobody else can reach it."""
-    # Flower has put FLOWER_BASIC_AUTH there, too; set to nothing, it is no password.
-    given = [pair.strip() for pair in options.basic_auth or () if pair.strip()]
-    found = given or admins(settings.api_keys)
+    found = _given() or admins(settings.api_keys)
     open_to_all = settings.allow_no_keys and not (settings.api_keys or settings.keys_file)
     if found or options.auth or open_to_all or is_loopback(address):
         return found

@@ -77,7 +77,7 @@ HEAD = """\
 #FLOWER_PORT=5555
 #PROMETHEUS_PORT=9090
 #GRAFANA_PORT=3000
-# Passwords: user:password of Flower; of Grafana's admin
+# Passwords: user:password of Flower, without a comma; of Grafana's admin
 #FLOWER_BASIC_AUTH=
 #GRAFANA_PASSWORD=
 # true unless set to false; RabbitMQ's management plugin: http://user:password@rabbit-box:15672/api/

@@ -60,7 +60,11 @@ def test_where_its_port_is_taken(start):
 
 @pytest.mark.parametrize(
     "variable",
-    [{"FLOWER_MAX_TASKS": "many"}, {"FLOWER_KEYFILE": "/nowhere"}],
+    [
+        {"FLOWER_MAX_TASKS": "many"},
+        {"FLOWER_KEYFILE": "/nowhere"},
+        {"FLOWER_BASIC_AUTH": "admin:a,password"},
+    ],
 )
 def test_where_its_variables_make_no_sense(start, variable):
     said = serves_without_flower(start(**variable), off=True)

@@ -85,23 +85,45 @@ def test_a_password_on_the_command_line_is_one(tmp_path, settings):
         assert httpx.get(url, auth=("eve", "open"), follow_redirects=True).is_success
 
 
-@pytest.mark.parametrize(
-    "consent", [{}, {"FALLTHROUGH_ALLOW_NO_KEYS": "1", "FALLTHROUGH_API_KEYS": BOB}]
-)
-def test_beyond_loopback_without_a_password_it_does_not_start(tmp_path, settings, consent):
-    port = free_port()
+def refusal(folder, *arguments, **variables):
+    """The one line with which Flower does not start."""
     done = subprocess.run(
-        command(port, "0.0.0.0"),  # noqa: S104 - it is the point
-        env=environ(tmp_path, **settings, **consent),
-        cwd=tmp_path,
+        command(free_port(), *arguments),
+        env=environ(folder, **variables),
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
     assert done.returncode == 2
-    assert "FLOWER_BASIC_AUTH" in done.stderr
-    assert "Traceback" not in done.stderr
+    [line] = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    "consent", [{}, {"FALLTHROUGH_ALLOW_NO_KEYS": "1", "FALLTHROUGH_API_KEYS": BOB}]
+)
+def test_beyond_loopback_without_a_password_it_does_not_start(tmp_path, settings, consent):
+    everywhere = "0.0.0.0"  # noqa: S104 - it is the point
+    assert "FLOWER_BASIC_AUTH" in refusal(tmp_path, everywhere, **settings, **consent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        ([], {"FLOWER_BASIC_AUTH": "admin:x,long-and-secret"}),
+        (["127.0.0.1", "--basic-auth=admin:x,long-and-secret"], {}),
+    ],
+    ids=["variable", "command line"],
+)
+def test_a_password_with_a_comma_is_refused_and_not_cut_short(
+    tmp_path, settings, arguments, variables
+):
+    said = refusal(tmp_path, *arguments, **settings, **variables)
+    assert "entry 2 of 2 is not user:password" in said
+    assert "choose a password without one" in said
+    assert "secret" not in said
 
 
 def test_state_and_result_of_a_task_say_what_became_of_its_slice_at_the_tier(
