@@ -64,6 +64,7 @@ class _Transport:
     def __init__(self, transport: asyncio.Transport, protocol: _Bounded) -> None:
         self._transport, self._protocol = transport, protocol
         self._left = LINGER_BYTES
+        self._patient = True
         self._end: asyncio.TimerHandle | None = None
         self.write = transport.write
 
@@ -79,12 +80,18 @@ class _Transport:
         return self.lingers or self._transport.is_closing()
 
     def close(self) -> None:
-        if self.is_closing() or not self._protocol.under_way:
+        if self.is_closing() or not (self._patient and self._protocol.under_way):
             self._transport.close()
             return
         self._end = self._protocol.loop.call_later(LINGER_SECONDS, self._transport.close)
         self._transport.write_eof()
         self._protocol.flow.resume_reading()
+
+    def hurry(self) -> None:
+        """Wait for nobody's end any more: this process has come to its own."""
+        self._patient = False
+        if self.lingers:
+            self._transport.close()
 
     def drop(self, data: bytes) -> None:
         """Drop what comes after our last words."""
@@ -132,6 +139,10 @@ class _Bounded(HttpToolsProtocol):
         self._read_again()
         self._tell_of_the_end()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        self._last.hurry()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._last.lingers:

@@ -35,6 +35,7 @@ SLACK_SHARE, MOST_SLACK_SECONDS = 0.1, 1.0
 LAST_SECONDS = 1.0  # for what comes behind an answer's last word
 END_SECONDS = 0.1  # for the end of a body after its last event
 # What events begin with, and no JSON does: some servers and proxies name them otherwise.
+LONGEST_BEGIN = 1024  # bytes of blanks before it
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -178,7 +179,8 @@ async def _begin(pieces: AsyncIterator[bytes]) -> bytes:
     begin = b""
     async for piece in pieces:
         begin += piece
-        if len(begin.removeprefix(BOM).lstrip()) >= max(map(len, FIELDS)):
+        said = len(begin.removeprefix(BOM).lstrip())
+        if said >= max(map(len, FIELDS)) or len(begin) > LONGEST_BEGIN:
             break
     return begin.removeprefix(BOM)
 
@@ -198,7 +200,7 @@ async def _whole(streamed: StreamedReply) -> Reply:
         if most and len(content) >= most:
             break
     headers = {} if streamed.status == GOOD else streamed.headers
-    return Reply(streamed.status, headers, bytes(content[:most]))
+    return Reply(streamed.status, headers, bytes(content[:most]).removeprefix(BOM))
 
 
 def _told_in(event: bytes) -> Reply | None:

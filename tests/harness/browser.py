@@ -62,7 +62,12 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, css)
 
     def all(self, css: str) -> list[WebElement]:
-        return [e for e in self.driver.find_elements(By.CSS_SELECTOR, css) if e.is_displayed()]
+        """Return those that can be seen, at one moment: some may be gone in the next."""
+        script = (
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".filter((each) => each.checkVisibility({ visibilityProperty: true }))"
+        )
+        return list(self.driver.execute_script(script, css))
 
     def text(self, css: str) -> str:
         """Return what can be seen of it, read at one moment; empty when it is not there."""

@@ -72,6 +72,10 @@ def test_an_environment_that_works_is_left_alone(clone):
     linked = clone.with_name("a link")
     linked.symlink_to(clone)
     assert run(linked) == (0, "it runs\n")
+    larger = clone.with_name("a larger disk")
+    (clone / ".venv").rename(larger)
+    (clone / ".venv").symlink_to(larger)
+    assert run(clone) == (0, "it runs\n")
 
 
 @pytest.mark.parametrize("change", [moved, copied, without_its_python, without_its_programs])

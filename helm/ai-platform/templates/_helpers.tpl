@@ -69,8 +69,10 @@ http://{{ include "ft.name" (list . "api-server") }}.{{ .Release.Namespace }}.sv
 {{- $labels = append $labels (printf "%s=%q" $name $value) }}
 {{- end }}
 {{- $metric := "\\b((?:fallthrough|circuit_breaker|process)[_:][a-z0-9_:]+)" }}
-{{- $selector := join "," $labels | replace "$" "$$" | printf "${1}{%s}" }}
-{{- empty $labels | ternary (index . 1) (regexReplaceAll $metric (index . 1) $selector | replace "}{" ",") }}
+{{- /* \x01 stands behind ours: a selector that follows is joined with it, and a label may hold a "}{". */}}
+{{- $selector := join "," $labels | replace "$" "$$" | printf "${1}{%s}\x01" }}
+{{- $found := regexReplaceAll $metric (index . 1) $selector | replace "}\x01{" "," | replace "\x01" "" }}
+{{- empty $labels | ternary (index . 1) $found }}
 {{- end }}
 
 {{/*

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -50,11 +51,11 @@ class Server:
             raise found
         return found
 
-    kind = "Text/Event-Stream"  # what it calls a stream
+    kind, status = "Text/Event-Stream", 200  # what it calls a stream
 
     @asynccontextmanager
     async def stream(self, method, url, *, headers, content, timeout_seconds):
-        yield StreamedReply(200, {"content-type": self.kind}, self.chat())
+        yield StreamedReply(self.status, {"content-type": self.kind}, self.chat())
 
 
 def asking(server, **config):
@@ -260,3 +261,25 @@ async def test_a_mark_before_an_answer_is_no_part_of_it():
     assert trial.attempt.verdict is Verdict.ANSWERED
     assert json.loads(trial.answer) == completion("hi")
     assert tier.serves("other")
+
+
+async def test_a_mark_before_an_error_is_no_part_of_it_either():
+    said = {"message": "This model's maximum context length is 8 tokens.", "code": "x"}
+    server = Server(lambda: pieces(MARK + json.dumps({"error": said}).encode()))
+    server.kind, server.status = "application/json", 400
+    trial = await asking(server)[0].ask({**PLAIN, "model": "m"}, sink=Sink())
+    assert trial.error["message"] == said["message"]
+
+
+async def test_blanks_without_end_are_read_once():
+    async def blanks():
+        for _ in range(20_000):
+            yield b" " * 100
+        yield WHOLE
+
+    server = Server(blanks)
+    server.kind = "application/json"
+    began = time.process_time()
+    trial = await asking(server)[0].ask({**PLAIN, "model": "m"}, sink=Sink())
+    assert trial.attempt.verdict is Verdict.ANSWERED
+    assert time.process_time() - began < 1
