@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    initialize,
     rule,
     run_state_machine_as_test,
 )
@@ -40,6 +39,7 @@ from circuit_breaker.machine import Action, Change, Report, Rules, share_of_call
 
 WORKERS = st.integers(0, 2)
 DRAWS = st.floats(0, 1, exclude_max=True)
+LAST = 0.999  # the last of calls in the order in which a share of them is let in
 FAILED, SUCCEEDED = Report(Outcome.FAILURE), Report(Outcome.SUCCESS)
 REPORTS = st.builds(
     Report,
@@ -60,15 +60,12 @@ class Steps(RuleBasedStateMachine):
     """Any worker, any time, even twice: duplicates and late results are part of it."""
 
     client: ClassVar[redis.Redis]
+    config: ClassVar[str]
     permits = Bundle("permits")
 
     def __init__(self) -> None:
         super().__init__()
-        self.both = BothStores(self.client)
-
-    @initialize(name=st.sampled_from(sorted(CONFIGS)))
-    def configure(self, name):
-        self.both.rules = Rules.of(CONFIGS[name])
+        self.both = BothStores(self.client, Rules.of(CONFIGS[self.config]))
 
     @rule(target=permits, worker=WORKERS, draw=DRAWS)
     def acquire(self, worker, draw):
@@ -107,6 +104,7 @@ class Steps(RuleBasedStateMachine):
         for _ in range(2):
             self.both.record(1, self.both.acquire(1, 0.0), SUCCEEDED)
         self.both.acquire(2, place)
+        self.both.acquire(2, LAST)  # refused as long as it ramps up
 
     @rule(answers=permits)
     def late_after_an_outage_and_a_recovery(self, answers):
@@ -146,15 +144,16 @@ class Steps(RuleBasedStateMachine):
 @pytest.mark.timeout(300 * WALKS)
 def test_the_scripts_mirror_the_machine(valkey):
     with valkey.client() as client:
-        run_state_machine_as_test(
-            type("StepsOnThisStore", (Steps,), {"client": client}),
-            settings=settings(
-                max_examples=100 * WALKS,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        for config in sorted(CONFIGS):
+            run_state_machine_as_test(
+                type("StepsOnThisStore", (Steps,), {"client": client, "config": config}),
+                settings=settings(
+                    max_examples=math.ceil(100 * WALKS / len(CONFIGS)),
+                    stateful_step_count=40,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
     assert min(SEEN[state] for state in CircuitState) > 60, SEEN
     reasons = ("open", "half_open", "held", "ramping", "forced_open")
     assert min(SEEN[reason] for reason in reasons) > 12, SEEN
