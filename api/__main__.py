@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -15,7 +14,7 @@ import uvloop
 from api.app import create_app
 from api.processes import COULD_NOT_START, Processes
 from api.server import protocol, raise_file_limit
-from api.shared_counts import memory_folder, share_counts, shared_registry
+from api.shared_counts import counts_folder, share_counts, shared_registry
 from api.tiers import batch_tiers
 from tasks import process
 from tasks.app import check_broker
@@ -82,7 +81,7 @@ def main() -> int:
         return _refuse(error)
     if settings.api_processes == 1:
         return _serve(settings, listener)
-    with tempfile.TemporaryDirectory(prefix="fallthrough-api-", dir=memory_folder()) as counts:
+    with counts_folder() as counts:
         return Processes(
             settings.api_processes,
             listener,

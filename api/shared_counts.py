@@ -6,7 +6,12 @@ file is named by the process's number, so that one which is started again goes o
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
+import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,15 +25,40 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 MEMORY = "/dev/shm"  # noqa: S108 - of a folder in it whose name nobody can foresee
+PREFIX = "fallthrough-api-"
+LEFT_SECONDS = 60.0  # until a folder that nobody holds is taken for one that was left behind
 FIRST = {"process_start_time_seconds", "process_max_fds"}  # of the oldest; all else is added up
 
 
-def memory_folder() -> str | None:
-    """Return where files lie in memory; None: nowhere here, so that temporary ones have to do.
+@contextlib.contextmanager
+def counts_folder() -> Iterator[str]:
+    """Yield a folder for what several processes count; at the end it is gone.
 
-    On a disk that is full, who writes into a mapped file is killed, in the middle of a request.
+    It lies in memory, if there is a place for that: on a disk that is full, who writes into a
+    mapped file is killed, in the middle of a request.
     """
-    return MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
+    place = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    for folder in Path(place).glob(f"{PREFIX}*"):
+        _remove_if_left(folder)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as made:
+        held = os.open(made, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)  # as long as this process, or a child of it, lives
+        try:
+            yield made
+        finally:
+            os.close(held)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder that a process left behind as it was killed."""
+    with contextlib.suppress(OSError):  # it is held, or another user's
+        found = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(found).st_mtime > LEFT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(found)
 
 
 def share_counts(folder: str, number: int) -> None:
