@@ -119,9 +119,9 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raised: no such route, wrong method; OPTIONS with the methods."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     message, headers = error.detail, dict(error.headers or {})
-    if error.status_code == 404 and (meant := _without_slash(request)):  # noqa: PLR2004 - HTTP's own
-        return Response(status_code=307, headers={"Location": meant})
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
+        if meant := _without_slash(request):
+            return Response(status_code=307, headers={"Location": meant})
         message = f"no route {request.method} {request.url.path}; /docs lists them"
     methods = _methods_of(request, request.scope["path"])
     if request.method == "OPTIONS" and methods:

@@ -245,7 +245,8 @@ _HANDLING = frozenset(Handling.__struct_fields__)
 HANDLING_PREFIX = "x-fallthrough-"
 HANDLING_HEADERS = {
     HANDLING_PREFIX + name.replace("_", "-"): name
-    for name in ("cache", "on_exhausted", "tiers", "deadline_seconds")
+    for name in Handling.__struct_fields__
+    if name != "metadata"
 }
 
 

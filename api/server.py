@@ -99,11 +99,6 @@ class _Transport:
         if self._left < 0:
             self._transport.close()
 
-    def forget(self) -> None:
-        """Note that the connection is gone."""
-        if self._end is not None:
-            self._end.cancel()
-
 
 class _Bounded(HttpToolsProtocol):
     most_connections, client_seconds = 0, 0.0
@@ -134,7 +129,6 @@ class _Bounded(HttpToolsProtocol):
         self._tell_of_the_end()  # the transport closes now
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._last.forget()
         self._wait_no_more()
         self._read_again()
         self._tell_of_the_end()

@@ -23,7 +23,6 @@ LARGEST_REPLY = 32 * 1024 * 1024  # bytes, unpacked
 LARGEST_LIST = 4 * 1024 * 1024  # bytes of a list of models
 LARGEST_ERROR = 1024 * 1024  # bytes that are read of what comes with another status than 200
 TIMER_SECONDS = 0.005  # what a timer may be early
-BOM = b"\xef\xbb\xbf"  # the mark that some servers begin a text with; in JSON it is none
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import time
 from array import array
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING
 
 from fallback_chain.classify import status_told
 from fallback_chain.errors import BrokenStreamError, UpstreamError
-from fallback_chain.http import BOM, LARGEST_ERROR, Reply
+from fallback_chain.http import LARGEST_ERROR, Reply
 from fallback_chain.streams import (
     DONE,
     EVENT_STREAM,
@@ -34,9 +35,10 @@ GOOD = 200  # HTTP's status
 SLACK_SHARE, MOST_SLACK_SECONDS = 0.1, 1.0
 LAST_SECONDS = 1.0  # for what comes behind an answer's last word
 END_SECONDS = 0.1  # for the end of a body after its last event
-# What events begin with, and no JSON does: some servers and proxies name them otherwise.
-LONGEST_BEGIN = 1024  # bytes of blanks before it
+# What events begin with, and no JSON does: some servers and proxies call them something else.
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+LONGEST_FIELD = max(map(len, FIELDS))
+MOST_BLANKS = 1024  # bytes before them that are looked past
 
 
 class Streaming:
@@ -102,7 +104,7 @@ class Streaming:
         if EVENT_STREAM not in streamed.headers.get("content-type", "").lower():
             begin = await _begin(pieces)
             pieces = _all(begin, pieces)
-            if not begin.lstrip().startswith(FIELDS):
+            if not _words_in(begin).startswith(FIELDS):
                 return await _whole(streamed._replace(pieces=pieces))
         try:
             await self._follow(pieces, limit)
@@ -175,14 +177,18 @@ class Streaming:
 
 
 async def _begin(pieces: AsyncIterator[bytes]) -> bytes:
-    """Return as much of a body as tells whether it is of events, without its mark."""
+    """Return as much of a body as tells whether it is of events."""
     begin = b""
     async for piece in pieces:
         begin += piece
-        said = len(begin.removeprefix(BOM).lstrip())
-        if said >= max(map(len, FIELDS)) or len(begin) > LONGEST_BEGIN:
+        if len(_words_in(begin)) >= LONGEST_FIELD or len(begin) > MOST_BLANKS:
             break
-    return begin.removeprefix(BOM)
+    return begin
+
+
+def _words_in(begin: bytes) -> bytes:
+    """Return the beginning of a body without its mark, and what is blank."""
+    return begin.removeprefix(BOM_UTF8).lstrip()
 
 
 async def _all(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -200,7 +206,7 @@ async def _whole(streamed: StreamedReply) -> Reply:
         if most and len(content) >= most:
             break
     headers = {} if streamed.status == GOOD else streamed.headers
-    return Reply(streamed.status, headers, bytes(content[:most]).removeprefix(BOM))
+    return Reply(streamed.status, headers, bytes(content[:most]))
 
 
 def _told_in(event: bytes) -> Reply | None:

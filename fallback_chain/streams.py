@@ -6,13 +6,13 @@ proves nothing.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from fallback_chain.answers import BESIDE, ENDINGS, MOST_NESTING, is_deeper, read_answer, text_in
 from fallback_chain.errors import BrokenStreamError
-from fallback_chain.http import BOM
 from fallback_chain.trial import INTERRUPTED, UNSHOWABLE
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _Lines:
     def _unmarked(self, piece: bytes) -> bytes:
         """Return a piece without the mark that the first one may begin with."""
         began, self._began = self._began, True
-        return piece if began else piece.removeprefix(BOM)
+        return piece if began else piece.removeprefix(BOM_UTF8)
 
 
 class Piece(NamedTuple):

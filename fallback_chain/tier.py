@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,7 +18,7 @@ from fallback_chain.body import Body, Endpoint
 from fallback_chain.classify import NO_SUCH_MODEL, Meaning, classify
 from fallback_chain.errors import BrokenStreamError, UpstreamError
 from fallback_chain.fit import NO_JSON, check, without_fence
-from fallback_chain.http import BOM, Reply
+from fallback_chain.http import Reply
 from fallback_chain.needs import lacks
 from fallback_chain.streaming import Streaming
 from fallback_chain.streams import EVENT_STREAM
@@ -465,16 +466,17 @@ class ChatTier:
 
     async def _send(self, asked: _Asked, model: str | None, until: float, urgency: Told) -> Reply:
         if asked.stream:
-            return await self._send_streamed(asked, model, until, urgency)
-        reply = await self._http.request(
-            "POST",
-            self._base + asked.endpoint.removeprefix("/v1"),
-            headers={**asked.headers, **urgency.headers},
-            content=asked.body.sent(model, urgency.fields),
-            timeout_seconds=until - time.monotonic(),
-        )
-        if reply.content.startswith(BOM):
-            return msgspec.structs.replace(reply, content=reply.content.removeprefix(BOM))
+            reply = await self._send_streamed(asked, model, until, urgency)
+        else:
+            reply = await self._http.request(
+                "POST",
+                self._base + asked.endpoint.removeprefix("/v1"),
+                headers={**asked.headers, **urgency.headers},
+                content=asked.body.sent(model, urgency.fields),
+                timeout_seconds=until - time.monotonic(),
+            )
+        if reply.content.startswith(BOM_UTF8):  # some servers' mark; in JSON it is none
+            return msgspec.structs.replace(reply, content=reply.content.removeprefix(BOM_UTF8))
         return reply
 
     async def _send_streamed(
@@ -613,7 +615,7 @@ def _no_model(name: str) -> dict[str, Any]:
 def listed_models(content: bytes) -> list[str]:
     """Return the ids in a list of models; of one that cannot be read, those that can."""
     try:
-        listed: Any = msgspec.json.decode(content.removeprefix(BOM))
+        listed: Any = msgspec.json.decode(content.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, ValueError, RecursionError):
         return []
     entries = listed.get("data") if isinstance(listed, dict) else listed

@@ -5,6 +5,7 @@ The file is read once, in bounded memory; nothing here talks to Redis or the bro
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +26,7 @@ SLICE_INPUTS = 512  # a slice holds no more, unless one line does: their vectors
 MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_ERRORS = 1000  # reported; all are counted
 READ_BYTES = 1024 * 1024
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
 
 
 # What the body of a line must have.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -35,11 +36,10 @@ def test_files_are_as_many_as_clients_need_and_the_process_may(
 
 
 @contextlib.contextmanager
-def serving(app):
+def serving(app, client_seconds=10):
     """The server's own protocol around an application; yields its address."""
-    config = uvicorn.Config(
-        app, loop="uvloop", http=server.protocol(100, 10), log_config=None, lifespan="off"
-    )
+    http = server.protocol(100, client_seconds)
+    config = uvicorn.Config(app, loop="uvloop", http=http, log_config=None, lifespan="off")
     serving = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
@@ -115,6 +115,22 @@ def test_a_refusal_gets_through_to_who_sends_on(sent):
     assert status in got.partition(b"\r\n")[0]
 
 
+def test_nor_is_it_lost_where_more_has_come_than_was_read():
+    sent = threading.Event()
+
+    async def refuse_later(scope, receive, send):
+        await asyncio.to_thread(sent.wait, 5)
+        await refuse(scope, receive, send)
+
+    with serving(refuse_later) as address, socket.create_connection(address, 10) as client:
+        client.sendall(UNFINISHED["a body"])
+        client.sendall(b"x" * (SIZE // 3))
+        sent.set()
+        assert b" 413 " in client.recv(2**16)
+        client.settimeout(2)  # nobody would read the rest
+        client.sendall(b"x" * (SIZE - SIZE // 3) + b"x" * 10 * SIZE)
+
+
 def send_for(seconds, client):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -131,15 +147,37 @@ def test_nobody_sends_on_for_ever(monkeypatch, bound):
             send_for(3.0, client)
 
 
-@pytest.mark.parametrize("sent", ["a body", "a head"])
-def test_who_sends_on_does_not_hold_up_the_end(sent):
-    with serving(refuse) as address:
+def test_who_was_answered_is_not_told_that_he_is_slow(caplog):
+    with serving(refuse, 0.1) as address, socket.create_connection(address, 10) as client:
+        client.sendall(UNFINISHED["a body"])
+        send_for(0.5, client)
+        client.shutdown(socket.SHUT_WR)
+        got = b""
+        while piece := client.recv(2**16):
+            got += piece
+    assert got.count(b"HTTP/1.1 ") == 1
+    assert not caplog.records
+
+
+async def accept(scope, receive, send):
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize(
+    ("app", "sent"),
+    [
+        (refuse, UNFINISHED["a body"]),
+        (accept, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + UNFINISHED["a head"]),
+    ],
+    ids=["a body", "a head behind a request"],
+)
+def test_who_sends_on_does_not_hold_up_the_end(app, sent):
+    with serving(app) as address:
         client = socket.create_connection(address, 10)
-        client.sendall(UNFINISHED[sent])
-        if sent == "a body":
-            assert b" 413 " in client.recv(2**16)
-        else:
-            time.sleep(0.2)
+        client.sendall(sent)
+        assert b"HTTP/1.1 " in client.recv(2**16)
         began = time.monotonic()
     assert time.monotonic() < began + 2
     client.close()
