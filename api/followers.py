@@ -51,8 +51,10 @@ async def follow(
                         return
                 if entries:
                     continue
+                # Not as it is afterwards: whoever was told this before we stop is told once more.
+                closed = waiters.closed
                 yield record
-                if record.status.final or waiters.closed:
+                if record.status.final or closed:
                     return
                 async for entry in _heard(inbox, ended, place):
                     yield place.move(entry)

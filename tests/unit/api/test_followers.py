@@ -322,6 +322,28 @@ async def test_an_api_that_stops_tells_how_the_job_is_and_ends(store, follower):
     assert record.status is Status.RUNNING
 
 
+@pytest.mark.parametrize("moment", ["read", "told", "slow", "waiting"])
+async def test_who_is_told_by_an_api_that_stops_is_told_so_whenever_it_does(
+    store, follower, moment
+):
+    """Nothing at all would mean that his job is not known any more."""
+    stop, seen = follower.waiters._close, []
+    if moment == "read":
+        store.on_read = stop
+    async for event in follower.events:
+        if follower.waiters.closed:  # as each of its users looks
+            seen.append(event)
+            continue
+        if moment == "told":  # before he asks for more: his client takes what it was sent
+            stop()
+        elif moment == "slow":
+            asyncio.get_running_loop().call_soon(stop)
+            await turns(3)
+        else:
+            asyncio.get_running_loop().call_later(0.01, stop)
+    assert [event.status for event in seen] == [Status.RUNNING]
+
+
 async def test_who_does_not_take_what_he_is_told_reads_it_later(store, follower):
     await follower.idle()
     entries = [entry(n, n + 1) for n in range(MOST_WAITING * 2 + 10)]
