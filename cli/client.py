@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import quote, urlencode, urlsplit
@@ -181,9 +182,11 @@ class Client:
 
     def upload(self, path: Path, key: str) -> dict[str, Any]:
         """Upload a batch's input, streamed from disk."""
+        # A form takes no byte that is no UTF-8; a file's name may have one.
+        name = os.fsencode(path.stem).decode(errors="replace")
         with path.open("rb") as content:
             form = {
-                "files": {"file": (f"{path.stem}.jsonl", content, "application/jsonl")},
+                "files": {"file": (f"{name}.jsonl", content, "application/jsonl")},
                 "data": {"purpose": "batch"},
             }
             file: dict[str, Any] = self._call(

@@ -337,6 +337,18 @@ def test_results_are_kept_though_why_lines_failed_cannot_be_read(api, tmp_path):
     assert "1 without an answer; why could not be read: not now" in done.stderr
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.jsonl", b"caf\xe9.txt"])
+def test_a_file_whose_name_is_no_utf_8_is_sent(api, tmp_path, name):
+    line = {"custom_id": "a", "url": CHAT, "body": BODY}
+    (tmp_path / os.fsdecode(name)).write_text(json.dumps(line) + "\n")
+    api.answers["/v1/files"] = (200, {"id": "file-in"})
+    api.answers["/v1/batches"] = shown("validating")
+    file = str(tmp_path / os.fsdecode(name))
+    done = run("batch", file, "--detach", "--url", api.url)
+    assert (done.returncode, done.stdout) == (0, "b1\n"), done.stderr
+    assert 'filename="caf\ufffd' in api.requests[0].body.decode()
+
+
 class Sent(NamedTuple):
     """A file, options, a line of what the server gets, and where that is said to stand."""
 
