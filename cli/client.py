@@ -171,9 +171,16 @@ class Client:
 
     def jobs(self, limit: int, **filters: str) -> list[dict[str, Any]]:
         """Return the latest jobs. filters: as the API names them."""
-        query = urlencode({"limit": limit, **filters}, errors="surrogateescape")
-        page: list[dict[str, Any]] = self._call("GET", f"/v1/jobs?{query}")["data"]
-        return page
+        found: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while True:  # one request searches so many jobs: it may find none, and not be at the end
+            wanted = {"limit": limit - len(found), **filters, **after}
+            query = urlencode(wanted, errors="surrogateescape")
+            page = self._call("GET", f"/v1/jobs?{query}")
+            found += page["data"]
+            if len(found) >= limit or not page.get("next"):
+                return found
+            after = {"after": page["next"]}
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job."""

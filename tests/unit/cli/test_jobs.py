@@ -133,6 +133,21 @@ def test_what_the_api_says_of_a_prompt_names_its_place(monkeypatch, said, told):
     assert str(raised.value) == told
 
 
+def test_a_list_is_looked_for_until_it_is_full_or_there_is_no_more(monkeypatch):
+    """One request searches so many jobs: its page may be empty, and have a next one."""
+    job = {"status": "failed", "tier_used": None, "created_at": 0}
+    pages = {
+        "/v1/jobs?limit=3&status=failed": {"data": [], "next": "j9"},
+        "/v1/jobs?limit=3&status=failed&after=j9": {"data": [{"id": "j5", **job}], "next": "j4"},
+        "/v1/jobs?limit=2&status=failed&after=j4": {"data": [{"id": "j1", **job}], "next": None},
+        "/v1/jobs?limit=1&status=failed": {"data": [{"id": "j5", **job}], "next": "j5"},
+    }
+    monkeypatch.setattr(Client, "_call", lambda _, __, path: pages[path])
+    for limit, found in (("3", ["j5", "j1"]), ("1", ["j5"])):
+        done = CliRunner().invoke(main, ["jobs", "list", "--status", "failed", "--limit", limit])
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["job", *found]
+
+
 def test_what_a_prompt_says_goes_before_the_default():
     api = ApiDouble()
     prompts = [Prompt("1", {"prompt": "a", "cache": "off"}), Prompt("2", {"prompt": "b"})]
