@@ -374,7 +374,10 @@ def print_errors(
         for error in errors:
             where = _where(error.get("line"), files.get(batch["id"]), its)
             echo(f"{where}{error['message']} ({error['code']})", err=True)
-        if number > ERRORS_SHOWN:
+        if len(found) > ERRORS_SHOWN:  # validation's: no line was asked, and none has a result
+            more = client.command("batch", "status", batch["id"], "--json")
+            echo(f"… and {number - ERRORS_SHOWN} more: {more}", err=True)
+        elif number > ERRORS_SHOWN:
             more = client.command("batch", "results", batch["id"])
             echo(f"… and {number - ERRORS_SHOWN} more without an answer: {more}", err=True)
 

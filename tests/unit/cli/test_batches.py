@@ -326,6 +326,20 @@ def test_the_first_lines_without_an_answer_are_told_and_how_many_there_are(
     assert f"… and 2 more without an answer: {more}" in lines
 
 
+def test_of_more_faults_in_a_file_than_are_told_it_is_said_what_tells_them(api):
+    """No line was asked, so `batch results` would have none."""
+    faults = [{"line": n, "code": "odd", "message": f"no {n}"} for n in range(1, 13)]
+    counts = {"total": 20, "completed": 0, "failed": 0}
+    ended = {"errors": {"data": faults}, "request_counts": counts, "created_at": 0}
+    api.answers["/v1/batches/b1"] = shown("failed", **ended)
+    api.answers["/v1/batches/b1/errors?limit=10"] = (200, {"data": faults[:10]})
+    done = run("batch", "status", "b1", "--url", api.url)
+    *_, more = done.stderr.splitlines()
+    assert more == f"… and 2 more: fallthrough batch status b1 --json --url {api.url}"
+    told = run(*more.partition("fallthrough ")[2].split())
+    assert json.loads(told.stdout)["errors"]["data"] == faults
+
+
 def test_results_are_kept_though_why_lines_failed_cannot_be_read(api, tmp_path):
     counts = {"total": 2, "completed": 1, "failed": 1}
     ended = shown("completed", request_counts=counts, output_file_id="file-out")
