@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from cli import environment
 from cli.batches import (
+    FINAL,
     create_batches,
     finish,
     follow,
@@ -275,15 +276,21 @@ def results(
         ids = ids_of(client, batch_ids)
         every = [client.batch(each) for each in ids]
         again = client.command("batch", "results", *ids)
+        written = 0
         with writing(output, f"get them with: {again}") as file:
             for batch_id in ids:
                 for line in client.results(batch_id):
                     file.write(one_line(json.dumps(line, ensure_ascii=False).encode()) + b"\n")
+                    written += 1
     whole = merged(every)
     counts = whole["request_counts"]
     finished = counts["completed"] + counts["failed"]
-    where = f"; they are in {output}" if output else ""
-    echo(f"{whole['status']}: {finished} of {counts['total']} are finished{where}", err=True)
+    where = f"in {output}" if output else "here"
+    told = f"; they are {where}" if output else ""
+    if written < finished:
+        later = ", the others come with the rest of their slices"
+        told = f"; {written} of them are {where}{'' if whole['status'] in FINAL else later}"
+    echo(f"{whole['status']}: {finished} of {counts['total']} are finished{told}", err=True)
 
 
 @batches.command("list")

@@ -326,6 +326,28 @@ def test_the_first_lines_without_an_answer_are_told_and_how_many_there_are(
     assert f"… and 2 more without an answer: {more}" in lines
 
 
+@pytest.mark.parametrize(
+    ("lines", "options", "told"),
+    [
+        (2, ["--output", "r.jsonl"], "; they are in r.jsonl"),
+        (2, [], ""),
+        (1, ["--output", "r.jsonl"], "; 1 of them are in r.jsonl, the others come"),
+        (0, [], "; 0 of them are here, the others come with the rest of their slices"),
+    ],
+)
+def test_it_is_said_how_many_of_the_finished_lines_there_are(
+    monkeypatch, tmp_path, lines, options, told
+):
+    """A line counts when it is answered, and can be read when its slice is written."""
+    monkeypatch.chdir(tmp_path)
+    counts = {"total": 9, "completed": 2, "failed": 0}
+    monkeypatch.setattr(Client, "batch", lambda *_: shown("in_progress", request_counts=counts)[1])
+    monkeypatch.setattr(Client, "results", lambda *_: iter([{"custom_id": "a"}] * lines))
+    done = CliRunner().invoke(fallthrough, ["batch", "results", "b1", *options])
+    assert done.stderr.startswith(f"in_progress: 2 of 9 are finished{told}")
+    assert told or done.stderr.endswith("finished\n")
+
+
 def test_of_more_faults_in_a_file_than_are_told_it_is_said_what_tells_them(api):
     """No line was asked, so `batch results` would have none."""
     faults = [{"line": n, "code": "odd", "message": f"no {n}"} for n in range(1, 13)]
