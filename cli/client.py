@@ -32,6 +32,14 @@ class ApiFailedError(Exception):
     """The API refused, or could not be reached; the message is for the user."""
 
 
+class ApiRefusedError(ApiFailedError):
+    """What was sent is at fault."""
+
+
+class ApiTooLargeError(ApiRefusedError):
+    """More was sent at once than the API takes."""
+
+
 class ApiAwayError(ApiFailedError):
     """The API could not be reached, or could not answer now; the same call may go well later."""
 
@@ -86,13 +94,22 @@ def _place_of(url: str) -> tuple[str, str, int, str]:
     return parts.scheme, LOOPBACK if is_loopback(host) else host, port, parts.path
 
 
+# What these statuses mean; of the others those from 500 on: that it is away.
+ERROR_TYPES: dict[int, type[ApiFailedError]] = {
+    HTTPStatus.BAD_REQUEST: ApiRefusedError,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ApiTooLargeError,
+    HTTPStatus.UNPROCESSABLE_ENTITY: ApiRefusedError,
+    HTTPStatus.TOO_MANY_REQUESTS: ApiBusyError,
+    HTTPStatus.BAD_GATEWAY: ApiCutOffError,
+    HTTPStatus.GATEWAY_TIMEOUT: ApiCutOffError,
+}
+
+
 def _error_type(reply: httpx.Response) -> type[ApiFailedError]:
     if reply.headers.get("x-should-retry") == "false":
         return ApiFailedError
-    if reply.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-        return ApiBusyError
-    if reply.status_code in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}:
-        return ApiCutOffError
+    if reply.status_code in ERROR_TYPES:
+        return ERROR_TYPES[reply.status_code]
     return ApiAwayError if reply.is_server_error else ApiFailedError
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import FINAL, ApiBusyError, ApiFailedError
+from cli.client import (
+    FINAL,
+    ApiBusyError,
+    ApiFailedError,
+    ApiRefusedError,
+    ApiTooLargeError,
+)
 from cli.interrupt import interrupt_held
 from cli.json_body import encoded
 from cli.patience import Patience
@@ -55,27 +61,33 @@ def submit_prompts(
         try:
             is_accepted = patience.once(partial(_accepted, client, chunk, jobs))
         except ApiFailedError as error:
-            message = _placed(str(error), prompts[len(jobs) :])
+            is_its_own = len(chunk) == 1 and isinstance(error, ApiRefusedError)
+            message = _placed(str(error), prompts[len(jobs) :], is_its_own=is_its_own)
             raise type(error)(message) from None
         most = min(2 * most, CHUNK) if is_accepted else len(chunk) // 2
 
 
-def _placed(message: str, prompts: Sequence[Prompt]) -> str:
-    """Return what the API says of one of many requests with its place in the user's file."""
+def _placed(message: str, prompts: Sequence[Prompt], *, is_its_own: bool) -> str:
+    """Return what the API says of a request with its place in the user's file.
+
+    is_its_own: the first prompt was sent by itself, and what is said of it has no number.
+    """
     found = re.match(r"requests\[(\d+)\][.:]? ?", message)
-    if not found or not (where := prompts[int(found[1])].where):
+    if not found and not is_its_own:
         return message
-    return f"{where}: {message[found.end() :]}"
+    number, end = (int(found[1]), found.end()) if found else (0, 0)
+    where = prompts[number].where
+    return f"{where}: {message[end:]}" if where else message
 
 
 def _accepted(
     client: Client, chunk: Sequence[dict[str, Any]], jobs: list[dict[str, Any]], key: str
 ) -> bool:
-    """Submit requests, and note their jobs; False: there is no room for as many."""
+    """Submit requests, and note their jobs; False: there is no room for as many at once."""
     try:
         with interrupt_held():
             jobs += client.submit(chunk, key)
-    except ApiBusyError:
+    except (ApiBusyError, ApiTooLargeError):  # a server may be set to take less
         if len(chunk) == 1:
             raise
         return False

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
 
+import httpx
 import pytest
 from click.testing import CliRunner
 from harness.waiting import wait_until
@@ -17,7 +18,15 @@ from rich.console import Console
 
 from cli import jobs as waiting
 from cli import patience
-from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiFailedError, Client
+from cli.client import (
+    ApiAwayError,
+    ApiBusyError,
+    ApiCutOffError,
+    ApiFailedError,
+    ApiRefusedError,
+    ApiTooLargeError,
+    Client,
+)
 from cli.jobs import CHUNK, milliseconds, submit_prompts, wait_for
 from cli.main import main
 from cli.prompts import Prompt
@@ -131,6 +140,46 @@ def test_what_the_api_says_of_a_prompt_names_its_place(monkeypatch, said, told):
     with pytest.raises(ApiFailedError) as raised:
         submit_prompts(api, prompts, {}, [])
     assert str(raised.value) == told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ApiRefusedError("temperature: at most 2"), "p.txt, line 1001: temperature: at most 2"),
+        (ApiTooLargeError("the body is too large"), "p.txt, line 1001: the body is too large"),
+        (ApiFailedError("invalid key"), "invalid key"),
+    ],
+)
+def test_what_the_api_says_of_a_prompt_by_itself_names_its_place(monkeypatch, error, told):
+    """The last one of 1,001 is sent alone, so the API says no number."""
+    api = ApiDouble()
+    prompts = [Prompt(str(n), {"prompt": f"p {n}"}, f"p.txt, line {n + 1}") for n in range(1001)]
+
+    def submit(requests, key):
+        if len(requests) == 1:
+            raise error
+        return ApiDouble.submit(api, requests, key)
+
+    monkeypatch.setattr(api, "submit", submit)
+    with pytest.raises(type(error)) as raised:
+        submit_prompts(api, prompts, {}, [])
+    assert str(raised.value) == told
+
+
+def test_an_api_that_takes_less_at_once_gets_less(monkeypatch):
+    api, prompts = ApiDouble(), [Prompt(str(n), {"prompt": "x" * 99}) for n in range(100)]
+    stub = httpx.Response(413, json={"error": {"message": "the body is larger than 999 bytes"}})
+    client = Client("http://127.0.0.1:1")
+
+    def submit(requests, key):
+        return (
+            client._answer("/v1/jobs", stub) if len(requests) > 9 else [{"id": "j"}] * len(requests)
+        )
+
+    monkeypatch.setattr(api, "submit", submit)
+    jobs = []
+    submit_prompts(api, prompts, {}, jobs)
+    assert len(jobs) == 100
 
 
 def test_a_list_is_looked_for_until_it_is_full_or_there_is_no_more(monkeypatch):

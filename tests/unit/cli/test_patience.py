@@ -8,7 +8,15 @@ import httpx
 import pytest
 
 from cli import patience
-from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiFailedError, _error_type
+from cli.client import (
+    ApiAwayError,
+    ApiBusyError,
+    ApiCutOffError,
+    ApiFailedError,
+    ApiRefusedError,
+    ApiTooLargeError,
+    _error_type,
+)
 from cli.patience import Patience
 
 AWAY, BUSY, NO = ApiAwayError("away"), ApiBusyError("too much"), ApiFailedError("no job")
@@ -129,7 +137,10 @@ def test_an_api_that_answers_others_is_not_away(clock):
 @pytest.mark.parametrize(
     ("status", "headers", "kind"),
     [
-        (400, {}, ApiFailedError),
+        (400, {}, ApiRefusedError),
+        (401, {}, ApiFailedError),
+        (413, {}, ApiTooLargeError),
+        (422, {}, ApiRefusedError),
         (429, {}, ApiBusyError),
         (429, {"x-should-retry": "true"}, ApiBusyError),
         (429, {"x-should-retry": "false"}, ApiFailedError),
