@@ -6,13 +6,14 @@ import csv
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from cli.json_body import NoJsonError, decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 BOM = "\ufeff"  # what some editors begin a file with
 STDIN = "-"
@@ -36,6 +37,7 @@ _MAGICS = (
     (b"PAR1", "it is Parquet: write it as CSV or JSONL"),
     (b"SQLite format 3", "it is an SQLite database: write a query's result as CSV"),
 )
+_QUOTED = re.compile(r'"[^"]*"?')  # what is in quotes parts no cells
 # Excel's own first line of a CSV file: which character parts its cells.
 _SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)
 
@@ -212,8 +214,10 @@ def _json(text: Iterable[str], _: Lines, where: str) -> Iterator[Row]:
         yield Row(f"{where}, item {number}", number, each)
 
 
-def _table(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
-    """Yield the rows of a table whose first line names its columns."""
+def _table(
+    text: Iterable[str], lines: Lines, where: str, delimiters: str = DELIMITERS
+) -> Iterator[Row]:
+    """Yield the rows of a table whose first line names its columns, parted by one of delimiters."""
     iterator = iter(text)
     head = next(iterator, "")
     separator = _SEPARATOR.fullmatch(head)
@@ -221,7 +225,7 @@ def _table(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
         head = next(iterator, "")
     before = csv.field_size_limit(LARGEST_CELL)
     try:
-        delimiter = separator[1] if separator else max(DELIMITERS, key=head.count)
+        delimiter = separator[1] if separator else max(delimiters, key=_QUOTED.sub("", head).count)
         place = f"{where}, line {lines.number}"
         reader = csv.reader(_chained(head, iterator), delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(reader, [])]
@@ -243,19 +247,20 @@ def _table(text: Iterable[str], lines: Lines, where: str) -> Iterator[Row]:
 
 
 def _check_names(names: list[str], place: str) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
+    # Those without a name are no option's to name; a spreadsheet leaves them behind its last one.
+    twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         message = f"{place}: there are two columns {twice!r}: its first line names them"
         raise InputError(message)
 
 
-READERS = {
+READERS: dict[str, Callable[[Iterable[str], Lines, str], Iterator[Row]]] = {
     ".txt": _text,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
     ".csv": _table,
-    ".tsv": _table,
+    ".tsv": partial(_table, delimiters="\t"),
 }
 
 
