@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 from functools import partial
@@ -110,7 +111,7 @@ def is_file(source: str) -> bool:
     if source == STDIN:
         return True
     try:
-        there = Path(source).exists()
+        there = bool(source) and Path(source).exists()  # of nothing Path makes "."
     except (OSError, ValueError):  # too long a name, or one with a NUL
         there = False
     return there or bool(_NAME_OF_A_FILE.fullmatch(source))
@@ -125,9 +126,6 @@ def content_of(source: str) -> BinaryIO:
         return sys.stdin.buffer
     path = Path(source)
     try:
-        if path.is_dir():
-            message = f"{source} is a folder: name a file in it"
-            raise InputError(message)
         kind_of(source)
         return path.open("rb")
     except (OSError, ValueError) as error:
@@ -151,7 +149,10 @@ def rows_of(source: str, *, has_head: bool = False) -> Iterator[Row]:
 
 
 def kind_of(source: str) -> str:
-    """Return how a file's name ends; raises InputError for a kind that cannot be read."""
+    """Return how a file's name ends; raises InputError for what cannot be read, as a folder."""
+    if os.path.isdir(source):  # noqa: PTH112 - which raises nothing, whatever the name is
+        message = f"{source} is a folder: name a file in it"
+        raise InputError(message)
     suffix = Path(source).suffix.lower()
     if suffix not in READERS:
         known = "a .txt (one prompt a line), .jsonl, .json or .csv file"

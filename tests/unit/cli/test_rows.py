@@ -214,7 +214,7 @@ def test_the_custom_id_is_a_column_as_others(file, shape):
     ("words", "named"),
     [
         (["nowhere.csv", "notes.md", "./x", "/etc", "-"], True),
-        (["Why is it blue?", "Hello", "Use node.js here", "3.14"], False),
+        (["Why is it blue?", "Hello", "Use node.js here", "3.14", ""], False),
     ],
 )
 def test_no_name_of_a_file_is_a_prompt(words, named):
@@ -224,6 +224,13 @@ def test_no_name_of_a_file_is_a_prompt(words, named):
 def test_a_folder_is_none(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         list(rows_of(str(tmp_path)))
+    with pytest.raises(InputError, match="is a folder"):
+        input_files(str(tmp_path), tmp_path, Shape())
+
+
+def test_an_empty_prompt_is_told_as_one():
+    with pytest.raises(InputError, match="the prompt is empty"):
+        read("")
 
 
 @pytest.mark.parametrize(
