@@ -57,3 +57,8 @@ def leave_on_interrupt(last_words: Callable[[], None]) -> None:
             os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, leave)
+
+
+def undo_on_interrupt() -> None:
+    """On Ctrl-C raise KeyboardInterrupt again: what is half done is undone on the way out."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -36,7 +36,7 @@ from cli.commands.options import (
     shaped,
     to_file,
 )
-from cli.interrupt import interrupt_held, leave_on_interrupt
+from cli.interrupt import interrupt_held, leave_on_interrupt, undo_on_interrupt
 from cli.output import free_name, writing
 from cli.patience import Patience
 from cli.rows import is_file
@@ -187,9 +187,10 @@ def _follow_to_the_end(
     """Follow batches, download their results, and exit. files: as `finish` has them."""
     ids, options = list(files), ("--output", str(output))
     ended = follow(client, ids, lambda: _say_how_to_come_back(client, ids, *options))
+    undo_on_interrupt()
     try:
         status = finish(client, ended, output, files)
-    except ApiFailedError:
+    except (ApiFailedError, KeyboardInterrupt):
         back = client.command("batch", "attach", *ids, *options)
         echo(f"it has ended; get its results with: {back}", err=True)
         raise

@@ -198,6 +198,32 @@ def test_a_download_that_is_refused_says_why_and_the_way_to_come_back(
     ]
 
 
+def test_a_download_that_is_interrupted_leaves_nothing_half_done(api, tmp_path, monkeypatch):
+    api.answers["/v1/batches/b1"] = shown("completed", 2, output_file_id="file-out")
+    answers, is_over = api.answers, threading.Event()
+
+    def answer(path):
+        if path == CONTENT:
+            is_over.wait(20)
+        return answers[path]
+
+    monkeypatch.setattr(api, "answer", answer)
+    output = tmp_path / "r.jsonl"
+    words = ["batch", "attach", "b1", "--output", str(output), "--url", api.url]
+    process = subprocess.Popen(
+        [*FALLTHROUGH, *words], env=environ(), stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: CONTENT in api.asked)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1].splitlines()
+    is_over.set()
+    assert (process.returncode, list(tmp_path.iterdir())) == (130, [])
+    assert said[-2:] == [
+        f"it has ended; get its results with: fallthrough {' '.join(words)}",
+        "fallthrough: interrupted",
+    ]
+
+
 def test_what_the_api_refuses_ends_it_at_once(api):
     api.answers["/v1/batches/b1"] = (404, {"error": {"message": "no batch 'b1'"}})
     done = run("batch", "attach", "b1", "--url", api.url)
