@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 STDIN_DESCRIPTOR = 0
+STDOUT = Path("/dev/stdout")
 
 
 class Finite(click.FloatRange):
@@ -48,8 +49,18 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 at_url = click.option(
     "--url", help="The API's address [default: FALLTHROUGH_API_URL, or http://127.0.0.1:8000]."
 )
+
+
+def _or_stdout(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Read "-" as what it is for an input: a standard stream, and no file of this name."""
+    return STDOUT if value == Path(STDIN) else value
+
+
 to_file = click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Results, JSONL."
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_or_stdout,
+    help="Results, JSONL; - is standard output.",
 )
 
 

@@ -61,6 +61,7 @@ PRINTS = (
     "batch results b1",
     "files download f1",
     "batch attach b1 --output /dev/stdout",
+    "batch attach b1 --output -",
     "batch results b1 --output /dev/fd/1",
 )
 
