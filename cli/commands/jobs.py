@@ -138,8 +138,8 @@ def _print_accepted(client: Client, jobs: Sequence[dict[str, Any]], *, as_json: 
 def _print_results(
     client: Client, results: Sequence[dict[str, Any]], output: Path | None, *, as_json: bool
 ) -> None:
-    lines = [json.dumps(result, ensure_ascii=False) for result in results]
     if output:
+        lines = [json.dumps(result, ensure_ascii=False) for result in results]
         ids = " ".join(result["id"] for result in results[:3])
         more = f" … and {len(results) - 3} more" if len(results) > 3 else ""  # noqa: PLR2004
         look = f"look at each with `{client.command('status', 'ID')}`: {ids}{more}"
@@ -147,8 +147,8 @@ def _print_results(
             target.writelines(one_line(line.encode(errors="replace")) + b"\n" for line in lines)
         echo(f"{len(results)} results in {output}", err=True)
     elif as_json:
-        for line in lines:
-            echo(line)
+        for result in results:
+            echo(json.dumps(result))  # in ASCII: a locale may have no letter for what a model says
     else:
         for result in results:
             _print_text(result)

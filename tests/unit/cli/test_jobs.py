@@ -182,6 +182,15 @@ def test_an_api_that_takes_less_at_once_gets_less(monkeypatch):
     assert len(jobs) == 100
 
 
+def test_no_letter_of_an_answer_is_lost_to_a_locale_in_json(monkeypatch):
+    job = {"id": "job_1", "status": "succeeded", "degraded": False, "text": "日本 \u2028 —"}
+    finished = {**job, "tier_used": "gpu"}
+    monkeypatch.setattr(Client, "submit", lambda *_: [finished])
+    monkeypatch.setattr(Client, "job", lambda *_: finished)
+    done = CliRunner(charset="latin-1").invoke(main, ["submit", "hi", "--json"])
+    assert json.loads(done.stdout)["text"] == job["text"]
+
+
 def test_a_list_is_looked_for_until_it_is_full_or_there_is_no_more(monkeypatch):
     """One request searches so many jobs: its page may be empty, and have a next one."""
     job = {"status": "failed", "tier_used": None, "created_at": 0}
