@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from enum import StrEnum
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
@@ -101,6 +102,8 @@ def _choices(kind: type[msgspec.Struct], path: str) -> list[str]:
 def _literals(kind: Any) -> tuple[Any, ...]:
     if get_origin(kind) is Literal:
         return get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return tuple(kind)
     return tuple(word for part in get_args(kind) for word in _literals(part))
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
+from api.batch_checks import ValidationRequest
 from api.schemas import (
     BreakerChange,
     ChatRequest,
@@ -18,6 +19,7 @@ from api.schemas import (
     Handling,
     JobRequest,
 )
+from fallback_chain import Endpoint
 from tasks.json_faults import UNREADABLE, fault_of_json, misfit_of
 from tasks.jsonl.input import Line
 
@@ -121,6 +123,12 @@ def told(value, kind):
             {"model": "m", "input": "x", "encoding_format": "hex"},
             "encoding_format",
             "must be one of float, base64; not 'hex'",
+        ),
+        (
+            ValidationRequest,
+            {"input_file_id": "f", "endpoint": "/v1/responses"},
+            "endpoint",
+            f"must be one of {', '.join(Endpoint)}; not '/v1/responses'",
         ),
         (BreakerChange, {"wy": "x"}, "wy", "there is no such field"),
         (BreakerChange, {"why": "x" * 501}, "why", "must have at most 500 characters"),
