@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from cli.client import ApiAwayError, ApiFailedError
+from cli.client import ApiAwayError, ApiFailedError, check_name
 from cli.input_file import input_files
 from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import writing
@@ -89,6 +89,7 @@ def ids_of(client: Client, names: Sequence[str]) -> list[str]:
     """Return the batches that these ids name: of a group's, those that its file was split into."""
     ids: list[str] = []
     for name in names:
+        check_name(name)  # before anything is shown
         if not name.startswith("group_"):
             ids.append(name)
             continue

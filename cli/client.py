@@ -61,8 +61,16 @@ def _authorities() -> ssl.SSLContext:
         raise ApiFailedError(message) from None
 
 
+def check_name(name: str) -> None:
+    """Raise ApiFailedError for an empty name, as "$batch" is in a shell that has none."""
+    if not name:
+        message = "the id or name is empty"
+        raise ApiFailedError(message)
+
+
 def _segment(name: str) -> str:
-    """Return a name as one segment of a path, whatever a user has typed."""
+    """Return a name as one segment of a path, whatever a user has typed; raises ApiFailedError."""
+    check_name(name)
     return quote(name, safe="", errors="surrogateescape")
 
 

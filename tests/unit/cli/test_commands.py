@@ -109,3 +109,13 @@ def test_what_is_mistyped_is_told_with_what_was_meant(words, said):
     assert done.exit_code == 2
     assert said in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["cancel"], ["batch", "status"], ["batch", "cancel"], ["files", "download"]],
+)
+def test_an_empty_id_is_told_as_one(words):
+    """As "$batch" is where a shell has no such variable."""
+    done = CliRunner().invoke(main, [*words, ""])
+    assert (done.exit_code, done.stderr) == (2, "fallthrough: the id or name is empty\n")
