@@ -104,7 +104,7 @@ def submit(
             return
         if not streams:
             _print_results(client, results, output, as_json=as_json)
-    sys.exit(_verdict(results, client.command("breakers")))
+    sys.exit(_verdict(client, results))
 
 
 def _results(
@@ -158,18 +158,18 @@ def _print_text(job: dict[str, Any]) -> None:
     echo(job["text"] or f"[{job['status']}] {_error_message(job)}")
 
 
-def _verdict(results: Sequence[dict[str, Any]], why: str) -> int:
-    """Say what was not answered by a model or a cache; return the exit status.
-
-    why: the command that tells the reason.
-    """
+def _verdict(client: Client, results: Sequence[dict[str, Any]]) -> int:
+    """Say what was not answered by a model or a cache, and how to see why; return the status."""
     degraded = sum(bool(result["degraded"]) for result in results)
-    failed = sum(result["status"] != "succeeded" for result in results)
+    failed = [result["id"] for result in results if result["status"] != "succeeded"]
     if not degraded and not failed:
         return 0
+    # A prompt that was refused is no breaker's matter.
+    words = ("status", failed[0]) if failed else ("breakers",)
     echo(
-        f"{degraded + failed} of {len(results)} prompts were not answered by a model or a cache "
-        f"({degraded} degraded, {failed} without an answer); `{why}` says why",
+        f"{degraded + len(failed)} of {len(results)} prompts were not answered by a model or a "
+        f"cache ({degraded} degraded, {len(failed)} without an answer); "
+        f"`{client.command(*words)}` says why",
         err=True,
     )
     return 1

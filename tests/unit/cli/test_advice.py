@@ -30,6 +30,8 @@ JOB = {
     "degraded": True,
     "tier_used": "degraded",
 }
+FAILED = {**JOB, "status": "failed", "text": None, "degraded": False, "tier_used": "gpu"}
+REFUSED: dict[str, Any] = {"job": lambda *_: FAILED}
 COUNTS = {"total": 20, "completed": 8, "failed": 12}
 BATCH = {
     "id": "b1",
@@ -98,6 +100,7 @@ class Case(NamedTuple):
 CASES = [
     Case("submit x --no-wait", "follow one with `fallthrough status ID{}`"),
     Case("submit x", "`fallthrough breakers{}` says why"),
+    Case("submit x", "`fallthrough status job_1{}` says why", REFUSED),
     Case("submit x --output /dev/full", "look at each with `fallthrough status ID{}`: job_1"),
     Case("batch status group_7", "`fallthrough batch list{}` shows"),
     Case(
