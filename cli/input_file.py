@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,7 +52,7 @@ def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
     if not is_file(source):
         message = f"cannot read {source}: No such file or directory"
         raise InputError(message)
-    if shape.is_plain and source != STDIN and kind_of(source) in {".jsonl", ".ndjson"}:
+    if shape.is_plain and _is_of_lines(source):
         number, first = _first_line(source)
         fits = Path(source).stat().st_size <= MOST_BYTES and _count(source) <= MOST_LINES
         if isinstance(first, dict) and "body" in first and fits:
@@ -69,6 +70,16 @@ def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
         raise InputError(message)
     name = "prompts" if source == STDIN else Path(source).stem
     return list(_written(prompts, folder / name, endpoint))
+
+
+def _is_of_lines(source: str) -> bool:
+    """Whether a source may be a batch's file as it is; a pipe is none: it can be read once."""
+    if source == STDIN or kind_of(source) not in {".jsonl", ".ndjson"}:
+        return False
+    try:
+        return stat.S_ISREG(Path(source).stat().st_mode)
+    except (OSError, ValueError):  # who opens it says what is wrong
+        return True
 
 
 def _count(source: str) -> int:

@@ -7,13 +7,15 @@ import gzip
 import io
 import json
 import lzma
+import os
+import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from cli import input_file
-from cli.input_file import input_files
+from cli.input_file import InputFile, input_files
 from cli.output import OutputError, free_name, writing
 from cli.prompts import InputError, Shape, read
 from cli.rows import is_file, rows_of
@@ -226,6 +228,21 @@ def test_a_folder_is_none(tmp_path):
         list(rows_of(str(tmp_path)))
     with pytest.raises(InputError, match="is a folder"):
         input_files(str(tmp_path), tmp_path, Shape())
+
+
+def test_a_pipe_with_a_name_is_read_once(tmp_path):
+    pipe = tmp_path / "p.jsonl"
+    os.mkfifo(pipe)
+    line = {**CHAT_LINE, "body": {"messages": [{"role": "user", "content": "x"}]}}
+    writer = threading.Thread(target=pipe.write_text, args=[json.dumps(line)], daemon=True)
+    writer.start()
+    made: list[InputFile] = []
+    reader = threading.Thread(
+        target=lambda: made.extend(input_files(str(pipe), tmp_path, Shape())), daemon=True
+    )
+    reader.start()
+    reader.join(10)
+    assert [json.loads(file.path.read_text()) for file in made] == [line]
 
 
 def test_an_empty_prompt_is_told_as_one():
