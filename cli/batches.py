@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import tempfile
 import time
 from collections import Counter
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
@@ -17,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from cli.client import ApiAwayError, ApiFailedError, check_name
-from cli.input_file import input_files
+from cli.input_file import input_files, temporary_folder
 from cli.interrupt import interrupt_held, leave_on_interrupt
 from cli.output import writing
 from cli.patience import Patience
@@ -25,6 +23,7 @@ from cli.terminal import echo, echo_error, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from cli.client import Client
     from cli.input_file import InputFile
@@ -54,8 +53,8 @@ def create_batches(
     All or none: those that were created before one is refused, or Ctrl-C, are cancelled.
     """
     patience = Patience(echo_error, "no prompt is asked twice", is_known=False)
-    with tempfile.TemporaryDirectory(prefix="fallthrough-") as folder:
-        files = input_files(source, Path(folder), shape)
+    with temporary_folder() as folder:
+        files = input_files(source, folder, shape)
         uploaded = [patience.once(partial(client.upload, file.path))["id"] for file in files]
     group = f"group_{secrets.token_hex(8)}"
     created: dict[str, InputFile] = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,7 +128,7 @@ def _written(prompts: Sequence[Prompt], path: Path, endpoint: str) -> Iterator[I
         part = path.with_name(f"{path.name}-{number}.jsonl")
         places: list[str] = []
         size = 0
-        with part.open("wb") as file:
+        with _told(path.parent), part.open("wb") as file:
             while prompt is not None and len(places) < MOST_LINES:
                 line = _batch_line(prompt, endpoint)
                 if places and size + len(line) > MOST_BYTES:
@@ -135,6 +137,29 @@ def _written(prompts: Sequence[Prompt], path: Path, endpoint: str) -> Iterator[I
                 places.append(prompt.where)
                 prompt = next(left, None)
         yield InputFile(part, endpoint, places)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for files that are sent, and remove it; raises InputError."""
+    with contextlib.ExitStack() as leave:
+        with _told():
+            made = leave.enter_context(tempfile.TemporaryDirectory(prefix="fallthrough-"))
+        yield Path(made)
+
+
+@contextlib.contextmanager
+def _told(folder: Path | None = None) -> Iterator[None]:
+    """Raise InputError where the files that are sent cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = f" in {folder}" if folder else ""
+        message = (
+            f"the prompts cannot be written to a temporary file{where}: {error.strerror}; "
+            "TMPDIR names another folder"
+        )
+        raise InputError(message) from None
 
 
 def _batch_line(prompt: Prompt, endpoint: str) -> bytes:

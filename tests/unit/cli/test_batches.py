@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import pty
 import signal
 import subprocess
+import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -409,6 +412,21 @@ def test_a_file_whose_name_is_no_utf_8_is_sent(api, tmp_path, name):
     done = run("batch", file, "--detach", "--url", api.url)
     assert (done.returncode, done.stdout) == (0, "b1\n"), done.stderr
     assert 'filename="caf\ufffd' in api.requests[0].body.decode()
+
+
+@pytest.mark.parametrize("is_full_from", ["its making", "its files"])
+def test_a_full_temporary_folder_is_told_as_one(tmp_path, monkeypatch, is_full_from):
+    """It was told as a full standard output, or by a traceback."""
+    (tmp_path / "p.txt").write_text("x\n")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if is_full_from == "its making":
+        monkeypatch.setattr(tempfile, "TemporaryDirectory", Mock(side_effect=full))
+    else:
+        monkeypatch.setattr(input_file, "_batch_line", Mock(side_effect=full))
+    done = CliRunner().invoke(fallthrough, ["batch", str(tmp_path / "p.txt"), "--detach"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("fallthrough: the prompts cannot be written to a temporary file")
+    assert "No space left on device; TMPDIR names another folder" in done.stderr
 
 
 class Sent(NamedTuple):
