@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tasks.json_faults import fault_of_json
+
 
 class NoJsonError(Exception):
     """A value cannot be JSON; the message says what of it."""
@@ -28,7 +30,9 @@ def decoded(text: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        message = str(error)
+        message = fault_of_json(text.encode(), error)
+        if "\n" not in text:  # then it is a line of a file, with a number of its own
+            message = message.removeprefix("line 1, ")
     except RecursionError:
         message = "it is nested too deep"
     except ValueError:  # Python reads no more than 4300

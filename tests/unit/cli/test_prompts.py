@@ -39,7 +39,7 @@ def test_a_jsonl_file_has_requests_or_lines_of_openais_batch_format(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2: not JSON"),
+        ("{", "line 2: not JSON: column 2: a field's name in double quotes is missing$"),
         ('{"prompt": "x", "n": NaN}', "line 2: not JSON: it has a number that is not finite"),
         ('{"prompt": "x", "n": 1e999}', "line 2: not JSON: it has a number that is not finite"),
         ('{"prompt": "x", "n": ' + "9" * 5000 + "}", "line 2: not JSON: it has a number of too"),

@@ -75,6 +75,12 @@ def test_rows_become_prompts(file, name, content, shape, prompts):
         ("p.csv", 'a,b\n"x,1\n', Shape(column="a"), "not CSV"),
         ("p.csv", "a,b\n ,1\n", Shape(column="a"), "line 2: its prompt is empty"),
         ("p.json", "5", Shape(), "must be an array"),
+        (
+            "p.json",
+            '[{"prompt": "a"},\n{"prompt": }]\n',
+            Shape(),
+            "JSON: line 2, column 12: a value",
+        ),
         ("p.json", "[5]", Shape(), "item 1: must be an object"),
         ("p.txt", "caf\xe9\n".encode("latin-1"), Shape(), "line 1: it is not UTF-8"),
         ("p.md", "x", Shape(), "a .md file cannot be read: name a .txt"),
