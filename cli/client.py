@@ -177,7 +177,7 @@ class Client:
         query = {"starting_after": after} if after >= 0 else {}
         try:
             with self._http.stream("GET", path, params=query) as reply:
-                if reply.is_error:
+                if not reply.is_success:
                     reply.read()
                     self._answer(path, reply)
                 for line in _lines(reply.iter_bytes()):
@@ -292,7 +292,7 @@ class Client:
         is_begun = False
         try:
             with self._http.stream("GET", path) as reply:
-                if reply.is_error:
+                if not reply.is_success:
                     reply.read()
                     self._answer(path, reply)
                 for piece in reply.iter_bytes():
@@ -380,6 +380,13 @@ class Client:
     def _answer(self, path: str, reply: httpx.Response) -> Any:
         """Return what a reply holds, or raise what its status says."""
         error_type = _error_type(reply)
+        if reply.has_redirect_location:  # not followed: what is sent, a key too, is for this server
+            there = str(reply.url.join(reply.headers["location"])).removesuffix(path)
+            message = (
+                f"{self.url}{path} leads elsewhere: name the API with --url {masked_url(there)} or "
+                "FALLTHROUGH_API_URL"
+            )
+            raise ApiFailedError(message)
         try:
             answer = reply.json()
         except (ValueError, RecursionError):

@@ -11,9 +11,11 @@ import signal
 import subprocess
 import tempfile
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import Mock
 
+import httpx
 import pytest
 from click.testing import CliRunner
 from harness.commands import FALLTHROUGH, environ, run
@@ -427,6 +429,25 @@ def test_a_full_temporary_folder_is_told_as_one(tmp_path, monkeypatch, is_full_f
     assert done.exit_code == 2
     assert done.stderr.startswith("fallthrough: the prompts cannot be written to a temporary file")
     assert "No space left on device; TMPDIR names another folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "location"),
+    [
+        ("batch status b1", "https://api.example/ft/v1/batches/b1"),
+        ("files download f1", "https://api.example/ft/v1/files/f1/content"),
+        ("status job_1", "https://api.example/ft/v1/jobs/job_1?wait=0"),
+    ],
+)
+def test_a_server_that_leads_elsewhere_is_told_and_where_to(monkeypatch, words, location):
+    """As a proxy does to TLS. What it says with that is no result."""
+    moved = httpx.Response(308, headers={"location": location}, text="<h1>Moved</h1>")
+    transport = httpx.MockTransport(lambda _: moved)
+    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=transport))
+    command = [*words.split(), "--url", "http://api.example/ft"]
+    done = CliRunner().invoke(fallthrough, command)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "leads elsewhere: name the API with --url https://api.example/ft or" in done.stderr
 
 
 class Sent(NamedTuple):
