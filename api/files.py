@@ -236,7 +236,7 @@ def _check_upload(form: FormData, upload: UploadFile) -> None:
     purpose = form.get("purpose")
     if purpose not in SHOWN_PURPOSES:
         raise bad(f"purpose: must be batch, not {purpose!r}", "purpose")
-    if not (upload.filename or "").endswith(".jsonl"):
+    if not (upload.filename or "").lower().endswith(".jsonl"):
         message = f"file: the name of a batch's file must end in .jsonl, not {upload.filename!r}"
         raise bad(message, "file")
 

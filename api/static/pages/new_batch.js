@@ -63,7 +63,7 @@ export function newBatch({ query }) {
 
 /** @param {File} file */
 function faultOf(file) {
-  if (!file.name.endsWith('.jsonl')) return `${file.name}: the name must end in .jsonl. Each line is a request, as JSON.`
+  if (!file.name.toLowerCase().endsWith('.jsonl')) return `${file.name}: the name must end in .jsonl. Each line is a request, as JSON.`
   return file.size > LARGEST ? `${file.name} is larger than 200 MB: split it into several files.` : ''
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -11,7 +12,7 @@ from starlette import formparsers
 from starlette.requests import Request
 
 from api.errors import ApiError
-from api.files import upload_form
+from api.files import _check_upload, upload_form
 from tasks.errors import StoreUnavailable
 
 
@@ -80,3 +81,15 @@ async def test_a_temporary_folder_that_is_full_is_told_as_storage_that_is(monkey
     with pytest.raises(StoreUnavailable, match="temporary folder: No space left on device"):
         async with upload_form(Request(scope, receive), 10):
             pytest.fail("it was not written")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_taken"), [("p.jsonl", True), ("P.JSONL", True), ("p.txt", False), ("", False)]
+)
+async def test_the_name_of_a_batchs_file_ends_in_jsonl(name, is_taken):
+    filename = f'; filename="{name}"'.encode()
+    body = part(b"file", filename=filename) + part(b"purpose", b"batch") + b"--x--\r\n"
+    refused = contextlib.nullcontext() if is_taken else pytest.raises(ApiError, match="must end in")
+    async with uploading(body) as form:
+        with refused:
+            _check_upload(form, form["file"])
