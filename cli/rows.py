@@ -205,6 +205,9 @@ def _json(text: Iterable[str], _: Lines, where: str) -> Iterator[Row]:
     whole = "".join(text)
     if not whole.strip():
         return
+    if _is_of_lines(whole):
+        message = f"{where}: each of its lines is a value of JSON: end its name in .jsonl"
+        raise InputError(message)
     value = _json_value(whole, where)
     if isinstance(value, dict):
         value = [value]
@@ -213,6 +216,18 @@ def _json(text: Iterable[str], _: Lines, where: str) -> Iterator[Row]:
         raise InputError(message)
     for number, each in enumerate(value, 1):
         yield Row(f"{where}, item {number}", number, each)
+
+
+def _is_of_lines(whole: str) -> bool:
+    """Whether a text is not JSON as a whole, and its first line is, as in JSONL."""
+    first, _, others = whole.lstrip().partition("\n")
+    if not others.strip():
+        return False
+    try:
+        decoded(first)
+    except NoJsonError:
+        return False
+    return True
 
 
 def _table(
