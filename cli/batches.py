@@ -33,7 +33,7 @@ POLL_INTERVAL_SECONDS = 0.5
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
 BAR_CELLS = 20
-TOLD_EVERY_SECONDS = 30.0  # without a terminal
+TOLD_EVERY_SECONDS = 30.0  # without a terminal, or with one that shows no bar
 SILENT_SECONDS = 5.0  # without a line, after which it is said that it waits
 GROUP, PART = "group", "part"  # metadata of batches that one file was split into
 
@@ -201,7 +201,7 @@ class _Display:
         self._said = ", ".join(each for each in told if each)
         total = counts["total"] or None
         self.progress.update(self._bar, total=total, completed=lines, said=self._said)
-        if not self.progress.console.is_terminal and now - self._told > TOLD_EVERY_SECONDS:
+        if not self.progress.console.is_interactive and now - self._told > TOLD_EVERY_SECONDS:
             self._told = now
             echo(f"{time.strftime('%H:%M:%S')} {self._said}", err=True)
 

@@ -86,6 +86,19 @@ def test_all_that_is_said_of_a_batch_is_seen_in_a_terminal_of_any_width(width):
         assert each in words
 
 
+def test_a_terminal_that_shows_no_bar_is_told_in_lines(monkeypatch, capsys):
+    """As an editor's is: TERM=dumb."""
+    monkeypatch.setattr(batches, "TOLD_EVERY_SECONDS", 0.0)
+    display = batches._Display()
+    told = []
+    for name in ("xterm", "dumb"):
+        environment = {"TERM": name}
+        display.progress.live.console = Console(force_terminal=True, _environ=environment)
+        display.show(shown("in_progress", 1)[1])
+        told.append(capsys.readouterr().err)
+    assert [("in_progress, 1 of 2 lines" in each) for each in told] == [False, True]
+
+
 def test_of_a_group_the_paces_are_added():
     running = [part("b1", 0, "in_progress"), part("b2", 0, "in_progress"), part("b3", 2)]
     for batch, rate in zip(running, (1.5, 2.0, None), strict=True):
