@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from cli.input_file import InputFile
     from cli.prompts import Shape
 
-POLL_INTERVAL_SECONDS = 0.5
+POLL_INTERVAL_SECONDS = 0.5  # at first: a small batch ends at once
+CALM_SECONDS = 2.0  # the same, of one that takes longer: as the API's openai-poll-after-ms says
+SOON_SECONDS = 10.0  # that "at first" is
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ERRORS_SHOWN = 10  # a screenful
 BAR_CELLS = 20
@@ -152,6 +154,7 @@ def follow(
         display.progress.console.print(shown(text), markup=False)
 
     patience = Patience(say, "the batch goes on")
+    calm_from = time.monotonic() + SOON_SECONDS
 
     def latest(batch_id: str) -> dict[str, Any]:
         return ended.get(batch_id) or patience.ask(lambda: client.batch(batch_id))
@@ -168,7 +171,9 @@ def follow(
             display.show(merged(batches))
             if all(batch["status"] in FINAL for batch in batches):
                 return batches
-            time.sleep(POLL_INTERVAL_SECONDS)
+            # Each look counts as a request of this key's owner, who may have few a minute.
+            is_calm = time.monotonic() > calm_from
+            time.sleep(CALM_SECONDS if is_calm else POLL_INTERVAL_SECONDS)
 
 
 class _Display:

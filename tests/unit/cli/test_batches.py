@@ -164,6 +164,26 @@ def test_it_follows_on_over_a_restart_of_the_api_and_tells_it_once(api, attached
     assert output.read_text() == '{"custom_id":"a"}\n'
 
 
+def test_a_batch_that_takes_long_is_looked_at_as_often_as_the_api_says(monkeypatch):
+    """Each look is a request of the key's owner: two a second left others of his none."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    clock, asked = [0.0], []
+
+    def look(*_):
+        asked.append(clock[0])
+        return shown("completed" if clock[0] > 60 else "in_progress")[1]
+
+    def sleep(seconds):
+        clock[0] += seconds
+
+    monkeypatch.setattr(Client, "batch", look)
+    monkeypatch.setattr(batches.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(batches.time, "sleep", sleep)
+    batches.follow(Client("http://127.0.0.1:1"), ["b1"], lambda: None)
+    assert asked[1] == 0.5
+    assert sum(10 < at <= 60 for at in asked) == 25
+
+
 def test_an_api_that_stays_away_is_left_with_the_way_to_come_back(api, monkeypatch, capsys):
     monkeypatch.setattr(patience, "AWAY_SECONDS", 0.2)
     monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.02)
