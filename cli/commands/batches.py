@@ -136,6 +136,7 @@ def run(  # noqa: PLR0913 - a command's options
         if detach:
             line = json.dumps({"id": name, "batches": ids}) if as_json else name
             echo_once(line, _how_to_come_back(client, ids))
+            _say_who_writes(client, ids, output)
             return
         echo(name, err=True)
         output = output or _beside(file, name)
@@ -181,6 +182,13 @@ def _say_how_to_come_back(client: Client, ids: Sequence[str], *options: str) -> 
     echo(f"\n{_how_to_come_back(client, ids, *options)}" if ids else "interrupted", err=True)
 
 
+def _say_who_writes(client: Client, ids: Sequence[str], output: Path | None) -> None:
+    """Say how results get into a file that was named, where nobody waits for them."""
+    if output:
+        writes = client.command("batch", "attach", *ids, "--output", str(output))
+        echo(f"with --detach nothing is written to {output}; this writes it: {writes}", err=True)
+
+
 def _follow_to_the_end(
     client: Client, files: Mapping[str, InputFile | None], output: Path, *, as_json: bool
 ) -> None:
@@ -214,7 +222,7 @@ def retry(
     as_json: bool,
 ) -> None:
     """Ask the lines of batch BATCH_ID that had no answer again, as a new batch."""
-    output = output or _own_file(batch_ids)
+    named, output = output, output or _own_file(batch_ids)
     if not detach:
         check_writable(output)
     with environment.client(url) as client:
@@ -229,9 +237,11 @@ def retry(
                 echo_once(ids[-1], _how_to_come_back(client, ids))
         if not detach:
             _follow_to_the_end(client, dict.fromkeys(ids), output, as_json=as_json)
-        elif as_json:
+            return
+        if as_json:
             line = json.dumps({"id": " ".join(ids), "batches": ids})
             echo_once(line, _how_to_come_back(client, ids))
+        _say_who_writes(client, ids, named)
 
 
 def _retry(client: Client, batch_id: str, ids: list[str], key: str) -> None:

@@ -32,6 +32,12 @@ JOB = {
 }
 FAILED = {**JOB, "status": "failed", "text": None, "degraded": False, "tier_used": "gpu"}
 REFUSED: dict[str, Any] = {"job": lambda *_: FAILED}
+WRITES = "nothing is written to r.jsonl; this writes it: fallthrough batch attach"
+ASKED: dict[str, Any] = {
+    "upload": lambda *_: {"id": "file_1"},
+    "create_batch": lambda *_, **__: {"id": "b2"},
+    "retry_batch": lambda *_: {"id": "b2"},
+}
 COUNTS = {"total": 20, "completed": 8, "failed": 12}
 BATCH = {
     "id": "b1",
@@ -115,6 +121,8 @@ CASES = [
     ),
     Case("batch attach b1 --output /dev/full", "again: fallthrough batch results b1{}\n"),
     Case("batch attach b1 --output r.jsonl", "ask those again: fallthrough batch retry b1{}\n"),
+    Case("batch retry b1 --detach --output r.jsonl", f"{WRITES} b2 --output r.jsonl{{}}\n", ASKED),
+    Case("batch run p.txt --detach --output r.jsonl", f"{WRITES} b2 --output r.jsonl{{}}\n", ASKED),
     Case("batch status b1", "more without an answer: fallthrough batch results b1{}\n"),
     Case("batch results b1 --output /dev/full", "with: fallthrough batch results b1{}\n"),
     Case("files download f1 --output /dev/full", "with: fallthrough files download f1{}\n"),
@@ -127,6 +135,7 @@ CASES = [
 def at_once(monkeypatch, tmp_path):
     """A folder of its own, an API that is a double, and no check of tiers."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("x\n")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     monkeypatch.setattr(patience, "AWAY_SECONDS", 0.0)
     monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.0)
