@@ -219,7 +219,7 @@ class StreamedAnswer:
 
 
 def _is_ending(reason: Any) -> bool:
-    return isinstance(reason, str) and reason in ENDINGS
+    return isinstance(reason, str) and reason.lower() in ENDINGS  # some servers write it large
 
 
 def _head_in(document: Mapping[str, Any], *, legacy: bool) -> dict[str, Any]:

@@ -325,6 +325,14 @@ def test_an_answer_is_whole_once_each_choice_has_its_reason():
     assert whole == [(False, False)] * 3 + [(True, True)]
 
 
+@pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "Length"])
+def test_its_reason_may_be_written_large(reason):
+    answer = StreamedAnswer(legacy=False)
+    answer.add(chunk({"content": "so far"}))
+    assert answer.add(chunk({}, reason)).ends
+    assert json.loads(answer.document())["choices"][0]["finish_reason"] == reason
+
+
 def test_what_has_no_choices_shows_nothing_but_its_usage_counts():
     answer = StreamedAnswer(legacy=False)
     assert answer.add(b'{"choices":[]}') is None
