@@ -77,7 +77,8 @@ class Sink(Protocol):
 async def events_of(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield the data of each event of a text/event-stream, whatever the pieces it comes in.
 
-    Who leaves out the blank line after its last event is understood all the same.
+    Who leaves out the blank line after its last event is understood all the same. An event without
+    data is none: gateways keep a connection alive by such.
     """
     lines = _Lines()
     data: list[bytes] = []
@@ -87,12 +88,14 @@ async def events_of(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 if line.startswith(b"data:"):
                     data.append(line[5:].removeprefix(b" "))
             elif data:
-                yield b"\n".join(data)
+                event = b"\n".join(data)
                 data.clear()
+                if event.strip():
+                    yield event
     if (rest := lines.rest()).startswith(b"data:"):
         data.append(rest[5:].removeprefix(b" "))
-    if data:
-        yield b"\n".join(data)
+    if (event := b"\n".join(data)).strip():
+        yield event
 
 
 class _Lines:

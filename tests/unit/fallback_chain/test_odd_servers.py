@@ -223,6 +223,7 @@ MARK = b"\xef\xbb\xbf"
     [
         (WORD, LAST),
         (b": ping\n\n", WORD, LAST),
+        (b"data:\n\n", WORD, b"data: \n\n", LAST),
         (b"\r\nid: 1\r\n", WORD, LAST),
         (MARK + b"event: x\n" + WORD, LAST),
         tuple(bytes([each]) for each in MARK + WORD + LAST),
