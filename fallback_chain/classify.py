@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -49,6 +50,8 @@ NO_MODEL = (
     *("model_not_found", "model not found", "not found, try pulling", "unknown model"),
     *("no such model", "invalid model", "model is not", "` does not exist", "' does not exist"),
 )
+# Ollama's words for it, and those of routers: the name stands between them.
+NAMED_MODEL = re.compile(r"\bmodel \S{1,256} (?:was )?not found")
 TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context", "context length")
 TOO_LONG_MORE = ("context size", "context window", "max_model_len", "exceeds max length")
 UNABLE = (
@@ -266,8 +269,9 @@ def _error_of(reply: Reply) -> tuple[dict[str, Any], str, bool]:
         "code": _name(found.get("code")),
     }
     told = f"{error['code']} {error['type']} {text}" if found else _plain(reply.content)
+    told = NAMED_MODEL.sub("model not found", told.lower())
     cut = body is None and reply.content.lstrip().startswith(b"{")  # what is left of a long one
-    return error, told.lower(), cut or bool(text or found.get("type") or found.get("code"))
+    return error, told, cut or bool(text or found.get("type") or found.get("code"))
 
 
 def _opened(error: dict[str, Any]) -> dict[str, Any]:

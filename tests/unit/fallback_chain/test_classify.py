@@ -75,6 +75,7 @@ def reply(status, body, headers=None):
         (404, VLLM_NO_MODEL, Verdict.UNFIT),
         (404, OLLAMA_NO_MODEL, Verdict.UNFIT),
         (404, {"detail": "Not Found"}, Verdict.MISCONFIGURED),
+        (404, {"error": "path '/v1/chat/completions' not found"}, Verdict.MISCONFIGURED),
         (401, {"error": "Unauthorized"}, Verdict.MISCONFIGURED),
         (403, b"", Verdict.MISCONFIGURED),
         (301, b"", Verdict.MISCONFIGURED),
@@ -199,6 +200,9 @@ SAID = [
         """model_not_found
         Model not found
         model "x" not found, try pulling it first
+        model 'qwen3:4b' not found
+        Model org/x not found or vLLM engine is sleeping.
+        The model `x` was not found
         unknown model x
         there is no such model
         Invalid model name
