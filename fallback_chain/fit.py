@@ -11,8 +11,6 @@ from fallback_chain.answers import AT_LENGTH, text_in
 from fallback_chain.needs import Need
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fallback_chain.answers import Answer
     from fallback_chain.needs import Needs
 
@@ -79,7 +77,7 @@ def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     cut = isinstance(reason, str) and reason.lower() in AT_LENGTH
     calls = _calls(message)
     if calls:
-        return CUT if cut else _all_calls(calls, needs.tools)
+        return CUT if cut else _all_calls(calls, needs)
     refusal = message.get("refusal")
     # How a model answers what it will not; no other is to be asked instead.
     refused = isinstance(refusal, str) and refusal
@@ -110,25 +108,27 @@ def _calls(message: dict[str, Any]) -> list[Any]:
     return [{"function": function}] if isinstance(function, dict) else []
 
 
-def _all_calls(calls: list[Any], tools: Mapping[str, str | None]) -> Fit:
-    fits = [_call(_dict(call), tools) for call in calls]
+def _all_calls(calls: list[Any], needs: Needs) -> Fit:
+    fits = [_call(_dict(call), needs) for call in calls]
     if WRONG_CALL in fits:
         return WRONG_CALL
     return UNCHECKED if UNCHECKED in fits else FITS
 
 
-def _call(call: dict[str, Any], tools: Mapping[str, str | None]) -> Fit:
+def _call(call: dict[str, Any], needs: Needs) -> Fit:
     function, custom = _dict(call.get("function")), _dict(call.get("custom"))
     name = (function or custom).get("name")
-    if not isinstance(name, str) or name not in tools:
+    if not isinstance(name, str) or name not in needs.tools:
         return WRONG_CALL
     if not function:  # a custom tool's input is free text
         return FITS
-    arguments = function.get("arguments", "")
+    arguments: Any = function.get("arguments")
+    if arguments in (None, "") and name in needs.bare_tools:  # as servers say that there are none
+        arguments = "{}"
     value = _decoded(arguments)
     if not isinstance(value, dict):
         return WRONG_CALL
-    schema = tools[name]
+    schema = needs.tools[name]
     if schema is None:
         return FITS
     return _OF_A_SCHEMA.get(schemas.is_valid(schema, value, len(arguments)), WRONG_CALL)

@@ -70,6 +70,7 @@ class Needs(msgspec.Struct, frozen=True):
     tools: Mapping[str, str | None] = {}  # what may be called; the schema of strict arguments
     call_required: bool = False
     embeds: bool = False  # it wants vectors, not words
+    bare_tools: frozenset[str] = frozenset()  # of those, what may be called without arguments
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> Needs:
@@ -91,7 +92,14 @@ class Needs(msgspec.Struct, frozen=True):
             kinds.add(Need.N)
         if _number(body.get("top_logprobs")) > 0 or any(map(_logprobs, map(body.get, _LOGPROBS))):
             kinds.add(Need.LOGPROBS)
-        return Needs(frozenset(kinds), form.schema, form.other, tools.names, tools.required)
+        return Needs(
+            frozenset(kinds),
+            form.schema,
+            form.other,
+            tools.names,
+            tools.required,
+            bare_tools=tools.bare,
+        )
 
     @property
     def strict_form(self) -> bool:
@@ -189,6 +197,7 @@ class _Tools(NamedTuple):
     declared: bool = False
     names: Mapping[str, str | None] = {}
     required: bool = False
+    bare: frozenset[str] = frozenset()
 
 
 def _tools(body: dict[str, Any]) -> _Tools:
@@ -200,12 +209,14 @@ def _tools(body: dict[str, Any]) -> _Tools:
         choice = body.get("function_call")
     if not functions or choice == "none":
         return _Tools()
-    names = {it["name"]: _arguments(it) for it in functions if isinstance(it.get("name"), str)}
+    named = [it for it in functions if isinstance(it.get("name"), str)]
+    names = {it["name"]: _arguments(it) for it in named}
+    bare = frozenset(it["name"] for it in named if not _dict(it.get("parameters")).get("required"))
     chosen = _function(_dict(choice)).get("name")
     if isinstance(chosen, str):
-        return _Tools(declared=True, names={chosen: names.get(chosen)}, required=True)
+        return _Tools(declared=True, names={chosen: names.get(chosen)}, required=True, bare=bare)
     mode = _dict(_dict(choice).get("allowed_tools")).get("mode", choice)
-    return _Tools(declared=True, names=names, required=mode in _REQUIRED)
+    return _Tools(declared=True, names=names, required=mode in _REQUIRED, bare=bare)
 
 
 def _function(tool: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ AS_REGEX = {"guided_regex": "a+"}
 TOOLS = {"tools": [{"function": {"name": "look"}}, {"custom": {"name": "free"}}]}
 STRICT = {"tools": [{"function": {"name": "look", "strict": True, "parameters": SCHEMA}}]}
 LOOSE = {"tools": [{"function": {"name": "look", "strict": True, "parameters": {"type": 1}}}]}
+DEMANDING = {"tools": [{"function": {"name": "look", "parameters": SCHEMA}}]}
 REQUIRED = {**TOOLS, "tool_choice": "required"}
 NAMED = {**TOOLS, "tool_choice": {"function": {"name": "free"}}}
 LEGACY = {"functions": [{"name": "look"}]}
@@ -100,10 +101,19 @@ UNCHECKED = "unchecked"
         (TOOLS, calls(look(), finish="length"), "cut"),
         (TOOLS, calls(look('{"a": ')), "tools"),
         (TOOLS, calls(look("[]")), "tools"),
-        (TOOLS, calls(look("")), "tools"),
-        (TOOLS, calls(look(None)), "tools"),
+        (TOOLS, calls(look("")), ""),
+        (TOOLS, calls(look(None)), ""),
         (TOOLS, calls(look({})), "tools"),
-        (TOOLS, calls({"name": "look"}), "tools"),
+        (TOOLS, calls(look(0)), "tools"),
+        (TOOLS, calls({"name": "look"}), ""),
+        (TOOLS, calls(look(" ")), "tools"),
+        (TOOLS, calls({"name": "peek", "arguments": ""}), "tools"),
+        (DEMANDING, calls(look("{}")), ""),
+        (DEMANDING, calls(look("")), "tools"),
+        (DEMANDING, calls(look(None)), "tools"),
+        (DEMANDING, calls({"name": "look"}), "tools"),
+        (STRICT, calls(look("")), "tools"),
+        (LEGACY, says(None, function_call=look("")), ""),
         (TOOLS, calls({"name": "peek", "arguments": "{}"}), "tools"),
         (TOOLS, calls({"name": ["look"], "arguments": "{}"}), "tools"),
         (TOOLS, calls(look(), {"name": "peek", "arguments": "{}"}), "tools"),
