@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from typing import TYPE_CHECKING, get_args
@@ -20,14 +21,13 @@ from api.schemas import REQUESTS, Deadlines, Handling, parse_json, submission_of
 from api.services import Services, owner_of, services_of
 from api.streams import PLAIN_SECONDS, Answering, EventStream
 from api.tiers import NAMES_SCHEMA, check_tiers
-from fallback_chain import Endpoint
+from fallback_chain import Endpoint, Verdict
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import MAX_DEADLINE_SECONDS, JobRecord, Status
 from tasks.records.outcomes import WORKER_LOST
 from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
 
     from starlette.requests import Request
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
 UNAVAILABLE = 503  # HTTP's status
+# Of a tier that would not answer at another time either.
+_NEVER = {Verdict.NOT_ALLOWED, Verdict.UNFIT}
 GRACE_SECONDS = 3.0  # what an expired job gets until the sweeper has said so
 
 
@@ -67,7 +69,7 @@ async def _answer_now(request: Request, endpoint: Endpoint) -> Response:
         record = await _wait_or_leave(request, caller, wait, entered)
     if not record.status.final and services.waiters.closed:
         raise await _let_go(services, caller)
-    return _answer(services, record)
+    return await _answer(services, record)
 
 
 async def _let_go(services: Services, caller: Caller) -> ApiError:
@@ -92,7 +94,7 @@ async def _stream(request: Request, caller: Caller) -> Response:
         raise _lost()
     if isinstance(first, JobRecord) and first.status.final:
         await stream.close()
-        return _answer(services, first)
+        return await _answer(services, first)
     if isinstance(first, JobRecord) and services.waiters.closed:
         await stream.close()
         raise await _let_go(services, caller)
@@ -186,22 +188,22 @@ def _headers_of(record: JobRecord) -> dict[str, str]:
     return headers
 
 
-def _answer(services: Services, record: JobRecord) -> Response:
+async def _answer(services: Services, record: JobRecord) -> Response:
     headers = _headers_of(record)
     if record.status is Status.SUCCEEDED and record.answer is not None:
         if record.fit:
             headers["x-fallthrough-fit"] = record.fit
         return Response(bytes(record.answer), headers=headers, media_type="application/json")
-    return _failure(services, record, headers)
+    return await _failure(services, record, headers)
 
 
-def _failure(services: Services, record: JobRecord, headers: Mapping[str, str]) -> Response:
+async def _failure(services: Services, record: JobRecord, headers: Mapping[str, str]) -> Response:
     if record.status is Status.FAILED and record.error is not None:
         status = record.error_status or UNAVAILABLE
         if record.error.get("code") == WORKER_LOST:  # its next try would end as many workers
             headers = {**headers, "x-should-retry": "false"}
         elif status == UNAVAILABLE:
-            headers = {**headers, "Retry-After": str(_retry_seconds(services))}
+            headers = {**headers, "Retry-After": str(await _retry_seconds(services, record))}
         return envelope(status, record.error, headers)
     if record.status is Status.CANCELLED:
         # A client that asks again would run it again: what was cancelled stays so.
@@ -212,11 +214,17 @@ def _failure(services: Services, record: JobRecord, headers: Mapping[str, str]) 
     return ApiError(504, message, code="deadline_exceeded", headers=headers).response()
 
 
-def _retry_seconds(services: Services) -> int:
-    """Return the seconds until the first of the tiers that refuse calls takes one again."""
-    refusals = [tier.refusal() for tier in services.tiers.values()]
-    waits = [refusal.retry_after_seconds for refusal in refusals if refusal]
-    return max(math.ceil(min(waits, default=RETRY_AFTER_SECONDS)), 1)
+async def _retry_seconds(services: Services, record: JobRecord) -> int:
+    """Return the seconds until the first of a job's tiers that refuse calls takes one again."""
+    never = {
+        attempt["tier"]
+        for attempt in record.attempts
+        if attempt["verdict"] in _NEVER and not attempt.get("endpoint")  # of several servers, all
+    }
+    tiers = [tier for name, tier in services.tiers.items() if name not in never]
+    # Nobody asks them here: what this process has seen of them may be old.
+    waits = await asyncio.gather(*(tier.due_seconds() for tier in tiers))
+    return max(math.ceil(min(filter(None, waits), default=RETRY_AFTER_SECONDS)), 1)
 
 
 def described(

@@ -208,6 +208,20 @@ def test_a_job_may_fail_instead_of_being_answered_degraded(api, gpu, cpu):
     assert reply.headers["retry-after-ms"] == f"{reply.headers['Retry-After']}000"
 
 
+def test_who_is_told_to_come_again_comes_when_a_tier_that_he_takes_may_be_asked(api, gpu):
+    api.post("/circuit-breakers/ollama_cpu/open")  # of which the next look is in five seconds
+    gpu.mode = "429"  # for seven
+
+    def told():
+        reply = chat(api, fallthrough={"on_exhausted": "fail", "tiers": ["gpu"]})
+        assert reply.status_code == 503
+        return reply.headers["Retry-After"]
+
+    assert told() in {"6", "7"}
+    wait_until(lambda: told() in {"2", "3"})
+    assert len(gpu.calls) == 1
+
+
 def test_a_job_may_wait_until_a_tier_is_back(api, gpu, cpu):
     gpu.vanish()
     cpu.vanish()
