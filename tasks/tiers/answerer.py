@@ -438,6 +438,8 @@ class Answerer:
     async def _exhausted(self, job: BegunJob, attempts: tuple[Attempt, ...]) -> Outcome:
         policy = job.options.on_exhausted
         if policy == "wait" and job.failures < POISON_FAILURES:
+            if time.monotonic() >= _until(job):  # no model is asked any more: it waits in vain
+                return expired(job, *attempts[len(job.attempts) :])
             return park(job, attempts, await self._due(job))
         # A message of ours is not what was asked for where a form is demanded, or vectors are.
         words = job.endpoint != Endpoint.EMBEDDINGS and not job.body.needs.strict_form
@@ -452,10 +454,14 @@ class Answerer:
         return exhausted(attempts)
 
     async def _due(self, job: BegunJob) -> float:
-        """How long a waiting job is parked: until a tier that may answer it is due for a probe."""
+        """How long a waiting job is parked: until a tier that may answer it is due for a probe.
+
+        Or until no model is asked for it any more.
+        """
         waits = [await tier.due_seconds() for tier in self._models_for(job).values()]
+        left = _until(job) - time.monotonic()
         least, longest = PARK_SECONDS
-        return min(max(min(waits, default=longest), least), longest)
+        return max(min(*waits, longest, left), least)
 
 
 def _key(job: BegunJob) -> str:

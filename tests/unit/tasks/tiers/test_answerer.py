@@ -273,6 +273,24 @@ async def test_a_job_waits_until_a_tier_is_due_for_a_probe(make_bench, tiers, br
     assert await bench.answer(at_cache("wait")) == Park((BEFORE,), 0, due)
 
 
+def stream_that_waits(seconds):
+    """A stream at the last tier, which is to begin in so many seconds."""
+    options = Options("off", "wait", stream=True, answer_by=60.0 + seconds)
+    created = time.monotonic() - 60
+    return begun_job(tier="cache", options=options, created=created, attempts=(BEFORE,))
+
+
+async def test_a_stream_waits_for_a_tier_until_it_should_have_begun(bench):
+    await bench.fail("gpu")
+    await bench.fail("cpu")
+    left = await bench.answer(stream_that_waits(5))
+    assert isinstance(left, Park)
+    assert 4 < left.due_seconds <= 5 < await bench.models["gpu"].due_seconds()
+    finish = await bench.answer(stream_that_waits(0))
+    assert isinstance(finish, Finish)
+    assert (finish.status, finish.attempts) == (Status.EXPIRED, (BEFORE,))
+
+
 @pytest.mark.parametrize("policy", get_args(ExhaustedPolicy))
 @pytest.mark.parametrize(
     ("attempts", "told"),
