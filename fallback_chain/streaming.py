@@ -34,6 +34,8 @@ GOOD = 200  # HTTP's status
 # moved on as often.
 SLACK_SHARE, MOST_SLACK_SECONDS = 0.1, 1.0
 LAST_SECONDS = 1.0  # for what comes behind an answer's last word
+# The same, where that came with its reason to finish: some gateways give one with every word.
+DOUBT_SECONDS = 5.0
 END_SECONDS = 0.1  # for the end of a body after its last event
 # What events begin with, and no JSON does: some servers and proxies call them something else.
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -59,6 +61,8 @@ class Streaming:
         self._record: Callable[[float], Awaitable[None]] | None = None
         self._recording: asyncio.Future[None] | None = None
         self.first_seconds: float | None = None  # from its beginning to its first word
+        self._doubtful = False  # the last piece said something, and that nothing follows
+        self._goes_on = False  # something followed: its reasons to finish prove nothing
         self._waits_to_the_end = False  # for the next word, as its deadline is no later
         self._pauses = array("d")  # seconds between two pieces that said something
         self._said = 0.0  # when the last one did
@@ -121,18 +125,23 @@ class Streaming:
         while (data := await self._next(events)) is not None:
             if data.startswith(DONE):  # as the SDK reads it
                 break
+            was_whole = answer.is_whole
             piece = answer.add(data)
             if piece is None:
                 continue
+            self._doubtful = piece.says and piece.ends
+            self._goes_on |= self._doubtful and was_whole
             self._held.append(piece.choices)
             if piece.says:
                 self._note()
             if self.first_seconds is None:
                 continue
             self._move(limit)
-            if not piece.ends and not self._buffered:
-                self._sink.write(self._config.name, answer.head, self._held)
-                self._held = []
+            if self._buffered or (piece.ends and not self._goes_on):
+                continue
+            last = [self._held.pop()] if piece.ends else []
+            self._sink.write(self._config.name, answer.head, self._held)
+            self._held = last
         if not answer.is_whole:
             raise BrokenStreamError(INTERRUPTED)
         # Whose body is read to its end has his connection used again.
@@ -147,10 +156,13 @@ class Streaming:
         Of an answer that is whole there may come its usage, and no more words: nobody waits long
         for that, and it is whole though its connection breaks instead.
         """
-        if not self._answer.is_whole:
+        if self._goes_on or not self._answer.is_whole:
             return await anext(events, None)
+        seconds = LAST_SECONDS
+        if self._doubtful:
+            seconds = max(min(DOUBT_SECONDS, self._config.next_token_seconds / 2), seconds)
         with contextlib.suppress(TimeoutError, UpstreamError):
-            async with asyncio.timeout(LAST_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await anext(events, None)
         return None
 

@@ -200,6 +200,32 @@ async def test_a_stream_is_whole_with_its_last_word_however_its_connection_ends(
     assert (trial.answer is not None) == (verdict is Verdict.ANSWERED)
 
 
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", RESET])
+async def test_a_reason_to_finish_with_every_word_proves_nothing(end, monkeypatch):
+    """Gateways to Gemini were seen to send it so."""
+    monkeypatch.setattr("fallback_chain.streaming.LAST_SECONDS", 0.05)
+    word = chunk(delta={"content": "hi"}, finish_reason="stop")
+    sink, shown = Sink(), []
+
+    async def slowly():
+        for _ in range(3):
+            yield word
+            await asyncio.sleep(0.2)
+            shown.append(sink.committed)
+        if isinstance(end, Exception):
+            raise end
+        yield end
+
+    tier, _ = asking(Server(slowly))
+    trial = await tier.ask({**PLAIN, "model": "m"}, sink=sink)
+    assert shown == [False, True, True]
+    if end is RESET:
+        assert trial.attempt.verdict is Verdict.FAILURE
+    else:
+        assert json.loads(trial.answer)["choices"][0]["message"]["content"] == "hihihi"
+        assert len(trial.rest.choices) == 1
+
+
 async def test_its_usage_may_come_a_little_later():
     async def late():
         yield WORD
