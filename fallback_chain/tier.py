@@ -422,10 +422,14 @@ class ChatTier:
         return meaning, reply
 
     async def _embed(self, asked: _Asked, until: float) -> tuple[Meaning, Reply | None]:
-        """Ask for vectors of the very model that is named: another's mean nothing beside them."""
+        """Ask for vectors of the very model that is named: another's mean nothing beside them.
+
+        Some servers answer with the one that they have, under any name: their list tells.
+        """
         model = asked.body.model
-        if not self.serves(model):
-            self._models = None  # the server may have been given it since we looked
+        is_old = model != self.config.model and time.monotonic() >= self._models_until
+        if is_old or not self.serves(model):
+            self._models = None  # the server may have been given it, or another, since we looked
             if _named(model, await self._served(until)) is None:
                 return Meaning(Verdict.UNFIT, NO_SUCH_MODEL, error=_no_model(model)), None
         meaning, reply = await self._post(asked, model, until)

@@ -23,6 +23,7 @@ from fallback_chain import (
     Verdict,
     fit_of,
 )
+from fallback_chain.tier import MODELS_SECONDS
 
 SCHEMA = {
     "type": "object",
@@ -227,6 +228,18 @@ async def test_a_model_that_a_server_was_given_since_is_found():
     assert (await embed(stand)).attempt.verdict is Verdict.UNFIT
     server.models = b'{"data": [{"id": "m"}]}'
     assert (await embed(stand)).attempt.verdict is Verdict.ANSWERED
+
+
+async def test_a_server_that_was_started_with_another_model_is_found_out():
+    """It answers to any name, as llama.cpp does."""
+    server = Server(VECTORS, b'{"data": [{"id": "m"}]}')
+    stand = Stand(server, model=None)
+    assert (await embed(stand)).attempt.verdict is Verdict.ANSWERED
+    server.models = b'{"data": [{"id": "other"}]}'
+    assert (await embed(stand)).attempt.verdict is Verdict.ANSWERED, "its list is believed"
+    stand.tier._models_until -= MODELS_SECONDS
+    assert (await embed(stand)).attempt.detail == "no such model"
+    assert len(server.asked) == 2
 
 
 async def test_a_model_that_a_server_has_lost_is_replaced_by_no_other():
