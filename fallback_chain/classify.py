@@ -46,6 +46,12 @@ def _range(first: int, last: int) -> frozenset[int]:
 
 BUSY = ("busy", "overload", "queue", "capacity", "too many", "rate limit", "maximum pending")
 UNPAID = ("insufficient_quota", "current quota", "insufficient credit", "out of credit")
+# What gateways, LiteLLM above all, say of a key whose money is spent: some with a 400.
+OVERSPENT = (
+    *("budget_exceeded", "budget has been exceeded", "exceededbudget"),
+    *("max budget limit reached", "credit balance is too low"),
+)
+BY_ITS_USER = ("end user=",)  # whom the request names: others go on
 NO_MODEL = (
     *("model_not_found", "model not found", "not found, try pulling", "unknown model"),
     *("no such model", "invalid model", "model is not", "` does not exist", "' does not exist"),
@@ -87,6 +93,8 @@ ERRORS = range(400, 600)
 # request's fault. Only REFUSED ends a request; all others go on to the next tier.
 RULES = (
     Rule(frozenset({429, 529}), UNPAID, Verdict.MISCONFIGURED),
+    Rule(frozenset({400, 429}), BY_ITS_USER, Verdict.UNFIT, "over budget"),
+    Rule(frozenset({400, 429}), OVERSPENT, Verdict.MISCONFIGURED),
     Rule(frozenset({429}), ("request too large",), Verdict.UNFIT, CONTEXT),  # however long it waits
     Rule(frozenset({429, 529}), ANY, Verdict.SATURATED),
     Rule(frozenset({503}), BUSY, Verdict.SATURATED),

@@ -182,6 +182,22 @@ SAID = [
         You are out of credit""",
     ),
     (
+        {400, 429},
+        Verdict.MISCONFIGURED,
+        "",
+        """Budget has been exceeded! Current cost: 14.2, Max budget: 10.0
+        budget_exceeded
+        ExceededBudget: User=default over budget.
+        Max budget limit reached.
+        Your credit balance is too low to access the API.""",
+    ),
+    (
+        {400, 429},
+        Verdict.UNFIT,
+        "over budget",
+        "ExceededBudget: End User=ann over budget. Spend=0.2, Budget=0.1",
+    ),
+    (
         {503},
         Verdict.SATURATED,
         "",
