@@ -59,7 +59,11 @@ NO_MODEL = (
 # Ollama's words for it, and those of routers: the name stands between them.
 NAMED_MODEL = re.compile(r"\bmodel \S{1,256} (?:was )?not found")
 TOO_LONG = ("context_length_exceeded", "exceed_context_size", "maximum context", "context length")
-TOO_LONG_MORE = ("context size", "context window", "max_model_len", "exceeds max length")
+TOO_LONG_MORE = (
+    *("context size", "context window", "max_model_len", "exceeds max length"),
+    *("tokenizer's max length", "prompt is too long", "exceed max_num_tokens"),
+    *("`inputs` tokens + `max_new_tokens`", "`inputs` must have less than"),  # TGI's
+)
 UNABLE = (
     *("not support", "n't support", "unsupported", "not implemented", "not enabled"),
     *("only one completion choice", "only one choice", "requires --", "param requires"),

@@ -233,7 +233,12 @@ SAID = [
         """longer than the context size
         past the context window
         longer than max_model_len
-        the input exceeds max length""",
+        the input exceeds max length
+        Input string is larger than tokenizer's max length (9000 > 4096).
+        prompt is too long: 210000 tokens > 200000 maximum
+        The sum of prompt length (9000), query length (0) should not exceed max_num_tokens (8192)
+        `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 9000 `inputs` tokens and 9
+        `inputs` must have less than 4096 tokens. Given: 9000""",
     ),
     (
         {*range(400, 500), 500} - {429},
