@@ -44,7 +44,10 @@ def _range(first: int, last: int) -> frozenset[int]:
     return frozenset(range(first, last + 1))
 
 
-BUSY = ("busy", "overload", "queue", "capacity", "too many", "rate limit", "maximum pending")
+BUSY = (
+    *("busy", "overload", "queue", "capacity", "too many", "rate limit", "maximum pending"),
+    "reset reason: overflow",  # Envoy's, in front of a server that has as many calls as it may
+)
 UNPAID = ("insufficient_quota", "current quota", "insufficient credit", "out of credit")
 # What gateways, LiteLLM above all, say of a key whose money is spent: some with a 400.
 OVERSPENT = (

@@ -117,6 +117,9 @@ def reply(status, body, headers=None):
         (429, {"error": {"message": "maximum context length"}}, Verdict.SATURATED),
         (503, OLLAMA_BUSY, Verdict.SATURATED),
         (503, LLAMA_LOADING, Verdict.FAILURE),
+        (503, b"upstream connect error or reset. reset reason: overflow", Verdict.SATURATED),
+        (503, b"upstream connect error or reset. reset reason: connection", Verdict.FAILURE),
+        (503, b"no healthy upstream", Verdict.FAILURE),
         (500, {"error": "boom"}, Verdict.FAILURE),
         (502, b"<html>Bad Gateway</html>", Verdict.FAILURE),
     ],
@@ -207,7 +210,8 @@ SAID = [
         no capacity left
         Too many requests
         rate limit reached
-        maximum pending reached""",
+        maximum pending reached
+        upstream connect error or disconnect/reset before headers. reset reason: overflow""",
     ),
     (
         {400, 404, 422},
