@@ -128,6 +128,7 @@ class Meaning(msgspec.Struct, frozen=True):
 
     keep: an answer that may be given again to who asks the same. hung: of a job that ran out of
     time: its server said nothing for as long as a try may last, or nearly; that is its own failure.
+    doubtful: a failure that may as well be the request's fault: it says nothing of the server.
     """
 
     verdict: Verdict
@@ -140,6 +141,7 @@ class Meaning(msgspec.Struct, frozen=True):
     keep: bool = True
     answer: Answer | None = None
     hung: bool = False
+    doubtful: bool = False
 
 
 def classify(
@@ -163,6 +165,17 @@ def classify(
             return meaning
         reply = msgspec.structs.replace(reply, status=status)
     return _failure(reply, now, endpoint)
+
+
+def is_doubtful(reply: Reply) -> bool:
+    """Whether a failure is the request's own as likely, which has pictures or the like.
+
+    Servers answer 500 where they cannot fetch or decode them.
+    """
+    if reply.status != 500:  # noqa: PLR2004 - HTTP's own number
+        return False
+    said = _plain(reply.content).lower()
+    return not any(word in said for word in (*BROKEN, *DEAD))
 
 
 def status_told(content: bytes) -> int | None:

@@ -49,6 +49,7 @@ _LOGPROBS = ("logprobs", "prompt_logprobs")
 _FORMS = frozenset({Need.SCHEMA, Need.JSON})
 ONLY_EMBEDDINGS = frozenset({Need.EMBEDDINGS})
 _CHECKABLE = _FORMS | {Need.TOOLS}
+_MEDIA = frozenset({Need.IMAGES, Need.AUDIO, Need.VIDEO, Need.FILES})
 _REQUIRED = ("required", "any")  # any: Mistral's word for it
 
 _WORDED = frozenset({"messages", "prompt"})  # what a request for words has
@@ -110,6 +111,11 @@ class Needs(msgspec.Struct, frozen=True):
     def checkable(self) -> bool:
         """Whether there is anything to check in an answer."""
         return not self.kinds.isdisjoint(_CHECKABLE)
+
+    @property
+    def has_media(self) -> bool:
+        """Whether its server has more to fetch, or to decode, than words."""
+        return not self.kinds.isdisjoint(_MEDIA)
 
 
 NOTHING = Needs()

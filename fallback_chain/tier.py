@@ -15,7 +15,7 @@ import msgspec
 
 from circuit_breaker import CircuitBreaker, CircuitState, Outcome, Permit, Refusal
 from fallback_chain.body import Body, Endpoint
-from fallback_chain.classify import NO_SUCH_MODEL, Meaning, classify
+from fallback_chain.classify import NO_SUCH_MODEL, Meaning, classify, is_doubtful
 from fallback_chain.errors import BrokenStreamError, UpstreamError
 from fallback_chain.fit import NO_JSON, check, without_fence
 from fallback_chain.http import Reply
@@ -352,6 +352,8 @@ class ChatTier:
 
     async def _record(self, permit: Permit, meaning: Meaning, took: float) -> None:
         outcome = Outcome.FAILURE if meaning.hung else outcome_of(meaning.verdict)
+        if meaning.doubtful and outcome is Outcome.FAILURE and not permit.probe:
+            outcome = Outcome.IGNORED  # a probe has to say something
         if outcome is Outcome.SATURATED and self.config.adapts and not meaning.retry_after_seconds:
             outcome = Outcome.IGNORED
         recording: Awaitable[object] = self.breaker.record(
@@ -458,6 +460,8 @@ class ChatTier:
             endpoint=asked.endpoint,
             inputs=asked.body.inputs,
         )
+        if asked.body.needs.has_media and is_doubtful(reply):
+            meaning = msgspec.structs.replace(meaning, doubtful=True)
         if model is None and meaning.verdict is Verdict.REFUSED and MODEL in reply.content.lower():
             # It has none yet, so we could name none: not the fault of a caller who did not either.
             detail = f"HTTP {reply.status} {NO_SUCH_MODEL}"

@@ -10,7 +10,13 @@ import pytest
 from harness.upstream import completion
 from harness.waiting import eventually
 
-from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, MemoryStore, Outcome
+from circuit_breaker import (
+    CircuitBreaker,
+    CircuitBreakerConfig,
+    CircuitState,
+    MemoryStore,
+    Outcome,
+)
 from circuit_breaker.events import CallRecorded, CallRejected
 from fallback_chain import (
     ChatTier,
@@ -187,6 +193,43 @@ async def test_a_tier_is_not_asked_for_what_it_lacks(accepts, body, detail):
     assert trial.attempt.verdict is (Verdict.UNFIT if detail else Verdict.ANSWERED)
     if detail:
         assert trial.attempt.detail == detail
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.com/expired.png"}}
+SEEING = {"messages": [{"role": "user", "content": [PICTURE]}], "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said", "failures"),
+    [
+        (SEEING, 500, {"error": {"message": "404, message='Not Found', url='x'"}}, 0),
+        (SEEING, 500, {"detail": "Internal Server Error"}, 0),
+        (SEEING, 500, {"error": {"message": "CUDA out of memory"}}, 3),
+        (SEEING, 500, {"error": "EngineDeadError"}, 3),
+        (SEEING, 502, {}, 3),
+        (PLAIN, 500, {"detail": "Internal Server Error"}, 3),
+    ],
+)
+async def test_a_500_to_a_picture_says_nothing_of_its_server(body, status, said, failures):
+    """vLLM, SGLang and LiteLLM were seen to give it for a picture that could not be fetched."""
+    stand = Stand(Server(said, status=status))
+    for _ in range(3):
+        trial = await stand.tier.ask(body)
+        assert (trial.attempt.verdict, trial.attempt.status) == (Verdict.FAILURE, status)
+    assert (stand.failures, stand.tier.closed) == (failures, not failures)
+
+
+async def test_of_a_probe_it_does():
+    now = [0]
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(), MemoryStore(lambda: now[0]))
+    stand = Stand(Server({"detail": "Internal Server Error"}, status=500))
+    stand.tier.breaker = breaker
+    for body in (PLAIN, PLAIN, PLAIN):
+        await stand.tier.ask(body)
+    now[0] += 40_000
+    await stand.tier.ask(SEEING)
+    assert breaker.state is CircuitState.OPEN
+    assert len(stand.server.asked) == 4
 
 
 EMBED = {"model": "m", "input": ["a", "b"]}
