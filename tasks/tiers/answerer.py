@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 AHEAD = 2  # lines that are sent down to a tier, for each call that it takes at once
 MOST_ASKED = 3  # times that a tier is asked which turned a call away because we made too many
 LAST_SECONDS, LAST_SHARE = 1.0, 0.1  # of a job's time, left to the cache and an answer of ours
+EARLY_SECONDS = 0.005  # by which a timer may say that a deadline has come
 LOOK_AGAIN_SECONDS = 0.1  # how often a job that waits for a slot looks whether it is worth it
 POISON_FAILURES = 3  # tries that may fail at a healthy tier before a waiting job is given up
 MOST_TIMES_UP = 2  # that a job goes up again to a tier that refused it then
@@ -400,7 +401,7 @@ class Answerer:
                 return answered(job, trial)
             case Step.FINISH_ERROR:
                 return refused(job, trial)
-            case Step.EXPIRE if time.monotonic() >= job.deadline or _until(job) == job.deadline:
+            case Step.EXPIRE if _has_ended(job):
                 return expired(job, *trial.attempts)
         # A failure that opened the breaker is the tier's; one that did not may be the job's.
         own = attempt.verdict is Verdict.FAILURE and self.models[job.tier].closed
@@ -478,6 +479,11 @@ def _until(job: BegunJob) -> float:
     if options.on_exhausted != "degraded":
         return end
     return end - min(LAST_SECONDS, (end - job.created) * LAST_SHARE)
+
+
+def _has_ended(job: BegunJob) -> bool:
+    """Whether it was its deadline that ended a call, and not the time that is left to us."""
+    return _until(job) == job.deadline or time.monotonic() >= job.deadline - EARLY_SECONDS
 
 
 def _was_one_too_many(tier: Tier, trial: Trial) -> bool:

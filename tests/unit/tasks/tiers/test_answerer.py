@@ -13,7 +13,7 @@ from harness.records import begun_job
 from harness.waiting import eventually
 
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, Outcome
-from fallback_chain import Attempt, Tokens, Verdict
+from fallback_chain import Attempt, Tokens, Trial, Verdict
 from tasks.records.jobs import Options, Status
 from tasks.records.losses import lost
 from tasks.records.outcomes import Finish, HandOn, HandUp, Park
@@ -133,6 +133,21 @@ async def test_a_call_that_its_deadline_ended_is_told(bench):
     finish = await bench.answer(begun)
     assert (finish.status, finish.tier_used, finish.error) == (Status.EXPIRED, "", None)
     assert tried(finish.attempts) == [("gpu", "failure"), ("gpu", "expired")]
+
+
+async def test_the_timer_of_a_deadline_may_be_a_little_early(bench, monkeypatch):
+    """A stream that was shown in part ends by it: nobody else can go on with it."""
+    begun = job()
+
+    async def ask(*_):
+        monkeypatch.setattr(time, "monotonic", lambda: begun.deadline - 0.001)
+        return Trial(Attempt("gpu", Verdict.EXPIRED, 1.0, "deadline"))
+
+    monkeypatch.setattr(bench.models["gpu"], "ask", ask)
+    finish = await bench.answerer.answer(begun)
+    monkeypatch.undo()
+    assert isinstance(finish, Finish)
+    assert finish.status is Status.EXPIRED
 
 
 async def test_who_wants_an_answer_in_any_case_gets_ours_before_its_deadline(bench):
