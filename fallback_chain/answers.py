@@ -28,8 +28,8 @@ ENDINGS = frozenset(
 # What servers say of a generation that was broken off, with a status of 200.
 INTERRUPTED = frozenset({"abort", "aborted", "cancelled", "error", "load", "unload", "timeout"})
 AT_LENGTH = frozenset({"length", "max_tokens", "model_length"})
-# What may leave no word.
-NO_WORDS = frozenset({*AT_LENGTH, "content_filter", "refusal", "safety", "recitation"})
+WITHHELD = frozenset({"content_filter", "refusal", "safety", "recitation"})
+NO_WORDS = AT_LENGTH | WITHHELD  # what may leave no word
 CALLS = ("tool_calls", "function_call")
 # Where an answer is that has no text.
 BESIDE = (*CALLS, "refusal", "audio", "reasoning_content", "reasoning")

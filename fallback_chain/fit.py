@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fallback_chain import schemas
-from fallback_chain.answers import AT_LENGTH, text_in
+from fallback_chain.answers import AT_LENGTH, WITHHELD, text_in
 from fallback_chain.needs import Need
 
 if TYPE_CHECKING:
@@ -74,14 +74,15 @@ def without_fence(answer: Answer) -> dict[str, Any] | None:
 def _choice(choice: dict[str, Any], needs: Needs) -> Fit:
     message = _dict(choice.get("message"))
     reason = choice.get("finish_reason")
-    cut = isinstance(reason, str) and reason.lower() in AT_LENGTH
+    reason = reason.lower() if isinstance(reason, str) else ""
+    cut = reason in AT_LENGTH
     calls = _calls(message)
     if calls:
         return CUT if cut else _all_calls(calls, needs)
     refusal = message.get("refusal")
     # How a model answers what it will not; no other is to be asked instead.
     refused = isinstance(refusal, str) and refusal
-    if not needs.strict_form or refused or reason == "content_filter":
+    if not needs.strict_form or refused or reason in WITHHELD:
         return FITS
     if cut:
         return CUT

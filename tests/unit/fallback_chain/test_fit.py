@@ -78,6 +78,8 @@ UNCHECKED = "unchecked"
         (AS_JSON, says("{", ["length"]), "json"),
         (AS_JSON, says("I had", "content_filter"), ""),
         (REQUIRED, says(None, "content_filter"), ""),
+        *((AS_JSON, says("", reason), "") for reason in ("refusal", "SAFETY", "CONTENT_FILTER")),
+        (AS_JSON, says("", "STOP"), "json"),
         (AS_JSON, says(None, refusal=""), "json"),
         (AS_JSON, says(None, refusal=True), "json"),
         (AS_JSON, says(None, "length", refusal="No."), ""),
