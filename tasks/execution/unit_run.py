@@ -126,8 +126,18 @@ class UnitRun:
         async with context.alone:
             if context.drain.started:
                 return
-            if await context.retrying(context.store.batches.note_line, self.unit, index, history):
-                await self._answer_together({index: line}, wait=False)
+            note = context.store.batches.note_line
+            if not await context.retrying(note, self.unit, index, history):
+                return
+            await self._answer_together({index: line}, wait=False)
+            if index in self.unit.open_lines and not self._leaves(index):
+                # Not called, or cut off, as we stop: whoever is next must not take it for guilty.
+                known = LineHistory(job.attempts, job.failures)
+                await context.retrying(note, self.unit, index, known)
+
+    def _leaves(self, index: int) -> bool:
+        """Whether a line goes to another tier, with what it came to here."""
+        return isinstance(self._left.get(index), HandOn | HandUp)
 
     async def _answer_together(self, jobs: Mapping[int, LineJob], *, wait: bool = True) -> None:
         """Answer lines at once. wait: they may wait here for the tier."""
@@ -160,7 +170,7 @@ class UnitRun:
         self.report.note(outcome)
         if not isinstance(outcome, Finish):
             self._left[index] = outcome
-            if isinstance(outcome, HandOn | HandUp):
+            if self._leaves(index):
                 self._calls.leave()
         elif outcome.status is not Status.EXPIRED:  # its batch is about to say so for every line
             self._recorder.add(answered_line(index, custom_id, job, outcome))

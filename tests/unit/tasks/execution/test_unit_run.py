@@ -286,6 +286,27 @@ async def test_the_lines_of_a_unit_that_cost_workers_are_called_one_by_one(worke
     assert moves(worker, "hand_on") == [("hand_on", "cpu", {1: KEPT})]
 
 
+@pytest.mark.parametrize("stop", ["before its call", "in its call"])
+async def test_a_suspect_that_a_stopping_worker_hands_back_is_noted_as_it_was(worker, stop):
+    """Two restarts in a row would prove it guilty: its worker has not died of it."""
+    known = LineHistory((*TRIED, lost("cpu")), 1)
+    losses = {"attempts": (lost("gpu"),) * 2, "histories": {1: known}}
+    run = Run(worker, worker.storage, **losses, results={0}, moved_to={2: "unit_batch_1_0_token"})
+    await run.begin_alone(1)
+    if stop == "before its call":
+        worker.drain.started = True
+        run.come_to({1: HandBack()})
+    else:
+        await worker.drain.run(0.0)
+    assert await asyncio.wait_for(run.work, 5) == []
+    guilty = LineHistory((*known.attempts, lost("gpu", ALONE)), 1)
+    assert moves(worker, "note_line", "hand_back") == [
+        ("note_line", 1, guilty),
+        ("note_line", 1, known),
+        ("hand_back", "gpu"),
+    ]
+
+
 async def test_a_line_that_cost_a_worker_is_called_after_all_others(worker):
     run = Run(worker, worker.storage, histories={0: SUSPECTED})
     await run.begin_alone(2)
