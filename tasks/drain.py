@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Drain:
         self.started = False
         self.cut_off = False
         self._running: set[asyncio.Task[Any]] = set()
-        self._handing_over: set[asyncio.Task[Any]] = set()
+        self._handing_over: set[asyncio.Future[Any]] = set()
         self._at_start: list[Callable[[], None]] = []
 
     def at_start(self, tell: Callable[[], None]) -> None:
@@ -42,6 +43,20 @@ class Drain:
         """
         self._handing_over.add(task)
         task.add_done_callback(self._handing_over.discard)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Wait for what is done inside as well: its calls may have ended, and not be recorded yet.
+
+        Their time is not over before it is: a store that is away for a moment is waited for.
+        """
+        work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._handing_over.add(work)
+        try:
+            yield
+        finally:
+            self._handing_over.discard(work)
+            work.set_result(None)
 
     def forget(self, calls: Iterable[asyncio.Task[Any]]) -> None:
         """Wait for these calls no more."""

@@ -54,6 +54,10 @@ class MessageRunner:
 
     async def run(self, message: Message, lease_owner: str) -> list[Ref]:
         """Do what a message asks for; return what the next task of its chain is to answer."""
+        with self._context.drain.at_work():
+            return await self._do(message, lease_owner)
+
+    async def _do(self, message: Message, lease_owner: str) -> list[Ref]:
         tier, refs, queue, following = message
         publisher = self._context.publisher
         if tier in PHASES:

@@ -125,3 +125,35 @@ async def test_what_began_to_be_handed_over_after_the_drain_is_waited_for_as_wel
     drain.wait_for(handing)
     await asyncio.wait_for(drain.handed_over(), 5)
     assert handing.done()
+
+
+async def test_the_time_of_what_is_at_work_is_not_over_as_its_calls_have_ended(drain, call):
+    """What they came to is recorded then, in a store that may be away for a moment."""
+    recorded = []
+
+    async def work():
+        with drain.at_work():
+            await asyncio.wait([call.task])
+            await turns(20)
+            recorded.append(drain.cut_off)
+
+    working = asyncio.create_task(work())
+    await turns()
+    stopping = asyncio.create_task(drain.run(60))
+    await turns()
+    call.go.set()
+    await asyncio.wait_for(stopping, 5)
+    await working
+    assert recorded == [False]
+
+
+async def test_what_is_at_work_for_too_long_is_cut_off_and_waited_for(drain, call):
+    async def work():
+        with drain.at_work():
+            await asyncio.wait([call.task])
+            await turns(20)
+
+    working = asyncio.create_task(work())
+    await turns()
+    await asyncio.wait_for(drain.run(0.01), 5)
+    assert (call.task.cancelled(), working.done()) == (True, True)

@@ -1,17 +1,25 @@
-"""What a message has done, where processes of one fleet know different tiers."""
+"""What a message has done: where processes know different tiers, and as a process stops."""
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
+from harness.batches import jsonl, line
 from harness.fakes import FakePublisher
 from harness.records import begun_job, slice_unit
+from harness.waiting import eventually, turns
 
 from fallback_chain import Attempt, Verdict
+from tasks.execution.jobs import JobRunner
 from tasks.execution.messages import Message, MessageRunner
+from tasks.execution.phases import PhaseRunner
+from tasks.execution.units import UnitRunner
 from tasks.records.batches import BatchOptions, LineHistory, SliceRange
-from tasks.records.jobs import Dispatch, Ref
+from tasks.records.jobs import Dispatch, Ref, Status
+from tasks.records.outcomes import Finish, HandOn
+from tasks.storage import content_name
 from tasks.telemetry.slices import SliceReport, report_to
 
 UNIT = Ref("unit_batch_1_0", 0)
@@ -150,3 +158,52 @@ async def test_where_no_model_is_set_up_all_goes_to_the_cache(run, worker):
     worker.jobs.jobs = {"job_1": begun_job(id="job_1", tier="gpu")}
     await run("gpu", [Ref("job_1", 0)], following="cpu")
     assert worker.publisher.dispatched == [Dispatch("job_1", 1, "cache", "interactive.begun")]
+
+
+ANSWER = Finish(status=Status.SUCCEEDED, attempts=(), tier_used="gpu", answer=b"{}")
+FAILURE = HandOn((failed("gpu"),), 1)
+
+
+@pytest.fixture
+def whole(worker):
+    """Run messages by the runners that there are; the store is away for a moment after a call."""
+    content = jsonl([line("c0", "prompt")])
+    worker.storage.write(content_name("file-1"), content)
+    unit = slice_unit(range=SliceRange(0, len(content), 1, 1))
+    worker.batches.units[Ref(unit.id, 0)] = unit
+    worker.jobs.jobs["job_1"] = begun_job(id="job_1", tier="gpu")
+    phases = PhaseRunner(worker.context, 128)
+    return MessageRunner(
+        worker.context,
+        SimpleNamespace(
+            jobs=JobRunner(worker.context),
+            units=UnitRunner(worker.context, phases, most=1, most_first=1),
+            phases=phases,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ref", "outcome", "step"),
+    [
+        (UNIT, ANSWER, "record"),
+        (UNIT, FAILURE, "hand_on"),
+        (JOBS[0], ANSWER, "finish"),
+        (JOBS[0], FAILURE, "hand_on"),
+    ],
+)
+async def test_what_a_call_came_to_outlasts_a_store_that_is_away_in_the_drain(
+    whole, worker, ref, outcome, step
+):
+    """An answer that is thrown away is asked for twice."""
+    came = asyncio.get_running_loop().create_future()
+    worker.answerer.outcome = lambda _: came
+    running = asyncio.create_task(whole.run(Message("gpu", [ref], "batch", "cpu"), "me"))
+    await eventually(lambda: worker.answerer.asked)
+    stopping = asyncio.create_task(worker.drain.run(60))
+    await turns()
+    worker.jobs.away = worker.batches.away = 20
+    came.set_result(outcome)
+    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(stopping, 5)
+    assert step in {move[0] for move in worker.jobs.moves + worker.batches.moves}
