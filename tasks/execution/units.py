@@ -35,7 +35,9 @@ class UnitRunner:
         self._most, self._most_first, self._at_work = most, most_first, 0
         self._waiting: deque[UnitRun] = deque()
         self._first: deque[UnitRun] = deque()  # of those that come first
-        self._held: dict[UnitRun, asyncio.Task[None]] = {}  # all their lines wait for the tier
+        # Without a turn and a thread: all their lines wait for the tier, or they are handed back.
+        self._held: dict[UnitRun, asyncio.Task[None]] = {}
+        context.drain.at_start(self._hand_back_waiting)
 
     async def run_unit(self, tier: str, ref: Ref, queue: str, lease_owner: str) -> list[Ref]:
         """Answer a unit's lines at a tier; return what the next task of the chain is to answer."""
@@ -54,7 +56,8 @@ class UnitRunner:
         run = UnitRun(context, self._phases, unit)
         context.leases.hold(unit.id, lease_owner, run.work)
         # What comes first does not wait for the turns of the others as well.
-        if self._at_work >= (self._most_first if unit.first else self._most):
+        busy = self._at_work >= (self._most_first if unit.first else self._most)
+        if busy and not context.drain.started:
             # Its lease is kept, but no thread is: lone jobs need them.
             (self._first if unit.first else self._waiting).append(run)
             run.report.note_waiting(len(unit.open_lines))
@@ -97,12 +100,23 @@ class UnitRunner:
             return await self._ended(run)
         # It needs no thread, and no turn, as long as it waits; and its calls line up for a slot.
         run.tell_waiting()
-        self._held[run] = held = asyncio.create_task(self._finish_held(run))
-        self._context.drain.wait_for(held)
+        self._hold(run)
         waiting = [each for each in self._held if each.waits]
         for each in waiting[:-MOST_HELD]:
             each.park()
         return []
+
+    def _hand_back_waiting(self) -> None:
+        """Hand back what waits for its turn, as this process stops: those at work may take long."""
+        for line in (self._first, self._waiting):
+            while line:
+                run = line.popleft()
+                run.turn.set()
+                self._hold(run)
+
+    def _hold(self, run: UnitRun) -> None:
+        self._held[run] = held = asyncio.create_task(self._finish_held(run))
+        self._context.drain.wait_for(held)
 
     async def _finish_held(self, run: UnitRun) -> None:
         try:

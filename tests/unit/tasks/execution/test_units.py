@@ -245,6 +245,41 @@ async def test_what_waits_for_its_turn_when_the_worker_stops_is_handed_back(work
     assert worker.publisher.dispatched[-1] == Dispatch("unit_batch_1_1", 1, "gpu", "batch.begun")
 
 
+async def test_what_waits_for_its_turn_is_handed_back_as_the_drain_starts(worker, units):
+    """A call that runs may last as long as the drain: others need not wait for its end."""
+    working = [units.run(units.there_is(0)), units.run(units.there_is(1, first=True))]
+    await eventually(lambda: len(worker.answerer.asked) == 2)
+    for number in (2, 3):
+        ref = units.there_is(number, first=number == 3)
+        assert await asyncio.wait_for(units.run(ref), 5) == []
+    stopping = asyncio.create_task(worker.drain.run(60))
+    await eventually(lambda: len(worker.publisher.dispatched) == 2)
+    assert len(moves(worker, "hand_back")) == 2
+    assert {each.id for each in worker.publisher.dispatched} == {"unit_batch_1_2", "unit_batch_1_3"}
+    assert not any(each.done() for each in working)
+    units.open.set()
+    await asyncio.wait_for(asyncio.gather(*working, stopping), 5)
+    assert len(worker.leases) == 0
+
+
+async def test_a_unit_that_begins_as_the_drain_starts_is_handed_back_at_once(worker, units):
+    first = units.run(units.there_is(0))
+    await eventually(lambda: worker.answerer.asked)
+    begin, stopping = worker.batches.begin, []
+
+    async def late(*args):
+        stopping.append(asyncio.create_task(worker.drain.run(60)))
+        await turns()
+        return await begin(*args)
+
+    worker.batches.begin = late
+    assert await asyncio.wait_for(units.run(units.there_is(1)), 5) == []
+    assert moves(worker, "hand_back") == [("hand_back", "gpu")]
+    assert not first.done()
+    units.open.set()
+    await asyncio.wait_for(asyncio.gather(first, *stopping), 5)
+
+
 # Units whose lines all wait for their tier
 
 
