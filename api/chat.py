@@ -62,13 +62,16 @@ async def _answer_now(request: Request, endpoint: Endpoint) -> Response:
             woken = waiting.enter_context(services.waiters.waiting_for(job.id))
             caller = await _submit(request, content, job)
         del content  # who waits for an answer holds no body meanwhile
-        if job.options.stream:
-            return await _stream(request, caller)
-        wait = job.deadline_seconds + GRACE_SECONDS
-        entered = woken if caller.job_id == job.id else None
-        record = await _wait_or_leave(request, caller, wait, entered)
-    if not record.status.final and services.waiters.closed:
-        raise await _let_go(services, caller)
+        try:
+            if job.options.stream:
+                return await _stream(request, caller)
+            wait = job.deadline_seconds + GRACE_SECONDS
+            entered = woken if caller.job_id == job.id else None
+            record = await _wait_or_leave(request, caller, wait, entered)
+            if not record.status.final and services.waiters.closed:
+                raise await _let_go(services, caller)
+        except asyncio.CancelledError:  # the server stops, and the store does not answer
+            raise _goes_on(caller.job_id) from None
     return await _answer(services, record)
 
 
@@ -77,6 +80,10 @@ async def _let_go(services: Services, caller: Caller) -> ApiError:
     job_id = caller.job_id
     with contextlib.suppress(StoreUnavailable):  # then he has the id
         await services.store.jobs.leave(job_id, caller.owner, caller.unchosen)
+    return _goes_on(job_id)
+
+
+def _goes_on(job_id: str) -> ApiError:
     message = f"the server is stopping; the job goes on: GET /v1/jobs/{job_id}"
     return stopping(message, {"x-fallthrough-job-id": job_id})
 

@@ -68,6 +68,8 @@ class EventStream(Response):
                 await unless_gone(receive, self._send(scope, send))
         except ClientDisconnect:
             self._gone()
+        except asyncio.CancelledError:  # the server stops, and the store does not answer
+            await _break_off(scope, send, self._answering.stopping())
         finally:
             await self._answering.close()
 
@@ -80,12 +82,16 @@ class EventStream(Response):
             async for part in self._answering.parts(self._first):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except BrokenOffError as error:
-            told = joined([msgspec.json.encode({"error": error.error})])
-            await send({"type": "http.response.body", "body": told, "more_body": True})
-            # An end would make it look whole.
-            scope["extensions"][ABORT]()
+            await _break_off(scope, send, error)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _break_off(scope: Scope, send: Send, error: BrokenOffError) -> None:
+    """Say why a stream ends before its answer does, and end it so that it does not look whole."""
+    told = joined([msgspec.json.encode({"error": error.error})])
+    await send({"type": "http.response.body", "body": told, "more_body": True})
+    scope["extensions"][ABORT]()
 
 
 class BrokenOffError(Exception):
@@ -147,8 +153,7 @@ class Answering:
             elif event.status.final:
                 raise BrokenOffError(ending_of(event))
             elif self._services.waiters.closed:
-                message = f"the server is stopping; the job goes on: GET /v1/jobs/{self.job_id}"
-                raise BrokenOffError(error_of(message, "stopping"))
+                raise self.stopping()
             elif event is first or time.monotonic() >= said + SILENCE_SECONDS:
                 yield await self._comment(event)
                 said = time.monotonic()
@@ -158,6 +163,11 @@ class Answering:
                 raise BrokenOffError(error_of(str(error), "unavailable")) from error
             except ApiError as error:
                 raise BrokenOffError(error_of(str(error), error.code or "")) from error
+
+    def stopping(self) -> BrokenOffError:
+        """Return how it breaks off as this process stops."""
+        message = f"the server is stopping; the job goes on: GET /v1/jobs/{self.job_id}"
+        return BrokenOffError(error_of(message, "stopping"))
 
     def _frames(self, entry: Entry) -> bytes:
         frames: Iterator[bytes] = entry.frames(self._head)

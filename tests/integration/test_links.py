@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from harness.proxy import Proxy
+from harness.reader import Reader
 from harness.waiting import wait_until
 
 
@@ -137,3 +138,26 @@ def test_an_api_that_is_told_to_stop_while_store_and_broker_hang_tells_everybody
         # Whose request had not come yet when it closed may send it again, to another.
         assert {each.result().status_code for each in asked if not each.exception()} == {503}
     assert took < 1 + 4 + 1, "the drain, four seconds, and a busy machine"
+
+
+def test_whose_job_goes_on_is_told_so_by_an_api_that_ends_while_its_store_hangs(linked, link, gpu):
+    """Who is told to ask again, and no more, has it answered twice."""
+    api = linked.api(drain_seconds=1).start()
+    linked.worker(redis_url=linked.settings["FALLTHROUGH_BROKER_URL"]).start()
+    gpu.words, gpu.pace = 1000, 0.02
+    body = {"messages": [{"role": "user", "content": "w"}]}
+    with Reader(api.url, {**body, "stream": True}) as reading:
+        reading.words(5)
+        gpu.mode = "hang"
+        with Reader(api.url, body) as waiting, Reader(api.url, {**body, "stream": True}) as early:
+            wait_until(lambda: gpu.running == 3)
+            link.freeze()
+            api.signal(signal.SIGTERM)
+            for reader in (waiting, early):
+                reader.to_the_end(10)
+                assert (reader.status, reader.error) == (503, "stopping")
+                assert reader.header("x-fallthrough-job-id").startswith("job_")
+            reading.to_the_end(10)
+            assert reading.broke_off
+            assert reading.error == "stopping"
+    api.wait(10)

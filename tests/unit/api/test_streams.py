@@ -179,6 +179,9 @@ class Parts:
                 await asyncio.Event().wait()
             yield part
 
+    def stopping(self):
+        return BrokenOffError(error_of("the job goes on", "stopping"))
+
     async def close(self):
         self.closed = True
 
@@ -216,6 +219,20 @@ async def test_who_leaves_is_noticed_at_once_and_nothing_more_is_made():
     connection, left = Connection(), []
     await respond(connection, connection.gone, b"more", left=lambda: left.append(True))
     assert (left, connection.body, connection.ended) == ([True], b"data: {}\n\n", False)
+
+
+async def test_who_is_cut_off_as_the_server_ends_is_told_so():
+    """The store does not answer, so nobody could tell him before."""
+    connection, waits, left = Connection(), asyncio.Event(), []
+    answering = respond(connection, waits, b"more", left=lambda: left.append(True))
+    answer = asyncio.create_task(answering)
+    await asyncio.wait_for(waits.wait(), 5)
+    answer.cancel()
+    await asyncio.wait_for(answer, 5)
+    first, error, rest = connection.body.decode().split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "stopping"
+    assert (first, rest, left) == ("data: {}", "", [])
+    assert (connection.ended, connection.aborted) == (False, 1)
 
 
 async def test_who_leaves_after_the_end_has_left_nothing():
