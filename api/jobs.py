@@ -73,7 +73,8 @@ async def _create(request: Request, content: bytes) -> Response:
         headers = {"Location": f"/v1/jobs/{objects[0].id}", **POLL}
         response = json_response(objects[0], 202, headers)
     unchosen = [key for key in keys if not key.own]
-    if unchosen:  # once this caller was told, the same words are another's
+    # Once this caller was told, the same words are another's; if he has left, he may be back.
+    if unchosen and not await request.is_disconnected():
         ids = [each.id for each in objects]
         response.background = BackgroundTask(_forget, services.store.jobs, owner, ids, unchosen)
     return response

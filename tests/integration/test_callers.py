@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 from harness.batches import ended, line, start
+from harness.proxy import Proxy
 from harness.waiting import wait_until
 
 from tasks.store.keyspace import PREFIX
@@ -95,6 +96,24 @@ def test_what_one_caller_left_is_found_by_one(http, gpu, valkey):
         jobs = list(pool.map(lambda _: ask(http, AGAIN), range(3)))
     assert len(set(jobs)) == 3
     assert len(gpu.calls) == 3
+
+
+def test_who_left_before_he_was_told_of_his_job_finds_it_when_he_comes_back(fleet, valkey):
+    link = Proxy(valkey.url)
+    try:
+        api = fleet.api(redis_url=link.url, broker_url=valkey.url).start()
+        with httpx.Client(base_url=f"{api.url}/v1", timeout=30) as http:
+            link.freeze()
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/jobs", json={"prompt": "x"}, headers=FIRST, timeout=0.5)
+            link.thaw()
+            wait_until(lambda: http.get("/jobs").json()["data"])
+            [job] = http.get("/jobs").json()["data"]
+            time.sleep(0.5)  # who comes back is there no sooner
+            again = http.post("/jobs", json={"prompt": "x"}, headers=AGAIN).json()
+            assert again["id"] == job["id"]
+    finally:
+        link.close()
 
 
 def test_a_job_whose_caller_was_told_of_it_is_his(http):
