@@ -130,8 +130,9 @@ def _serve(
     )
     server = _Server(config, app, serves)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises again, at its end, the signal that ended it: being asked is no failure.
-        signal.signal(number, lambda *_: None)
+        # One that comes before uvicorn listens for it counts; and uvicorn raises again, at its end,
+        # the signal that ended it: being asked is no failure.
+        signal.signal(number, server.handle_exit)
     log.info("listening on %s", http_url(*listener.getsockname()[:2]))
     server.run(sockets=[listener])
     return 0 if server.started else COULD_NOT_START

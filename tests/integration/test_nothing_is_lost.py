@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -273,3 +274,17 @@ def test_who_still_waits_when_the_api_stops_is_told_where_the_job_goes_on(fleet,
     other = fleet.api().start()
     job_id = told.headers["x-fallthrough-job-id"]
     assert httpx.get(f"{other.url}/v1/jobs/{job_id}").json()["status"] == "running"
+
+
+@pytest.mark.parametrize("part", ["api", "worker"])
+def test_who_is_told_to_stop_before_he_is_ready_ends_at_once_and_well(fleet, monkeypatch, part):
+    """By a handler: as the first process of a container he has none of the system's."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # a store that takes connections only
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        process = {"api": fleet.api, "worker": fleet.worker}[part](redis_url=url)
+        monkeypatch.setattr("harness.processes.nursery", None)  # by `python -m`, as it is started
+        process.start(ready=False)
+        asking, _ = mute.accept()
+        with asking:
+            process.signal(signal.SIGTERM)
+            assert process.wait(2) == 0
