@@ -27,6 +27,8 @@ class Drain:
         self._running: set[asyncio.Task[Any]] = set()
         self._handing_over: set[asyncio.Future[Any]] = set()
         self._at_start: list[Callable[[], None]] = []
+        self._limit: asyncio.Timeout | None = None  # of the time that what runs has
+        self._hurried = False
 
     def at_start(self, tell: Callable[[], None]) -> None:
         """Have somebody told as soon as it has started."""
@@ -68,7 +70,7 @@ class Drain:
         for tell in self._at_start:
             tell()
         if running := self._running | self._handing_over:
-            await asyncio.wait(running, timeout=seconds)
+            await self._wait(running, seconds)
         self.cut_off = True
         rest = {call for call in self._running if not call.done()}
         if rest:
@@ -76,6 +78,18 @@ class Drain:
         for call in rest:
             call.cancel()
         await self.handed_over()
+
+    def hurry(self) -> None:
+        """Let nothing end any more: cut off what runs now, as if the time were over."""
+        self._hurried = True
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _wait(self, running: Iterable[asyncio.Future[Any]], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._hurried else seconds) as self._limit:
+                await asyncio.wait(running)
+        self._limit = None
 
     async def handed_over(self) -> None:
         """Return when nothing is being handed over any more."""

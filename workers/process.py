@@ -9,6 +9,7 @@ import logging
 import math
 import secrets
 import socket
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ from workers.metrics import WorkerMetrics
 from workers.pause import Pause, pause_step
 from workers.pulse import Pulse, pulse_step
 from workers.release import release_step
+from workers.stops import HURRIES, worker_class
 from workers.troubles import TroubleWatch
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class WorkerProcess:
         self._background = Background(self._metrics.loop_died)
         self._recaller: Recaller | None = None  # until all is open
         self._stopping: concurrent.futures.Future[None] | None = None
+        self._told: Counter[str] = Counter()  # to stop, by signal
 
     def run(self) -> int:
         """Work until told to stop; return the exit status.
@@ -125,7 +128,7 @@ class WorkerProcess:
         self._app.steps["consumer"].add(pulse_step(self._pulse))
         self._app.steps["consumer"].add(pause_step(self._pause))
         self._app.steps["consumer"].add(release_step(self._pulse))
-        return self._app.Worker(
+        return worker_class(self._app)(
             consumer_cls=Consumer,
             pool="threads",
             concurrency=self._threads() + SPARE_THREADS,
@@ -239,7 +242,7 @@ class WorkerProcess:
         if isinstance(event, StateChanged) and self._recaller:
             self._recaller.changed(probe_failed=event.opened_again)
 
-    def _shutting_down(self, **_: Any) -> None:
+    def _shutting_down(self, sig: str = "", **_: Any) -> None:
         # In a signal handler: only start what the loop does. Celery has stopped consuming when
         # the current tasks end; they end sooner since the drain hands back what waits.
         if not self._pulse.draining:
@@ -247,6 +250,9 @@ class WorkerProcess:
             process.end_after(self._settings.drain_seconds)
             stopping = asyncio.run_coroutine_threadsafe(self._stop_calls(), self._loop.loop)
             self._stopping = stopping
+        self._told[sig] += 1
+        if self._told[sig] == HURRIES.get(sig):
+            self._loop.loop.call_soon_threadsafe(self._drain.hurry)
 
     async def _keep_counts(self) -> None:
         while True:

@@ -256,6 +256,46 @@ def test_a_worker_that_is_asked_twice_still_hands_over_what_it_has(fleet, gpu):
         assert {job["status"] for job in jobs} == {"succeeded"}
 
 
+def test_ctrl_c_ends_a_worker_as_well_as_sigterm(fleet):
+    worker = fleet.worker().start()
+    worker.signal(signal.SIGINT)
+    assert worker.wait(10) == 0, worker.log
+
+
+def test_a_second_ctrl_c_ends_an_api_that_somebody_waits_for(fleet, gpu):
+    api, _ = fleet.start(fleet.api(drain_seconds=60), fleet.worker(gpu_timeout_seconds=60))
+    gpu.mode = "hang"
+    body = {"messages": [{"role": "user", "content": "long"}]}
+    with ThreadPoolExecutor(1) as pool:
+        chat = pool.submit(httpx.post, f"{api.url}/v1/chat/completions", json=body, timeout=20)
+        wait_until(lambda: gpu.running == 1)
+        api.signal(signal.SIGINT)
+        wait_until(lambda: not api.ready(), what="it takes no more")
+        api.signal(signal.SIGINT)
+        assert api.wait(5) == 0, api.log
+        told = chat.result(5)
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "stopping")
+        assert told.headers["x-fallthrough-job-id"]
+
+
+@pytest.mark.parametrize("stops", [[signal.SIGINT] * 2, [signal.SIGQUIT]])
+def test_who_cannot_wait_has_the_calls_of_a_worker_cut_off_and_handed_over(fleet, gpu, stops):
+    first = fleet.worker(drain_seconds=60, gpu_timeout_seconds=120)
+    api, _ = fleet.start(fleet.api(), first)
+    gpu.mode = "hang"
+    with httpx.Client(base_url=api.url, timeout=60) as client:
+        ids = submit(client, 3, "now")
+        wait_until(lambda: gpu.running == 3)
+        for stop in stops:
+            first.signal(stop)
+            wait_until(lambda: not first.ready(), what="it says that it drains")
+        assert first.wait(5) == 0, first.log
+        assert "Traceback" not in first.log
+        gpu.mode = "ok"
+        fleet.worker().start()
+        assert {job["status"] for job in finish(client, ids, 5)} == {"succeeded"}
+
+
 def test_who_still_waits_when_the_api_stops_is_told_where_the_job_goes_on(fleet, gpu):
     api, _ = fleet.start(fleet.api(drain_seconds=2), fleet.worker(gpu_timeout_seconds=60))
     gpu.mode = "hang"

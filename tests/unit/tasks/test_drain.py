@@ -157,3 +157,21 @@ async def test_what_is_at_work_for_too_long_is_cut_off_and_waited_for(drain, cal
     await turns()
     await asyncio.wait_for(drain.run(0.01), 5)
     assert (call.task.cancelled(), working.done()) == (True, True)
+
+
+async def test_who_is_in_a_hurry_cuts_off_what_runs(drain, call, caplog):
+    stopping = asyncio.create_task(drain.run(60))
+    await turns()
+    drain.hurry()
+    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait([call.task])
+    assert (call.task.cancelled(), call.cut_off_when_cancelled) == (True, True)
+    assert "1 calls are cut off" in caplog.text
+    drain.hurry()  # once more changes nothing
+
+
+async def test_who_is_in_a_hurry_from_the_first_waits_for_nothing(drain, call):
+    drain.hurry()
+    await asyncio.wait_for(drain.run(60), 5)
+    await asyncio.wait([call.task])
+    assert call.task.cancelled()
