@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Schema = type[Struct] | Mapping[str, Any]
 
 JSON, EVENT_STREAM = "application/json", "text/event-stream"
+ABORT = "fallthrough.abort"  # what ends a connection in the middle of a body, in its scope
 UNTIL_SENT = "fallthrough.until_sent"  # what is held for a request, in its scope
 
 
@@ -112,11 +113,14 @@ class Route(routing.Route):
                 response = stopping("the server is stopping; ask again").response()
             except Exception as error:  # noqa: BLE001 - each has its handler
                 response = await answer_to(request, error)
-            if UNTIL_SENT not in scope:
-                await response(scope, receive, send)
-            else:
-                async with scope[UNTIL_SENT]:
-                    await response(scope, receive, _to_the_end(send))
+            try:
+                if UNTIL_SENT not in scope:
+                    await response(scope, receive, send)
+                else:
+                    async with scope[UNTIL_SENT]:
+                        await response(scope, receive, _to_the_end(send))
+            except asyncio.CancelledError:  # as above: nobody may take what was sent for all of it
+                scope["extensions"][ABORT]()
             scope["app"].state.metrics.answered(
                 scope["method"], path, response.status_code, time.perf_counter() - start
             )

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.errors import ApiError
 from api.request_ids import HEADER, new_request_id
-from api.streams import ABORT
+from api.routing import ABORT
 
 if TYPE_CHECKING:
     import asyncio

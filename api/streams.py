@@ -15,7 +15,7 @@ from api.callers import unless_gone
 from api.errors import ApiError, not_found
 from api.followers import follow
 from api.paging import whole_of
-from api.routing import EVENT_STREAM, Description, Route
+from api.routing import ABORT, EVENT_STREAM, Description, Route
 from api.services import id_of, owner_of, services_of
 from fallback_chain import joined
 from tasks.errors import StoreUnavailable
@@ -37,7 +37,6 @@ PLAIN_SECONDS = 9.9  # in which what is refused gets a status of its own
 PLACE_SECONDS = 1.0  # that a comment waits for the number of those who stand before its job
 SILENCE_SECONDS = 9.9  # after which a comment says that the answer is still waited for
 DONE = b"data: [DONE]\n\n"
-ABORT = "fallthrough.abort"  # what ends a connection in the middle of a body
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",

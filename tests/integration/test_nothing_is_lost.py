@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from harness.batches import CHAT, jsonl, line
+from harness.reader import Reader
 from harness.waiting import wait_until
 
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
@@ -254,6 +255,19 @@ def test_a_worker_that_is_asked_twice_still_hands_over_what_it_has(fleet, gpu):
         assert first.wait(30) == 0, first.log
         jobs = finish(client, ids, 20)
         assert {job["status"] for job in jobs} == {"succeeded"}
+
+
+def test_a_download_that_lasts_longer_than_its_api_may_is_cut_off_and_no_fault_of_its_own(fleet):
+    api = fleet.api(drain_seconds=1).start()
+    content, form = b"x" * 50_000_000, {"purpose": "batch"}
+    sent = httpx.post(f"{api.url}/v1/files", files={"file": ("in.jsonl", content)}, data=form)
+    with Reader(api.url, path=f"/v1/files/{sent.json()['id']}/content", buffer=4096) as reader:
+        reader.take(5)
+        api.signal(signal.SIGTERM)
+        assert api.wait(10) == 0
+        reader.to_the_end(10)
+        assert len(reader.raw) < len(content)
+    assert "Traceback" not in api.log
 
 
 def test_ctrl_c_ends_a_worker_as_well_as_sigterm(fleet):

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api.app import create_app
+from api.routing import ABORT
 from api.services import open_services
-from api.streams import ABORT
 from circuit_breaker.events import StateChanged
 from simulation.broker import CeleryApp, Consumer, Message
 from simulation.loop import Node

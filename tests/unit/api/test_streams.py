@@ -11,7 +11,8 @@ import pytest
 from api import streams
 from api.errors import ApiError
 from api.metrics import ApiMetrics
-from api.streams import ABORT, Answering, BrokenOffError, EventStream
+from api.routing import ABORT
+from api.streams import Answering, BrokenOffError, EventStream
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import JobRecord, Status
 from tasks.records.outcomes import error_of
