@@ -5,6 +5,7 @@ What could not be published leaves no trace; a batch that could not be waits for
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -43,7 +44,7 @@ class Submitter:
 
         If an earlier request with one of the keys was accepted, nothing is, and its ids come
         second. Raises StoreFull, TooManyQueued, StoreUnavailable or PublishError; then none was
-        accepted.
+        accepted. Who is cancelled while they are published takes them back, too.
         """
         await self.check_room()
         order = self._publisher.order
@@ -58,7 +59,7 @@ class Submitter:
                 refs.setdefault(first_of(job.options.tiers, order), []).append(Ref(job.id, 0))
             for first_tier, its_refs in refs.items():
                 await self._publisher.publish(first_tier, queue, its_refs)
-        except (PublishError, StoreUnavailable):
+        except (PublishError, StoreUnavailable, asyncio.CancelledError):
             with contextlib.suppress(StoreUnavailable):  # else the sweeper brings them to an end
                 await self._store.jobs.discard(jobs[0].owner, [job.id for job in jobs], keys)
             raise
@@ -73,13 +74,13 @@ class Submitter:
         batch_id, dispatches = await self._store.batches.create(batch, keys)
         try:
             await self._store.durability.batch(batch_id)
-        except StoreUnavailable:
+            await self._publisher.dispatch(dispatches)
+        except (StoreUnavailable, asyncio.CancelledError):
             # With a key its caller sends it again, and finds it; one that was there is not ours.
             if batch_id == batch.id and not keys:
                 with contextlib.suppress(StoreUnavailable):  # else it runs, and nobody knows
                     await self._store.batches.cancel(batch_id, batch.owner)
             raise
-        await self._publisher.dispatch(dispatches)
         return batch_id
 
     async def cancel_batch(self, batch_id: str, owner: str) -> bool:

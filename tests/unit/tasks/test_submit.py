@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 from harness.fakes import FakePublisher
-from harness.waiting import turns
+from harness.waiting import eventually, turns
 
 from fallback_chain import Body
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
@@ -127,6 +127,27 @@ async def test_what_the_broker_does_not_take_is_taken_back(submitter, store, pub
     with pytest.raises(PublishError):
         await submitter.submit(JOBS, KEYS)
     assert store.moves[-1] == ("discard", "ann", ["job_1", "job_2"], KEYS)
+
+
+@pytest.mark.parametrize("what", ["jobs", "batch"])
+async def test_what_is_cut_off_while_the_broker_hangs_is_taken_back(
+    submitter, store, publisher, what
+):
+    """The API ends, and tells its caller to ask again."""
+    hangs = asyncio.Event()
+    publisher.publish = publisher.dispatch = lambda *_: hangs.wait()
+    creating = submitter.submit(JOBS) if what == "jobs" else submitter.submit_batch(BATCH, [])
+    asking = asyncio.create_task(creating)
+    await eventually(lambda: len(store.moves) == 2)
+    await turns()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    taken_back = {
+        "jobs": ("discard", "ann", ["job_1", "job_2"], ()),
+        "batch": ("cancel", "batch_1", "ann"),
+    }
+    assert store.moves[-1] == taken_back[what]
 
 
 async def test_what_cannot_be_taken_back_is_left_to_the_sweeper(submitter, store, publisher):
