@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tasks.records.jobs import Submission
 
 ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
+# Of OpenAI's SDKs: Python's says the first, JavaScript's and Go's the second, Java's both.
+PATIENCE_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
 UNAVAILABLE = 503  # HTTP's status
 # Of a tier that would not answer at another time either.
 _NEVER = {Verdict.NOT_ALLOWED, Verdict.UNFIT}
@@ -151,8 +153,12 @@ async def _submit(request: Request, content: bytes, job: Submission) -> Caller:
 
 def _patience(headers: Mapping[str, str]) -> float:
     """Return how long the SDK waits for this answer, less what it takes to get there."""
+    return min(_patience_of(headers.get(name, "inf")) for name in PATIENCE_HEADERS)
+
+
+def _patience_of(told: str) -> float:
     try:
-        seconds = float(headers.get("x-stainless-read-timeout", "inf"))
+        seconds = float(told)
     except ValueError:
         return math.inf
     return max(seconds - ON_THE_WAY_SECONDS, seconds / 2) if seconds > 0 else math.inf

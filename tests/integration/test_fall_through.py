@@ -251,9 +251,19 @@ def test_an_impatient_sdk_gets_an_honest_answer_before_it_gives_up(api, gpu, cpu
         assert ask("new") == "degraded"
 
 
+def test_so_does_the_sdk_of_another_language(api, gpu, cpu):
+    """JavaScript's and Go's say how long they wait in another header than Python's."""
+    gpu.mode = cpu.mode = "hang"
+    body = {"messages": [{"role": "user", "content": "new"}]}
+    reply = api.post("/v1/chat/completions", json=body, headers={"x-stainless-timeout": "3"})
+    assert reply.headers["x-fallthrough-tier"] == "degraded"
+    assert reply.elapsed.total_seconds() < 3
+
+
+@pytest.mark.parametrize("name", ["x-stainless-read-timeout", "x-stainless-timeout"])
 @pytest.mark.parametrize("told", ["", "NOT_GIVEN", "nan", "-1", "0", "inf"])
-def test_a_patience_that_is_none_changes_nothing(api, told):
-    headers = {"x-stainless-read-timeout": told}
+def test_a_patience_that_is_none_changes_nothing(api, name, told):
+    headers = {name: told}
     body = {"messages": [{"role": "user", "content": "Hello"}]}
     reply = api.post("/v1/chat/completions", json=body, headers=headers)
     assert reply.headers["x-fallthrough-tier"] == "gpu"
