@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -17,15 +17,21 @@ from api.errors import RETRY_AFTER_SECONDS, ApiError, envelope, stopping
 from api.idempotency import KEY_HEADER, REUSED, back_seconds, chat_keys
 from api.request_ids import named
 from api.routing import EVENT_STREAM, JSON, Description, Route, object_of
-from api.schemas import REQUESTS, Deadlines, Handling, parse_json, submission_of
+from api.schemas import (
+    HANDLING_SCHEMAS,
+    REQUESTS,
+    Deadlines,
+    Handling,
+    parse_json,
+    submission_of,
+)
 from api.services import Services, owner_of, services_of
 from api.streams import PLAIN_SECONDS, Answering, EventStream
-from api.tiers import NAMES_SCHEMA, check_tiers
+from api.tiers import check_tiers
 from fallback_chain import Endpoint, Verdict
 from tasks.errors import StoreUnavailable
-from tasks.records.jobs import MAX_DEADLINE_SECONDS, JobRecord, Status
+from tasks.records.jobs import JobRecord, Status
 from tasks.records.outcomes import WORKER_LOST
-from tasks.records.policies import CachePolicy, ExhaustedPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -246,20 +252,10 @@ def described(
     """Return what the document says of a route that answers requests at an endpoint."""
     handling = {"anyOf": [Handling, {"type": "null"}]}
     in_the_body = {"type": "object", "properties": {"fallthrough": handling}}
-    header: dict[str, Schema] = {
-        "x-fallthrough-cache": {"enum": list(get_args(CachePolicy))},
-        "x-fallthrough-on-exhausted": {"enum": list(get_args(ExhaustedPolicy))},
-        "x-fallthrough-tiers": NAMES_SCHEMA,
-        "x-fallthrough-deadline-seconds": {
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "maximum": MAX_DEADLINE_SECONDS,
-        },
-    }
     return Description(
         summary,
         answer,
-        headers={**KEY_HEADER, **header},
+        headers={**KEY_HEADER, **HANDLING_SCHEMAS},
         body={"allOf": [REQUESTS[endpoint], in_the_body]},
         answer_types=(JSON, EVENT_STREAM) if streams else (JSON,),
         errors={

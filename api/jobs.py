@@ -15,6 +15,7 @@ from api.paging import LONGEST_TEXT, choice_of, found_page, number_of, page_of, 
 from api.request_ids import named
 from api.routing import Description, Route, list_of, page_of_list
 from api.schemas import (
+    HANDLING_SCHEMAS,
     JOBS,
     MAX_WAIT_SECONDS,
     JobObject,
@@ -52,7 +53,8 @@ async def create(request: Request) -> Response:
 async def _create(request: Request, content: bytes) -> Response:
     services = services_of(request)
     owner = owner_of(request)
-    jobs, listed = jobs_of(parse_json(content), owner, services.settings.job_deadline_seconds)
+    deadline = services.settings.job_deadline_seconds
+    jobs, listed = jobs_of(parse_json(content), owner, deadline, dict(request.headers))
     for number, job in enumerate(jobs):
         place = f"requests[{number}].tiers" if listed else "tiers"
         check_tiers(job.options.tiers, services.tier_names, place)
@@ -141,7 +143,7 @@ def routes() -> list[Route]:
         "Submit one request, or up to 1 000 under requests",
         {"oneOf": [JobObject, list_of(JobObject)]},
         status=202,
-        headers=KEY_HEADER,
+        headers={**KEY_HEADER, **HANDLING_SCHEMAS},
         body=JOBS,
         errors=REUSED,
         answer_headers={

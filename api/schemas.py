@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from api.errors import bad
 from api.paging import decimal
-from api.tiers import Tiers  # noqa: TC001 - msgspec reads it
+from api.tiers import NAMES_SCHEMA, Tiers
 from fallback_chain import (
     LARGEST_ID,
     MOST_INPUTS,
@@ -38,6 +38,9 @@ from tasks.records.jobs import (
 )
 from tasks.records.outcomes import error_of
 from tasks.records.policies import CachePolicy, ExhaustedPolicy, tier_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_REQUESTS = 1000  # in one POST /v1/jobs
 MAX_WAIT_SECONDS = 60.0  # of a long poll
@@ -148,7 +151,7 @@ class JobRequest(Sampling, kw_only=True):
 
 
 # What a JobRequest's type does not say, for the document: one of both, and only within a list.
-_NULL, _ALONE = {"type": "null"}, {"requests": False}
+_NULL, _ALONE = {"type": "null"}, {"requests": False, "fallthrough": False}
 _PROMPT = {"prompt": {"type": "string"}, "messages": _NULL, **_ALONE}
 _MESSAGES = {"messages": {"type": "array"}, "prompt": _NULL, **_ALONE}
 ONE_JOB: dict[str, Any] = {
@@ -248,6 +251,16 @@ HANDLING_HEADERS = {
     for name in Handling.__struct_fields__
     if name != "metadata"
 }
+HANDLING_SCHEMAS: dict[str, Any] = {  # of these headers
+    "x-fallthrough-cache": {"enum": list(get_args(CachePolicy))},
+    "x-fallthrough-on-exhausted": {"enum": list(get_args(ExhaustedPolicy))},
+    "x-fallthrough-tiers": NAMES_SCHEMA,
+    "x-fallthrough-deadline-seconds": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": MAX_DEADLINE_SECONDS,
+    },
+}
 
 
 def parse_json(content: bytes) -> Any:
@@ -271,15 +284,19 @@ def check(value: Any, kind: type[Struct], place: str = "") -> Any:
         raise bad(f"{param or 'the body'}: {what}", param) from None
 
 
-def jobs_of(value: Any, owner: str, default_deadline: float) -> tuple[list[Submission], bool]:
+def jobs_of(
+    value: Any, owner: str, default_deadline: float, headers: dict[str, str]
+) -> tuple[list[Submission], bool]:
     """Read POST /v1/jobs: one request, or {"requests": [...]}; all are good or none is.
 
-    Returns them, and whether it is a list.
+    Returns them, and whether it is a list. What a request does not say, x-fallthrough- headers do.
     """
     if not isinstance(value, dict):
         raise bad("the body must be a JSON object")
+    defaults = _from_headers(headers)
+    deadline = defaults.deadline_seconds or default_deadline
     if "requests" not in value:
-        return [_job(value, owner, Queue.INTERACTIVE, default_deadline, "")], False
+        return [_job(value, owner, defaults, deadline)], False
     requests = value["requests"]
     if len(value) > 1:
         other = next(name for name in value if name != "requests")
@@ -287,17 +304,23 @@ def jobs_of(value: Any, owner: str, default_deadline: float) -> tuple[list[Submi
     if not isinstance(requests, list) or not 1 <= len(requests) <= MAX_REQUESTS:
         raise bad(f"requests: must be a list of 1 to {MAX_REQUESTS} requests", "requests")
     jobs = [
-        _job(request, owner, Queue.BATCH, default_deadline, f"requests[{i}]")
+        _job(request, owner, defaults, deadline, f"requests[{i}]")
         for i, request in enumerate(requests)
     ]
     return jobs, True
 
 
-def _job(value: Any, owner: str, queue: Queue, deadline: float, place: str) -> Submission:
+def _job(
+    value: Any, owner: str, defaults: Handling, deadline: float, place: str = ""
+) -> Submission:
+    """Read one request. place: of one in a list, at which nobody waits for each answer."""
     request: JobRequest = check(value, JobRequest, place)
     if (request.prompt is None) == (request.messages is None):
         param = f"{place}.prompt".strip(".")
         raise bad(f"{param}: give either prompt or messages", param)
+    if "fallthrough" in value:  # no model knows it, and what it says would be lost
+        param = f"{place}.fallthrough".strip(".")
+        raise bad(f"{param}: a job takes tiers, cache and the like beside its other fields", param)
     body = {name: v for name, v in value.items() if name not in _HANDLING and name != "prompt"}
     if request.prompt is not None:
         body.pop("messages", None)
@@ -305,12 +328,22 @@ def _job(value: Any, owner: str, queue: Queue, deadline: float, place: str) -> S
     return Submission(
         id=new_job_id(),
         owner=owner,
-        queue=queue,
+        queue=Queue.BATCH if place else Queue.INTERACTIVE,
         body=_sent(body),
-        options=_options(request, request),
+        options=_options(_said(defaults, request, value), request),
         deadline_seconds=request.deadline_seconds or deadline,
         metadata=request.metadata or {},
     )
+
+
+def _said(defaults: Handling, given: Handling | JobRequest, names: Iterable[str]) -> Handling:
+    """Return how to handle what was given with these names; defaults: what it does not say."""
+    own = {
+        name: value
+        for name in names
+        if name in _HANDLING and (value := getattr(given, name)) is not None
+    }
+    return msgspec.structs.replace(defaults, **own)
 
 
 def _sent(body: dict[str, Any]) -> Body:
@@ -386,7 +419,7 @@ def _labels(metadata: Any) -> dict[str, str]:
     return dict(itertools.islice(fitting, MOST_LABELS))
 
 
-def _options(given: Handling | JobRequest, sampling: Sampling) -> Options:
+def _options(given: Handling, sampling: Sampling) -> Options:
     asked = sampling.stream_options
     return Options(
         given.cache,
@@ -403,8 +436,7 @@ def _handling(headers: dict[str, str], fallthrough: Any) -> Handling:
     if fallthrough is None:
         return by_header
     handling: Handling = check(fallthrough, Handling, "fallthrough")
-    said = {name: value for name in fallthrough if (value := getattr(handling, name)) is not None}
-    return msgspec.structs.replace(by_header, **said)
+    return _said(by_header, handling, fallthrough)
 
 
 def _from_headers(headers: dict[str, str]) -> Handling:

@@ -124,6 +124,9 @@ def test_every_reply_is_described_whole(operations):
         ({"requests": [{"prompt": "x"}], "model": "m"}, False),
         ({"prompt": "x", "requests": []}, False),
         ({"prompt": "x", "requests": None}, False),
+        ({"prompt": "x", "fallthrough": {"cache": "off"}}, False),
+        ({"messages": [{"role": "user"}], "fallthrough": None}, False),
+        ({"requests": [{"prompt": "x", "fallthrough": {}}]}, False),
     ],
 )
 def test_the_document_of_a_job_is_as_strict_as_the_api(app, operations, body, fits):
@@ -131,7 +134,7 @@ def test_the_document_of_a_job_is_as_strict_as_the_api(app, operations, body, fi
     schema = {**content["schema"], "components": document(app)["components"]}
     assert jsonschema_rs.is_valid(schema, body) == fits
     try:
-        jobs_of(body, "ann", 60)
+        jobs_of(body, "ann", 60, {})
     except ApiError:
         assert not fits
     else:

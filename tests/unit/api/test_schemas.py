@@ -13,6 +13,7 @@ from api.schemas import (
     Handling,
     JobRequest,
     _is_readable,
+    jobs_of,
     parse_json,
     show,
     show_in_list,
@@ -138,6 +139,35 @@ def test_what_the_body_says_counts():
     headers = {"x-fallthrough-tiers": "cpu", "x-fallthrough-cache": "off"}
     job = handled(headers, {"tiers": ["gpu"], "cache": "fallback"})
     assert (job.options.tiers, job.options.cache) == (("gpu",), "fallback")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_headers_say_what_a_job_does_not(listed):
+    headers = {
+        "x-fallthrough-tiers": "gpu, cache",
+        "x-fallthrough-cache": "first",
+        "x-fallthrough-deadline-seconds": "7",
+    }
+    one = {"prompt": "x", "cache": "off", "tiers": None}
+    [job], _ = jobs_of({"requests": [one]} if listed else one, "ann", 60.0, headers)
+    assert (job.options.tiers, job.options.cache) == (("gpu", "cache"), "off")
+    assert job.deadline_seconds == 7
+    with pytest.raises(ApiError, match="x-fallthrough-tier: there is no such header"):
+        jobs_of(one, "ann", 60.0, {"x-fallthrough-tier": "gpu"})
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "x", "fallthrough": {"tiers": ["gpu"]}}, "fallthrough"),
+        ({"requests": [{"prompt": "x", "fallthrough": None}]}, "requests[0].fallthrough"),
+    ],
+)
+def test_a_job_that_says_how_to_handle_it_where_a_completion_does_is_told_where(body, param):
+    """It went to the model, and anybody answered."""
+    with pytest.raises(ApiError, match="beside its other fields") as refused:
+        jobs_of(body, "ann", 60.0, {})
+    assert refused.value.param == param
 
 
 @pytest.mark.parametrize(
