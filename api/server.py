@@ -6,6 +6,7 @@ uvicorn's parser in C (httptools) has no limits of its own; h11, which has, is a
 from __future__ import annotations
 
 import resource
+import sys
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -110,6 +111,9 @@ class _Bounded(HttpToolsProtocol):
     _reader: asyncio.TimerHandle | None = None  # looks whether the client takes what it asked for
     _running: RequestResponseCycle | None = None  # which is answered now
     _broken = False  # what comes cannot be read
+    _piece = b""  # what is read now
+    _unread = b""  # what is to be read then
+    _plain_head = b""  # of a request with an upgrade and a body: it is read again, as this
 
     @property
     def under_way(self) -> bool:
@@ -142,8 +146,11 @@ class _Bounded(HttpToolsProtocol):
         if self._last.lingers:
             self._last.drop(data)
             return
-        self._moved = True
-        super().data_received(data)
+        self._moved, self._unread = True, data
+        while self._unread:
+            self._piece, self._unread = self._unread, b""
+            super().data_received(self._piece)
+        self._piece = b""
         if self._head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD:
@@ -160,6 +167,9 @@ class _Bounded(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if plain_head := self._head_without_upgrade():
+            self._plain_head = plain_head
+            return
         self._head, self._head_bytes = False, 0
         self._wait_no_more()
         self.scope["extensions"] = {ABORT: self._abort}  # type: ignore[dict-item]
@@ -171,6 +181,8 @@ class _Bounded(HttpToolsProtocol):
             self.app = app
 
     def on_message_complete(self) -> None:
+        if self._plain_head:  # its body is still to come
+            return
         self._body = False
         self._wait_no_more()
         super().on_message_complete()
@@ -186,8 +198,34 @@ class _Bounded(HttpToolsProtocol):
         cycle.keep_alive = False  # its answer ends the connection, too
         self.flow.pause_reading()
 
+    def _head_without_upgrade(self) -> bytes:
+        """Return this request's head without its upgrade, if it has one, and a body; else nothing.
+
+        Java's own client asks for h2c with whatever it sends. The parser takes all that follows an
+        upgrade for another protocol's: the body, too.
+        """
+        if not self.parser.should_upgrade():
+            return b""
+        fields = dict(self.headers)
+        has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"").strip(b"0")
+        if not has_body or b"upgrade" not in fields:  # the latter: of CONNECT
+            return b""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"\r\n"])
+
     def _unsupported_upgrade_warning(self) -> None:
-        """Answer as HTTP/1.1 and hang up: nobody here reads what would follow an upgrade."""
+        """Answer as HTTP/1.1 and hang up: nobody here reads what would follow an upgrade.
+
+        The body of a request belongs to it, whatever was asked with it: HTTP/1.1 goes on behind it.
+        """
+        if self._plain_head:
+            upgrade = sys.exception()  # uvicorn calls this where it has caught it
+            assert upgrade is not None  # noqa: S101
+            self._unread = self._plain_head + self._piece[upgrade.args[0] :]
+            self._plain_head = b""
+            return
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             self.transport.close()

@@ -152,6 +152,41 @@ def test_an_upgrade_is_answered_as_any_other_request(api):
             assert check(reply).status == 200
 
 
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Content-Length: %d\r\n" % len(HELLO), HELLO),
+        (b"Transfer-Encoding: chunked\r\n", b"13\r\n%b\r\n0\r\n\r\n" % HELLO),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 20, -1, None])
+def test_the_body_of_a_request_that_asks_for_an_upgrade_is_read(api, headers, body, cut):
+    """Java's own client asks for h2c with whatever it sends to a URL without TLS."""
+    asked = post(b"/v1/jobs", H2C + headers, body, close=False)
+    last = post(b"/v1/jobs", b"Content-Length: %d\r\n" % len(HELLO), HELLO)
+    where = len(asked) - len(body) if cut is None else cut
+    pieces = [asked[:where], asked[where:] + asked, last]
+    found = replies(exchange(api.port, pieces, pause=0.1))
+    assert [check(reply).status for reply in found] == [202, 202, 202]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 19\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 18446744073709551615\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"A: b\r\n" * 101 + b"Content-Length: 19\r\n",
+        b"A: %b\r\nContent-Length: 19\r\n" % (b"b" * 70_000),
+    ],
+)
+def test_what_is_refused_without_an_upgrade_is_refused_with_one(api, headers):
+    one_reply(api, post(b"/v1/jobs", H2C + headers, HELLO, close=False))
+
+
 def test_requests_behind_one_another_are_answered_in_their_order(api):
     length = b"Content-Length: %d\r\n" % len(HELLO)
     asked = [
