@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 MOST_HEADERS, MOST_HEAD, MOST_URL = 100, 64 * 1024, 16 * 1024  # the last two are bytes
 MOST_CONNECTIONS, SPARE_FILES = 10_000, 128  # files: those that are no client's
+# How long a connection is kept that nobody uses: longer than most proxies keep theirs. Who closes
+# first may do so just as a request comes, and of that a proxy makes a 502 if it is a POST.
+IDLE_SECONDS = 75
 READER_SECONDS, LEAST_READ = 60.0, 64 * 1024  # in which one who is sent much takes so many bytes
 # What is read, and dropped, of a request that was answered before its end; and for how long.
 LINGER_BYTES, LINGER_SECONDS = 64 * 1024 * 1024, 5.0
@@ -122,6 +125,7 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.timeout_keep_alive = IDLE_SECONDS
         self._last = _Transport(transport, self)
         self.transport = self._last  # type: ignore[assignment]
         if len(self.connections) > self.most_connections:

@@ -417,10 +417,13 @@ def _ask_beside(fleet: Stage, findings: Findings) -> None:
 
 def _send(fleet: Stage, request: Request) -> Outcome:
     began = time.monotonic()
-    # A connection that is kept alive is so for 5 s; a mutated chat may take its deadline.
-    most = CLIENT_SECONDS + CHAT_SECONDS + SPARE_SECONDS
+    # A mutated chat may take its deadline; half a request behind an answer has its own time.
+    idle = CLIENT_SECONDS + CHAT_SECONDS
+    most = idle + SPARE_SECONDS
     try:
-        received = exchange(fleet.api.port, request.pieces, most, request.pause, half=request.half)
+        received = exchange(
+            fleet.api.port, request.pieces, most, request.pause, half=request.half, idle=idle
+        )
     except TimeoutError:
         return Outcome(request, most, [(0, "hangs")])
     return Outcome(request, time.monotonic() - began, _judge(received))

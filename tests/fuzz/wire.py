@@ -30,13 +30,20 @@ class Reply:
         return error
 
 
-def exchange(
-    port: int, pieces: Iterable[bytes], seconds: float = 10, pause: float = 0, *, half: bool = False
+def exchange(  # noqa: PLR0913 - an exchange is these
+    port: int,
+    pieces: Iterable[bytes],
+    seconds: float = 10,
+    pause: float = 0,
+    *,
+    half: bool = False,
+    idle: float | None = None,
 ) -> bytes:
     """Send pieces to a port of this machine; return all that comes until the other side closes.
 
-    pause: seconds between two pieces. half: say that nothing more comes. Raises TimeoutError when
-    the connection is not closed within the seconds.
+    pause: seconds between two pieces. half: say that nothing more comes. idle: seconds of silence
+    after which a connection that has had an answer is kept for the next request. Raises
+    TimeoutError when the connection is not closed within the seconds.
     """
     until = time.monotonic() + seconds
     with socket.create_connection(("127.0.0.1", port), seconds) as connection:
@@ -52,8 +59,15 @@ def exchange(
         received = b""
         with contextlib.suppress(ConnectionResetError):
             while True:
-                connection.settimeout(max(until - time.monotonic(), 0.01))
-                chunk = connection.recv(65536)
+                left = max(until - time.monotonic(), 0.01)
+                is_kept = idle is not None and bool(received) and idle < left
+                connection.settimeout(idle if is_kept else left)
+                try:
+                    chunk = connection.recv(65536)
+                except TimeoutError:
+                    if not is_kept:
+                        raise
+                    break
                 if not chunk:
                     break
                 received += chunk

@@ -165,6 +165,39 @@ async def accept(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+def test_a_body_that_comes_after_its_answer_keeps_no_connection(monkeypatch):
+    """Who asks whether to go on, is told no, and goes on: then silence for ever."""
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.5)
+    with serving(accept) as address, socket.create_connection(address, 10) as client:
+        client.sendall(HEAD + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        while not client.recv(2**16).endswith(b"ok"):
+            pass
+        client.sendall(b"{}")
+        assert client.recv(1) == b""
+
+
+def test_a_connection_outlives_its_place_in_a_proxys_pool(monkeypatch):
+    """A proxy that sends a POST just as we close its idle connection tells its client of a 502."""
+    assert server.IDLE_SECONDS > 60  # what nginx, and AWS's load balancers, keep theirs for
+    monkeypatch.setattr(server, "IDLE_SECONDS", 7)
+    with serving(accept) as address, socket.create_connection(address, 6) as client:
+
+        def ask():
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            got = b""
+            while not got.endswith(b"\r\n\r\nok"):
+                piece = client.recv(2**16)
+                assert piece, got
+                got += piece
+
+        ask()
+        with pytest.raises(TimeoutError):  # 6 s: uvicorn's own limit is 5
+            client.recv(1)
+        ask()
+        client.settimeout(30)
+        assert client.recv(1) == b""  # it is not kept for ever
+
+
 @pytest.mark.parametrize(
     ("app", "sent"),
     [
