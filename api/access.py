@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
     from tasks.store.limits import Admission, Limits
 
-OPEN = frozenset({"", "/health", "/health/ready", "/docs", "/openapi.json"})  # or with a slash
+PROBES = frozenset({"/health", "/health/ready"})  # Kubernetes and load balancers ask by address
+OPEN = PROBES | {"", "/docs", "/openapi.json"}  # or with a slash
 OPEN_FOLDERS = ("/docs/static/", "/static/")
 ADMIN = ("/circuit-breakers", "/metrics", "/v1/operations", "/operations")
 ANYBODY = Key("none", "default", "", admin=True)  # without keys everybody is one and the same
@@ -123,7 +124,8 @@ class Access:
             return self._app(scope, receive, send)
         if self._needed:
             return self._with_key(scope, receive, send)
-        if not (self._by_any_name or self._is_called_well(scope["headers"])):
+        by_any_name = self._by_any_name or scope["path"] in PROBES
+        if not (by_any_name or self._is_called_well(scope["headers"])):
             message = (
                 "without an API key this server answers to localhost alone: name others that it "
                 "has in FALLTHROUGH_ALLOWED_HOSTS"

@@ -319,7 +319,7 @@ def test_who_has_too_many_at_once_is_told_what_is_left_of_the_minute(fleet, keys
         assert (refused.headers["retry-after"], refused.headers["retry-after-ms"]) == ("1", "1000")
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/", "/metrics", "/docs", "/health/ready"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/", "/metrics", "/docs", "/openapi.json"])
 def test_without_keys_a_name_of_another_site_reaches_nothing(fleet, path):
     """As a page does whose site has its own name resolve to loopback."""
     api = fleet.api(allowed_hosts="box, llm.example").start()
@@ -337,6 +337,15 @@ def test_without_keys_a_name_of_another_site_reaches_nothing(fleet, path):
             assert http.get(path, headers={"Host": host}).is_success, host
         for host in ("box:80", "LLM.example"):
             assert http.get(path, headers={"Host": host}).is_success, host
+
+
+def test_a_probe_asks_by_any_name(fleet):
+    """Kubernetes and load balancers ask by a pod's address: refused, they end it over and over."""
+    settings = {"host": "0.0.0.0", "allow_no_keys": 1, "allowed_hosts": "llm.example"}  # noqa: S104
+    with client(fleet.api(**settings).start()) as http:
+        for path in ("/health", "/health/ready"):
+            assert http.get(path, headers={"Host": "10.1.2.3:8000"}).is_success
+        assert http.get("/health/readys", headers={"Host": "10.1.2.3:8000"}).status_code == 403
 
 
 def test_with_keys_a_server_has_any_name(fleet):
