@@ -66,6 +66,15 @@ def test_a_header_says_it_too(api, gpu, cpu):
         assert (reply.status_code, len(gpu.calls)) == (400, 0)
 
 
+def test_a_header_says_it_of_jobs_too(api, gpu):
+    headers = {"x-fallthrough-tiers": "cpu"}
+    job = api.post("/v1/jobs", json={"prompt": "Hello"}, headers=headers).json()
+    done = api.get(f"/v1/jobs/{job['id']}?wait=20").json()
+    assert (done["tier_used"], gpu.calls) == ("cpu", [])
+    own = api.post("/v1/jobs", json={"prompt": "Hello", "tiers": ["gpu"]}, headers=headers).json()
+    assert api.get(f"/v1/jobs/{own['id']}?wait=20").json()["tier_used"] == "gpu"
+
+
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(own_fleet, gpu):
     own_fleet.settings["FALLTHROUGH_CPU_URL"] = ""
     api = own_fleet.api().start()
