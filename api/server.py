@@ -128,10 +128,19 @@ class _Bounded(HttpToolsProtocol):
         self.timeout_keep_alive = IDLE_SECONDS
         self._last = _Transport(transport, self)
         self.transport = self._last  # type: ignore[assignment]
-        if len(self.connections) > self.most_connections:
+        if len(self.connections) > self.most_connections and not self._close_an_idle_one():
             self._end(503, FULL, "too_many_connections")
         else:
             self._wait()
+
+    def _close_an_idle_one(self) -> bool:
+        """Make room by a connection that waits for a next request; return whether there was one."""
+        for other in self.connections:
+            waits = isinstance(other, _Bounded) and other.timeout_keep_alive_task is not None
+            if waits and not other.transport.is_closing():
+                other.transport.close()
+                return True
+        return False
 
     def eof_received(self) -> None:
         self._tell_of_the_end()  # the transport closes now

@@ -36,9 +36,9 @@ def test_files_are_as_many_as_clients_need_and_the_process_may(
 
 
 @contextlib.contextmanager
-def serving(app, client_seconds=10):
+def serving(app, client_seconds=10, most_connections=100):
     """The server's own protocol around an application; yields its address."""
-    http = server.protocol(100, client_seconds)
+    http = server.protocol(most_connections, client_seconds)
     config = uvicorn.Config(app, loop="uvloop", http=http, log_config=None, lifespan="off")
     serving = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -176,24 +176,40 @@ def test_a_body_that_comes_after_its_answer_keeps_no_connection(monkeypatch):
         assert client.recv(1) == b""
 
 
+def ask(client):
+    client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    got = b""
+    while not got.endswith(b"\r\n\r\nok"):
+        piece = client.recv(2**16)
+        assert piece, got
+        got += piece
+
+
+def test_where_no_more_connections_fit_an_idle_one_makes_room():
+    with serving(accept, most_connections=2) as address, contextlib.ExitStack() as opened:
+
+        def connect():
+            return opened.enter_context(socket.create_connection(address, 10))
+
+        busy, idle = connect(), connect()
+        busy.sendall(UNFINISHED["a head"])
+        ask(idle)
+        ask(third := connect())
+        assert idle.recv(1) == b""
+        third.sendall(UNFINISHED["a head"])
+        with connect().makefile("rb") as reader:
+            assert b"too_many_connections" in reader.read()
+
+
 def test_a_connection_outlives_its_place_in_a_proxys_pool(monkeypatch):
     """A proxy that sends a POST just as we close its idle connection tells its client of a 502."""
     assert server.IDLE_SECONDS > 60  # what nginx, and AWS's load balancers, keep theirs for
     monkeypatch.setattr(server, "IDLE_SECONDS", 7)
     with serving(accept) as address, socket.create_connection(address, 6) as client:
-
-        def ask():
-            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            got = b""
-            while not got.endswith(b"\r\n\r\nok"):
-                piece = client.recv(2**16)
-                assert piece, got
-                got += piece
-
-        ask()
+        ask(client)
         with pytest.raises(TimeoutError):  # 6 s: uvicorn's own limit is 5
             client.recv(1)
-        ask()
+        ask(client)
         client.settimeout(30)
         assert client.recv(1) == b""  # it is not kept for ever
 
