@@ -28,6 +28,8 @@ MEMORY = "/dev/shm"  # noqa: S108 - of a folder in it whose name nobody can fore
 PREFIX = "fallthrough-api-"
 LEFT_SECONDS = 60.0  # until a folder that nobody holds is taken for one that was left behind
 FIRST = {"process_start_time_seconds", "process_max_fds"}  # of the oldest; all else is added up
+CPU = "process_cpu_seconds"
+OF_REAPED = slice(13, 15)  # of /proc/PID/stat behind the name: cutime, cstime
 
 
 @contextlib.contextmanager
@@ -84,13 +86,29 @@ class _Resources:
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         metrics: dict[str, Metric] = {}
+        reaped = self._reaped_seconds()
         for pid in (self._parent, *self._children()):
             for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
                 known = metrics.setdefault(metric.name, metric)
                 if known is not metric and metric.name not in FIRST:
                     [total], [more] = known.samples, metric.samples
                     known.samples = [total._replace(value=total.value + more.value)]
+        if CPU in metrics:
+            [total] = metrics[CPU].samples
+            metrics[CPU].samples = [total._replace(value=total.value + reaped)]
         yield from metrics.values()
+
+    def _reaped_seconds(self) -> float:
+        """Return the CPU time of those that ended: without it the sum would go back, as at a start.
+
+        Prometheus would take all that the others have used so far for new.
+        """
+        try:
+            stat = Path(f"/proc/{self._parent}/stat").read_bytes()
+        except OSError:
+            return 0.0
+        ticks = map(int, stat.rpartition(b")")[2].split()[OF_REAPED])
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
     def _children(self) -> list[int]:
         try:

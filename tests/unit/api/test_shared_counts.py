@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from harness.waiting import wait_until
 
 from api import shared_counts
 
@@ -50,3 +53,19 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(memory):
         with shared_counts.counts_folder() as second:
             found = {str(each) for each in memory.iterdir()}
     assert found == {held, second, str(young), str(others)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of another process")
+def test_the_cpu_time_of_a_process_that_ended_stays_counted():
+    resources = shared_counts._Resources(os.getpid())
+
+    def cpu_seconds():
+        [cpu] = (each for each in resources.collect() if each.name == "process_cpu_seconds")
+        return cpu.samples[0].value
+
+    before = cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        wait_until(lambda: cpu_seconds() > before + 1)
+        at_work = cpu_seconds()
+        child.kill()
+    assert cpu_seconds() >= at_work
