@@ -81,6 +81,18 @@ def test_every_metric_is_in_the_catalogue_and_the_catalogue_is_exported(scraped)
         assert labels in (listed[name][1], set()), name
 
 
+def test_every_loop_is_told_from_0_on_so_that_its_first_death_is_a_rise(scraped):
+    _, worker, text = scraped
+    texts = {
+        "api/services.py": text,
+        "workers/process.py": httpx.get(f"{worker.url}/metrics").text,
+    }
+    for source, told in texts.items():
+        loops = re.findall(r'\bstart\("([\w ]+)"', (ROOT / source).read_text())
+        [deaths] = (each for each in families(told) if each.name == "fallthrough_loop_deaths")
+        assert {sample.labels["loop"] for sample in deaths.samples} == {*loops}, source
+
+
 def test_what_happened_is_counted(scraped):
     client, worker, _ = scraped
     wait_until(lambda: client.get("/metrics").json()["metrics"]["total"] == 7)
