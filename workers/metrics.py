@@ -167,6 +167,9 @@ class WorkerMetrics(Observer):
         gauge(
             "fallthrough_worker_consumer_silent_seconds", "Time since the consumer showed life."
         ).set_function(lambda: time.monotonic() - pulse.last_beat)
+        gauge(
+            "fallthrough_worker_broker_up", "1: it consumes; 0: its broker does not let it in."
+        ).set_function(lambda: pulse.connected)
         gauge("fallthrough_worker_paused", "1: leaves batches, as no tier serves.").set_function(
             lambda: pause.paused
         )
