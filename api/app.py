@@ -32,6 +32,7 @@ from api.access import Access
 from api.cors import Cors
 from api.errors import HANDLERS
 from api.metrics import ApiMetrics
+from api.refusals import Refusals
 from api.request_ids import answering
 from api.services import open_services
 from api.tiers import names_of
@@ -81,5 +82,6 @@ def create_app(settings: Settings, told: CollectorRegistry | None = None) -> Sta
     )
     app.router.redirect_slashes = False  # to an absolute URL, of a scheme that is not known here
     app.state.metrics = metrics
+    app.state.refusals = Refusals()
     app.state.tier_names = names_of(settings)
     return app

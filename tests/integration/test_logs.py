@@ -59,6 +59,15 @@ def test_the_level_is_a_setting_and_no_level_tells_a_prompt(fleet, gpu, level):
     assert "secret" not in everything
 
 
+def test_requests_that_a_store_which_is_away_refuses_are_no_line_each(own_fleet, own_valkey):
+    api = own_fleet.api().start()
+    own_valkey.kill()
+    with httpx.Client(base_url=api.url, timeout=20) as client:
+        for _ in range(30):
+            assert client.post("/v1/jobs", json={"prompt": "one"}).status_code == 503
+    assert 1 <= api.log.count("request refused") < 10
+
+
 SECRET = "never-shown"  # noqa: S105 - it is looked for
 FOLDER = "where-files-lie"
 
