@@ -16,6 +16,7 @@ from pathlib import Path
 ALIAS = "SmolLM2-135M-Instruct"
 CONTEXT_TOKENS = 2048  # a slot; the model was trained for as many
 SLOTS = 2
+WARNINGS = 2  # of the server's levels of verbosity: above it tells several lines of each request
 
 
 def model_file() -> Path:
@@ -47,6 +48,7 @@ def main() -> int:
     parameters.model_alias = {ALIAS}
     parameters.hostnames = [options.host]
     parameters.port = options.port
+    parameters.verbosity = WARNINGS
     parameters.n_parallel = SLOTS
     parameters.n_ctx = CONTEXT_TOKENS * SLOTS
     # Its threads wait for each other by spinning: one that has to share its core with the rest of

@@ -75,6 +75,14 @@ def test_no_log_holds_a_prompt_or_an_answer(up, sdk):
         assert answer not in text, log
 
 
+def test_the_model_tells_nothing_of_each_request(up, sdk):
+    log = Path(up.told["data_dir"]) / "logs" / "model.log"
+    before = log.read_text()
+    for n in range(3):
+        ask(sdk, f"Count to {n}.")
+    assert log.read_text() == before
+
+
 def test_the_broker_holds_ids_alone(fleet, valkey):
     api = fleet.api().start()  # and no worker: the messages stay where they are
     httpx.post(f"{api.url}/v1/jobs", json={"prompt": PRIVATE}).raise_for_status()
