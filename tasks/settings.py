@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -633,7 +634,9 @@ def _parse(name: str, text: str, spec: dataclasses.Field[Any]) -> Any:
     if (text or spec.default) and (fault := spec.metadata["kind"].fault(text)):
         message = f"{name}: {fault}"
         raise SettingsError(message)
-    return text
+    # No shell has done it to a line of `.env`, of an EnvironmentFile, or of a container's.
+    # (Path's own would fail for a user whom nobody knows.)
+    return os.path.expanduser(text) if spec.metadata["kind"] is kinds.PATH else text  # noqa: PTH111
 
 
 def _number(name: str, text: str, kind: Callable[[str], float], bounds: Mapping[str, Any]) -> float:

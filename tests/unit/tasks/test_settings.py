@@ -427,6 +427,16 @@ def test_a_path_has_no_control_characters(name):
     assert read(**{name: "/a b/\udcff"})  # the system's names are bytes
 
 
+@pytest.mark.parametrize("name", ["KEYS_FILE", "CA_FILE"])
+def test_a_path_may_begin_at_home_as_no_shell_has_read_it_in_a_file_of_settings(name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    paths = {"~/a b": "/home/ann/a b", "~no-such-user/a": "~no-such-user/a", "a/~": "a/~"}
+    for path, found in paths.items():
+        settings = read(**{name: path})
+        assert getattr(settings, name.lower()) == found
+        assert settings.environ() == {f"FALLTHROUGH_{name}": found}
+
+
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(
     "host", ["a b", "a\nb", "a..b", "[::1]", "::g", "1.2.3.999", "host:80", "http://a"]
