@@ -189,7 +189,12 @@ def test_what_no_header_can_carry_is_no_key_and_is_not_shown(name, key):
         *(f"http://a..b/{SECRET}", f"http://.a/{SECRET}", f"http://{SECRET}{'a' * 64}"),
         *(f"http://{SECRET}*", f"http://a%20{SECRET}", f"http://a,{SECRET}", f"http://<{SECRET}>"),
         *(f"http://-ü/{SECRET}", f"http://☃.net/{SECRET}", f"http://xn--a/{SECRET}"),
-        *(f"http://1.2.3.999/{SECRET}", f"http://{SECRET}.1", f"http://1.2.3.4.5/{SECRET}"),
+        *(
+            f"http://1.2.3.999/{SECRET}",
+            f"http://010.1.1.1/{SECRET}",
+            f"http://{SECRET}.1",
+            f"http://1.2.3.4.5/{SECRET}",
+        ),
         *(
             f"http://::1/{SECRET}",
             f"http://[::1/{SECRET}",
@@ -439,7 +444,7 @@ def test_a_path_may_begin_at_home_as_no_shell_has_read_it_in_a_file_of_settings(
 
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(
-    "host", ["a b", "a\nb", "a..b", "[::1]", "::g", "1.2.3.999", "host:80", "http://a"]
+    "host", ["a b", "a\nb", "a..b", "[::1]", "::g", "1.2.3.999", "010.1.1.1", "host:80", "http://a"]
 )
 def test_what_is_no_host_to_listen_on_is_refused(name, host):
     assert "no host name and no address" in refusal(**{name: host})
