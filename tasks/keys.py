@@ -222,8 +222,10 @@ def check_exposure(settings: Settings, keys: KeyRing | None = None) -> None:
     keys = key_ring(settings) if keys is None else keys
     if keys or settings.allow_no_keys or is_loopback(settings.host):
         return
+    # No server looks into a file that it is not told of, though the command made one.
+    named = "" if settings.keys_file else " and name its file in FALLTHROUGH_KEYS_FILE"
     message = (
         f"FALLTHROUGH_HOST: {settings.host} is reachable from elsewhere and there are no API keys: "
-        "make one with `fallthrough keys create NAME`, or set FALLTHROUGH_ALLOW_NO_KEYS=1"
+        f"make one with `fallthrough keys create NAME`{named}, or set FALLTHROUGH_ALLOW_NO_KEYS=1"
     )
     raise SettingsError(message)

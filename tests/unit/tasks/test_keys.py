@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.errors import SettingsError
-from tasks.keys import KeyRing, create, parse_environment, read_file, revoke
+from tasks.keys import KeyRing, check_exposure, create, parse_environment, read_file, revoke
+from tasks.settings import Settings
 
 LETTERS = "0123456789abcdef"
 
@@ -98,3 +99,12 @@ def test_a_file_that_cannot_be_written_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="cannot be written"):
         create(tmp_path / "file" / "keys.json", "ann", admin=False)
+
+
+@pytest.mark.parametrize("file", ["", "keys.json"])
+def test_a_server_without_keys_is_told_how_it_gets_one_all_the_way(tmp_path, file):
+    path = str(tmp_path / file) if file else ""
+    with pytest.raises(SettingsError, match="keys create NAME") as error:
+        check_exposure(Settings(host="0.0.0.0", keys_file=path))  # noqa: S104
+    # Without the file's name the key that was made is not found, and the same is said again.
+    assert ("FALLTHROUGH_KEYS_FILE" in str(error.value)) is not bool(file)
