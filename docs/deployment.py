@@ -106,6 +106,8 @@ HEAD = """\
 #GRAFANA_IMAGE=
 # Above 80 % of it new work is refused
 #VALKEY_MAXMEMORY=700mb
+# What a part gets to stop: 5 s more than FALLTHROUGH_DRAIN_SECONDS, at least
+#STOP_GRACE_PERIOD=30s
 """
 
 
