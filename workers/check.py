@@ -68,6 +68,10 @@ ADVICE: Mapping[Fault, str] = {
     Fault.NOT_READY: "wait until the server has loaded its model, and check again",
     Fault.NO_ANSWER: "look at the server's log, and ask it by hand with curl",
 }
+MAKE_ROOM = (
+    "raise its maxmemory, or wait: finished jobs go after FALLTHROUGH_RESULT_TTL_SECONDS, cached "
+    "answers after FALLTHROUGH_CACHE_TTL_SECONDS"
+)
 
 
 class Row(NamedTuple):
@@ -141,6 +145,7 @@ async def _store(settings: Settings) -> list[Row]:
         await connection.check(is_broker=settings.broker_is_store)
         await Durability(connection, settings).check()
         await connection.ping()
+        has_room = await connection.has_room()
     except SettingsError as error:
         return [Row("store", "reach", FAILED, str(error), "mend the setting")]
     except StoreUnfit as error:
@@ -150,7 +155,11 @@ async def _store(settings: Settings) -> list[Row]:
     finally:
         if connection is not None:
             await connection.close()
-    return [Row("store", "reach", OK, "it answers, and takes what is written")]
+    rows = [Row("store", "reach", OK, "it answers, and takes what is written")]
+    if not has_room:
+        detail = "it is nearly full: new jobs, batches and files are refused (429, store_full)"
+        rows.append(Row("store", "room", FAILED, detail, MAKE_ROOM))
+    return rows
 
 
 async def _broker(settings: Settings) -> list[Row]:

@@ -343,6 +343,19 @@ def test_what_is_set_and_does_not_answer_fails_and_what_nobody_set_up_is_none():
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_a_store_that_refuses_new_work_as_it_is_nearly_full_is_not_well(own_valkey):
+    with own_valkey.client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.1))
+        client.config_set("maxmemory-policy", "noeviction")
+    done = check(FALLTHROUGH_REDIS_URL=own_valkey.url)
+    found = rows(done)
+    assert done.returncode == 1
+    assert found["store", "reach"]["state"] == "ok"
+    assert found["store", "room"]["state"] == "failed"
+    assert "store_full" in found["store", "room"]["detail"]
+    assert "maxmemory" in found["store", "room"]["advice"]
+
+
 def test_a_broker_of_its_own_is_looked_at_by_itself(valkey):
     url = f"amqp://guest:{SECRET}@127.0.0.1:{free_port()}//"
     done = check(FALLTHROUGH_REDIS_URL=valkey.url, FALLTHROUGH_BROKER_URL=url)
