@@ -122,9 +122,18 @@ class FleetView(NamedTuple):
 class FleetMetrics:
     """What the store knows of the whole fleet, at one moment; a collector."""
 
-    def __init__(self, view: FleetView, configured: AbstractSet[str], tiers: Iterable[str]) -> None:
-        """tiers: the names of the model tiers; configured: the breakers of what is set up."""
-        self._tiers = tuple(tiers)
+    def __init__(
+        self,
+        view: FleetView,
+        configured: AbstractSet[str],
+        embed: AbstractSet[str],
+        tiers: Iterable[str],
+    ) -> None:
+        """tiers: the names of the model tiers.
+
+        configured: the breakers of what is set up; embed: of these, those that only embed.
+        """
+        self._tiers, self._embed = tuple(tiers), embed
         self._counts, self._events, self._gauges = view.counts, view.events, view.gauges
         self._views, self._troubles, self._configured = view.views, view.troubles, configured
 
@@ -141,6 +150,9 @@ class FleetMetrics:
         yield _gauge("circuit_breaker_overridden", about, "name", by_hand)
         configured = {name: int(name in self._configured) for name in self._views}
         yield _gauge("circuit_breaker_configured", "1: its tier is set up.", "name", configured)
+        embed = {name: int(name in self._embed) for name in self._views}
+        about = "1: its tier takes embeddings alone, and answers nothing else."
+        yield _gauge("circuit_breaker_embeds", about, "name", embed)
         yield _store_up(1)
         yield _trouble_levels(self._troubles)
         jobs = CounterMetricFamily(

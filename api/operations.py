@@ -19,7 +19,7 @@ from api.routing import JSON, Description, Route, object_of
 from api.schemas import BreakerChange, check, parse_json
 from api.services import Services, caller_of, services_of
 from circuit_breaker import Action, CircuitState, Override
-from fallback_chain import breaker_name
+from fallback_chain import Need, breaker_name
 from tasks.errors import StoreUnavailable
 from tasks.records.order import order_of
 from tasks.records.troubles import troubles_of, unanswered_of
@@ -115,6 +115,13 @@ def _configured(services: Services) -> set[str]:
     return {*_servers(services), "redis_cache"}
 
 
+def _embed(services: Services) -> set[str]:
+    """Return the breakers of the model servers that take embeddings alone."""
+    configs = (tier.config for tier in services.tiers.values())
+    only = [config for config in configs if config.accepts == frozenset({Need.EMBEDDINGS})]
+    return {each.breaker_name for config in only for each in config.endpoints}
+
+
 def _servers(services: Services) -> list[str]:
     """Return the breakers of the model servers that are set up."""
     tiers = services.tiers.values()
@@ -178,7 +185,7 @@ async def metrics(request: Request) -> Response:
         fleet = CollectorRegistry()
         try:
             view, tiers = await _fleet(services), services.settings.model_tiers
-            fleet.register(FleetMetrics(view, _configured(services), tiers))
+            fleet.register(FleetMetrics(view, _configured(services), _embed(services), tiers))
         except StoreUnavailable:  # what this process knows by itself is told all the same
             fleet.register(StoreAway())
         encoder, content_type = encoder_for(accept)

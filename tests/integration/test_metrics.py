@@ -156,6 +156,14 @@ def test_rules_and_dashboard_ask_for_what_is_exported():
     assert all((dashboards / file).exists() for file in generator["files"])
 
 
+def test_a_tier_that_only_embeds_is_told_as_one(fleet):
+    api = fleet.api(cpu_accepts="embeddings").start()
+    name = "circuit_breaker_embeds"
+    told = values(api.url, name)
+    assert told[name, "ollama_cpu"] == 1
+    assert told[name, "max_gpu"] == 0
+
+
 def test_with_the_store_away_a_process_tells_what_it_knows_by_itself(own_fleet, own_valkey):
     api = own_fleet.api().start()
     assert "fallthrough_store_up 1.0" in httpx.get(f"{api.url}/metrics", headers=TEXT).text
