@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from functools import partial
 from typing import Any
 
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import task_rejected
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown
@@ -97,7 +99,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery ships no types
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Tell it; wait where the broker refused something, such as a queue declared otherwise."""
-        super().on_connection_error_after_connected(exc)
+        with warnings.catch_warnings():
+            # It says how running jobs could be cancelled now, which would lose them.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
         if self.event_dispatcher and self.event_dispatcher.connection:
             # Celery would say goodbye on it, and wait for an answer of what is as dead.
             with contextlib.suppress(Exception):

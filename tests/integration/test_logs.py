@@ -68,6 +68,16 @@ def test_requests_that_a_store_which_is_away_refuses_are_no_line_each(own_fleet,
     assert 1 <= api.log.count("request refused") < 10
 
 
+def test_a_broker_that_was_away_has_nobody_told_to_let_running_jobs_be_lost(own_fleet, own_valkey):
+    """Celery says at each loss how it could be set to cancel them."""
+    worker = own_fleet.worker().start()
+    own_valkey.kill()
+    wait_until(lambda: "Connection to broker lost" in worker.log)
+    own_valkey.start()
+    wait_until(lambda: worker.log.count("Connected to redis") == 2)
+    assert "worker_cancel_long_running_tasks_on_connection_loss" not in worker.log
+
+
 SECRET = "never-shown"  # noqa: S105 - it is looked for
 FOLDER = "where-files-lie"
 
