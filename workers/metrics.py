@@ -330,7 +330,7 @@ class _BreakerMetrics:
         self._transitions = counter("transitions", "Changes of state seen here.", "to")
         self._holds = counter("holds", "Times that a tier was held.", "reason")
         self._late = counter("late_results", "Results of calls that an older state let through.")
-        self._alone = counter("store_errors", "Decisions without the shared state.")
+        self._alone = counter("store_errors", "Outages of the shared state, seen here.")
 
     def know(self, names: Iterable[str]) -> None:
         # From 0 on, so that a rate sees the first failure, and a share of none is 0.
