@@ -286,6 +286,11 @@ def _check_body(body: dict[str, Any], number: int, endpoint: Endpoint, findings:
     elif model != findings.model:
         message = "every line of a batch must name the same model, or none"
         findings.add("model_mismatch", message, number, "body.model")
+    if body.get("fallthrough") is not None:  # no model knows it, and what it says would be lost
+        message = (
+            "of its handling a line says nothing: metadata of its batch does (fallthrough_tiers …)"
+        )
+        findings.add("invalid_request", message, number, "body.fallthrough")
 
 
 def _is_one_text(prompt: Any) -> bool:

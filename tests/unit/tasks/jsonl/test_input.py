@@ -50,6 +50,8 @@ def codes(content, **options):
         (line("a", body={"messages": [1], "model": 7}), [("invalid_request", 1)]),
         (line("a", body={"messages": [1], "model": "m" * 256}), []),
         (line("a", body={"messages": [1], "model": "m" * 257}), [("invalid_request", 1)]),
+        (line("a", body={"messages": [1], "fallthrough": {}}), [("invalid_request", 1)]),
+        (line("a", body={"messages": [1], "fallthrough": None}), []),
         (b"[]", [("invalid_request", 1)]),
         (line("a") + b"\n" + line("b").replace(b"user", b"us\xffer"), [("invalid_json_line", 2)]),
         (line("a").replace(b'"x"', b'"\xff"'), [("invalid_json_line", 1)]),
