@@ -429,9 +429,11 @@ class ChatTier:
         Some servers answer with the one that they have, under any name: their list tells.
         """
         model = asked.body.model
+        is_known = self.serves(model)
         is_old = model != self.config.model and time.monotonic() >= self._models_until
-        if is_old or not self.serves(model):
-            self._models = None  # the server may have been given it, or another, since we looked
+        if is_old or not is_known:
+            if not is_known:
+                self._models = None  # the server may have been given it since we looked
             if _named(model, await self._served(until)) is None:
                 return Meaning(Verdict.UNFIT, NO_SUCH_MODEL, error=_no_model(model)), None
         meaning, reply = await self._post(asked, model, until)
@@ -557,8 +559,10 @@ class ChatTier:
             return await asyncio.shield(self._finding)
 
     async def _find(self) -> list[str]:
-        self._models = await self.models()
-        seconds = MODELS_SECONDS if self._models else NO_MODELS_SECONDS
+        listed = await self.models()
+        # An empty list, as of a router whose servers start, says nothing of those that it had.
+        self._models = listed or self._models or []
+        seconds = MODELS_SECONDS if listed else NO_MODELS_SECONDS
         self._models_until = time.monotonic() + seconds
         return self._models
 

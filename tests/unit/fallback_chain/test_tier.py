@@ -285,6 +285,21 @@ async def test_a_server_that_was_started_with_another_model_is_found_out():
     assert len(server.asked) == 2
 
 
+async def test_a_list_that_is_empty_for_a_while_takes_no_model_away():
+    """So a router lists the models of servers that start; what fits no tier would end at once."""
+    server = Server(VECTORS)
+    stand = Stand(server, model=None)
+    await embed(stand)
+    server.models = b'{"data": []}'
+    stand.tier._models_until -= MODELS_SECONDS
+    for trial in await asyncio.gather(*(embed(stand) for _ in range(2))):
+        assert trial.attempt.verdict is Verdict.ANSWERED
+    assert (await embed(stand)).attempt.verdict is Verdict.ANSWERED
+    server.models = b'{"data": [{"id": "other"}]}'
+    stand.tier._models_until -= MODELS_SECONDS
+    assert (await embed(stand)).attempt.detail == "no such model"
+
+
 async def test_a_model_that_a_server_has_lost_is_replaced_by_no_other():
     server = Server({"error": {"message": "The model `m` does not exist."}}, status=404)
     stand = Stand(server, model=None)
