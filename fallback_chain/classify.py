@@ -10,7 +10,7 @@ import msgspec
 
 from fallback_chain.answers import ENDINGS, Answer, read_answer
 from fallback_chain.answers import INTERRUPTED as BROKEN_OFF
-from fallback_chain.body import Endpoint
+from fallback_chain.body import Body, Endpoint
 from fallback_chain.errors import UnshowableError
 from fallback_chain.trial import INTERRUPTED, NO_VECTORS, UNSHOWABLE, Tokens, Verdict
 from fallback_chain.vectors import read_vectors
@@ -118,6 +118,7 @@ RULES = (
     Rule(_range(300, 399), ANY, Verdict.MISCONFIGURED),
     Rule(frozenset({401, 402, 403, 404, 405, 406, 407, 410, 421, 426}), ANY, Verdict.MISCONFIGURED),
 )
+HOLDING = [word for rule in RULES if rule.verdict is Verdict.MISCONFIGURED for word in rule.words]
 OTHERWISE = Rule(frozenset(), ANY, Verdict.FAILURE)
 # Of a server that has no such path, but that of chats: nothing is wrong with its tier.
 NO_PATH = Rule(frozenset({404, 405, 501}), ANY, Verdict.UNFIT, LACKING)
@@ -150,21 +151,26 @@ def classify(
     *,
     strict: bool = True,
     endpoint: str = Endpoint.CHAT,
-    inputs: int = 1,
+    asked: Body | None = None,
 ) -> Meaning:
     """Say what a reply means.
 
     now: epoch seconds, for Retry-After dates. strict: a choice that does not say why it ended was
-    interrupted. inputs: of a request for embeddings: so many there must be.
+    interrupted. asked: the request; of one for embeddings it says how many there must be, and what
+    its own words are.
     """
     if reply.status == 200:  # noqa: PLR2004 - HTTP's own number
         embeds = endpoint == Endpoint.EMBEDDINGS
-        meaning = _embedded(reply, inputs) if embeds else _success(reply, strict=strict)
+        meaning = (
+            _embedded(reply, asked.inputs if asked else 1)
+            if embeds
+            else _success(reply, strict=strict)
+        )
         status = status_told(reply.content) if meaning.verdict is Verdict.FAILURE else None
         if status is None:
             return meaning
         reply = msgspec.structs.replace(reply, status=status)
-    return _failure(reply, now, endpoint)
+    return _failure(reply, now, endpoint, asked)
 
 
 def is_doubtful(reply: Reply) -> bool:
@@ -199,9 +205,12 @@ def status_told(content: bytes) -> int | None:
     return next((STATUS_OF_KIND[k] for k in kinds if k in STATUS_OF_KIND), None)
 
 
-def _failure(reply: Reply, now: float, endpoint: str) -> Meaning:
+def _failure(reply: Reply, now: float, endpoint: str, asked: Body | None) -> Meaning:
     error, said, is_error = _error_of(reply)
     rule = rule_for(reply.status, said, is_error=is_error)
+    if rule.verdict is Verdict.MISCONFIGURED and rule.words and asked is not None:
+        said = _without_echo(said, asked)
+        rule = rule_for(reply.status, said, is_error=is_error)
     if endpoint != Endpoint.CHAT and reply.status in NO_PATH.statuses and not rule.words:
         rule = NO_PATH
     saturated = rule.verdict is Verdict.SATURATED
@@ -224,6 +233,18 @@ def rule_for(status: int, said: str, *, is_error: bool) -> Rule:
         if status in rule.statuses and fits and (is_error or not rule.of_an_error):
             return rule
     return OTHERWISE
+
+
+def _without_echo(said: str, asked: Body) -> str:
+    """Return what a server says without the words for a tier's fault that the request has as well.
+
+    Servers repeat what they refuse: no request may have a tier held for everybody.
+    """
+    its_own = msgspec.json.encode(asked.decoded()).decode().lower()
+    for word in HOLDING:
+        if word in its_own:
+            said = said.replace(word, "")
+    return said
 
 
 def _success(reply: Reply, *, strict: bool) -> Meaning:

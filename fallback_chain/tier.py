@@ -460,7 +460,7 @@ class ChatTier:
             time.time(),
             strict=self.config.strict_finish,
             endpoint=asked.endpoint,
-            inputs=asked.body.inputs,
+            asked=asked.body,
         )
         if asked.body.needs.has_media and is_doubtful(reply):
             meaning = msgspec.structs.replace(meaning, doubtful=True)

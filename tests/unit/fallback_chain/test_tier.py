@@ -232,6 +232,26 @@ async def test_of_a_probe_it_does():
     assert len(stand.server.asked) == 4
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "verdict"),
+    [
+        (400, "Unexpected message role: {}", Verdict.REFUSED),
+        (400, "Unexpected message role: {}. Budget has been exceeded!", Verdict.MISCONFIGURED),
+        (429, "too many requests of {}", Verdict.SATURATED),
+    ],
+)
+@pytest.mark.parametrize(
+    "word", ["budget_exceeded", "Budget_Exceeded", "insufficient_quota invalid host header"]
+)
+async def test_a_server_that_repeats_a_word_of_the_request_says_nothing_of_itself(
+    status, said, verdict, word
+):
+    """Else any caller could have the tier held for all."""
+    stand = Stand(Server({"error": {"message": said.format(word)}}, status=status))
+    body = {**PLAIN, "messages": [{"role": word, "content": "hi"}]}
+    assert (await stand.tier.ask(body)).attempt.verdict is verdict
+
+
 EMBED = {"model": "m", "input": ["a", "b"]}
 VECTORS = {"data": [{"index": n, "embedding": [0.5]} for n in range(2)], "model": "m"}
 
