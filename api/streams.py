@@ -36,6 +36,7 @@ MOST_CHUNKS = 10**9 - 1  # of an answer
 PLAIN_SECONDS = 9.9  # in which what is refused gets a status of its own
 PLACE_SECONDS = 1.0  # that a comment waits for the number of those who stand before its job
 SILENCE_SECONDS = 9.9  # after which a comment says that the answer is still waited for
+LAST_SECONDS = 0.5  # that a client has to read why a stream ends as the server does
 DONE = b"data: [DONE]\n\n"
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -68,7 +69,10 @@ class EventStream(Response):
         except ClientDisconnect:
             self._gone()
         except asyncio.CancelledError:  # the server stops, and the store does not answer
-            await _break_off(scope, send, self._answering.stopping())
+            # Nobody waits for who does not read, and nobody cuts this off once more.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    await _break_off(scope, send, self._answering.stopping())
         finally:
             await self._answering.close()
 
@@ -89,8 +93,10 @@ class EventStream(Response):
 async def _break_off(scope: Scope, send: Send, error: BrokenOffError) -> None:
     """Say why a stream ends before its answer does, and end it so that it does not look whole."""
     told = joined([msgspec.json.encode({"error": error.error})])
-    await send({"type": "http.response.body", "body": told, "more_body": True})
-    scope["extensions"][ABORT]()
+    try:
+        await send({"type": "http.response.body", "body": told, "more_body": True})
+    finally:
+        scope["extensions"][ABORT]()
 
 
 class BrokenOffError(Exception):

@@ -236,6 +236,23 @@ async def test_who_is_cut_off_as_the_server_ends_is_told_so():
     assert (connection.ended, connection.aborted) == (False, 1)
 
 
+async def test_who_does_not_read_keeps_no_server_that_ends(monkeypatch):
+    """At a second Ctrl-C each answer is cut off once, and waited for."""
+    monkeypatch.setattr(streams, "LAST_SECONDS", 0.01)
+    connection, waits = Connection(), asyncio.Event()
+
+    async def full(_):
+        waits.set()
+        await asyncio.Event().wait()
+
+    connection.send = full
+    answer = asyncio.create_task(respond(connection, b"more"))
+    await asyncio.wait_for(waits.wait(), 5)
+    answer.cancel()
+    await asyncio.wait_for(answer, 2)
+    assert connection.aborted == 1
+
+
 async def test_who_leaves_after_the_end_has_left_nothing():
     connection, left = Connection(), []
     await respond(connection, b"data: [DONE]\n\n", left=lambda: left.append(True))
