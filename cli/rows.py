@@ -38,7 +38,8 @@ _MAGICS = (
     (b"PAR1", "it is Parquet: write it as CSV or JSONL"),
     (b"SQLite format 3", "it is an SQLite database: write a query's result as CSV"),
 )
-_QUOTED = re.compile(r'"[^"]*"?')  # what is in quotes parts no cells
+# What is in quotes parts no cells; in the middle of one they are what they look like.
+_QUOTED = re.compile(r'(?:^|(?<=[,;\t]))"(?:[^"]|"")*"?')
 # Excel's own first line of a CSV file: which character parts its cells.
 _SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)
 

@@ -41,6 +41,8 @@ def file(tmp_path):
         ("p.csv", TABLE, Shape(template="{id}: {question}{{}}"), ["7: What is 2+2?{}", None]),
         ("p.csv", "\ufefftext\nsolo\n", Shape(), ["solo"]),
         ("p.csv", "a;prompt\n1;x, y\n", Shape(), ["x, y"]),
+        ("p.csv", '5" tv;prompt\n1;x\n', Shape(), ["x"]),
+        ("p.csv", '"a ""b,c"", d,e";prompt\n1;x\n', Shape(), ["x"]),
         ("p.tsv", "a\tprompt\n1\tx\n", Shape(), ["x"]),
         ("p.tsv", "How, truly, are you?\tprompt\nWell, so, so\tx\n", Shape(), ["x"]),
         ("p.tsv", "Why, then?\nx, y\n", Shape(), ["x, y"]),
