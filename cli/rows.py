@@ -220,12 +220,14 @@ def _json(text: Iterable[str], _: Lines, where: str) -> Iterator[Row]:
 
 
 def _is_of_lines(whole: str) -> bool:
-    """Whether a text is not JSON as a whole, and its first line is, as in JSONL."""
+    """Whether a text is not JSON as a whole, and its first two lines are, as in JSONL."""
     first, _, others = whole.lstrip().partition("\n")
-    if not others.strip():
+    second = others.lstrip().partition("\n")[0]
+    if not second:
         return False
     try:
         decoded(first)
+        decoded(second)
     except NoJsonError:
         return False
     return True

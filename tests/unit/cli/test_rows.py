@@ -84,6 +84,7 @@ def test_rows_become_prompts(file, name, content, shape, prompts):
             "JSON: line 2, column 12: a value",
         ),
         ("p.json", '\n{"prompt": "a"}\n{"prompt": "b"}\n', Shape(), "end its name in .jsonl"),
+        ("p.json", '[{"prompt": "a"}]\n]\n', Shape(), "line 2, column 1: there is more after its"),
         ("p.json", "[5]", Shape(), "item 1: must be an object"),
         ("p.txt", "caf\xe9\n".encode("latin-1"), Shape(), "line 1: it is not UTF-8"),
         ("p.md", "x", Shape(), "a .md file cannot be read: name a .txt"),
