@@ -10,8 +10,8 @@ if sys.argv[0] == "-m" and sys.path and sys.path[0] == os.getcwd() != _HOME:  # 
     del sys.path[0]
 
 # Until there is a handler that drains. The first process of a container has not even the system's:
-# it would take work, and be killed with it.
-if sys.argv[0] == "-m":
+# it would take work, and be killed with it. A check that does not come to its end is none.
+if sys.argv[0] == "-m" and "workers.check" not in sys.orig_argv:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 # Another program's, by which Prometheus' client would write into its folder, or trip over it.
