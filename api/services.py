@@ -89,12 +89,13 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     background.start("request limits", request_limits.keep)
     background.start("history", partial(keep_history, store, breakers))
     background.start("breakers", partial(follow_breakers, store.connection, breakers))
+    submitter = Submitter(store, publisher)
     try:
         yield Services(
             settings=settings,
             store=store,
             publisher=publisher,
-            submitter=Submitter(store, publisher),
+            submitter=submitter,
             waiters=waiters,
             callers=callers,
             request_limits=request_limits,
@@ -112,7 +113,9 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     finally:
         await background.stop()
         await callers.stop()
-        publisher.stop()
+        # A broker that hangs is waited for; what it was not given is taken back meanwhile.
+        await asyncio.to_thread(publisher.stop)
+        await submitter.stop()
         await http.aclose()
         await store.close()
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.errors import PublishError, StoreFull, StoreUnavailable
 from tasks.group_commit import GroupCommit
@@ -17,7 +17,7 @@ from tasks.records.jobs import Ref
 from tasks.records.order import first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from tasks.broker.publisher import Publisher
     from tasks.records.batches import NewBatch
@@ -36,6 +36,7 @@ class Submitter:
         self._publisher = publisher
         self._room_until = 0.0
         self._looks: GroupCommit[None, bool] = GroupCommit(self._look, sys.maxsize)
+        self._taking_back: set[asyncio.Task[None]] = set()
 
     async def submit(
         self, jobs: Sequence[Submission], keys: Sequence[IdempotencyKey] = ()
@@ -60,8 +61,9 @@ class Submitter:
             for first_tier, its_refs in refs.items():
                 await self._publisher.publish(first_tier, queue, its_refs)
         except (PublishError, StoreUnavailable, asyncio.CancelledError):
-            with contextlib.suppress(StoreUnavailable):  # else the sweeper brings them to an end
-                await self._store.jobs.discard(jobs[0].owner, [job.id for job in jobs], keys)
+            ids = [job.id for job in jobs]
+            # Else the sweeper brings them to an end.
+            await self._take_back(self._store.jobs.discard(jobs[0].owner, ids, keys))
             raise
         return created, None
 
@@ -78,8 +80,8 @@ class Submitter:
         except (StoreUnavailable, asyncio.CancelledError):
             # With a key its caller sends it again, and finds it; one that was there is not ours.
             if batch_id == batch.id and not keys:
-                with contextlib.suppress(StoreUnavailable):  # else it runs, and nobody knows
-                    await self._store.batches.cancel(batch_id, batch.owner)
+                # Else it runs, and nobody knows.
+                await self._take_back(self._store.batches.cancel(batch_id, batch.owner))
             raise
         return batch_id
 
@@ -90,6 +92,23 @@ class Submitter:
             return False
         await self._publisher.dispatch(dispatches)
         return True
+
+    async def stop(self) -> None:
+        """Return when all that was cut off as this process stops is taken back."""
+        while self._taking_back:
+            await asyncio.wait(self._taking_back)
+
+    async def _take_back(self, step: Coroutine[Any, Any, object]) -> None:
+        """Undo a create in the store, if that is there; to the end, though its asker is cut off."""
+
+        async def undo() -> None:
+            with contextlib.suppress(StoreUnavailable):
+                await step
+
+        taking_back = asyncio.create_task(undo())
+        self._taking_back.add(taking_back)
+        taking_back.add_done_callback(self._taking_back.discard)
+        await asyncio.shield(taking_back)
 
     async def check_room(self) -> None:
         """Raise StoreFull unless the store may take new work."""

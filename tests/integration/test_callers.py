@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from harness.batches import ended, line, start
+from harness.batches import ended, jsonl, line, start
 from harness.proxy import Proxy
 from harness.waiting import wait_until
 
@@ -112,6 +113,38 @@ def test_who_left_before_he_was_told_of_his_job_finds_it_when_he_comes_back(flee
             time.sleep(0.5)  # who comes back is there no sooner
             again = http.post("/jobs", json={"prompt": "x"}, headers=AGAIN).json()
             assert again["id"] == job["id"]
+    finally:
+        link.close()
+
+
+@pytest.mark.parametrize("what", ["jobs", "batches"])
+def test_what_an_api_cannot_hand_over_before_it_ends_is_taken_back(fleet, valkey, what):
+    """Its caller is told to ask again."""
+    link = Proxy(valkey.url)
+    try:
+        store = {"redis_url": valkey.url}
+        api = fleet.api(**store, broker_url=link.url, drain_seconds=1).start()
+        other = fleet.api(**store, broker_url=valkey.url).start()
+        with (
+            ThreadPoolExecutor(1) as pool,
+            httpx.Client(base_url=f"{api.url}/v1", timeout=30) as http,
+        ):
+            content = jsonl([line("a", "x")])
+            form = {"files": {"file": ("in.jsonl", content)}, "data": {"purpose": "batch"}}
+            file_id = http.post("/files", **form).json()["id"]
+            batch = {"input_file_id": file_id, "endpoint": line("", "")["url"]}
+            body = {"jobs": {"prompt": "x"}, "batches": {**batch, "completion_window": "24h"}}
+
+            def left():
+                return httpx.get(f"{other.url}/v1/{what}").json()["data"]
+
+            link.freeze()
+            asking = pool.submit(http.post, f"/{what}", json=body[what])
+            wait_until(left)
+            api.signal(signal.SIGTERM)
+            told = asking.result(10)
+            assert (told.status_code, told.json()["error"]["code"]) == (503, "stopping")
+            assert [each["status"] for each in left()] in ([], ["cancelling"], ["cancelled"])
     finally:
         link.close()
 

@@ -150,6 +150,32 @@ async def test_what_is_cut_off_while_the_broker_hangs_is_taken_back(
     assert store.moves[-1] == taken_back[what]
 
 
+async def test_who_ends_waits_for_what_is_taken_back(submitter, store, publisher):
+    """Who asked may be cut off once more; and the store is closed after it."""
+    hangs, answers = asyncio.Event(), asyncio.Event()
+    publisher.publish = lambda *_: hangs.wait()
+    discard = store.jobs.discard
+
+    async def slow(*args):
+        await answers.wait()
+        await discard(*args)
+
+    store.jobs.discard = slow
+    asking = asyncio.create_task(submitter.submit(JOBS, KEYS))
+    await eventually(lambda: len(store.moves) == 2)
+    for _ in range(2):
+        await turns()
+        asking.cancel()
+    await asyncio.wait([asking])
+    stopping = asyncio.create_task(submitter.stop())
+    await turns()
+    assert not stopping.done()
+    answers.set()
+    await asyncio.wait_for(stopping, 5)
+    assert store.moves[-1] == ("discard", "ann", ["job_1", "job_2"], KEYS)
+    await submitter.stop()
+
+
 async def test_what_cannot_be_taken_back_is_left_to_the_sweeper(submitter, store, publisher):
     publisher.refuses = PublishError("away")
     await submitter.check_room()
