@@ -81,6 +81,7 @@ MISROUTED = ("sent to https port", "http request to an https server", "invalid h
 MISROUTED_MORE = ("no required ssl certificate", "ssl certificate error")
 
 NO_SUCH_MODEL, CONTEXT, LACKING = "no such model", "context too long", "not supported"
+OVER_BUDGET = "over budget"
 ANY = ()  # words: whatever it says
 # Where an error that is told with another status, or in a stream, has its own; and what its kind
 # would have had.
@@ -100,8 +101,8 @@ ERRORS = range(400, 600)
 # request's fault. Only REFUSED ends a request; all others go on to the next tier.
 RULES = (
     Rule(frozenset({429, 529}), UNPAID, Verdict.MISCONFIGURED),
-    Rule(frozenset({400, 429}), BY_ITS_USER, Verdict.UNFIT, "over budget"),
-    Rule(frozenset({400, 429}), OVERSPENT, Verdict.MISCONFIGURED),
+    Rule(frozenset({400, 429}), BY_ITS_USER, Verdict.UNFIT, OVER_BUDGET),
+    Rule(frozenset({400, 429}), OVERSPENT, Verdict.MISCONFIGURED, OVER_BUDGET),
     Rule(frozenset({429}), ("request too large",), Verdict.UNFIT, CONTEXT),  # however long it waits
     Rule(frozenset({429, 529}), ANY, Verdict.SATURATED),
     Rule(frozenset({503}), BUSY, Verdict.SATURATED),

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fallback_chain.body import Endpoint
-from fallback_chain.classify import Meaning, classify
+from fallback_chain.classify import OVER_BUDGET, Meaning, classify
 from fallback_chain.errors import UpstreamError
 from fallback_chain.needs import ONLY_EMBEDDINGS
 from fallback_chain.tier import listed_models, normalise_url
@@ -263,7 +263,8 @@ def _fault_in(reply: Reply, meaning: Meaning) -> Fault:
     if meaning.verdict is Verdict.SATURATED:
         return Fault.BUSY
     if meaning.verdict is Verdict.MISCONFIGURED:
-        return Fault.UNPAID if reply.status in {402, 429, 529} else Fault.NO_API
+        is_unpaid = reply.status in {402, 429, 529} or meaning.detail.endswith(OVER_BUDGET)
+        return Fault.UNPAID if is_unpaid else Fault.NO_API
     return Fault.NOT_READY if reply.status == HTTPStatus.SERVICE_UNAVAILABLE else Fault.NO_ANSWER
 
 

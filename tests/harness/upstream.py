@@ -103,6 +103,7 @@ PLANS: dict[str, tuple[int, Any, Headers]] = {
     "huge": (200, completion("x" * 2 * 1024 * 1024), {}),
     # Whose fault is it?
     "402": (402, {"error": {"message": "out of credit"}}, {}),
+    "overspent": (400, {"error": {"message": "Budget has been exceeded!", "code": "400"}}, {}),
     "409": (409, {"error": {"message": "conflict"}}, {}),
     "424": (424, {"error": "Request failed during generation"}, {}),
     "dead-engine": (400, {"error": {"message": "EngineDeadError"}}, {}),

@@ -209,6 +209,7 @@ async def test_a_model_that_answers_though_it_is_not_listed_is_there(look, upstr
         ("busy", Fault.BUSY),
         ("429", Fault.BUSY),
         ("402", Fault.UNPAID),
+        ("overspent", Fault.UNPAID),
         ("500", Fault.NO_ANSWER),
         ("garbage", Fault.NO_ANSWER),
         ("no-choices", Fault.NO_ANSWER),

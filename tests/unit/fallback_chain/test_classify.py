@@ -187,7 +187,7 @@ SAID = [
     (
         {400, 429},
         Verdict.MISCONFIGURED,
-        "",
+        "over budget",
         """Budget has been exceeded! Current cost: 14.2, Max budget: 10.0
         budget_exceeded
         ExceededBudget: User=default over budget.
