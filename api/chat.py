@@ -234,7 +234,10 @@ async def _failure(services: Services, record: JobRecord, headers: Mapping[str, 
 
 
 async def _retry_seconds(services: Services, record: JobRecord) -> int:
-    """Return the seconds until the first of a job's tiers that refuse calls takes one again."""
+    """Return the seconds until the first of a job's tiers may be asked again.
+
+    One that takes calls, and has failed at this one, is given a little time as well.
+    """
     never = {
         attempt["tier"]
         for attempt in record.attempts
@@ -243,7 +246,8 @@ async def _retry_seconds(services: Services, record: JobRecord) -> int:
     tiers = [tier for name, tier in services.tiers.items() if name not in never]
     # Nobody asks them here: what this process has seen of them may be old.
     waits = await asyncio.gather(*(tier.due_seconds() for tier in tiers))
-    return max(math.ceil(min(filter(None, waits), default=RETRY_AFTER_SECONDS)), 1)
+    seconds = [wait or RETRY_AFTER_SECONDS for wait in waits] or [RETRY_AFTER_SECONDS]
+    return max(math.ceil(min(seconds)), 1)
 
 
 def described(

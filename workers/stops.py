@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 from celery.apps.worker import install_cry_handler, install_worker_term_handler
@@ -9,7 +10,7 @@ from celery.apps.worker import install_cry_handler, install_worker_term_handler
 if TYPE_CHECKING:
     from celery import Celery
 
-STOPS = ("SIGTERM", "SIGINT", "SIGQUIT")
+STOPS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP")
 HURRIES = {"SIGINT": 2, "SIGQUIT": 1}  # how often each has come when nothing is waited for any more
 
 
@@ -17,7 +18,8 @@ def worker_class(app: Celery) -> Any:
     """Return the class of an app's workers.
 
     Celery tells of a Ctrl-C by its exit status, and at the next one it cancels running tasks, which
-    those in threads cannot be. SIGHUP stays what it is: who used nohup had it ignored.
+    those in threads cannot be. SIGHUP, of a terminal that is closed, asks like SIGTERM, unless it
+    is ignored, as by nohup.
     """
 
     class Worker(app.Worker):  # type: ignore[misc]  # celery ships no types
@@ -25,6 +27,8 @@ def worker_class(app: Celery) -> Any:
             if self.app.IS_macOS:
                 self.macOS_proxy_detection_workaround()
             for name in STOPS:
+                if name == "SIGHUP" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                    continue
                 install_worker_term_handler(worker, sig=name, how="Warm", callback=None, exitcode=0)
             install_cry_handler()
 

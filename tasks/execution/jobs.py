@@ -86,15 +86,10 @@ class _SliceRun:
             about["request_id"] = job.options.request_id
         logs.about.set(about)
         try:
-            await self._answer_in_room(job)
-        except asyncio.CancelledError:
-            if not self._context.drain.cut_off or job.id in self._settled:
-                return  # dropped: its result is there, or it is another worker's now
-            if self._is_shown(job):
-                await self._settle(job, self._finish(job, interrupted(job.attempts)))
-                return
-            self._report.note(HandBack())
-            await self._settle(job, self._hand_back(job))
+            try:
+                await self._answer_in_room(job)
+            except asyncio.CancelledError:
+                await self._let_go(job)
         except StoreUnavailable as error:
             # At the end of the drain: the lease ends, and the job runs again elsewhere.
             log.warning("job %s at tier %s broke off: %s", job.id, job.tier, error)
@@ -103,6 +98,16 @@ class _SliceRun:
             log.exception("job %s at tier %s was left", job.id, job.tier)
         finally:
             self._context.leases.release(job.id, job.lease_owner)
+
+    async def _let_go(self, job: BegunJob) -> None:
+        """Hand over a job that was cut off; of one that was dropped nothing is to be said."""
+        if not self._context.drain.cut_off or job.id in self._settled:
+            return  # its result is there, or it is another worker's now
+        if self._is_shown(job):
+            await self._settle(job, self._finish(job, interrupted(job.attempts)))
+            return
+        self._report.note(HandBack())
+        await self._settle(job, self._hand_back(job))
 
     async def _answer_in_room(self, job: BegunJob) -> None:
         context, began = self._context, time.monotonic()

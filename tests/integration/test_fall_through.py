@@ -222,6 +222,13 @@ def test_who_is_told_to_come_again_comes_when_a_tier_that_he_takes_may_be_asked(
     assert len(gpu.calls) == 1
 
 
+def test_who_is_told_to_come_again_waits_for_no_tier_while_another_takes_calls(api, gpu, cpu):
+    gpu.mode = "429"  # for seven seconds
+    cpu.mode = "500"
+    reply = chat(api, fallthrough={"on_exhausted": "fail"})
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
+
+
 def test_a_job_may_wait_until_a_tier_is_back(api, gpu, cpu):
     gpu.vanish()
     cpu.vanish()

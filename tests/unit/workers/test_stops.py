@@ -15,7 +15,7 @@ from workers.stops import HURRIES, STOPS, worker_class
 @pytest.fixture
 def told(monkeypatch):
     """Leave this process's handlers as they are; return what a worker's tell."""
-    kept = [getattr(signal, name) for name in (*STOPS, "SIGHUP", "SIGUSR1")]
+    kept = [getattr(signal, name) for name in (*STOPS, "SIGUSR1")]
     known = {number: signal.getsignal(number) for number in kept}
     monkeypatch.setattr("celery.worker.state.should_stop", None)
     told = []
@@ -34,7 +34,6 @@ def told(monkeypatch):
 def test_each_asks_for_the_same_and_is_no_failure(told, name):
     from celery.worker import state  # noqa: PLC0415 - as the fixture left it
 
-    before = signal.getsignal(signal.SIGHUP)
     worker = object.__new__(worker_class(create_app(Settings())))
     worker.hostname = "worker@here"
     worker.install_platform_tweaks(worker)
@@ -42,8 +41,15 @@ def test_each_asks_for_the_same_and_is_no_failure(told, name):
         signal.raise_signal(getattr(signal, name))
     assert told == [(name, "Warm")] * 2
     assert state.should_stop == 0
-    assert signal.getsignal(signal.SIGHUP) is before
 
 
-def test_sigterm_hurries_nobody():
-    assert set(STOPS) - set(HURRIES) == {"SIGTERM"}
+@pytest.mark.usefixtures("told")
+def test_who_used_nohup_stays():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    worker = object.__new__(worker_class(create_app(Settings())))
+    worker.install_platform_tweaks(worker)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_sigterm_and_a_closed_terminal_hurry_nobody():
+    assert set(STOPS) - set(HURRIES) == {"SIGTERM", "SIGHUP"}

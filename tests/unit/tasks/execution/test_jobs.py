@@ -237,6 +237,19 @@ async def test_a_store_that_is_away_when_the_drain_is_over_is_told_as_an_outage(
     assert len(worker.leases) == 0
 
 
+async def test_a_store_that_is_away_as_a_drain_cuts_off_is_told_as_an_outage(
+    worker, slice_, caplog
+):
+    running = slice_.run("a")
+    await eventually(lambda: worker.answerer.asked)
+    worker.jobs.away = 1
+    await worker.drain.run(0.01)
+    assert await asyncio.wait_for(running, 5) == []
+    told = [record for record in caplog.records if "broke off" in record.message]
+    assert [(record.levelname, record.exc_info) for record in told] == [("WARNING", None)]
+    assert len(worker.leases) == 0
+
+
 async def test_a_defect_of_ours_sends_a_job_on_as_one_that_failed(worker, slice_, caplog):
     left = await slice_.ends(slice_.run("ab"), a=ValueError("a defect"), b=ANSWER)
     assert left == [Ref("a", 1)]
