@@ -9,6 +9,7 @@ import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.errors import ApiError
@@ -238,6 +239,10 @@ class _Bounded(HttpToolsProtocol):
             assert upgrade is not None  # noqa: S101
             self._unread = self._plain_head + self._piece[upgrade.args[0] :]
             self._plain_head = b""
+            # By a parser that has seen nothing: one that has read of an end (HTTP/1.0, or
+            # Connection: close) takes nothing more.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             return
         cycle = self.cycle
         if cycle is None or cycle.response_complete:

@@ -173,6 +173,14 @@ def test_the_body_of_a_request_that_asks_for_an_upgrade_is_read(api, headers, bo
     assert [check(reply).status for reply in found] == [202, 202, 202]
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_so_it_is_where_its_answer_is_the_last(api, version):
+    """nginx speaks HTTP/1.0 to its upstream, unless told otherwise, and may hand an upgrade on."""
+    headers = b"Connection: close, Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n" % len(HELLO)
+    asked = post(b"/v1/jobs", headers, HELLO, close=False).replace(b"HTTP/1.1", b"HTTP/" + version)
+    assert one_reply(api, asked).status == 202
+
+
 @pytest.mark.parametrize(
     "headers",
     [
