@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -55,7 +56,7 @@ def protocol(most_connections: int, client_seconds: float) -> type[HttpToolsProt
     client_seconds: for the whole head of a request, and between two pieces of its body.
     """
     bounds = {"most_connections": most_connections, "client_seconds": client_seconds}
-    return type("Bounded", (_Bounded,), bounds)
+    return type("Bounded", (_Bounded,), {**bounds, "idle": OrderedDict()})
 
 
 class _Transport:
@@ -107,6 +108,7 @@ class _Transport:
 
 class _Bounded(HttpToolsProtocol):
     most_connections, client_seconds = 0, 0.0
+    idle: OrderedDict[_Bounded, None]  # the server's that wait for a next request; longest first
     _head = True  # a request's head is awaited, or under way
     _head_bytes = 0
     _body = False  # a request's body is under way
@@ -135,18 +137,28 @@ class _Bounded(HttpToolsProtocol):
             self._wait()
 
     def _close_an_idle_one(self) -> bool:
-        """Make room by a connection that waits for a next request; return whether there was one."""
-        for other in self.connections:
-            waits = isinstance(other, _Bounded) and other.timeout_keep_alive_task is not None
-            if waits and not other.transport.is_closing():
+        """Make room by the connection that has waited longest; return whether there was one."""
+        while self.idle:
+            other, _ = self.idle.popitem(last=False)
+            if not other.transport.is_closing():
                 other.transport.close()
                 return True
         return False
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None and not self.under_way:
+            self.idle[self] = None
+
+    def _unset_keepalive_if_required(self) -> None:
+        self.idle.pop(self, None)
+        super()._unset_keepalive_if_required()
 
     def eof_received(self) -> None:
         self._tell_of_the_end()  # the transport closes now
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.pop(self, None)
         self._wait_no_more()
         self._read_again()
         self._tell_of_the_end()
@@ -286,6 +298,7 @@ class _Bounded(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
+        self.idle[self] = None
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:

@@ -201,6 +201,33 @@ def test_where_no_more_connections_fit_an_idle_one_makes_room():
             assert b"too_many_connections" in reader.read()
 
 
+def test_of_the_idle_ones_that_goes_which_has_waited_longest():
+    """The shorter it waits, the likelier its next request is on its way. And nobody is searched."""
+    with serving(accept, most_connections=8) as address, contextlib.ExitStack() as opened:
+
+        def connect():
+            return opened.enter_context(socket.create_connection(address, 10))
+
+        idle = [connect() for _ in range(8)]
+        for each in (*idle, idle[0]):
+            ask(each)
+        for each in (*idle[1:], idle[0]):
+            ask(connect())
+            assert each.recv(1) == b""
+
+
+def test_half_a_request_behind_an_answer_is_no_idle_connection():
+    one = serving(accept, most_connections=1)
+    with one as address, socket.create_connection(address, 10) as busy:
+        busy.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\n")
+        while not busy.recv(2**16).endswith(b"ok"):
+            pass
+        with socket.create_connection(address, 10) as other, other.makefile("rb") as reader:
+            assert b"too_many_connections" in reader.read()
+        busy.sendall(b"host: x\r\n\r\n")
+        assert b" 200 " in busy.recv(2**16)
+
+
 def test_a_connection_outlives_its_place_in_a_proxys_pool(monkeypatch):
     """A proxy that sends a POST just as we close its idle connection tells its client of a 502."""
     assert server.IDLE_SECONDS > 60  # what nginx, and AWS's load balancers, keep theirs for
