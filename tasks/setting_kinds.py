@@ -41,7 +41,7 @@ _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[^]]*\]|[^][:/?#@]+)(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
+_LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
 
 
@@ -59,11 +59,11 @@ def _is_host(text: str) -> bool:
         if ":" in text:
             return bool(ipaddress.IPv6Address(text))
         name = text.encode("idna").decode()
-        # To one client 010.1.1.1 is no address, to another 8.1.1.1.
-        if _FOUR_NUMBERS.fullmatch(name):
-            ipaddress.IPv4Address(name)
         # A client takes what ends so for an IPv4 address.
         if _NUMBER_AT_END.search(name):
+            # To one client 010.1.1.1, or 010.1, is no address, to another 8.1.1.1, or 8.0.0.1.
+            if _LEADING_ZERO.search(name):
+                return False
             socket.inet_aton(name.removesuffix("."))
         # A client reads it back, by rules that know fewer names: "-ü" and "☃" are none to it.
         if name.lower().startswith("xn--"):

@@ -192,6 +192,9 @@ def test_what_no_header_can_carry_is_no_key_and_is_not_shown(name, key):
         *(
             f"http://1.2.3.999/{SECRET}",
             f"http://010.1.1.1/{SECRET}",
+            f"http://010.1/{SECRET}",
+            f"http://1.2.3.04./{SECRET}",
+            f"http://017700000001/{SECRET}",
             f"http://{SECRET}.1",
             f"http://1.2.3.4.5/{SECRET}",
         ),
