@@ -174,6 +174,16 @@ def test_with_the_store_away_a_process_tells_what_it_knows_by_itself(own_fleet, 
     assert "fallthrough_http_requests_total" in reply.text
 
 
+def test_a_worker_whose_broker_is_away_tells_so_until_it_consumes_again(own_fleet, own_valkey):
+    worker = own_fleet.worker().start()
+    up = "fallthrough_worker_broker_up"
+    wait_until(lambda: values(worker.url, up) == {(up,): 1})
+    own_valkey.kill()
+    wait_until(lambda: values(worker.url, up) == {(up,): 0})
+    own_valkey.start()
+    wait_until(lambda: values(worker.url, up) == {(up,): 1})
+
+
 def test_a_refused_request_is_counted_at_the_tier_that_refused_it(fleet, gpu):
     api, _ = fleet.start(fleet.api(), fleet.worker())
     gpu.mode = "400"
