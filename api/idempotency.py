@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from api.errors import bad
 from api.paging import whole
+from api.schemas import HANDLING_PREFIX
 from tasks.records.idempotency import IdempotencyKey
 
 if TYPE_CHECKING:
@@ -27,14 +28,19 @@ REUSED = {"422": "this Idempotency-Key stands for another request"}
 def idempotency_keys(request: Request, content: bytes) -> list[IdempotencyKey]:
     """Return the keys that a create goes by.
 
-    content: what makes it the same: the body, or a digest of it. It goes along: who sends
-    something else with the same Idempotency-Key is told so.
+    content: what makes it the same: the body, or a digest of it; and so do the headers that say how
+    it is handled. A digest goes along: who sends something else with the same Idempotency-Key is
+    told so.
     """
     key, count = request.headers.get("idempotency-key"), request.headers.get(RETRY_HEADER)
     if key is None and count is None:
         return []
     path = request.scope["path"].removeprefix("/v1")
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    said = hashlib.blake2b(content, digest_size=16)
+    for name, value in sorted(request.headers.items()):
+        if name.startswith(HANDLING_PREFIX):
+            said.update(f"\0{name}: {value}".encode())
+    digest = said.hexdigest()
     if key is not None:
         if not 1 <= len(key) <= LONGEST_KEY:
             raise bad(f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")

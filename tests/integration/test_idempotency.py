@@ -141,6 +141,18 @@ def test_a_key_with_another_body_is_refused_wherever_it_is_sent(http, sdk, key):
     assert http.post("/jobs", json=chat, headers=key).status_code == 422
 
 
+def test_a_key_with_another_handling_in_headers_is_refused(http, key):
+    """Else the tiers that they rule out would answer."""
+
+    def ask(tiers):
+        headers = {**key, "x-fallthrough-tiers": tiers}
+        return http.post("/jobs", json={"prompt": "x"}, headers=headers)
+
+    first, same, other = map(ask, ("gpu", "gpu", "cache"))
+    assert first.json()["id"] == same.json()["id"]
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
 @pytest.mark.parametrize("count", ["²", "-1", "9" * 5000, "x"])
 def test_a_retry_count_that_is_no_number_counts_as_none(http, sdk, count):
     body = batch_body(upload(sdk, CONTENT))
