@@ -85,18 +85,23 @@ class _Resources:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
+        reaped, metrics = self._reaped_seconds(), self._added_up()
+        while (now := self._reaped_seconds()) != reaped:  # one ended meanwhile, and was left out
+            reaped, metrics = now, self._added_up()
+        if CPU in metrics:
+            [total] = metrics[CPU].samples
+            metrics[CPU].samples = [total._replace(value=total.value + reaped)]
+        yield from metrics.values()
+
+    def _added_up(self) -> dict[str, Metric]:
         metrics: dict[str, Metric] = {}
-        reaped = self._reaped_seconds()
         for pid in (self._parent, *self._children()):
             for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
                 known = metrics.setdefault(metric.name, metric)
                 if known is not metric and metric.name not in FIRST:
                     [total], [more] = known.samples, metric.samples
                     known.samples = [total._replace(value=total.value + more.value)]
-        if CPU in metrics:
-            [total] = metrics[CPU].samples
-            metrics[CPU].samples = [total._replace(value=total.value + reaped)]
-        yield from metrics.values()
+        return metrics
 
     def _reaped_seconds(self) -> float:
         """Return the CPU time of those that ended: without it the sum would go back, as at a start.

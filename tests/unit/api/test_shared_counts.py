@@ -56,16 +56,25 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(memory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of another process")
-def test_the_cpu_time_of_a_process_that_ended_stays_counted():
+@pytest.mark.parametrize("ends", ["before", "meanwhile"])
+def test_the_cpu_time_of_a_process_that_ended_stays_counted(ends, monkeypatch):
     resources = shared_counts._Resources(os.getpid())
 
     def cpu_seconds():
         [cpu] = (each for each in resources.collect() if each.name == "process_cpu_seconds")
         return cpu.samples[0].value
 
+    def end(child):
+        child.kill()
+        child.wait()
+
     before = cpu_seconds()
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
         wait_until(lambda: cpu_seconds() > before + 1)
         at_work = cpu_seconds()
-        child.kill()
-    assert cpu_seconds() >= at_work
+        if ends == "before":
+            end(child)
+        else:  # between the looks at who there is and at what each has used
+            children = resources._children()
+            monkeypatch.setattr(resources, "_children", lambda: (end(child), children)[1])
+        assert cpu_seconds() >= at_work
