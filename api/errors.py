@@ -182,7 +182,7 @@ def _turn_away(
     code: str,
     headers: Mapping[str, str] = RETRY,
 ) -> Response:
-    request.app.state.refusals.note(code, str(error))
+    request.app.state.refusals.note(error)
     request.app.state.metrics.turned_away(code)
     return ApiError(status, str(error), code=code, headers=headers).response()
 

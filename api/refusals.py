@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-AGAIN_SECONDS = 10.0  # between two lines about one code
+AGAIN_SECONDS = 10.0  # between two lines of one kind
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +24,21 @@ class _Told(NamedTuple):
 
 
 class Refusals:
-    """Says the first of each code at once, and then how many there were; of one process."""
+    """Says the first of each kind at once, and then how many there were; of one process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._told: dict[str, _Told] = {}
+        self._told: dict[type[Exception], _Told] = {}
 
-    def note(self, code: str, reason: str) -> None:
-        """Note a refusal. code: one of a fixed number; reason: what its caller is told."""
-        now, last = self._clock(), self._told.get(code)
+    def note(self, error: Exception) -> None:
+        """Note a refusal: its caller is told what the error says."""
+        kind = type(error)  # the store and the broker are "unavailable" both, and told apart here
+        now, last = self._clock(), self._told.get(kind)
         if last and now - last.at < AGAIN_SECONDS:
-            self._told[code] = _Told(last.at, last.since + 1)
+            self._told[kind] = _Told(last.at, last.since + 1)
             return
-        self._told[code] = _Told(now, 0)
+        self._told[kind] = _Told(now, 0)
         more = (
             f" (and {last.since} more since the last line of these)" if last and last.since else ""
         )
-        log.warning("request refused: %s%s", reason, more)
+        log.warning("request refused: %s%s", error, more)
