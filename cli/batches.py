@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import time
 from collections import Counter
@@ -38,6 +39,7 @@ BAR_CELLS = 20
 TOLD_EVERY_SECONDS = 30.0  # without a terminal, or with one that shows no bar
 SILENT_SECONDS = 5.0  # without a line, after which it is said that it waits
 GROUP, PART = "group", "part"  # metadata of batches that one file was split into
+_PART = re.compile(r"([0-9]{1,9})/[0-9]+")
 
 
 class Created(NamedTuple):
@@ -95,9 +97,10 @@ def ids_of(client: Client, names: Sequence[str]) -> list[str]:
             ids.append(name)
             continue
         found = [
-            (int(metadata[PART].partition("/")[0]), batch["id"])
+            (int(part[1]), batch["id"])
             for batch in client.every_batch()
             if (metadata := batch["metadata"] or {}).get(GROUP) == name
+            and (part := _PART.fullmatch(metadata.get(PART, "")))  # or it is its user's own group
             and "fallthrough_retry_of" not in metadata
         ]
         if not found:

@@ -52,6 +52,10 @@ class ApiCutOffError(ApiAwayError):
     """The call was sent, and its answer did not come: nobody knows whether it was carried out."""
 
 
+class ApiUnderWayError(ApiAwayError):
+    """The API still does the same call, which was sent before and cut off."""
+
+
 def _authorities() -> ssl.SSLContext:
     """Return whom to believe a certificate; SSL_CERT_FILE and SSL_CERT_DIR may say."""
     try:
@@ -116,6 +120,8 @@ ERROR_TYPES: dict[int, type[ApiFailedError]] = {
 def _error_type(reply: httpx.Response) -> type[ApiFailedError]:
     if reply.headers.get("x-should-retry") == "false":
         return ApiFailedError
+    if reply.status_code == HTTPStatus.CONFLICT and "retry-after" in reply.headers:
+        return ApiUnderWayError
     if reply.status_code in ERROR_TYPES:
         return ERROR_TYPES[reply.status_code]
     return ApiAwayError if reply.is_server_error else ApiFailedError

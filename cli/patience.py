@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError
+from cli.client import ApiAwayError, ApiBusyError, ApiCutOffError, ApiUnderWayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ class Patience:
             if self._since is None:
                 self._since = now
             seconds = now - self._since
+            self._is_known |= isinstance(error, ApiUnderWayError)  # it has taken the first call
             if not (self._is_known or isinstance(error, ApiCutOffError)):
                 return True
             # Who is turned away because others of ours are served has nothing to tell.

@@ -99,6 +99,15 @@ def test_a_terminal_that_shows_no_bar_is_told_in_lines(monkeypatch, capsys):
     assert [("in_progress, 1 of 2 lines" in each) for each in told] == [False, True]
 
 
+def test_of_a_group_are_the_parts_of_a_file_and_no_batches_of_a_users_own_group():
+    own = [{"group": "group_1"}, {"group": "group_1", "part": "first"}, {"part": "1/2"}, None]
+    listed = [{"id": f"own_{n}", "metadata": metadata} for n, metadata in enumerate(own)] + [
+        {"id": f"b{n}", "metadata": {"group": "group_1", "part": f"{n}/12"}} for n in (10, 2, 1)
+    ]
+    client = Mock(every_batch=lambda: iter(listed))
+    assert batches.ids_of(client, ["b7", "group_1"]) == ["b7", "b1", "b2", "b10"]
+
+
 def test_of_a_group_the_paces_are_added():
     running = [part("b1", 0, "in_progress"), part("b2", 0, "in_progress"), part("b3", 2)]
     for batch, rate in zip(running, (1.5, 2.0, None), strict=True):

@@ -15,6 +15,7 @@ from cli.client import (
     ApiFailedError,
     ApiRefusedError,
     ApiTooLargeError,
+    ApiUnderWayError,
     _error_type,
 )
 from cli.patience import Patience
@@ -89,6 +90,15 @@ def test_one_that_has_answered_once_is_waited_for(clock):
     assert clock[0] > 2 * patience.UNKNOWN_SECONDS
 
 
+def test_one_that_still_does_what_it_was_told_before_is_waited_for(clock):
+    under_way = ApiUnderWayError("this upload was sent before, and is still under way")
+    said = []
+    waits = Patience(said.append, "it goes on", is_known=False)
+    assert waits.ask(calls(CUT, *[under_way] * 100, 1)) == 1
+    assert clock[0] > 2 * patience.UNKNOWN_SECONDS
+    assert said == ["cut off\n… it goes on; trying again"]
+
+
 def test_it_tells_that_it_is_turned_away_if_that_lasts(clock):
     said = []
     turned_away = int(2 * patience.BUSY_SECONDS / patience.AGAIN_SECONDS)
@@ -139,6 +149,8 @@ def test_an_api_that_answers_others_is_not_away(clock):
     [
         (400, {}, ApiRefusedError),
         (401, {}, ApiFailedError),
+        (409, {}, ApiFailedError),
+        (409, {"retry-after": "5"}, ApiUnderWayError),
         (413, {}, ApiTooLargeError),
         (422, {}, ApiRefusedError),
         (429, {}, ApiBusyError),
