@@ -65,7 +65,16 @@ FIELDS = (
         "stream",
         "tools",
     ),
-    *("response_format", "top_p", "fallthrough", "logit_bias", "messages2", "", "\u2028", "prompt"),
+    *(
+        "response_format",
+        "top_p",
+        "fallthrough2",
+        "logit_bias",
+        "messages2",
+        "",
+        "\u2028",
+        "prompt",
+    ),
 )
 RAW = (
     *(

@@ -205,9 +205,4 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return FITS",
         "return FITS -> return None",
     ): "a call that is neither wrong nor unchecked fits",
-    (
-        "fit.py:_call",
-        'arguments = function.get("arguments", "")',
-        "'' -> '~'",
-    ): _NO_TEXT,
 }

@@ -17,6 +17,7 @@ def told(monkeypatch):
     """Leave this process's handlers as they are; return what a worker's tell."""
     kept = [getattr(signal, name) for name in (*STOPS, "SIGUSR1")]
     known = {number: signal.getsignal(number) for number in kept}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs this may have used nohup
     monkeypatch.setattr("celery.worker.state.should_stop", None)
     told = []
 
