@@ -278,7 +278,7 @@ def routes() -> list[Route]:
     )
     about = "part of an id or metadata value"
     filters: dict[str, Schema] = {
-        "status": {"enum": [*BatchStatus]},
+        "status": {"enum": [*BatchStatus, ""]},
         "q": {"type": "string", "maxLength": LONGEST_TEXT, "description": about},
     }
     listing = Description(

@@ -153,9 +153,9 @@ def routes() -> list[Route]:
     )
     text = {"type": "string"}
     filters: dict[str, Schema] = {
-        "status": {"enum": [*Status]},
+        "status": {"enum": [*Status, ""]},
         "tier": {
-            "anyOf": [NAME_SCHEMA, {"const": "degraded"}],
+            "anyOf": [NAME_SCHEMA, {"enum": ["degraded", ""]}],
             "description": "that answered, or where it stands",
         },
         "model": {**text, "maxLength": LONGEST_MODEL},

@@ -75,6 +75,17 @@ def test_an_operation_has_the_parameters_of_its_query_and_its_path(app):
     assert parameters == [("query", "wait", False), ("path", "id", True)]
 
 
+@pytest.mark.parametrize(
+    ("path", "name"), [("/v1/jobs", "status"), ("/v1/jobs", "tier"), ("/v1/batches", "status")]
+)
+@pytest.mark.parametrize(("word", "fits"), [("", True), ("other", False)])
+def test_a_filter_that_a_form_sends_empty_fits(app, path, name, word, fits):
+    parameters = document(app)["paths"][path]["get"]["parameters"]
+    [schema] = [each["schema"] for each in parameters if each["name"] == name]
+    whole = {**schema, "components": document(app)["components"]}
+    assert jsonschema_rs.is_valid(whole, word) == fits
+
+
 def test_every_reference_of_the_document_leads_to_a_schema(app):
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document(app))))
     assert names == set(document(app)["components"]["schemas"]), "and no schema is left over"
