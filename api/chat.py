@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api.body import body_of
 from api.callers import BACK_SECONDS, Caller, unless_gone
-from api.errors import RETRY_AFTER_SECONDS, ApiError, envelope, stopping
+from api.errors import RETRY_AFTER_SECONDS, ApiError, envelope, goes_on, stopping
 from api.idempotency import KEY_HEADER, REUSED, back_seconds, chat_keys
 from api.request_ids import named
 from api.routing import EVENT_STREAM, JSON, Description, Route, object_of
@@ -79,7 +79,7 @@ async def _answer_now(request: Request, endpoint: Endpoint) -> Response:
             if not record.status.final and services.waiters.closed:
                 raise await _let_go(services, caller)
         except asyncio.CancelledError:  # the server stops, and the store does not answer
-            raise _goes_on(caller.job_id) from None
+            raise _left(caller.job_id) from None
     return await _answer(services, record)
 
 
@@ -88,12 +88,11 @@ async def _let_go(services: Services, caller: Caller) -> ApiError:
     job_id = caller.job_id
     with contextlib.suppress(StoreUnavailable):  # then he has the id
         await services.store.jobs.leave(job_id, caller.owner, caller.unchosen)
-    return _goes_on(job_id)
+    return _left(job_id)
 
 
-def _goes_on(job_id: str) -> ApiError:
-    message = f"the server is stopping; the job goes on: GET /v1/jobs/{job_id}"
-    return stopping(message, {"x-fallthrough-job-id": job_id})
+def _left(job_id: str) -> ApiError:
+    return stopping(goes_on(job_id), {"x-fallthrough-job-id": job_id})
 
 
 async def _stream(request: Request, caller: Caller) -> Response:

@@ -102,6 +102,11 @@ def stopping(message: str, headers: Mapping[str, str] | None = None) -> ApiError
     return ApiError(503, message, code="stopping", headers=retry)
 
 
+def goes_on(job_id: str) -> str:
+    """Return what is said to whom this process leaves before his job has ended."""
+    return f"the server is stopping; the job goes on: GET /v1/jobs/{job_id}"
+
+
 async def on_api_error(_: Request, error: Exception) -> Response:
     """Answer an ApiError."""
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class

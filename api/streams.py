@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.callers import unless_gone
-from api.errors import ApiError, not_found
+from api.errors import ApiError, goes_on, not_found
 from api.followers import follow
 from api.paging import whole_of
 from api.routing import ABORT, EVENT_STREAM, Description, Route
@@ -171,8 +171,7 @@ class Answering:
 
     def stopping(self) -> BrokenOffError:
         """Return how it breaks off as this process stops."""
-        message = f"the server is stopping; the job goes on: GET /v1/jobs/{self.job_id}"
-        return BrokenOffError(error_of(message, "stopping"))
+        return BrokenOffError(error_of(goes_on(self.job_id), "stopping"))
 
     def _frames(self, entry: Entry) -> bytes:
         frames: Iterator[bytes] = entry.frames(self._head)

@@ -54,7 +54,7 @@ def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
     if not is_file(source):
         message = f"cannot read {source}: No such file or directory"
         raise InputError(message)
-    if shape.is_plain and _is_of_lines(source):
+    if shape.is_plain and _may_be_sent(source):
         number, first = _first_line(source)
         fits = Path(source).stat().st_size <= MOST_BYTES and _count(source) <= MOST_LINES
         if isinstance(first, dict) and "body" in first and fits:
@@ -74,7 +74,7 @@ def input_files(source: str, folder: Path, shape: Shape) -> list[InputFile]:
     return list(_written(prompts, folder / name, endpoint))
 
 
-def _is_of_lines(source: str) -> bool:
+def _may_be_sent(source: str) -> bool:
     """Whether a source may be a batch's file as it is; a pipe is none: it can be read once."""
     if source == STDIN or kind_of(source) not in {".jsonl", ".ndjson"}:
         return False

@@ -32,7 +32,14 @@ from fallback_chain.errors import (
     UnshowableError,
     UpstreamError,
 )
-from fallback_chain.http import LARGEST_REPLY, Http, Reply, StreamedReply, read_authorities
+from fallback_chain.http import (
+    LARGEST_REPLY,
+    TIMER_SECONDS,
+    Http,
+    Reply,
+    StreamedReply,
+    read_authorities,
+)
 from fallback_chain.needs import Need, Needs, parse_accepts
 from fallback_chain.pyreqwest_http import PyreqwestHttp
 from fallback_chain.streams import Chunks, Sink, chunks_of, head_of, joined
@@ -77,6 +84,7 @@ __all__ = [
     "MOST_INPUTS",
     "NO_SUCH_MODEL",
     "ONLY_EMBEDS",
+    "TIMER_SECONDS",
     "UNCHECKED",
     "UNSHOWABLE",
     "Answer",

@@ -161,12 +161,10 @@ def classify(
     its own words are.
     """
     if reply.status == 200:  # noqa: PLR2004 - HTTP's own number
-        embeds = endpoint == Endpoint.EMBEDDINGS
-        meaning = (
-            _embedded(reply, asked.inputs if asked else 1)
-            if embeds
-            else _success(reply, strict=strict)
-        )
+        if endpoint == Endpoint.EMBEDDINGS:
+            meaning = _embedded(reply, asked.inputs if asked else 1)
+        else:
+            meaning = _success(reply, strict=strict)
         status = status_told(reply.content) if meaning.verdict is Verdict.FAILURE else None
         if status is None:
             return meaning

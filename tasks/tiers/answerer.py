@@ -13,6 +13,7 @@ import msgspec
 
 from circuit_breaker.stores import draw
 from fallback_chain import (
+    TIMER_SECONDS,
     Attempt,
     Endpoint,
     Step,
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
 AHEAD = 2  # lines that are sent down to a tier, for each call that it takes at once
 MOST_ASKED = 3  # times that a tier is asked which turned a call away because we made too many
 LAST_SECONDS, LAST_SHARE = 1.0, 0.1  # of a job's time, left to the cache and an answer of ours
-EARLY_SECONDS = 0.005  # by which a timer may say that a deadline has come
 LOOK_AGAIN_SECONDS = 0.1  # how often a job that waits for a slot looks whether it is worth it
 POISON_FAILURES = 3  # tries that may fail at a healthy tier before a waiting job is given up
 MOST_TIMES_UP = 2  # that a job goes up again to a tier that refused it then
@@ -483,7 +483,7 @@ def _until(job: BegunJob) -> float:
 
 def _has_ended(job: BegunJob) -> bool:
     """Whether it was its deadline that ended a call, and not the time that is left to us."""
-    return _until(job) == job.deadline or time.monotonic() >= job.deadline - EARLY_SECONDS
+    return _until(job) == job.deadline or time.monotonic() >= job.deadline - TIMER_SECONDS
 
 
 def _was_one_too_many(tier: Tier, trial: Trial) -> bool:
