@@ -90,12 +90,12 @@ class Ledger:
         }
 
     def is_quiet(self) -> bool:
-        """Whether nothing is to be done any more; looks once a second."""
+        """Whether nothing is left to be done, or on its way to the store; looks once a second."""
         now = self._world.loop.time()
         if now < self._looked + 1:
             return False
         self._looked = now
-        return not self.work_left()
+        return not (self._world.store_link.late or self.work_left())
 
     def look(self) -> None:
         """Check that the indexes say what the records say, now in the middle of it."""

@@ -380,6 +380,7 @@ class StoreLink:
         self._distance = world.rng("distance").choice((1, 1, FAR))
         self.subscriptions: set[Subscription] = set()
         self.trips = 0
+        self.late = 0  # exchanges that are still on their way to the store
         self._pending: list[asyncio.Future] = []  # replies that wait for the disk
         self.down = False  # nobody listens: connections are refused
 
@@ -392,7 +393,8 @@ class StoreLink:
         elif fault == "reset":
             self._later(_fail, reply, redis.ConnectionError("Connection reset by peer"))
         elif fault == "late":
-            world.loop.outside_later(rng.uniform(1, 20), self._arrive, commands, reply, "")
+            self.late += 1
+            world.loop.outside_later(rng.uniform(1, 20), self._arrive_late, commands, reply)
         elif fault != "lost":
             self._later(self._arrive, commands, reply, fault)
 
@@ -402,6 +404,10 @@ class StoreLink:
         if self._rng.random() < 0.02:
             delay *= 100 / self._distance
         self._world.loop.outside_later(delay, callback, *args)
+
+    def _arrive_late(self, commands: Sequence[Sequence[Any]], reply: asyncio.Future) -> None:
+        self.late -= 1
+        self._arrive(commands, reply, "")
 
     def _arrive(self, commands: Sequence[Sequence[Any]], reply: asyncio.Future, fault: str) -> None:
         if self.down:

@@ -18,7 +18,8 @@ from circuit_breaker.stores import scripts as breaker_scripts
 from simulation.callers import Ask
 from simulation.command import is_as_here, kind_of, shrunk, total, valkey
 from simulation.coverage import Coverage
-from simulation.faults import Fault
+from simulation.faults import EVERYBODY, Fault
+from simulation.ledger import Ledger
 from simulation.store import PUBLISHED, TTL, Server
 from simulation.world import Plan, simulate
 from tasks.store.connection import load_scripts
@@ -184,6 +185,17 @@ def test_a_plan_that_fails_is_made_small(store):
             if len(small.asks) < len(plan.asks):
                 return
     pytest.fail("each needed all that was asked")
+
+
+def test_what_comes_late_to_the_store_is_waited_for(server, monkeypatch):
+    on_its_way = []
+    monkeypatch.setattr(
+        Ledger, "check", lambda ledger: on_its_way.append(ledger._world.store_link.late)
+    )
+    late = Fault("store", 27.0, 3.0, target=EVERYBODY, steps=0, share=1.0, mode="late")
+    for n in range(5):
+        simulate(plan(f"late {n}", 0.1, late, JOBS), server)
+    assert on_its_way == [0] * 5
 
 
 def test_seeds_count_once_and_only_on_code_as_it_is_now():
