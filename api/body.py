@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+PACKINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
 SLOWEST = 16 * 1024  # bytes a second, of what is held while it arrives
 
 
@@ -25,8 +26,8 @@ SLOWEST = 16 * 1024  # bytes a second, of what is held while it arrives
 async def body_of(request: Request) -> AsyncGenerator[bytes, None]:
     """Yield the body, which counts as under way until it is left.
 
-    Raises ApiError: 413 as soon as it is known to be too large, 408 if it comes too slowly, 429 if
-    there is no room for it.
+    Raises ApiError: 413 as soon as it is known to be too large, 408 if it comes too slowly, 415 if
+    it is packed, 429 if there is no room for it.
     """
     services, owner = services_of(request), owner_of(request)
     limit = services.largest_body
@@ -34,7 +35,10 @@ async def body_of(request: Request) -> AsyncGenerator[bytes, None]:
     if size > limit:
         raise _too_large(limit)
     if size <= SMALL:
-        yield await _read(request, limit)
+        content = await _read(request, limit)
+        if is_packed(request):
+            raise packed()
+        yield content
         return
     async with services.bodies.hold(owner, size):
         try:
@@ -42,6 +46,8 @@ async def body_of(request: Request) -> AsyncGenerator[bytes, None]:
                 content = await _read(request, limit)
         except TimeoutError:
             raise too_slow() from None
+        if is_packed(request):
+            raise packed()
         # Decoded, small values take twenty times their bytes; and it is copied on its way.
         async with services.decoded.hold(owner, len(content)):
             yield content
@@ -54,6 +60,19 @@ def length_of(request: Request, limit: int) -> int:
         return limit if "transfer-encoding" in request.headers else 0
     length = whole(text.lstrip("0") or "0")
     return limit + 1 if length is None else length
+
+
+def is_packed(request: Request) -> bool:
+    """Whether a request says that its body is: it is refused once it has come."""
+    codings = request.headers.get("content-encoding", "").lower().split(",")
+    return not PACKINGS.isdisjoint(coding.strip() for coding in codings)
+
+
+def packed() -> ApiError:
+    """Return the 415 to a body that is packed."""
+    message = "the body is packed, as its Content-Encoding says: send it as it is"
+    headers = {"Accept-Encoding": "identity"}
+    return ApiError(415, message, code="unsupported_content_encoding", headers=headers)
 
 
 def seconds_for(size: int, client_seconds: float) -> float:

@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
 
-from api.body import length_of, seconds_for, too_slow
+from api.body import is_packed, length_of, packed, seconds_for, too_slow
 from api.errors import ApiError, bad, json_response, not_found
 from api.idempotency import KEY_HEADER, REUSED, idempotency_keys
 from api.paging import page_of, page_query, whole
@@ -170,6 +170,9 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
     if parameters.get(b"charset", b"utf-8").lower() not in CHARSETS:
         raise bad("the form's charset must be utf-8: leave it out")
     parts = _parts(request, client_seconds)
+    if is_packed(request):
+        await _read_past(parts)
+        raise packed()
     # Of many files each would be held in memory up to its first megabyte.
     parser = MultiPartParser(
         *(request.headers, parts),

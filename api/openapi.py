@@ -94,7 +94,7 @@ COMMON = {
     "503": "the store, the broker or the storage is away, or the server stops: try again later",
 }
 NOT_THERE = {"404": "there is no such thing, or it is another's"}
-TOO_LARGE = {"413": "the body is too large"}
+OF_A_BODY = {"413": "the body is too large", "415": "the body is packed: send it as it is"}
 TEXT = {"type": "string"}
 PLAIN = frozenset({"text/plain", "application/openmetrics-text", "application/octet-stream"})
 EVENT = {"type": "object", "properties": {"data": TEXT}, "required": ["data"]}  # of a stream
@@ -140,7 +140,7 @@ def _operation(route: Route, description: Description) -> dict[str, Any]:
     if route.param_convertors:
         errors = {**NOT_THERE, **errors}
     if description.body:
-        errors = {**TOO_LARGE, **errors}
+        errors = {**OF_A_BODY, **errors}
     headers = _headers(description.answer_headers)
     content = _content(description.answer, *description.answer_types)
     answer = {"description": "done", "headers": headers, **content}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
+LARGEST_PAGE = 100  # of a list of the API's
 DEFAULT_PORT = 8000  # of `fallthrough up`
 PORTS = {"http": 80, "https": 443}  # where a URL names none
 LOOPBACK = "localhost"  # and all its other names
@@ -200,17 +201,21 @@ class Client:
             message = f"{self.url}{path} told what is no JSON ({error}): is it the API?"
             raise ApiAwayError(message) from None
 
-    def jobs(self, limit: int, **filters: str) -> list[dict[str, Any]]:
-        """Return the latest jobs. filters: as the API names them."""
+    def latest(self, what: str, limit: int, **filters: str) -> tuple[list[dict[str, Any]], bool]:
+        """Return the latest jobs, files or batches, and whether there are more.
+
+        filters: as the API names them.
+        """
         found: list[dict[str, Any]] = []
         after: dict[str, str] = {}
         while True:  # one request searches so many jobs: it may find none, and not be at the end
-            wanted = {"limit": limit - len(found), **filters, **after}
+            wanted = {"limit": min(limit - len(found), LARGEST_PAGE), **filters, **after}
             query = urlencode(wanted, errors="surrogateescape")
-            page = self._call("GET", f"/v1/jobs?{query}")
+            page = self._call("GET", f"/v1/{what}?{query}")
             found += page["data"]
-            if len(found) >= limit or not page.get("next"):
-                return found
+            more = bool(page.get("next"))
+            if len(found) >= limit or not more:
+                return found, more
             after = {"after": page["next"]}
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -276,16 +281,6 @@ class Client:
         path = f"/v1/batches/{_segment(batch_id)}/errors?limit={limit}"
         errors: list[dict[str, Any]] = self._call("GET", path)["data"]
         return errors
-
-    def files(self, limit: int) -> list[dict[str, Any]]:
-        """Return the latest files."""
-        page: list[dict[str, Any]] = self._call("GET", f"/v1/files?limit={limit}")["data"]
-        return page
-
-    def batches(self, limit: int) -> list[dict[str, Any]]:
-        """Return the latest batches."""
-        page: list[dict[str, Any]] = self._call("GET", f"/v1/batches?limit={limit}")["data"]
-        return page
 
     def cancel_batch(self, batch_id: str) -> dict[str, Any]:
         """Cancel a batch."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from cli.json_body import NoJsonError, decoded
+from tasks.foreign import NUL, is_wide, what_it_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +23,14 @@ DELIMITERS = ",;\t"
 LARGEST_CELL = 16 * 1024 * 1024  # characters
 # A single word that ends as file names do, or that leads through folders, is meant as a file.
 _NAME_OF_A_FILE = re.compile(r"\S*\.[A-Za-z][A-Za-z0-9]{0,7}|(\.{1,2}|~)?/\S*")
-NUL = b"\0"
-# What files begin with that are taken for text in UTF-8, and are none.
-_MAGICS = (
-    (b"\xff\xfe\0\0", "it is UTF-32, not UTF-8; convert the file first: iconv -f UTF-32 -t UTF-8"),
-    (b"\xff\xfe", "it is UTF-16, not UTF-8; convert the file first: iconv -f UTF-16 -t UTF-8"),
-    (b"\xfe\xff", "it is UTF-16, not UTF-8; convert the file first: iconv -f UTF-16 -t UTF-8"),
-    (b"\x1f\x8b", "it is compressed; unpack the file first: gunzip"),
-    (b"BZh", "it is compressed; unpack the file first: bunzip2"),
-    (b"\xfd7zXZ", "it is compressed; unpack the file first: unxz"),
-    (b"\x28\xb5\x2f\xfd", "it is compressed; unpack the file first: unzstd"),
-    (b"PK", "it is a zip archive, as .xlsx and .docx are: unpack it, or save it as CSV in UTF-8"),
-    (b"\xd0\xcf\x11\xe0", "it is an old Excel or Word file: save it as CSV, or text, in UTF-8"),
-    (b"%PDF", "it is a PDF: save its text as a .txt file in UTF-8"),
-    (b"PAR1", "it is Parquet: write it as CSV or JSONL"),
-    (b"SQLite format 3", "it is an SQLite database: write a query's result as CSV"),
-)
+# How to have the text of what is none.
+_ADVICE = {
+    "it is a zip archive, as .xlsx and .docx are": ": unpack it, or save it as CSV in UTF-8",
+    "it is an old Excel or Word file": ": save it as CSV, or text, in UTF-8",
+    "it is a PDF": ": save its text as a .txt file in UTF-8",
+    "it is Parquet": ": write it as CSV or JSONL",
+    "it is an SQLite database": ": write a query's result as CSV",
+}
 # What is in quotes parts no cells; in the middle of one they are what they look like.
 _QUOTED = re.compile(r'(?:^|(?<=[,;\t]))"(?:[^"]|"")*"?')
 # Excel's own first line of a CSV file: which character parts its cells.
@@ -82,29 +75,18 @@ class Lines:
 def _decoded(line: bytes) -> str | None:
     """Return a line as text in UTF-8; None: it is none."""
     try:
-        return None if _is_wide(line) else line.decode()
+        return None if is_wide(line) else line.decode()
     except UnicodeDecodeError:
         return None
 
 
-def _is_wide(line: bytes) -> bool:
-    """Whether it reads as letters and NULs, as UTF-16 does without its mark."""
-    return line.count(NUL) * 4 > len(line)
-
-
 def _fault_of(head: bytes, line: bytes) -> str:
     """Return what a file is that is no text in UTF-8, and what to do. head: its first line."""
-    known = next((fault for magic, fault in _MAGICS if head.startswith(magic)), "")
-    if known:
-        return known
-    if _is_wide(line):
-        order = "BE" if line.startswith(NUL) else "LE"
-        return (
-            f"it has NULs, as UTF-16 has; convert the file first: iconv -f UTF-16{order} -t UTF-8"
-        )
+    if known := what_it_is(head, line):
+        return known + _ADVICE.get(known, "")
     if NUL in head + line:
         return "it is no text"
-    return "it is not UTF-8; convert the file first: iconv -f LATIN1 -t UTF-8"
+    return "it is not UTF-8; convert it first: iconv -f LATIN1 -t UTF-8"
 
 
 def is_file(source: str) -> bool:

@@ -15,6 +15,8 @@ settings        what an operator can set
 records/        what a job, a batch, a file is; tables of their transitions (pure)
 storage         bytes under names: a folder, or an object store
 group_commit    what waits shares the next trip
+json_faults     what is wrong with JSON that was sent to us (pure)
+foreign         what bytes are that are no text in UTF-8 (pure)
 hosts           hosts, as settings and Host headers name them (pure)
 errors          what can go wrong
 """

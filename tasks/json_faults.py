@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
+from tasks.foreign import is_wide, what_it_is
+
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what reading JSON raises
 
 REQUIRED = "is required"
@@ -133,13 +135,15 @@ def _length(kind: str, sign: str, bound: int) -> str:
 
 def fault_of_json(content: bytes, error: Exception) -> str:
     """Return why content is not JSON, and where; error: what its decoder raised."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
     try:
+        if isinstance(error, RecursionError):
+            raise error
         json.loads(content.decode())
     except UnicodeDecodeError as failure:
-        return f"it is no UTF-8: see byte {failure.start + 1}"
+        return what_it_is(content, content) or f"it is no UTF-8: see byte {failure.start + 1}"
     except json.JSONDecodeError as failure:
+        if is_wide(content):  # UTF-16 without its mark
+            return what_it_is(content, content)
         return f"line {failure.lineno}, column {failure.colno}: {_words(failure.msg)}"
     except RecursionError:
         return "it is nested too deep"

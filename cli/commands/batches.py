@@ -26,6 +26,7 @@ from cli.batches import (
     to_be_retried,
 )
 from cli.client import ApiFailedError
+from cli.commands.lists import LIMIT, print_list
 from cli.commands.options import (
     as_json,
     at_url,
@@ -305,17 +306,17 @@ def results(
 
 
 @batches.command("list")
-@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@LIMIT
 @at_url
 @as_json
 def list_batches(*, limit: int, url: str | None, as_json: bool) -> None:
     """List the latest batches."""
     with environment.client(url) as client:
-        latest = client.batches(limit)
+        latest, more = client.latest("batches", limit)
     if as_json:
         echo(json.dumps(latest))
     else:
-        echo("\n".join(aligned(_rows(latest))))
+        print_list(_rows(latest), more=more)
 
 
 def _rows(latest: list[dict[str, Any]]) -> list[tuple[str, ...]]:

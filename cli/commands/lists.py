@@ -16,7 +16,7 @@ from cli.terminal import aligned, echo
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIMIT = click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+LIMIT = click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 
 
 @click.group()
@@ -35,7 +35,7 @@ def list_jobs(*, limit: int, url: str | None, as_json: bool, **filters: str | No
     """List the latest jobs."""
     given = {name: value for name, value in filters.items() if value is not None}
     with environment.client(url) as client:
-        latest = client.jobs(limit, **given)
+        latest, more = client.latest("jobs", limit, **given)
     if as_json:
         echo(json.dumps(latest))
         return
@@ -44,7 +44,7 @@ def list_jobs(*, limit: int, url: str | None, as_json: bool, **filters: str | No
         (job["id"], job["status"], job["tier_used"] or "", _time(job["created_at"]))
         for job in latest
     ]
-    echo("\n".join(aligned(rows)))
+    print_list(rows, more=more)
 
 
 @click.group()
@@ -59,7 +59,7 @@ def files() -> None:
 def list_files(*, limit: int, url: str | None, as_json: bool) -> None:
     """List the latest files."""
     with environment.client(url) as client:
-        latest = client.files(limit)
+        latest, more = client.latest("files", limit)
     if as_json:
         echo(json.dumps(latest))
         return
@@ -71,7 +71,7 @@ def list_files(*, limit: int, url: str | None, as_json: bool) -> None:
         )
         for file in latest
     ]
-    echo("\n".join(aligned(rows)))
+    print_list(rows, more=more)
 
 
 @files.command()
@@ -86,6 +86,14 @@ def download(file_id: str, *, output: Path | None, url: str | None) -> None:
             client.download(file_id, target)
     if output:
         echo(f"{file_id} is in {output}", err=True)
+
+
+def print_list(rows: list[tuple[str, ...]], *, more: bool) -> None:
+    """Print a list, of which the first row is the head; more: it goes on."""
+    echo("\n".join(aligned(rows)))
+    if more:
+        count = len(rows) - 1
+        echo(f"these are the latest {count}; more: --limit {10 * count}", err=True)
 
 
 def _time(seconds: float) -> str:

@@ -242,8 +242,7 @@ def test_where_nothing_listens_it_says_how_to_start_an_api_there(url, start):
         assert start in str(client._away(ConnectionRefusedError("{odd}")))
 
 
-def test_no_password_is_advised(monkeypatch):
-    monkeypatch.setattr(Client, "jobs", away)
+def test_no_password_is_advised():
     address = "http://ann:hunter2@127.0.0.1:9000"
     done = CliRunner().invoke(main, ["submit", "x", "--no-wait", "--url", address])
     assert "fallthrough status ID --url 'http://***@127.0.0.1:9000'" in done.output

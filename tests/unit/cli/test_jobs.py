@@ -206,6 +206,39 @@ def test_a_list_is_looked_for_until_it_is_full_or_there_is_no_more(monkeypatch):
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["job", *found]
 
 
+def test_a_list_is_as_long_as_is_asked_for_and_says_where_it_goes_on(monkeypatch):
+    entry = {
+        "status": "failed",
+        "tier_used": None,
+        "purpose": "batch",
+        "bytes": 1,
+        "filename": "a",
+        "created_at": 0,
+        "request_counts": {"completed": 0, "failed": 0, "total": 1},
+    }
+    asked = []
+
+    def call(_, __, path):
+        asked.append(path)
+        limit = int(path.partition("limit=")[2].partition("&")[0])
+        return {"data": [{"id": f"x{n}", **entry} for n in range(limit)], "next": "x9"}
+
+    monkeypatch.setattr(Client, "_call", call)
+    for command, path in (
+        (["jobs", "list"], "/v1/jobs"),
+        (["files", "list"], "/v1/files"),
+        (["batch", "list"], "/v1/batches"),
+    ):
+        asked.clear()
+        done = CliRunner().invoke(main, [*command, "--limit", "250"])
+        assert len(done.stdout.splitlines()) == 1 + 250
+        assert done.stderr == "these are the latest 250; more: --limit 2500\n"
+        rest = [f"{path}?limit={n}&after=x9" for n in (100, 50)]
+        assert asked == [f"{path}?limit=100", *rest]
+        done = CliRunner().invoke(main, [*command, "--limit", "250", "--json"])
+        assert (len(json.loads(done.stdout)), done.stderr) == (250, "")
+
+
 def test_what_a_prompt_says_goes_before_the_default():
     api = ApiDouble()
     prompts = [Prompt("1", {"prompt": "a", "cache": "off"}), Prompt("2", {"prompt": "b"})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from typing import Annotated, Literal
 
@@ -28,6 +29,8 @@ FOREIGN = re.compile(
     r"Expected|Object |Invalid |`|\bgot\b|codec|decode|delimiter|malformed|truncated"
     r"|\b(str|int|float|bool|array|None|dict)\b|recursion|\(char \d"
 )
+
+ICONV = "iconv -f UTF-16"
 
 
 class Odd(Struct, forbid_unknown_fields=True):
@@ -199,7 +202,14 @@ def test_what_a_library_may_say_one_day_is_not_repeated():
         (b"1" * 5000, "a number is out of range"),
         (b"[1e999]", "a number is out of range"),
         (b'{"a": "\xff"}', "it is no UTF-8: see byte 8"),
-        (b"\xff\xfe{\x00}\x00", "it is no UTF-8: see byte 1"),
+        (
+            '{"a": 1}'.encode("utf-16"),
+            f"UTF-16, not UTF-8; convert it first: {ICONV} -t UTF-8",
+        ),
+        ('{"a": 1}'.encode("utf-16-le"), f"convert it first: {ICONV}LE -t UTF-8"),
+        ('{"a": 1}'.encode("utf-16-be"), f"convert it first: {ICONV}BE -t UTF-8"),
+        (gzip.compress(b"{}"), "it is compressed; unpack it first: gunzip"),
+        (b"PK\x03\x04\xff", "it is a zip archive, as .xlsx and .docx are"),
         (b"[" * 100_000, "it is nested too deep"),
     ],
 )

@@ -1,0 +1,39 @@
+"""What bytes are that were taken for a text in UTF-8, and are none. Pure."""
+
+from __future__ import annotations
+
+NUL = b"\0"
+# What it begins with, and what it is.
+_MAGICS = (
+    (b"\xff\xfe\0\0", "it is UTF-32, not UTF-8; convert it first: iconv -f UTF-32 -t UTF-8"),
+    (b"\xff\xfe", "it is UTF-16, not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "it is UTF-16, not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8"),
+    (b"\x1f\x8b", "it is compressed; unpack it first: gunzip"),
+    (b"BZh", "it is compressed; unpack it first: bunzip2"),
+    (b"\xfd7zXZ", "it is compressed; unpack it first: unxz"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed; unpack it first: unzstd"),
+    (b"PK", "it is a zip archive, as .xlsx and .docx are"),
+    (b"\xd0\xcf\x11\xe0", "it is an old Excel or Word file"),
+    (b"%PDF", "it is a PDF"),
+    (b"PAR1", "it is Parquet"),
+    (b"SQLite format 3", "it is an SQLite database"),
+)
+
+
+def is_wide(line: bytes) -> bool:
+    """Whether it reads as letters and NULs, as UTF-16 does without its mark."""
+    return line.count(NUL) * 4 > len(line)
+
+
+def what_it_is(head: bytes, line: bytes) -> str:
+    """Return what it is, and what to do; "": something that is not known here.
+
+    head: its first line; line: that which is no text in UTF-8.
+    """
+    for magic, what in _MAGICS:
+        if head.startswith(magic):
+            return what
+    if is_wide(line):
+        order = "BE" if head.startswith(NUL) else "LE"
+        return f"it has NULs, as UTF-16 has; convert it first: iconv -f UTF-16{order} -t UTF-8"
+    return ""
