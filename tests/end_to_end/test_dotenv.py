@@ -97,7 +97,8 @@ def test_a_stack_passes_it_on_to_its_parts(tmp_path):
         assert "model" not in up.pids  # the CPU tier is the file's
         done = in_folder(tmp_path, *FALLTHROUGH, "submit", "Hello", "--url", up.url)
         assert done.stdout == "gpu-model: Hello\n"
-        assert gpu.calls[-1].headers["authorization"] == f"Bearer {SECRET}"
+        [asked] = [call for call in gpu.calls if call.prompt == "Hello"]  # `up` asks both tiers
+        assert asked.headers["authorization"] == f"Bearer {SECRET}"
         assert up.said.splitlines()[0] == (
             ".env: FALLTHROUGH_CPU_URL, FALLTHROUGH_GPU_API_KEY, FALLTHROUGH_GPU_URL"
         )

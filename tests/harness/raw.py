@@ -41,8 +41,8 @@ class Server:
         self._serving.add(asyncio.current_task())
         try:
             await self._converse(reader, writer)
-        except asyncio.CancelledError:
-            pass  # the test is over
+        except asyncio.CancelledError:  # the test is over
+            writer.transport.abort()
         finally:
             if self.resets:
                 linger = struct.pack("ii", 1, 0)  # on, for no second: what is unsent is dropped

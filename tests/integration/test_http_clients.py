@@ -433,14 +433,17 @@ class Closing:
         self.requests = 0
 
     async def serve(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             for _ in range(self._replies):
                 await self._read(reader)
                 writer.write(OK)
                 await writer.drain()
             if self._reads_another:
                 await self._read(reader)
-        writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
 
     async def _read(self, reader):
         head = await reader.readuntil(b"\r\n\r\n")

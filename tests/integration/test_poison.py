@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gzip
 import os
 import resource
 import time
 
 import pytest
+from harness.raw import Server
 
 from fallback_chain import PyreqwestHttp, UpstreamError
 from fallback_chain.aiohttp_http import AiohttpHttp
@@ -66,21 +65,14 @@ async def serve():
     servers = []
 
     async def start(pieces):
-        async def answer(reader, writer):
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                await reader.readuntil(b"\r\n\r\n")
-                for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
-            writer.close()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        servers.append(server)
-        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        server = Server()
+        server.pieces, server.closes = pieces, True
+        servers.append(await server.open())
+        return f"{server.url}/v1"
 
     yield start
     for server in servers:
-        server.close()
+        await server.close()
 
 
 @pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp])
