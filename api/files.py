@@ -170,9 +170,6 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
     if parameters.get(b"charset", b"utf-8").lower() not in CHARSETS:
         raise bad("the form's charset must be utf-8: leave it out")
     parts = _parts(request, client_seconds)
-    if is_packed(request):
-        await _read_past(parts)
-        raise packed()
     # Of many files each would be held in memory up to its first megabyte.
     parser = MultiPartParser(
         *(request.headers, parts),
@@ -185,6 +182,8 @@ async def upload_form(request: Request, client_seconds: float) -> AsyncGenerator
         form = await parser.parse()
     except (MultiPartException, ValueError) as error:  # the parser's own are ValueErrors
         await _read_past(parts)
+        if is_packed(request):
+            raise packed() from None
         raise bad(f"the form cannot be read: {_fault_of(error)}") from None
     except OSError as error:
         await _read_past(parts)
