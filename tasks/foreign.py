@@ -28,12 +28,15 @@ def is_wide(line: bytes) -> bool:
 def what_it_is(head: bytes, line: bytes) -> str:
     """Return what it is, and what to do; "": something that is not known here.
 
-    head: its first line; line: that which is no text in UTF-8.
+    head: its first line, if that is known; line: that which is no text in UTF-8.
     """
     for magic, what in _MAGICS:
         if head.startswith(magic):
             return what
     if is_wide(line):
-        order = "BE" if head.startswith(NUL) else "LE"
-        return f"it has NULs, as UTF-16 has; convert it first: iconv -f UTF-16{order} -t UTF-8"
+        what = "it has NULs, as UTF-16 has; convert it"
+        if line.startswith(NUL) and not head:  # or the last half of a line's end before it
+            return f"{what} to UTF-8 first"
+        order = "BE" if line.startswith(NUL) else "LE"
+        return f"{what} first: iconv -f UTF-16{order} -t UTF-8"
     return ""

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from tasks.foreign import is_wide, what_it_is
+from tasks.foreign import NUL, is_wide, what_it_is
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what reading JSON raises
 
@@ -140,10 +140,10 @@ def fault_of_json(content: bytes, error: Exception) -> str:
             raise error
         json.loads(content.decode())
     except UnicodeDecodeError as failure:
-        return what_it_is(content, content) or f"it is no UTF-8: see byte {failure.start + 1}"
+        return _what_it_is(content) or f"it is no UTF-8: see byte {failure.start + 1}"
     except json.JSONDecodeError as failure:
         if is_wide(content):  # UTF-16 without its mark
-            return what_it_is(content, content)
+            return _what_it_is(content)
         return f"line {failure.lineno}, column {failure.colno}: {_words(failure.msg)}"
     except RecursionError:
         return "it is nested too deep"
@@ -152,6 +152,11 @@ def fault_of_json(content: bytes, error: Exception) -> str:
     # What Python takes and JSON does not have: NaN, a lone surrogate, a number without bounds.
     at = _BYTE.search(str(error))
     return (f"byte {int(at['at']) + 1}: " if at else "") + _words(str(error))
+
+
+def _what_it_is(content: bytes) -> str:
+    # It may be a file's first line, and another one.
+    return what_it_is(b"" if content.startswith(NUL) else content, content)
 
 
 def _words(said: str) -> str:

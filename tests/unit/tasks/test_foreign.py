@@ -44,6 +44,14 @@ def test_each_kind_is_called_what_it_is(kind):
     assert bool(found) is bool(said)
 
 
+def test_of_a_line_that_is_not_the_first_nobody_knows_the_order():
+    """What is cut at its newlines leaves half of each to the line behind it."""
+    first, second, _ = ("é" + TEXT + TEXT).encode("utf-16-le").split(b"\n")
+    assert "iconv -f UTF-16LE " in what_it_is(first, first)
+    assert "convert it to UTF-8 first" in what_it_is(b"", second)
+    assert "iconv -f UTF-16LE " in what_it_is(b"", second.removeprefix(b"\0"))
+
+
 @pytest.mark.parametrize("text", ["", "x", '{"a": "\\u0000"}', "日本", "a\0bcdefgh"])
 def test_a_text_is_not_wide(text):
     assert not is_wide(text.encode())
