@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from cli.json_body import NoJsonError, decoded
+from tasks import foreign
 from tasks.foreign import NUL, is_wide, what_it_is
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ LARGEST_CELL = 16 * 1024 * 1024  # characters
 _NAME_OF_A_FILE = re.compile(r"\S*\.[A-Za-z][A-Za-z0-9]{0,7}|(\.{1,2}|~)?/\S*")
 # How to have the text of what is none.
 _ADVICE = {
-    "it is a zip archive, as .xlsx and .docx are": ": unpack it, or save it as CSV in UTF-8",
-    "it is an old Excel or Word file": ": save it as CSV, or text, in UTF-8",
-    "it is a PDF": ": save its text as a .txt file in UTF-8",
-    "it is Parquet": ": write it as CSV or JSONL",
-    "it is an SQLite database": ": write a query's result as CSV",
+    foreign.ZIP: ": unpack it, or save it as CSV in UTF-8",
+    foreign.OLD_OFFICE: ": save it as CSV, or text, in UTF-8",
+    foreign.PDF: ": save its text as a .txt file in UTF-8",
+    foreign.PARQUET: ": write it as CSV or JSONL",
+    foreign.SQLITE: ": write a query's result as CSV",
 }
 # What is in quotes parts no cells; in the middle of one they are what they look like.
 _QUOTED = re.compile(r'(?:^|(?<=[,;\t]))"(?:[^"]|"")*"?')

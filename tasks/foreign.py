@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 NUL = b"\0"
+ZIP = "it is a zip archive, as .xlsx and .docx are"
+OLD_OFFICE = "it is an old Excel or Word file"
+PDF = "it is a PDF"
+PARQUET = "it is Parquet"
+SQLITE = "it is an SQLite database"
 # What it begins with, and what it is.
 _MAGICS = (
     (b"\xff\xfe\0\0", "it is UTF-32, not UTF-8; convert it first: iconv -f UTF-32 -t UTF-8"),
@@ -12,11 +17,11 @@ _MAGICS = (
     (b"BZh", "it is compressed; unpack it first: bunzip2"),
     (b"\xfd7zXZ", "it is compressed; unpack it first: unxz"),
     (b"\x28\xb5\x2f\xfd", "it is compressed; unpack it first: unzstd"),
-    (b"PK", "it is a zip archive, as .xlsx and .docx are"),
-    (b"\xd0\xcf\x11\xe0", "it is an old Excel or Word file"),
-    (b"%PDF", "it is a PDF"),
-    (b"PAR1", "it is Parquet"),
-    (b"SQLite format 3", "it is an SQLite database"),
+    (b"PK", ZIP),
+    (b"\xd0\xcf\x11\xe0", OLD_OFFICE),
+    (b"%PDF", PDF),
+    (b"PAR1", PARQUET),
+    (b"SQLite format 3", SQLITE),
 )
 
 

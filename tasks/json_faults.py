@@ -19,6 +19,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what r
 
 REQUIRED = "is required"
 OUT_OF_RANGE = "is a number that is out of range"
+TOO_DEEP = "it is nested too deep"
 
 # msgspec's names of what a value may be, and of what came instead.
 _KINDS = {
@@ -135,18 +136,18 @@ def _length(kind: str, sign: str, bound: int) -> str:
 
 def fault_of_json(content: bytes, error: Exception) -> str:
     """Return why content is not JSON, and where; error: what its decoder raised."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
     try:
-        if isinstance(error, RecursionError):
-            raise error
         json.loads(content.decode())
     except UnicodeDecodeError as failure:
         return _what_it_is(content) or f"it is no UTF-8: see byte {failure.start + 1}"
     except json.JSONDecodeError as failure:
-        if is_wide(content):  # UTF-16 without its mark
-            return _what_it_is(content)
-        return f"line {failure.lineno}, column {failure.colno}: {_words(failure.msg)}"
+        place = f"line {failure.lineno}, column {failure.colno}"
+        # UTF-16 without its mark is UTF-8, with NULs.
+        return _what_it_is(content) if is_wide(content) else f"{place}: {_words(failure.msg)}"
     except RecursionError:
-        return "it is nested too deep"
+        return TOO_DEEP
     except ValueError:  # Python refuses a number of thousands of digits
         return _words("out of range")
     # What Python takes and JSON does not have: NaN, a lone surrogate, a number without bounds.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from harness.waiting import answers, free_port, wait_until
 
 if TYPE_CHECKING:
@@ -118,6 +120,12 @@ class Fleet:
     def stop(self) -> None:
         for process in self.processes:
             process.stop()
+
+
+def close_breakers(url: str) -> None:
+    """Have an API close every breaker: what one test did keeps nobody from the next."""
+    for name in httpx.get(f"{url}/circuit-breakers").json()["circuit_breakers"]:
+        httpx.post(f"{url}/circuit-breakers/{name}/reset").raise_for_status()
 
 
 def peak_mb(process: Process) -> float:

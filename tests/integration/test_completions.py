@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import openai
 import pytest
+from harness.processes import close_breakers
 
 PROMPT = {"model": "any", "prompt": "Hello"}
 
@@ -40,8 +41,7 @@ def http(url, gpu, cpu):
         base = url.removesuffix("/v1")
         views = client.get(f"{base}/circuit-breakers").json()["circuit_breakers"]
         assert not any(view["held"] for view in views.values())
-        for name in views:
-            client.post(f"{base}/circuit-breakers/{name}/reset").raise_for_status()
+        close_breakers(base)
 
 
 def tier_of(reply):

@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 from harness.batches import check_every_line_once, ended, start
+from harness.processes import close_breakers
 from harness.upstream_answers import embeddings
 
 # Both tiers serve "shared", each its own model besides.
@@ -26,9 +27,7 @@ def url(module_fleet):
 def _breakers(url):
     """Each test leaves the breakers as it found them."""
     yield
-    base = url.removesuffix("/v1")
-    for name in httpx.get(f"{base}/circuit-breakers").json()["circuit_breakers"]:
-        httpx.post(f"{base}/circuit-breakers/{name}/reset").raise_for_status()
+    close_breakers(url.removesuffix("/v1"))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pydantic
 import pytest
+from harness.processes import close_breakers
 from harness.upstream import completion
 from harness.upstream_streams import BAD, GOOD, HUGE, UNICODE
 from openai import AsyncOpenAI, OpenAI
@@ -55,9 +56,10 @@ def stack(module_fleet):
 
 
 @pytest.fixture
-def gpu(module_gpu):
+def gpu(module_gpu, stack):
     with module_gpu.lent():
         yield module_gpu
+    close_breakers(stack[0].url)
 
 
 @pytest.fixture
@@ -78,11 +80,9 @@ def sdk(url):
 
 
 @pytest.fixture
-def http(url, stack):
+def http(url):
     with httpx.Client(base_url=url, timeout=30) as client:
         yield client
-        # Else the next test finds the tier held by what this one had it say.
-        client.post(f"{stack[0].url}/circuit-breakers/max_gpu/reset").raise_for_status()
 
 
 @pytest.fixture

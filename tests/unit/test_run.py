@@ -83,3 +83,22 @@ def test_one_that_does_not_is_made_anew_and_says_why(clone, change):
     status, said = run(change(clone))
     assert "moved or copied, or the Python of .venv is gone: making .venv anew" in said
     assert (status, said.splitlines()[-1]) == (3, "asked to make an environment")
+
+
+@pytest.mark.parametrize(("failed", "again"), [("tests/a.py::test_b", 1), ("gw3", 0)])
+def test_what_failed_runs_once_more_but_not_what_could_not_be_collected(clone, failed, again):
+    """pytest-xdist calls a process that found other tests as a test that failed."""
+    python = clone / ".venv/bin/python"
+    python.unlink()
+    python.write_text(f"""#!/bin/sh
+[ "$1" = -c ] && exec {sys.executable} "$@"
+echo "$@" >>asked
+[ $(wc -l <asked) = 2 ] && exit 0
+mkdir -p .pytest_cache/v/cache && echo '{{"{failed}": true}}' >.pytest_cache/v/cache/lastfailed
+exit 1
+""")
+    python.chmod(0o755)
+    done = subprocess.run([clone / "run", "test"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 - again
+    asked = (clone / "asked").read_text().splitlines()
+    assert ["--last-failed" in line for line in asked] == [False, True][: 1 + again]
