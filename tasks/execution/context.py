@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.execution.descent import Descent
+from tasks.execution.exclusive import Exclusive
 from tasks.execution.room import Room
 from tasks.execution.stream_log import StreamLogs
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tasks.broker.publisher import Publisher
     from tasks.drain import Drain
     from tasks.recovery.leases import Leases
@@ -39,7 +43,8 @@ class Context:
     last_room: Room = field(default_factory=lambda: Room(LARGE_BODIES))
     descent: Descent = field(init=False)
     streams: StreamLogs = field(init=False)
-    alone: asyncio.Lock = field(default_factory=asyncio.Lock)  # of jobs that may be poison
+    phases: Exclusive = field(default_factory=Exclusive)
+    _suspects: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         """Have nobody wait for room once the drain has started: his job is handed back."""
@@ -47,6 +52,17 @@ class Context:
         object.__setattr__(self, "streams", StreamLogs(self.store, self.retrying))
         for room in (self.room, self.last_room):
             self.drain.at_start(room.close)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Be the one at work of all that may be poison, and beside no phase of a batch.
+
+        A worker's death is laid on whoever is noted, so nobody else may be what it dies of. Of
+        fresh jobs this cannot be said: they would wait for a model's whole call. A phase waits
+        for one call at most, for who only waits for his turn keeps no phase waiting.
+        """
+        async with self._suspects, self.phases.alone():
+            yield
 
     def room_at(self, tier: str) -> Room:
         """Return where the large bodies of jobs at a tier are."""

@@ -175,7 +175,7 @@ class _SliceRun:
         context = self._context
         if not is_suspect(job.attempts):
             return await self._called(job, stream)
-        async with context.alone:
+        async with context.alone():
             if not await context.retrying(context.store.jobs.note_alone, job):
                 return None
             return await self._called(job, stream)

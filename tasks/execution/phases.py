@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, ParamSpec
 import msgspec
 
 from tasks.errors import StoreUnavailable
-from tasks.execution.exclusive import Exclusive
 from tasks.jsonl.input import Findings, LineError, custom_id_of, encode_errors, examine
 from tasks.jsonl.output import unanswered_line
 from tasks.records.batches import (
@@ -122,7 +121,6 @@ class PhaseRunner:
         self._context = context
         self._batches, self._storage = context.store.batches, context.store.files.storage
         self._slice_lines = slice_lines
-        self._phases = Exclusive()
 
     async def run_phase(self, tier: str, ref: Ref, lease_owner: str) -> None:
         """Run one phase of a batch."""
@@ -153,13 +151,11 @@ class PhaseRunner:
             if is_poison([each for each in unit.attempts if each.tier == unit.tier]):
                 await self._give_up(unit)
             elif is_suspect(unit.attempts):
-                # A phase that it ran beside may be what the worker dies of. Who waits for the turn
-                # of jobs that may be poison keeps no other phase waiting.
-                async with context.alone, self._phases.alone():
+                async with context.alone():
                     if await context.retrying(context.store.jobs.note_alone, unit):
                         await self._run(unit)
             else:
-                async with self._phases.together():
+                async with context.phases.together():
                     await self._run(unit)
         except OSError as error:
             await self.put_off(unit, error)

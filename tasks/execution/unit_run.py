@@ -123,7 +123,7 @@ class UnitRun:
         """Answer a line; if we die of it, this will be known."""
         context, job = self._context, line.job
         history = LineHistory((*job.attempts, lost(job.tier, ALONE)), job.failures)
-        async with context.alone:
+        async with context.alone():
             if context.drain.started:
                 return
             note = context.store.batches.note_line

@@ -276,6 +276,26 @@ async def test_what_may_have_cost_workers_is_called_alone_and_noted_before(worke
     assert await slice_.ends(running, b=ANSWER, c=ANSWER) == []
 
 
+async def test_no_phase_of_a_batch_is_at_work_while_a_suspect_is_noted(worker, slice_):
+    """A worker that dies of the phase would have it blamed."""
+    phases, began = worker.context.phases, []
+
+    async def phase():
+        async with phases.together():
+            began.append("phase")
+
+    async with phases.together():
+        running = slice_.run("a", attempts={"a": {"attempts": (lost("gpu"),) * 2}})
+        await turns(20)
+        assert (moves(worker, "note_alone"), worker.answerer.asked) == ([], [])
+    await eventually(lambda: worker.answerer.asked == ["a"])
+    waiting = asyncio.create_task(phase())
+    await turns(20)
+    assert (moves(worker, "note_alone"), began) == ([("note_alone", "a")], [])
+    assert await slice_.ends(running, a=ANSWER) == []
+    await asyncio.wait_for(waiting, 5)
+
+
 async def test_a_suspect_that_is_not_ours_any_more_is_not_called(worker, slice_):
     worker.jobs.wins = False
     running = slice_.run("a", attempts={"a": {"attempts": (lost("gpu"), lost("gpu"))}})

@@ -286,6 +286,27 @@ async def test_the_lines_of_a_unit_that_cost_workers_are_called_one_by_one(worke
     assert moves(worker, "hand_on") == [("hand_on", "cpu", {1: KEPT})]
 
 
+async def test_no_phase_of_a_batch_is_at_work_while_a_line_is_noted(worker):
+    """A worker that dies of the phase would have it blamed."""
+    phases, began = worker.context.phases, []
+
+    async def phase():
+        async with phases.together():
+            began.append("phase")
+
+    async with phases.together():
+        run = Run(worker, worker.storage, attempts=(lost("gpu"),) * 2)
+        await run.begin_alone(0)
+        await turns(20)
+        assert (moves(worker, "note_line"), worker.answerer.asked) == ([], [])
+    await run.begin_alone(1)
+    waiting = asyncio.create_task(phase())
+    await turns(20)
+    assert (len(moves(worker, "note_line")), began) == (1, [])
+    await run.end(ANSWER, ANSWER, ANSWER)
+    await asyncio.wait_for(waiting, 5)
+
+
 @pytest.mark.parametrize("stop", ["before its call", "in its call"])
 async def test_a_suspect_that_a_stopping_worker_hands_back_is_noted_as_it_was(worker, stop):
     """Two restarts in a row would prove it guilty: its worker has not died of it."""
