@@ -24,21 +24,31 @@ FIRST_PORT, LAST_PORT, SHARES = 20_000, 32_000, 8  # below those of outgoing con
 
 def wait_until(condition: Callable[[], T], seconds: float = 20.0, what: str = "") -> T:
     """Wait until condition() is true and return what it gave; fail the test otherwise."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             pytest.fail(f"not within {seconds:g} s: {what or condition}")
-        time.sleep(0.02)
+        time.sleep(_pause(waited, 0.02))
     return found
+
+
+def _pause(waited: float, least: float) -> float:
+    """Return until when to look again: what takes long is looked at less often.
+
+    Each look at a server takes some of the core that it needs for what is waited for.
+    """
+    return max(least, min(waited / 20, 0.1))
 
 
 async def eventually(condition: Callable[[], T], seconds: float = 5.0, what: str = "") -> T:
     """Let the event loop go on until condition() is true and return what it gave; fail if not."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             pytest.fail(f"not within {seconds:g} s: {what or condition}")
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(_pause(waited, 0.001))
     return found
 
 
