@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import flower
+from harness import flower, processes
 
 FALLTHROUGH = [sys.executable, "-P", "-m", "cli.main"]  # -P: as the installed command
 
@@ -19,16 +19,8 @@ def environ(**settings):
     return {**clean, **flower.LOOK, "COLUMNS": "120", **settings}
 
 
-def run(*arguments, stdin=None, **settings):
-    return subprocess.run(
-        [*FALLTHROUGH, *arguments],
-        env=environ(**settings),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def run(*arguments, stdin="", **settings):
+    return processes.python("cli.main", *arguments, environ=environ(**settings), stdin=stdin)
 
 
 def alive(pid):

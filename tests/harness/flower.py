@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.processes import begin
 from harness.waiting import answers, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def command(port: int, address: str = "127.0.0.1", *more: str) -> list[str]:
     where = [f"--port={port}", f"--address={address}", *more]
-    return [sys.executable, "-m", "celery", "-A", "tasks", "flower", *where]
+    return ["celery", "-A", "tasks", "flower", *where]
 
 
 # How long Flower waits for workers' answers, all of them there or not; a stop waits for it too.
@@ -36,14 +35,10 @@ def flower(folder: Path, *arguments: str, **variables: str) -> Iterator[str]:
     arguments: address to listen on, and more options.
     """
     port = free_port()
-    with (folder / "flower.log").open("ab") as log:
-        process = subprocess.Popen(
-            command(port, *arguments),
-            env=environ(folder, **variables),
-            cwd=folder,  # its settings are found from anywhere
-            stdout=log,
-            stderr=log,
-        )
+    with (folder / "flower.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+        # Its settings are found from any folder.
+        words = command(port, *arguments)
+        process = begin(words, environ(folder, **variables), folder, nothing, log, log)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: answers(f"{url}/healthcheck"), 30, "Flower answers")

@@ -1,8 +1,8 @@
 """Starts our processes as forks of one that has imported what they import.
 
-A process of ours takes 0.7 s of CPU until its modules are there, and the tests start hundreds. A
-fork has them at once, and runs the same entry module from its first line on. What the end-to-end
-tests, chaos and the benchmarks start is a new interpreter each time.
+A process of ours takes 0.4 to 0.7 s of CPU until its modules are there, and the tests start
+hundreds. A fork has them at once, and runs the same entry module from its first line on. What the
+end-to-end tests, chaos and the benchmarks start is a new interpreter each time.
 """
 
 from __future__ import annotations
@@ -22,25 +22,34 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import BinaryIO
 
-MODULES = {"api", "workers"}
 ROOT = Path(__file__).parents[2]
 LONGEST_MESSAGE = 1 << 20
-# What the two import, and what they and their frameworks import once they run.
-IMPORTED = (
-    *("api.app", "api.server", "workers.process", "workers.slice_request"),
-    *("fallback_chain.aiohttp_http", "swagger_ui", "pythonjsonlogger.json", "email.policy"),
-    *("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
-    *("celery.apps.worker", "celery.app.amqp", "celery.app.log", "celery.backends.base"),
-    *("celery.concurrency.thread", "celery.loaders.app", "celery.utils.debug"),
-    *("celery.worker.autoscale", "celery.worker.components", "celery.worker.strategy"),
-    *("celery.worker.pidbox", "celery.events", "billiard.pool", "encodings.idna"),
-    *("api.processes", "api.shared_counts"),
-)
+# What each kind imports, and what it and its frameworks import once it runs.
+IMPORTED = {
+    "servers": (
+        *("api.app", "api.server", "workers.process", "workers.slice_request"),
+        *("fallback_chain.aiohttp_http", "swagger_ui", "pythonjsonlogger.json", "email.policy"),
+        *("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
+        *("celery.apps.worker", "celery.app.amqp", "celery.app.log", "celery.backends.base"),
+        *("celery.concurrency.thread", "celery.loaders.app", "celery.utils.debug"),
+        *("celery.worker.autoscale", "celery.worker.components", "celery.worker.strategy"),
+        *("celery.worker.pidbox", "celery.events", "billiard.pool", "encodings.idna"),
+        *("api.processes", "api.shared_counts"),
+    ),
+    "commands": (
+        *("cli.commands.batches", "cli.commands.breakers", "cli.commands.doctor"),
+        *("cli.commands.jobs", "cli.commands.keys", "cli.commands.lists"),
+        *("cli.commands.settings", "cli.commands.stack", "cli.up", "cli.doctor", "encodings.idna"),
+        *("celery.bin.celery", "celery.bin.worker", "celery.app.control", "kombu.transport.redis"),
+        *("flower.command", "flower.app", "flower.urls", "flower.events", "celery.apps.worker"),
+    ),
+}
+KINDS = {"api": "servers", "workers": "servers", "celery": "commands", "cli.main": "commands"}
 # What changes from test to test, and that nothing reads before an entry module runs.
-PASSED_ON = ("FALLTHROUGH_", "PYTEST_")
+PASSED_ON = ("FALLTHROUGH_", "FLOWER_", "PYTEST_", "COLUMNS")
 
 
 class Child:
@@ -82,24 +91,33 @@ class Child:
 
 
 class Nursery:
-    """The process that is forked; it ends with the one that made it."""
+    """The process that is forked; it ends with the one that made it. kind: what it imports."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self._lock = Lock()
         self._environ = _constant(os.environ)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, str(Path(__file__)), str(theirs.fileno())]
+            command = [sys.executable, str(Path(__file__)), str(theirs.fileno()), kind]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
 
-    def fits(self, module: str, environ: Mapping[str, str]) -> bool:
+    def fits(self, environ: Mapping[str, str]) -> bool:
         """Whether a fork is what a new interpreter would be, which reads its environment."""
-        return module in MODULES and _constant(environ) == self._environ
+        return _constant(environ) == self._environ
 
-    def start(self, module: str, environ: Mapping[str, str], output: BinaryIO) -> Child:
-        """Start `python -m MODULE` with exactly this environment, and its output to a file."""
-        what = {"module": module, "environ": dict(environ), "folder": str(Path.cwd())}
-        return Child(self, self._ask(what, output.fileno()))
+    def start(
+        self,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        folder: str,
+        files: Sequence[BinaryIO],
+    ) -> Child:
+        """Start `python -m ARGUMENTS` with exactly this environment.
+
+        files: its standard input, output and error output.
+        """
+        what = {"arguments": list(arguments), "environ": dict(environ), "folder": folder}
+        return Child(self, self._ask(what, *(file.fileno() for file in files)))
 
     def status(self, pid: int) -> int | None:
         """Return how a child ended, once; None while it runs."""
@@ -115,19 +133,40 @@ class Nursery:
             return json.loads(self._socket.recv(LONGEST_MESSAGE))
 
 
+class Nurseries:
+    """Those of this process, each made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Nursery] = {}
+
+    def fitting(self, module: str, environ: Mapping[str, str]) -> Nursery | None:
+        """Return where `python -m MODULE` may be forked; None: it is to be an interpreter's."""
+        kind = KINDS.get(module)
+        if kind is None:
+            return None
+        if kind not in self._made:
+            self._made[kind] = Nursery(kind)
+        return self._made[kind] if self._made[kind].fits(environ) else None
+
+    def close(self) -> None:
+        for nursery in self._made.values():
+            nursery.close()
+
+
 def _constant(environ: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in environ.items() if not k.startswith(PASSED_ON)}
+    passed_on = (*PASSED_ON, "PYTHONPATH")
+    return {k: v for k, v in environ.items() if not k.startswith(passed_on)}
 
 
-def _serve(asks: socket.socket) -> None:
+def _serve(asks: socket.socket, kind: str) -> None:
     """Answer until nobody asks any more. Each child returns from here."""
-    for module in IMPORTED:
+    for module in IMPORTED[kind]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, who then end theirs
     while True:
-        told, files, *_ = socket.recv_fds(asks, LONGEST_MESSAGE, 1)
+        told, files, *_ = socket.recv_fds(asks, LONGEST_MESSAGE, 3)
         if not told:
             os._exit(0)
         what = json.loads(told)
@@ -135,28 +174,42 @@ def _serve(asks: socket.socket) -> None:
             pid, status = os.waitpid(what["ended"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         else:
-            [output] = files
             answer = os.fork()
             if not answer:
                 asks.close()
-                _become(what["module"], what["environ"], what["folder"], output)
+                _become(what["arguments"], what["environ"], what["folder"], files)
                 return
-            os.close(output)
+            for file in files:
+                os.close(file)
         asks.send(json.dumps(answer).encode())
 
 
-def _become(module: str, environ: dict[str, str], folder: str, output: int) -> None:
+def _become(
+    arguments: list[str], environ: dict[str, str], folder: str, files: Sequence[int]
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for standard in (1, 2):
-        os.dup2(output, standard)
-    os.close(output)
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
+        os.close(file)
     os.chdir(folder)
+    path = environ.get("PYTHONPATH", "")
+    if path != os.environ.get("PYTHONPATH", ""):
+        _begin_with(path)
     os.environ.clear()
     os.environ.update(environ)
-    sys.argv = [module]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = arguments
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def _begin_with(path: str) -> None:
+    """Do with a PYTHONPATH what an interpreter does before all else."""
+    sys.path[1:1] = path.split(os.pathsep)
+    importlib.invalidate_caches()
+    for folder in path.split(os.pathsep):
+        if (first := Path(folder, "sitecustomize.py")).exists():
+            runpy.run_path(str(first))
 
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # not this folder, whose modules are named as others'
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,10 +17,60 @@ from harness.waiting import answers, free_port, wait_until
 
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO
 
-    from harness.nursery import Child, Nursery
+    from harness.nursery import Child, Nurseries
 
-nursery: Nursery | None = None  # where there is one, processes are its forks
+ROOT = Path(__file__).parents[2]
+nurseries: Nurseries | None = None  # where there are any, processes are their forks
+
+
+def begin(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path | str,
+    *files: BinaryIO,
+) -> subprocess.Popen[bytes] | Child:
+    """Start `python -P -m ARGUMENTS`. files: its standard input, output and error output."""
+    nursery = nurseries.fitting(arguments[0], environ) if nurseries is not None else None
+    if nursery is not None:
+        return nursery.start(arguments, environ, str(folder), files)
+    given, out, errors = files
+    command = [sys.executable, "-P", "-m", *arguments]
+    return subprocess.Popen(
+        command, env=environ, cwd=folder, stdin=given, stdout=out, stderr=errors
+    )
+
+
+def python(
+    *arguments: str,
+    environ: Mapping[str, str],
+    folder: Path | str = ROOT,
+    stdin: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -P -m ARGUMENTS`; return what it said, and how it ended."""
+    receives, gives = os.pipe()
+    with (
+        os.fdopen(receives, "rb", 0) as given,
+        os.fdopen(gives, "wb", 0) as giving,
+        TemporaryFile() as out,
+        TemporaryFile() as errors,
+    ):
+        process = begin(arguments, environ, folder, given, out, errors)
+        given.close()
+        with contextlib.suppress(BrokenPipeError):
+            giving.write(stdin.encode())
+        giving.close()
+        try:
+            status = process.wait(60)
+        finally:
+            process.kill()
+        said = []
+        for file in (out, errors):
+            file.seek(0)
+            said.append(file.read().decode())
+    return subprocess.CompletedProcess(["python", "-m", *arguments], status, *said)
 
 
 @dataclass
@@ -42,16 +94,8 @@ class Process:
     def start(self, *, ready: bool = True) -> Process:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("FALLTHROUGH_")}
         environ = {**clean, **self.environ}
-        with self.log_file.open("ab") as output:
-            if nursery is not None and nursery.fits(self.module, environ):
-                self.process = nursery.start(self.module, environ, output)
-            else:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", self.module],
-                    env=environ,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
+        with self.log_file.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+            self.process = begin([self.module], environ, Path.cwd(), nothing, output, output)
         if ready:
             self.wait_until_ready()
         return self

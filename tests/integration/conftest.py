@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import processes
-from harness.nursery import Nursery
+from harness.nursery import Nurseries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nursery() -> Iterator[None]:
-    processes.nursery = Nursery()
+@pytest.fixture(scope="session")
+def _nurseries() -> Iterator[Nurseries]:
+    nurseries = Nurseries()
+    yield nurseries
+    nurseries.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _forks(_nurseries: Nurseries) -> Iterator[None]:
+    processes.nurseries = _nurseries
     yield
-    processes.nursery.close()
-    processes.nursery = None
+    processes.nurseries = None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 
 import httpx
 import openai
 import pytest
 from harness.batches import check_every_line_once, ended, line, start
 from harness.commands import environ
+from harness.processes import python
 from harness.valkey import ValkeyServer
 from harness.waiting import free_port
 
@@ -35,14 +34,7 @@ def two_nodes(tmp_path):
 
 def refusal(module, **settings):
     """Start a part that is to refuse; return the line that says why."""
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        env=environ(**settings),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = python(module, environ=environ(**settings))
     assert done.returncode == 2, done.stderr
     [said] = done.stderr.splitlines()
     return said

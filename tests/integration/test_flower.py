@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import httpx
 import openai
 import pytest
 from harness.batches import ended, line, start
 from harness.flower import command, environ, flower
+from harness.processes import python
 from harness.waiting import free_port, wait_until
 
 ANN, BOB = "ann!=ft-0123456789abcdef", "bob=ft-fedcba9876543210"
@@ -87,15 +87,8 @@ def test_a_password_on_the_command_line_is_one(tmp_path, settings):
 
 def refusal(folder, *arguments, **variables):
     """The one line with which Flower does not start."""
-    done = subprocess.run(
-        command(free_port(), *arguments),
-        env=environ(folder, **variables),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    words = command(free_port(), *arguments)
+    done = python(*words, environ=environ(folder, **variables), folder=folder)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     return line

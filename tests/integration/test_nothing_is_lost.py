@@ -336,7 +336,7 @@ def test_who_is_told_to_stop_before_he_is_ready_ends_at_once_and_well(fleet, mon
     with socket.create_server(("127.0.0.1", 0)) as mute:  # a store that takes connections only
         url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
         process = {"api": fleet.api, "worker": fleet.worker}[part](redis_url=url)
-        monkeypatch.setattr("harness.processes.nursery", None)  # by `python -m`, as it is started
+        monkeypatch.setattr("harness.processes.nurseries", None)  # by `python -m`, as it is started
         process.start(ready=False)
         asking, _ = mute.accept()
         with asking:

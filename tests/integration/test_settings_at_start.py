@@ -10,31 +10,47 @@ from pathlib import Path
 import httpx
 import pytest
 from harness.commands import environ
+from harness.processes import python
 
 SECRET = "hunter2"  # noqa: S105 - made up
 ROOT = Path(__file__).parents[2]
 ENTRIES = {
-    "api": ("-m", "api"),
-    "workers": ("-m", "workers"),
-    "celery": ("-m", "celery", "-A", "tasks", "worker"),
-    "flower": ("-m", "celery", "-A", "tasks", "flower"),
-    "up": ("-m", "cli.main", "up"),
-    "config": ("-m", "cli.main", "config"),
-    "status": ("-m", "cli.main", "status", "job_1"),
+    "api": ("api",),
+    "workers": ("workers",),
+    "celery": ("celery", "-A", "tasks", "worker"),
+    "flower": ("celery", "-A", "tasks", "flower"),
+    "up": ("cli.main", "up"),
+    "config": ("cli.main", "config"),
+    "status": ("cli.main", "status", "job_1"),
 }
 
 
+def told(settings):
+    return environ(**{f"FALLTHROUGH_{name}": value for name, value in settings.items()})
+
+
 def ended(*arguments, cwd=ROOT, **settings):
-    """Whatever such a process says before it ends with status 2: one line, and no secret."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=environ(**{f"FALLTHROUGH_{name}": value for name, value in settings.items()}),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    """What such a process says before it ends."""
+    return one_line(python(*arguments, environ=told(settings), folder=cwd))
+
+
+def ended_in_its_folder(cwd, *arguments, **settings):
+    """The same of a new interpreter, which looks for modules where it stands."""
+    return one_line(
+        subprocess.run(
+            [sys.executable, *arguments],
+            env=told(settings),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     )
+
+
+def one_line(done):
+    """What a process has said that ended with status 2: one line, and no secret."""
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
     assert len(said.strip().splitlines()) == 1, said
@@ -46,14 +62,14 @@ def ended(*arguments, cwd=ROOT, **settings):
 def test_a_folder_with_files_of_our_names_is_not_looked_into(tmp_path, entry):
     for name in ("tasks", "circuit_breaker", "fallback_chain", "json", "logging", "uvicorn"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('MINE was imported')\n")
-    said = ended(*ENTRIES[entry], cwd=tmp_path, LOG_LEVEL="LOUD")
+    said = ended_in_its_folder(tmp_path, "-m", entry, LOG_LEVEL="LOUD")
     assert "FALLTHROUGH_LOG_LEVEL: 'LOUD'" in said
 
 
 @pytest.mark.parametrize("name", ["circuit_breaker", "fallback_chain"])
 def test_celery_does_not_start_beside_a_file_of_our_names(tmp_path, name):
     (tmp_path / f"{name}.py").write_text("raise SystemExit('MINE was imported')\n")
-    said = ended(*ENTRIES["celery"], cwd=tmp_path)
+    said = ended_in_its_folder(tmp_path, "-m", *ENTRIES["celery"])
     assert f"{name} is found at {tmp_path / name}.py: start it in another folder" in said
 
 
@@ -121,7 +137,7 @@ def test_what_cannot_be_a_url_starts_nothing(valkey, entry, name, value, fault):
     ],
 )
 def test_what_the_command_line_is_given_is_looked_at_too(url, settings, fault):
-    assert fault in ended("-m", "cli.main", "status", "job_1", "--url", url, **settings)
+    assert fault in ended(*ENTRIES["status"], "--url", url, **settings)
 
 
 # One of every kind of setting; all of them in one process: tests/unit/test_odd_settings.py.
@@ -158,7 +174,7 @@ def test_an_odd_value_starts_nothing(entry, name, value):
 )
 def test_a_place_that_cannot_be_one_starts_nothing(valkey, tmp_path, entry, name, value):
     settings = {"REDIS_URL": valkey.url, "PORT": "0", name: value}
-    assert f"FALLTHROUGH_{name}: " in ended("-P", *ENTRIES[entry], cwd=tmp_path, **settings)
+    assert f"FALLTHROUGH_{name}: " in ended(*ENTRIES[entry], cwd=tmp_path, **settings)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[" * 100_000, b'{"keys": 5}', None])
@@ -169,21 +185,17 @@ def test_a_file_of_keys_that_is_none_starts_no_server(tmp_path, content):
 
 
 def test_the_load_test_tells_a_key_that_cannot_be_one():
-    assert "FALLTHROUGH_API_KEY: it has" in ended("load_test.py", API_KEY=f"{SECRET} {SECRET}")
+    assert "FALLTHROUGH_API_KEY: it has" in ended_in_its_folder(
+        ROOT, "load_test.py", API_KEY=f"{SECRET} {SECRET}"
+    )
 
 
 def test_config_shows_no_part_of_a_password():
     # Of two readers, each finds another host in it.
     assert "REDIS_URL: " in ended(*ENTRIES["config"], REDIS_URL=f"redis://:1/{SECRET}@host/0")
     url = f"redis://:1{SECRET}@host/0?password={SECRET}"
-    done = subprocess.run(
-        [sys.executable, *ENTRIES["config"]],
-        env=environ(FALLTHROUGH_REDIS_URL=url, FALLTHROUGH_API_KEYS=f"ann={SECRET}{SECRET}\n"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    settings = {"REDIS_URL": url, "API_KEYS": f"ann={SECRET}{SECRET}\n"}
+    done = python(*ENTRIES["config"], environ=told(settings))
+    assert done.returncode == 0
     assert SECRET not in done.stdout + done.stderr
     assert "FALLTHROUGH_REDIS_URL=redis://***@host/0?password=***" in done.stdout

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import string
-import subprocess
-import sys
 from urllib.parse import quote
 
 import httpx
 import pytest
 from harness.commands import environ, run
 from harness.flower import flower
+from harness.processes import python
 from harness.valkey import ValkeyServer
 from harness.waiting import free_port, wait_until
 
@@ -81,14 +80,9 @@ def test_a_form_that_is_taken_works_for_all(server, fleet, tmp_path, shown, form
     job = httpx.post(f"{api.url}/v1/jobs", json={"prompt": "Hello"}, timeout=10).json()
     job = httpx.get(f"{api.url}/v1/jobs/{job['id']}?wait=20", timeout=30).json()
     assert job["tier_used"] == "gpu"
-    ping = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "ping", "--json"],
-        env=environ(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    words = ("celery", "-A", "tasks", "inspect", "ping", "--json")
+    ping = python(*words, environ=environ(**settings))
+    assert ping.returncode == 0
     assert [answer["ok"] for answer in json.loads(ping.stdout).values()] == ["pong"]
     with flower(tmp_path, **settings) as url:
         wait_until(lambda: len(httpx.get(f"{url}/api/workers?refresh=1").json()) == 1)

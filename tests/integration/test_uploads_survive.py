@@ -19,7 +19,7 @@ from harness.waiting import wait_until
 if TYPE_CHECKING:
     from harness.processes import Fleet, Process
 
-LINES = [line(f"c{n}", f"prompt {n} {'x' * 2000}") for n in range(2000)]
+LINES = [line(f"c{n}", f"prompt {n} {'x' * 10_000}") for n in range(400)]  # 4 MB
 CONTENT = jsonl(LINES)
 TERMS = {"endpoint": CHAT, "completion_window": "24h"}
 
