@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from harness import contexts
 from harness.processes import Fleet
 from harness.timeouts import (  # noqa: F401 - hooks
     pytest_runtest_call,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """Let the commands that the tests start be interrupted: a shell's `&` has it ignored."""
+    """Have each client of the tests begin at once, and the commands that they start interrupted."""
+    contexts.share()
+    # Which a shell's `&` has ignored.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
