@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import helm_python as helm
-import kubernetes_validate
 import pytest
 import yaml
+from harness.charts import CHART, check, loaded
 
 from api.files import LARGEST_FILE
 from tasks.keys import parse_environment
@@ -24,7 +24,6 @@ from tasks.records.jobs import Queue
 from tasks.settings import PREFIX, Settings, specs_of
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "helm" / "ai-platform"
 KNOWN = {row[0] for row in Settings().rows()}
 # Those of the parts: the command line has one of its own.
 SECRETS = {
@@ -97,7 +96,7 @@ every_values = pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 
 
 def texts(values):
-    return helm.Chart.load(str(CHART)).render(values, name="ai-platform", namespace="ai")
+    return loaded().render(values, name="ai-platform", namespace="ai")
 
 
 def parsed(rendered):
@@ -138,7 +137,7 @@ def test_the_chart_renders_what_kubernetes_takes(values):
     for manifest in manifests:
         if manifest["apiVersion"] not in CUSTOM:
             for version in VERSIONS:
-                kubernetes_validate.validate(manifest, version, strict=True)
+                check(manifest, version)
     names = [(each["kind"], each["metadata"]["name"]) for each in manifests]
     assert len(names) == len(set(names))
     linted = helm.lint(str(CHART), values, strict=True)
@@ -461,8 +460,7 @@ def render_where(objects, values):
         }
         content = yaml.safe_dump(kubeconfig)
         with helm.Config(kubeconfig_content=content, namespace="ai") as config:
-            chart = helm.Chart.load(str(CHART))
-            rendered = config.render(chart, values, name="ai-platform", namespace="ai")
+            rendered = config.render(loaded(), values, name="ai-platform", namespace="ai")
     return parsed(rendered)
 
 
@@ -986,7 +984,7 @@ def test_a_reference_without_a_digest_is_taken_as_before(image):
 
 def test_the_chart_names_the_version_that_it_installs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    metadata = helm.Chart.load(str(CHART)).metadata
+    metadata = loaded().metadata
     assert metadata["appVersion"] == project["version"]
     assert metadata["kubeVersion"] == f">={VERSIONS[0]}.0-0"
     [api] = [spec for name, spec in pods(render({})) if name == "api-server"]

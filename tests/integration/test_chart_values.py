@@ -6,16 +6,14 @@ import copy
 import json
 import shutil
 from functools import cache
-from pathlib import Path
 
 import helm_python as helm
-import kubernetes_validate
 import pytest
 import yaml
+from harness.charts import CHART, check, loaded
 
 from tasks.settings import Settings
 
-CHART = Path(__file__).parents[2] / "helm" / "ai-platform"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -27,7 +25,7 @@ SHARING = ("api-server", "ai-platform-worker-interactive", "ai-platform-worker-b
 
 
 def render(values, name="ai-platform", chart=CHART):
-    rendered = helm.Chart.load(str(chart)).render(values, name=name, namespace="ai")
+    rendered = loaded(chart).render(values, name=name, namespace="ai")
     texts = (text for file, text in rendered.items() if file.endswith(".yaml"))
     manifests = [each for text in texts for each in yaml.load_all(text, LOADER) if each]
     return {(each["kind"], each["metadata"]["name"]): each for each in manifests}
@@ -218,7 +216,7 @@ def test_each_value_changes_what_is_made_into_something_that_kubernetes_takes(na
     assert after != before
     for key, manifest in after.items():
         if manifest["apiVersion"] in OWN_GROUPS and manifest != before.get(key):
-            kubernetes_validate.validate(manifest, "1.37", strict=True)
+            check(manifest)
 
 
 def test_the_table_looks_at_every_value():
@@ -394,7 +392,7 @@ def test_a_part_scaled_to_nothing_has_no_pods():
 
 def probe(name, own):
     deployment = render({"apiServer": {f"{name}Probe": own}})["Deployment", "api-server"]
-    kubernetes_validate.validate(deployment, "1.37", strict=True)
+    check(deployment)
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     return container[f"{name}Probe"]
 
