@@ -39,6 +39,7 @@ IMPORTED = {
         *("celery.worker.pidbox", "celery.events", "billiard.pool", "encodings.idna"),
         *("api.processes", "api.shared_counts"),
     ),
+    "servers with s3": ("s3fs", "aiobotocore.session", "aiobotocore.httpsession"),
     "commands": (
         *("cli.commands.batches", "cli.commands.breakers", "cli.commands.doctor"),
         *("cli.commands.jobs", "cli.commands.keys", "cli.commands.lists"),
@@ -47,9 +48,10 @@ IMPORTED = {
         *("flower.command", "flower.app", "flower.urls", "flower.events", "celery.apps.worker"),
     ),
 }
+IMPORTED["servers with s3"] += IMPORTED["servers"]
 KINDS = {"api": "servers", "workers": "servers", "celery": "commands", "cli.main": "commands"}
 # What changes from test to test, and that nothing reads before an entry module runs.
-PASSED_ON = ("FALLTHROUGH_", "FLOWER_", "PYTEST_", "COLUMNS")
+PASSED_ON = ("FALLTHROUGH_", "FLOWER_", "PYTEST_", "COLUMNS", "AWS_", "SSL_CERT_", "HTTP_PROXY")
 
 
 class Child:
@@ -144,6 +146,8 @@ class Nurseries:
         kind = KINDS.get(module)
         if kind is None:
             return None
+        if kind == "servers" and environ.get("FALLTHROUGH_FILES_URL", "").startswith("s3:"):
+            kind = "servers with s3"
         if kind not in self._made:
             self._made[kind] = Nursery(kind)
         return self._made[kind] if self._made[kind].fits(environ) else None
