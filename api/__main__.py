@@ -116,6 +116,7 @@ def _serve(
     app = create_app(settings, told)
     process.freeze_garbage()
     process.give_back_memory()
+    process.pass_cancels_on()
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import gc
 import logging
 import os
 import socket
+import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
 
 HAND_OVER_SECONDS = 4.0  # what a process that stops gets after its drain, and no more
 BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
@@ -75,6 +77,28 @@ def give_back_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
         c_library.mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BLOCK)
+
+
+def pass_cancels_on() -> None:
+    """Have asyncio.wait_for cancel who is cancelled, as it does from Python 3.12 on.
+
+    On 3.11 who is cancelled in the moment in which what he waits for is done gets its result, and
+    goes on for ever (https://github.com/python/cpython/issues/86296). redis-py waits so until each
+    command is sent: a client who had left was waited for to his deadline, a call that was to be cut
+    off went on.
+    """
+    if sys.version_info < (3, 12):
+        asyncio.wait_for = _wait_for  # type: ignore[assignment]
+
+
+async def _wait_for(what: Awaitable[Any], timeout: float | None) -> Any:  # noqa: ASYNC109 - asyncio's
+    if timeout is not None and timeout <= 0:
+        return await _of_3_11(what, timeout)
+    async with asyncio.timeout(timeout):
+        return await what
+
+
+_of_3_11 = asyncio.wait_for
 
 
 def end() -> NoReturn:

@@ -21,6 +21,7 @@ from harness.valkey import ValkeyServer
 from harness.waiting import free_port
 
 from circuit_breaker import forget_circuit_breakers
+from tasks import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def pytest_configure() -> None:
     """Have each client of the tests begin at once, and the commands that they start interrupted."""
     contexts.share()
+    process.pass_cancels_on()  # as each process of ours does
     # Which a shell's `&` has ignored.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -97,6 +97,7 @@ class WorkerProcess:
         worker = self._celery_worker()
         process.freeze_garbage()
         process.give_back_memory()
+        process.pass_cancels_on()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that has a thread is done
         if self._stopping:

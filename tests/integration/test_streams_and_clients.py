@@ -65,10 +65,15 @@ def test_who_goes_away_has_his_job_cancelled_and_its_call_ended(fleet, gpu, leav
     assert (len(gpu.calls), gpu.running) == (1, 0)
 
 
-def test_who_goes_away_while_his_job_is_queued_has_it_cancelled(fleet, gpu):
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_who_goes_away_while_his_job_is_queued_has_it_cancelled(fleet, gpu, streamed, at_once):
+    """At once: before it is made, so that he is gone when he begins to be waited for."""
     api = fleet.api().start()
     before = submit(api)  # its first message takes an API process a moment more
-    reader = Reader(api.url, chat("w"))
+    reader = Reader(api.url, chat("w", stream=streamed))
+    if at_once:
+        reader.leave()
     wait_until(lambda: newest(api)["id"] != before)
     reader.leave()
     wait_until(lambda: newest(api)["status"] == "cancelled", PROMPT)

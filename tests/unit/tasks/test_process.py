@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import platform
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from harness.waiting import turns
 
 from tasks import process
 
@@ -42,6 +44,46 @@ def test_what_is_there_at_the_start_is_not_looked_through_again():
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+# conftest.py has this process pass cancels on, as each of ours does.
+
+
+async def at_once():
+    """As redis-py sends a command: nothing is waited for."""
+
+
+async def after_a_turn():
+    await asyncio.sleep(0)
+
+
+def a_future():
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, None)
+    return future
+
+
+@pytest.mark.parametrize("what", [at_once, after_a_turn, a_future])
+@pytest.mark.parametrize("moment", range(6))
+async def test_who_is_cancelled_while_he_waits_for_something_goes_on_at_no_moment(what, moment):
+    async def wait():
+        await asyncio.wait_for(what(), 30)
+        await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait())
+    await turns(moment)
+    waiting.cancel()
+    ended, _ = await asyncio.wait([waiting], timeout=1)
+    assert [each.cancelled() for each in ended] == [True]
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0, -1])
+async def test_what_takes_longer_than_it_is_waited_for_is_cancelled(seconds):
+    never = asyncio.get_running_loop().create_future()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(never, seconds)
+    assert never.cancelled()
+    assert await asyncio.wait_for(asyncio.sleep(0, "here"), None) == "here"
 
 
 def test_a_process_ends_at_once_whatever_its_threads_do():
