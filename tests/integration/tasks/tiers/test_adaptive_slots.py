@@ -34,6 +34,7 @@ class Process:
     """As a worker: its own store connection, slots and client; callers that never cease."""
 
     def __init__(self, url: str, engine: Engine, share: Share) -> None:
+        self._before = asyncio.all_tasks()
         self.store = store_on(url)
         self.slots = AdaptiveSlots(self.store.limits, share)
         self.verdicts: Counter[Verdict] = Counter()
@@ -53,6 +54,9 @@ class Process:
             await self.call()
 
     async def close(self) -> None:
+        # What they still ask the store for, and would open a connection for once it is closed.
+        if under_way := asyncio.all_tasks() - self._before - {asyncio.current_task()}:
+            await asyncio.wait(under_way, timeout=5)
         await self.http.aclose()
         await self.store.close()
 
