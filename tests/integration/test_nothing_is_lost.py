@@ -27,6 +27,10 @@ def three_workers(fleet, **settings):
         yield client, workers
 
 
+# A machine that stands still for a second fails no call.
+PATIENT = {"gpu_timeout_seconds": 10, "connect_timeout_seconds": 5}
+
+
 def submit(client, number, label, **fields):
     jobs = []
     for start in range(0, number, 100):
@@ -64,7 +68,7 @@ def counted(client):
 def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(fleet, gpu):
     gpu.delay = 0.05
     ids = []
-    with three_workers(fleet) as (client, workers):
+    with three_workers(fleet, **PATIENT) as (client, workers):
         for n, worker in enumerate(workers):
             done = len(gpu.calls)
             ids += submit(client, 100, f"term {n}")
@@ -74,7 +78,7 @@ def test_sigterm_to_each_worker_in_turn_loses_nothing_and_runs_nothing_twice(fle
             worker.start()
         jobs = finish(client, ids)
         assert {job["status"] for job in jobs} == {"succeeded"}
-        assert {job["tier_used"] for job in jobs} == {"gpu"}
+        assert [job["attempts"] for job in jobs if job["tier_used"] != "gpu"] == []
         assert max(Counter(gpu.prompts()).values()) == 1
         assert counted(client) == 300
 
