@@ -88,6 +88,7 @@ class WorkerProcess:
         Raises StoreUnfit or StoreUnavailable when the store will not do, SettingsError for a port
         that is taken.
         """
+        process.pass_cancels_on()
         health_socket = self._listen()
         self._loop.start()
         self._publisher.start()
@@ -97,7 +98,6 @@ class WorkerProcess:
         worker = self._celery_worker()
         process.freeze_garbage()
         process.give_back_memory()
-        process.pass_cancels_on()
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         worker.start()  # blocks; a SIGTERM ends it when all that has a thread is done
         if self._stopping:
