@@ -57,9 +57,9 @@ class Context:
     async def alone(self) -> AsyncIterator[None]:
         """Be the one at work of all that may be poison, and beside no phase of a batch.
 
-        A worker's death is laid on whoever is noted, so nobody else may be what it dies of. Of
-        fresh jobs this cannot be said: they would wait for a model's whole call. A phase waits
-        for one call at most, for who only waits for his turn keeps no phase waiting.
+        A worker's death is laid on whoever is noted, so nobody else is to be what it dies of. Of
+        fresh jobs this cannot be said: they would wait for a model's whole call. Phases wait, for a
+        while; and who only waits for his turn keeps none of them waiting.
         """
         async with self._suspects, self.phases.alone():
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,16 @@ class Exclusive:
         self._empty.set()
 
     @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
-        """Be inside with any number of others."""
-        async with self._gate:
-            self._inside += 1
-            self._empty.clear()
+    async def together(self, patience: float | None = None) -> AsyncIterator[None]:
+        """Be inside with any number of others.
+
+        patience: seconds after which who is alone is so no longer; None: he is waited for.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience), self._gate:
+                pass
+        self._inside += 1
+        self._empty.clear()
         try:
             yield
         finally:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 CLEAR_SECONDS = 5.0  # from the end of a batch until its parts go
 AGAIN_SECONDS = 2.0  # until a phase that broke off runs again
+# That a phase waits for a job that is called alone, whose slot and model may take far longer.
+PATIENCE_SECONDS = 5.0
 INPUT_GONE = "the input file is not there any more"
 GIVEN_UP = {  # phase -> as the user knows it
     "validate": "the validation of the input file",
@@ -146,17 +148,22 @@ class PhaseRunner:
 
     async def run(self, unit: Unit) -> None:
         """Run a phase whose lease is held; one that its workers die of is given up."""
-        context = self._context
+        context, stopping = self._context, self._context.drain.started
         try:
             if is_poison([each for each in unit.attempts if each.tier == unit.tier]):
                 await self._give_up(unit)
             elif is_suspect(unit.attempts):
                 async with context.alone():
-                    if await context.retrying(context.store.jobs.note_alone, unit):
+                    if context.drain.started and not stopping:
+                        await self.hand_back(unit)
+                    elif await context.retrying(context.store.jobs.note_alone, unit):
                         await self._run(unit)
             else:
-                async with context.phases.together():
-                    await self._run(unit)
+                async with context.phases.together(PATIENCE_SECONDS):
+                    if context.drain.started and not stopping:
+                        await self.hand_back(unit)
+                    else:
+                        await self._run(unit)
         except OSError as error:
             await self.put_off(unit, error)
         except StoreUnavailable as error:

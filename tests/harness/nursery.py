@@ -105,7 +105,8 @@ class Nursery:
 
     def fits(self, environ: Mapping[str, str]) -> bool:
         """Whether a fork is what a new interpreter would be, which reads its environment."""
-        return _constant(environ) == self._environ
+        path = os.environ.get("PYTHONPATH")  # which the nursery has: it has begun with it
+        return _constant(environ) == self._environ and path in {None, environ.get("PYTHONPATH")}
 
     def start(
         self,
@@ -197,7 +198,7 @@ def _become(
         os.close(file)
     os.chdir(folder)
     path = environ.get("PYTHONPATH", "")
-    if path != os.environ.get("PYTHONPATH", ""):
+    if path and path != os.environ.get("PYTHONPATH"):
         _begin_with(path)
     os.environ.clear()
     os.environ.update(environ)

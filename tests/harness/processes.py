@@ -32,12 +32,16 @@ def begin(
     folder: Path | str,
     *files: BinaryIO,
 ) -> subprocess.Popen[bytes] | Child:
-    """Start `python -P -m ARGUMENTS`. files: its standard input, output and error output."""
+    """Start `python -m ARGUMENTS`, with -P where the folder is another than ours.
+
+    files: its standard input, output and error output.
+    """
     nursery = nurseries.fitting(arguments[0], environ) if nurseries is not None else None
     if nursery is not None:
         return nursery.start(arguments, environ, str(folder), files)
     given, out, errors = files
-    command = [sys.executable, "-P", "-m", *arguments]
+    safe = () if Path(folder) == Path.cwd() else ("-P",)
+    command = [sys.executable, *safe, "-m", *arguments]
     return subprocess.Popen(
         command, env=environ, cwd=folder, stdin=given, stdout=out, stderr=errors
     )
@@ -49,7 +53,7 @@ def python(
     folder: Path | str = ROOT,
     stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -P -m ARGUMENTS`; return what it said, and how it ended."""
+    """Run `python -m ARGUMENTS`; return what it said, and how it ended."""
     receives, gives = os.pipe()
     with (
         os.fdopen(receives, "rb", 0) as given,

@@ -19,7 +19,7 @@ def _nurseries() -> Iterator[Nurseries]:
     nurseries.close()
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _forks(_nurseries: Nurseries) -> Iterator[None]:
     processes.nurseries = _nurseries
     yield

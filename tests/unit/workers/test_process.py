@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig, Outcome
+from tasks import process
 from tasks.drain import Drain
+from tasks.errors import SettingsError
 from tasks.settings import Settings
 from workers.process import WorkerProcess
 
@@ -31,6 +33,16 @@ class Worker:
             self.ended.append(name)
 
         return end
+
+
+def test_a_worker_passes_cancels_on_before_anything_runs(monkeypatch):
+    ours = asyncio.wait_for
+    monkeypatch.setattr("asyncio.wait_for", process._of_3_11)
+    with process.listen("127.0.0.1", 0) as taken:
+        worker = Worker(worker_port=taken.getsockname()[1])
+        with pytest.raises(SettingsError, match="FALLTHROUGH_WORKER_PORT"):
+            worker.process.run()
+    assert asyncio.wait_for is ours
 
 
 async def test_a_unit_that_begins_to_wait_as_the_drain_ends_is_handed_back_before_the_end():

@@ -56,7 +56,8 @@ class Process:
     async def close(self) -> None:
         # What they still ask the store for, and would open a connection for once it is closed.
         if under_way := asyncio.all_tasks() - self._before - {asyncio.current_task()}:
-            await asyncio.wait(under_way, timeout=5)
+            _, pending = await asyncio.wait(under_way, timeout=5)
+            assert not pending
         await self.http.aclose()
         await self.store.close()
 

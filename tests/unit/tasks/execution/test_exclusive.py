@@ -56,6 +56,16 @@ async def test_who_is_to_be_alone_waits_for_all_and_keeps_others_out(visitors):
     assert visitors.inside == ["c"]
 
 
+async def test_who_has_waited_long_enough_comes_in_beside_who_is_alone():
+    place = Exclusive()
+    async with place.alone(), place.together(0.01):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), place.together(10):
+                pytest.fail("it has not waited")
+    async with place.alone():
+        pass
+
+
 async def test_two_that_are_to_be_alone_come_one_after_the_other(visitors):
     await visitors.enter("a", alone=True)
     await visitors.enter("b", alone=True)

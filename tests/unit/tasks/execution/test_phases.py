@@ -517,6 +517,34 @@ async def test_a_phase_waits_for_the_suspect_at_work_and_for_none_whose_turn_is_
     assert inside == ["fresh", "suspect"]
 
 
+async def test_a_phase_waits_for_a_suspect_no_longer_than_a_while(batch, monkeypatch):
+    monkeypatch.setattr("tasks.execution.phases.PATIENCE_SECONDS", 0.05)
+    runner, inside = PhaseRunner(batch.context, 2), []
+
+    async def work(unit):
+        inside.append(unit.id)
+
+    monkeypatch.setattr(runner, "_run", work)
+    async with batch.context.alone():
+        running = asyncio.create_task(runner.run(replace(join(), id="fresh")))
+        await turns()
+        assert inside == []
+        await asyncio.wait_for(running, 5)
+    assert inside == ["fresh"]
+
+
+@pytest.mark.parametrize("attempts", [(), (lost("join"),) * 2])
+async def test_a_phase_that_waits_as_its_worker_is_told_to_stop_is_handed_back(batch, attempts):
+    runner = PhaseRunner(batch.context, 2)
+    async with batch.context.alone():
+        running = asyncio.create_task(runner.run(join(attempts=attempts)))
+        await turns()
+        batch.context.drain.started = True
+    await asyncio.wait_for(running, 5)
+    assert moves(batch, "hand_back", "complete") == [("hand_back", "join")]
+    assert batch.jobs.moves == []
+
+
 async def test_who_was_paused_at_the_joining_leaves_the_files_of_another_as_they_are(batch, run):
     """The batch has ended, and its results are gone: none seems to be answered."""
     whole = content_name("file-1-output")
