@@ -84,8 +84,7 @@ def pass_cancels_on() -> None:
 
     On 3.11 who is cancelled in the moment in which what he waits for is done gets its result, and
     goes on for ever (https://github.com/python/cpython/issues/86296). redis-py waits so until each
-    command is sent: a client who had left was waited for to his deadline, a call that was to be cut
-    off went on.
+    command is sent: a client who had left as his request was taken was waited for.
     """
     if sys.version_info < (3, 12):
         asyncio.wait_for = _wait_for  # type: ignore[assignment]

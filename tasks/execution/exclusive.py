@@ -20,10 +20,10 @@ class Exclusive:
         self._empty.set()
 
     @asynccontextmanager
-    async def together(self, patience: float | None = None) -> AsyncIterator[None]:
+    async def together(self, patience: float) -> AsyncIterator[None]:
         """Be inside with any number of others.
 
-        patience: seconds after which who is alone is so no longer; None: he is waited for.
+        patience: seconds after which who is alone is so no longer.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience), self._gate:

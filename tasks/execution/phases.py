@@ -152,18 +152,13 @@ class PhaseRunner:
         try:
             if is_poison([each for each in unit.attempts if each.tier == unit.tier]):
                 await self._give_up(unit)
-            elif is_suspect(unit.attempts):
-                async with context.alone():
-                    if context.drain.started and not stopping:
-                        await self.hand_back(unit)
-                    elif await context.retrying(context.store.jobs.note_alone, unit):
-                        await self._run(unit)
-            else:
-                async with context.phases.together(PATIENCE_SECONDS):
-                    if context.drain.started and not stopping:
-                        await self.hand_back(unit)
-                    else:
-                        await self._run(unit)
+                return
+            suspect = is_suspect(unit.attempts)
+            async with context.alone() if suspect else context.phases.together(PATIENCE_SECONDS):
+                if context.drain.started and not stopping:  # meanwhile
+                    await self.hand_back(unit)
+                elif not suspect or await context.retrying(context.store.jobs.note_alone, unit):
+                    await self._run(unit)
         except OSError as error:
             await self.put_off(unit, error)
         except StoreUnavailable as error:

@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LONGEST_MESSAGE = 1 << 20
 # What each kind imports, and what it and its frameworks import once it runs.
+SERVERS = (
+    *("api.app", "api.server", "workers.process", "workers.slice_request"),
+    *("fallback_chain.aiohttp_http", "swagger_ui", "pythonjsonlogger.json", "email.policy"),
+    *("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
+    *("celery.apps.worker", "celery.app.amqp", "celery.app.log", "celery.backends.base"),
+    *("celery.concurrency.thread", "celery.loaders.app", "celery.utils.debug"),
+    *("celery.worker.autoscale", "celery.worker.components", "celery.worker.strategy"),
+    *("celery.worker.pidbox", "celery.events", "billiard.pool", "encodings.idna"),
+    *("api.processes", "api.shared_counts"),
+)
 IMPORTED = {
-    "servers": (
-        *("api.app", "api.server", "workers.process", "workers.slice_request"),
-        *("fallback_chain.aiohttp_http", "swagger_ui", "pythonjsonlogger.json", "email.policy"),
-        *("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
-        *("celery.apps.worker", "celery.app.amqp", "celery.app.log", "celery.backends.base"),
-        *("celery.concurrency.thread", "celery.loaders.app", "celery.utils.debug"),
-        *("celery.worker.autoscale", "celery.worker.components", "celery.worker.strategy"),
-        *("celery.worker.pidbox", "celery.events", "billiard.pool", "encodings.idna"),
-        *("api.processes", "api.shared_counts"),
-    ),
-    "servers with s3": ("s3fs", "aiobotocore.session", "aiobotocore.httpsession"),
+    "servers": SERVERS,
+    "servers with s3": (*SERVERS, "s3fs", "aiobotocore.session", "aiobotocore.httpsession"),
     "commands": (
         *("cli.commands.batches", "cli.commands.breakers", "cli.commands.doctor"),
         *("cli.commands.jobs", "cli.commands.keys", "cli.commands.lists"),
@@ -48,10 +49,10 @@ IMPORTED = {
         *("flower.command", "flower.app", "flower.urls", "flower.events", "celery.apps.worker"),
     ),
 }
-IMPORTED["servers with s3"] += IMPORTED["servers"]
 KINDS = {"api": "servers", "workers": "servers", "celery": "commands", "cli.main": "commands"}
 # What changes from test to test, and that nothing reads before an entry module runs.
-PASSED_ON = ("FALLTHROUGH_", "FLOWER_", "PYTEST_", "COLUMNS", "AWS_", "SSL_CERT_", "HTTP_PROXY")
+PASSED_ON = ("FALLTHROUGH_", "FLOWER_", "PYTEST_", "COLUMNS", "AWS_", "SSL_CERT_")
+PATH = "PYTHONPATH"  # which a fork takes in as it begins, if its nursery has none
 
 
 class Child:
@@ -105,8 +106,8 @@ class Nursery:
 
     def fits(self, environ: Mapping[str, str]) -> bool:
         """Whether a fork is what a new interpreter would be, which reads its environment."""
-        path = os.environ.get("PYTHONPATH")  # which the nursery has: it has begun with it
-        return _constant(environ) == self._environ and path in {None, environ.get("PYTHONPATH")}
+        path_fits = os.environ.get(PATH) in {None, environ.get(PATH)}
+        return path_fits and _constant(environ) == self._environ
 
     def start(
         self,
@@ -159,8 +160,7 @@ class Nurseries:
 
 
 def _constant(environ: Mapping[str, str]) -> dict[str, str]:
-    passed_on = (*PASSED_ON, "PYTHONPATH")
-    return {k: v for k, v in environ.items() if not k.startswith(passed_on)}
+    return {k: v for k, v in environ.items() if not k.startswith((*PASSED_ON, PATH))}
 
 
 def _serve(asks: socket.socket, kind: str) -> None:
@@ -197,9 +197,8 @@ def _become(
         os.dup2(file, standard)
         os.close(file)
     os.chdir(folder)
-    path = environ.get("PYTHONPATH", "")
-    if path and path != os.environ.get("PYTHONPATH"):
-        _begin_with(path)
+    if PATH in environ and PATH not in os.environ:
+        _begin_with(environ[PATH])
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = arguments

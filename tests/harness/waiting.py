@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], T], seconds: float = 20.0, what: str = ""
 
 
 def _pause(waited: float, least: float) -> float:
-    """Return until when to look again: what takes long is looked at less often.
+    """Return the seconds until the next look: what takes long is looked at less often.
 
     Each look at a server takes some of the core that it needs for what is waited for.
     """

@@ -83,6 +83,15 @@ async def test_what_takes_longer_than_it_is_waited_for_is_cancelled(seconds):
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(never, seconds)
     assert never.cancelled()
+    begun = []
+
+    async def begin():
+        begun.append("it")
+
+    if seconds <= 0:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(begin(), seconds)
+        assert begun == []
     assert await asyncio.wait_for(asyncio.sleep(0, "here"), None) == "here"
 
 

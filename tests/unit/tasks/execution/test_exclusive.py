@@ -20,7 +20,7 @@ class Visitors:
         await turns()
 
     async def _stay(self, name, alone):
-        async with self.place.alone() if alone else self.place.together():
+        async with self.place.alone() if alone else self.place.together(10):
             self.inside.append(name)
             try:
                 await asyncio.Event().wait()

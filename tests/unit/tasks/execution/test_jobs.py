@@ -281,10 +281,10 @@ async def test_no_phase_of_a_batch_is_at_work_while_a_suspect_is_noted(worker, s
     phases, began = worker.context.phases, []
 
     async def phase():
-        async with phases.together():
+        async with phases.together(10):
             began.append("phase")
 
-    async with phases.together():
+    async with phases.together(10):
         running = slice_.run("a", attempts={"a": {"attempts": (lost("gpu"),) * 2}})
         await turns(20)
         assert (moves(worker, "note_alone"), worker.answerer.asked) == ([], [])

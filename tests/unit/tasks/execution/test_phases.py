@@ -545,6 +545,13 @@ async def test_a_phase_that_waits_as_its_worker_is_told_to_stop_is_handed_back(b
     assert batch.jobs.moves == []
 
 
+async def test_a_part_whose_lines_are_done_as_its_worker_stops_is_still_written(batch, run):
+    batch.batches.known = {0: b"oA", 1: b"oB"}
+    batch.context.drain.started = True
+    await run(slice_at_part())
+    assert [kind for kind, *_ in moves(batch, "hand_back", "complete_slice")] == ["complete_slice"]
+
+
 async def test_who_was_paused_at_the_joining_leaves_the_files_of_another_as_they_are(batch, run):
     """The batch has ended, and its results are gone: none seems to be answered."""
     whole = content_name("file-1-output")

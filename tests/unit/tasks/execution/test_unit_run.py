@@ -291,10 +291,10 @@ async def test_no_phase_of_a_batch_is_at_work_while_a_line_is_noted(worker):
     phases, began = worker.context.phases, []
 
     async def phase():
-        async with phases.together():
+        async with phases.together(10):
             began.append("phase")
 
-    async with phases.together():
+    async with phases.together(10):
         run = Run(worker, worker.storage, attempts=(lost("gpu"),) * 2)
         await run.begin_alone(0)
         await turns(20)
