@@ -545,10 +545,10 @@ async def test_a_phase_that_waits_as_its_worker_is_told_to_stop_is_handed_back(b
     assert batch.jobs.moves == []
 
 
-async def test_a_part_whose_lines_are_done_as_its_worker_stops_is_still_written(batch, run):
+async def test_a_part_whose_lines_are_done_as_its_worker_stops_is_still_written(batch):
     batch.batches.known = {0: b"oA", 1: b"oB"}
     batch.context.drain.started = True
-    await run(slice_at_part())
+    await PhaseRunner(batch.context, 2).run(slice_at_part())  # as the run of its unit does
     assert [kind for kind, *_ in moves(batch, "hand_back", "complete_slice")] == ["complete_slice"]
 
 
