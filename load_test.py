@@ -13,12 +13,10 @@ import os
 import sys
 import time
 from collections import Counter
-from datetime import timedelta
 from typing import Any
 
+import aiohttp
 import click
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import PyreqwestError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,6 +25,7 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 LOOK_SECONDS = 0.25
+LONGEST_SECONDS = 150.0  # that a request may take
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
@@ -53,8 +52,11 @@ class Load:
 
     async def run(self, concurrency: int, progress: Progress) -> None:
         """Ask everything."""
-        builder = ClientBuilder().no_proxy().timeout(timedelta(seconds=150))
-        client = builder.default_headers(self.headers).build()
+        client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(LONGEST_SECONDS),
+            headers=self.headers,
+        )
         bar = progress.add_task("asking", total=self.requests, said="")
         began = time.monotonic()
         watching = asyncio.create_task(self._watch(client))
@@ -72,8 +74,9 @@ class Load:
             await asyncio.sleep(LOOK_SECONDS)
         for task in (*calls, watching):
             task.cancel()
+        await client.close()
 
-    async def _calls(self, client: Client) -> None:
+    async def _calls(self, client: aiohttp.ClientSession) -> None:
         while self.left > 0:
             number = self.left
             self.left -= 1
@@ -84,10 +87,9 @@ class Load:
             }
             began = time.monotonic()
             try:
-                request = client.post(f"{self.url}/v1/chat/completions").body_json(body)
-                response = await request.build().send()
-                await response.bytes()
-            except PyreqwestError as error:
+                response = await client.post(f"{self.url}/v1/chat/completions", json=body)
+                await response.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
                 self.errors[type(error).__name__] += 1
                 continue
             if response.status == 200:  # noqa: PLR2004 - HTTP's own number
@@ -96,13 +98,13 @@ class Load:
             else:
                 self.errors[f"HTTP {response.status}"] += 1
 
-    async def _watch(self, client: Client) -> None:
+    async def _watch(self, client: aiohttp.ClientSession) -> None:
         """Note every change of a breaker."""
         seen: dict[str, str] = {}
         began = time.monotonic()
         while True:
-            with contextlib.suppress(PyreqwestError, KeyError):
-                reply = await client.get(f"{self.url}/circuit-breakers").build().send()
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, KeyError):
+                reply = await client.get(f"{self.url}/circuit-breakers")
                 for name, view in (await reply.json())["circuit_breakers"].items():
                     state = view["state"]
                     if seen.get(name, state) != state:

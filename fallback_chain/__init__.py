@@ -6,7 +6,6 @@
 """
 
 from fallback_chain.answers import Answer, degraded_answer, read_answer, text_of
-from fallback_chain.auto_http import AutoHttp
 from fallback_chain.body import Body, Endpoint
 from fallback_chain.cache import (
     AnswerCache,
@@ -40,8 +39,8 @@ from fallback_chain.http import (
     StreamedReply,
     read_authorities,
 )
+from fallback_chain.httptools_http import HttptoolsHttp
 from fallback_chain.needs import Need, Needs, parse_accepts
-from fallback_chain.pyreqwest_http import PyreqwestHttp
 from fallback_chain.streams import Chunks, Sink, chunks_of, head_of, joined
 from fallback_chain.tier import (
     BREAKER_NAMES,
@@ -90,7 +89,6 @@ __all__ = [
     "Answer",
     "AnswerCache",
     "Attempt",
-    "AutoHttp",
     "Body",
     "CacheTier",
     "CachedAnswer",
@@ -103,6 +101,7 @@ __all__ = [
     "Fault",
     "Finding",
     "Http",
+    "HttptoolsHttp",
     "InputFault",
     "Meaning",
     "MemoryCache",
@@ -110,7 +109,6 @@ __all__ = [
     "Needs",
     "NoFormError",
     "Pace",
-    "PyreqwestHttp",
     "RedisCache",
     "Reply",
     "RequestRefusedError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -58,6 +59,11 @@ class AiohttpHttp(CancellableHttp):
         )
 
     async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Exchange:
+        return await self._reached(partial(self._sent, method, url, headers, content))
+
+    async def _sent(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Exchange:
         """Send a request; once more, on a fresh connection, if it met an old one that is gone.

@@ -8,7 +8,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from fallback_chain.errors import UpstreamError
 from fallback_chain.http import (
@@ -21,7 +21,15 @@ from fallback_chain.http import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Mapping,
+    )
+    from contextlib import AbstractAsyncContextManager
 
 OK = 200  # HTTP's status
 LATE_SECONDS = 0.05  # by which a timer is later only on a loop that was busy
@@ -29,6 +37,8 @@ MOST_TRIES = 3  # to reach a server, of a loop that was too busy to see whether 
 PACKING = "gzip"  # how a whole reply may be packed
 NOT_PACKED = "identity"  # what a stream is to be: who packs may keep back what there is
 GZIP = zlib.MAX_WBITS | 16
+
+Reached = TypeVar("Reached")
 
 
 class Exchange(ABC):
@@ -159,7 +169,7 @@ class CancellableHttp(HttpAdapter, ABC):
         asked = {**headers, "accept-encoding": PACKING}
         with self._translation(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
-                exchange = await self._reached(method, url, asked, content)
+                exchange = await self._exchange(method, url, asked, content)
                 try:
                     pieces = self._pieces(method, exchange)
                     body = b"".join([piece async for piece in pieces])
@@ -169,8 +179,7 @@ class CancellableHttp(HttpAdapter, ABC):
                     exchange.status, {} if exchange.status == OK else exchange.headers(), body
                 )
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self,
         method: str,
         url: str,
@@ -178,12 +187,23 @@ class CancellableHttp(HttpAdapter, ABC):
         headers: Mapping[str, str],
         content: bytes | None,
         timeout_seconds: float,
-    ) -> AsyncGenerator[StreamedReply]:
+    ) -> AbstractAsyncContextManager[StreamedReply]:
         """Send one request; the context begins once the reply's head is there."""
+        return self._streamed(method, url, headers, content, timeout_seconds)
+
+    @asynccontextmanager
+    async def _streamed(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        timeout_seconds: float,
+    ) -> AsyncGenerator[StreamedReply]:
         asked = {**headers, "accept-encoding": NOT_PACKED}
         with self._translation(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
-                exchange = await self._reached(method, url, asked, content)
+                exchange = await self._exchange(method, url, asked, content)
         try:
             yield StreamedReply(exchange.status, exchange.headers(), self._pieces(method, exchange))
         finally:
@@ -212,17 +232,16 @@ class CancellableHttp(HttpAdapter, ABC):
             failure = UpstreamError("timed out", "timeout")
         return failure or UpstreamError(type(error).__name__, "protocol")
 
-    async def _reached(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
-    ) -> Exchange:
+    async def _reached(self, reach: Callable[[], Awaitable[Reached]]) -> Reached:
+        """Do what needs a connection; again, if our own loop was too late to see one."""
         for _ in range(MOST_TRIES - 1):
             began = time.monotonic()
             try:
-                return await self._exchange(method, url, headers, content)
+                return await reach()
             except self._connect_timeout:
                 if not self._loop_stood_still(began):
                     raise
-        return await self._exchange(method, url, headers, content)
+        return await reach()
 
     def _loop_stood_still(self, began: float) -> bool:
         """Whether the event loop came too late to say that no connection came about in time.

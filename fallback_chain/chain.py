@@ -25,8 +25,8 @@ from fallback_chain.cache import CacheTier, MemoryCache, RedisCache, cache_key, 
 from fallback_chain.endpoints import TierOfEndpoints
 from fallback_chain.errors import NoFormError, RequestRefusedError
 from fallback_chain.http import read_authorities
+from fallback_chain.httptools_http import HttptoolsHttp
 from fallback_chain.needs import Needs
-from fallback_chain.pyreqwest_http import PyreqwestHttp
 from fallback_chain.tier import BREAKER_NAMES, ChatTier, TierConfig, breaker_name
 from fallback_chain.trial import Step, Trial, Verdict, next_step
 
@@ -209,7 +209,7 @@ def _http(options: ChainOptions, client: httpx.AsyncClient | None) -> Http:
 
         return HttpxHttp.of(client, connect)
     authorities = read_authorities(options.ca_file) if options.ca_file else b""
-    return PyreqwestHttp(connect_timeout_seconds=connect, authorities=authorities)
+    return HttptoolsHttp(connect_timeout_seconds=connect, authorities=authorities)
 
 
 def build_tier(config: TierConfig, breakers: Mapping[str, CircuitBreaker], http: Http) -> Tier:

@@ -1,6 +1,6 @@
 """The HTTP port of the tiers, small so that the cheapest client serves: one request, one reply.
 
-A reply comes whole, or piece by piece. The port's adapters are `pyreqwest_http`, `aiohttp_http` and
+A reply comes whole, or piece by piece. The port's adapters are `httptools_http`, `aiohttp_http` and
 `httpx_http`; one suite of tests holds them to the same.
 """
 
@@ -53,7 +53,7 @@ class Http(Protocol):
     """Sends a request and reads the reply, or raises UpstreamError.
 
     It follows no redirect, keeps no cookie, and takes no proxy from the environment. Whoever is
-    cut off closes the connection of his request, except with pyreqwest.
+    cut off closes the connection of his request.
     """
 
     async def request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -59,6 +60,11 @@ class HttpxHttp(CancellableHttp):
         return self._client
 
     async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Exchange:
+        return await self._reached(partial(self._sent, method, url, headers, content))
+
+    async def _sent(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Exchange:
         client = self._open()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX = "FALLTHROUGH_"
 REDIS_PORT = 6379
-HTTP_CLIENTS = ("auto", "pyreqwest", "aiohttp", "httpx")
+HTTP_CLIENTS = ("auto", "aiohttp", "httpx")
 EVERY_SECOND, ALWAYS = "everysec", "always"  # as the store's appendfsync
 # What Kubernetes sets in every container for a Service whose name begins with "fallthrough".
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT$|_PORT_\d+_(TCP|UDP)")
@@ -233,9 +233,8 @@ class Settings:
     connect_timeout_seconds: float = _setting(2.0, "limit to reach a tier's server", low=0.001)
     http_client: str = _setting(
         "auto",
-        "what asks model servers: pyreqwest costs the least; aiohttp, httpx end a call at once "
-        "when nobody waits for it any more; auto: pyreqwest for servers whose calls end within a "
-        "second, else aiohttp. Streams go by aiohttp, or by httpx if that is set",
+        "what asks model servers: auto costs the least, and goes by aiohttp through a proxy; or "
+        "aiohttp, or httpx, for all",
     )
     ca_file: str = _setting(
         "",

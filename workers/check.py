@@ -40,10 +40,6 @@ LONGEST_REASON = 300  # characters of a client's own words
 URL, KEY = "FALLTHROUGH_{tier}_URL", "FALLTHROUGH_{tier}_API_KEY"
 MODEL, SECONDS = "FALLTHROUGH_{tier}_MODEL", "FALLTHROUGH_{tier}_TIMEOUT_SECONDS"
 VOUCH = "name a file of who vouches for it (PEM) in FALLTHROUGH_CA_FILE"
-NO_AUTHORITY_OF_ITS_OWN = (
-    "pyreqwest takes none that is marked as an authority (CA:TRUE), so set FALLTHROUGH_HTTP_CLIENT "
-    "to auto"
-)
 ADVICE: Mapping[Fault, str] = {
     Fault.UNKNOWN_HOST: f"look at the host's name in {URL}, and whether this machine resolves it",
     Fault.REFUSED: f"start the server, have it listen beyond its own loopback, or mend {URL}",
@@ -124,17 +120,14 @@ async def _tier(config: TierConfig, http: Http, settings: Settings) -> list[Row]
     host = urlsplit(config.url).hostname or ""
     direct = not settings.proxy or goes_direct(host, settings.no_proxy)
     findings = await check_tier(config, http, direct=direct, authorities=settings.ca_file)
-    return [_row(config, finding, settings) for finding in findings]
+    return [_row(config, finding) for finding in findings]
 
 
-def _row(config: TierConfig, finding: Finding, settings: Settings) -> Row:
+def _row(config: TierConfig, finding: Finding) -> Row:
     part = config.name if config.number == 1 else f"{config.name}:{config.number}"
     if finding.fault is None:
         return Row(part, finding.check, OK, finding.detail)
     advice = ADVICE[finding.fault].format(tier=config.name.upper())
-    named = bool(settings.ca_file) and settings.http_client == "pyreqwest"
-    if named and finding.fault is Fault.SELF_SIGNED:
-        advice = f"{advice}; if it is named there: {NO_AUTHORITY_OF_ITS_OWN}"
     return Row(part, finding.check, FAILED, finding.detail, advice)
 
 

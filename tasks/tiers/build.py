@@ -12,9 +12,8 @@ from circuit_breaker.events import Held, Overridden, StateChanged, StoreUnavaila
 from fallback_chain import (
     BREAKER_NAMES,
     LARGEST_REPLY,
-    AutoHttp,
     CacheTier,
-    PyreqwestHttp,
+    HttptoolsHttp,
     RedisCache,
     TierConfig,
     breaker_name,
@@ -171,16 +170,15 @@ def build_http(settings: Settings, largest_content: int = LARGEST_REPLY) -> Http
         "authorities": _authorities(settings.ca_file),
     }
     match settings.http_client:
-        case "pyreqwest":
-            return PyreqwestHttp(**options)
+        case "aiohttp":
+            from fallback_chain.aiohttp_http import AiohttpHttp  # noqa: PLC0415 - who uses it pays
+
+            return AiohttpHttp(**options)
         case "httpx":
-            from fallback_chain.httpx_http import HttpxHttp  # noqa: PLC0415 - who uses it pays
+            from fallback_chain.httpx_http import HttpxHttp  # noqa: PLC0415 - as above
 
             return HttpxHttp(**options)
-    from fallback_chain.aiohttp_http import AiohttpHttp  # noqa: PLC0415 - as above
-
-    http = AiohttpHttp(**options)
-    return http if settings.http_client == "aiohttp" else AutoHttp(PyreqwestHttp(**options), http)
+    return HttptoolsHttp(**options)
 
 
 def _authorities(path: str) -> bytes:

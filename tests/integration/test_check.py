@@ -20,7 +20,7 @@ from harness.tls import ALONE, ALONE_CA, AUTHORITY, ELSEWHERE, HERE
 from harness.upstream import Upstream
 from harness.waiting import free_port
 
-from fallback_chain import Fault, Need, PyreqwestHttp, TierConfig, check_tier
+from fallback_chain import Fault, HttptoolsHttp, Need, TierConfig, check_tier
 from fallback_chain.httpx_http import HttpxHttp
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def upstream():
         each.close()
 
 
-@pytest.fixture(params=[PyreqwestHttp, HttpxHttp])
+@pytest.fixture(params=[HttptoolsHttp, HttpxHttp])
 def look(request):
     """Look at a server, by either client: return what was found, {check: fault}, and all of it."""
 
@@ -318,15 +318,14 @@ def test_an_authority_of_ones_own_vouches_for_a_server(upstream, valkey):
     assert "FALLTHROUGH_CA_FILE" in done.stderr
 
 
-def test_a_certificate_that_is_named_and_that_one_client_does_not_take(upstream, valkey):
+@pytest.mark.parametrize("client", ["auto", "aiohttp", "httpx"])
+def test_an_authority_that_signed_itself_may_be_named(upstream, valkey, client):
     settings = {
         "FALLTHROUGH_REDIS_URL": valkey.url,
         "FALLTHROUGH_GPU_URL": upstream(certificate=ALONE_CA).url,
         "FALLTHROUGH_CA_FILE": str(ALONE_CA),
     }
-    done = check(FALLTHROUGH_HTTP_CLIENT="pyreqwest", **settings)
-    assert "set FALLTHROUGH_HTTP_CLIENT to auto" in rows(done)["gpu", "tls"]["advice"]
-    done = check(FALLTHROUGH_HTTP_CLIENT="auto", **settings)
+    done = check(FALLTHROUGH_HTTP_CLIENT=client, **settings)
     assert (done.returncode, rows(done)["gpu", "answer"]["state"]) == (0, "ok")
 
 

@@ -19,7 +19,7 @@ from harness.raw import OK, Server, closed_port
 from harness.tls import ALONE, ALONE_CA, AUTHORITY, ELSEWHERE, HERE, TlsServer
 from harness.waiting import eventually
 
-from fallback_chain import FallbackChain, PyreqwestHttp, UpstreamError, read_authorities
+from fallback_chain import FallbackChain, HttptoolsHttp, UpstreamError, read_authorities
 from fallback_chain.aiohttp_http import AiohttpHttp
 from fallback_chain.httpx_http import HttpxHttp
 
@@ -33,12 +33,12 @@ def _collected():
         yield
 
 
-@pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp])
+@pytest.fixture(params=[HttptoolsHttp, AiohttpHttp, HttpxHttp])
 def kind(request):
     return request.param
 
 
-@pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp, httpx.AsyncClient])
+@pytest.fixture(params=[HttptoolsHttp, AiohttpHttp, HttpxHttp, httpx.AsyncClient])
 async def http(request):
     async with opened(request.param) as client:
         yield client
@@ -165,10 +165,7 @@ async def test_no_time_left_is_a_timeout(http, server, seconds):
 
 
 @pytest.mark.parametrize("pieces", [[], [HEAD], [HEAD, b"x"]])
-async def test_who_is_cut_off_closes_his_connection_at_once(http, server, pieces, request):
-    if isinstance(http, PyreqwestHttp):
-        # Its task in tokio goes on until the call's own time limit (0.15.1, `spawn_handled`).
-        request.applymarker(pytest.mark.xfail(strict=True))
+async def test_who_is_cut_off_closes_his_connection_at_once(http, server, pieces):
     server.pieces = pieces
     asking = asyncio.create_task(ask(http, server.url, 60))
     await eventually(lambda: server.heads)
@@ -186,7 +183,7 @@ async def test_who_is_not_there_is_told_from_who_does_not_answer(http):
     assert await failure(http, "http://nowhere.invalid") == ("connect", "no such host")
 
 
-@pytest.mark.parametrize("kind", [PyreqwestHttp, AiohttpHttp, HttpxHttp])
+@pytest.mark.parametrize("kind", [HttptoolsHttp, AiohttpHttp, HttpxHttp])
 async def test_who_is_there_while_our_own_loop_stands_still_is_reached(kind, server):
     """It comes back to a connection that is made, and to a time limit that is over."""
     server.pieces = [OK]
@@ -286,7 +283,7 @@ async def test_a_self_signed_certificate_may_be_believed(kind, serve_tls):
 
 ASK = """
 import asyncio, os, sys
-from fallback_chain import PyreqwestHttp, UpstreamError
+from fallback_chain import HttptoolsHttp, UpstreamError
 from fallback_chain.aiohttp_http import AiohttpHttp
 from fallback_chain.httpx_http import HttpxHttp
 
@@ -470,16 +467,18 @@ async def test_a_connection_that_was_closed_as_idle_is_no_failure(kind):
     assert closing.requests == 6
 
 
-async def test_nor_is_one_that_is_closed_as_the_next_request_comes():
+@pytest.mark.parametrize("kind", [HttptoolsHttp, AiohttpHttp])
+async def test_nor_is_one_that_is_closed_as_the_next_request_comes(kind):
     closing = Closing(1, reads_another=True)
-    async with closing.opened() as url, opened(AiohttpHttp) as http:
+    async with closing.opened() as url, opened(kind) as http:
         for _ in range(6):
             assert (await post(http, url)).status == 200
 
 
-async def test_a_request_that_ends_its_connection_is_sent_twice_at_most():
+@pytest.mark.parametrize("kind", [HttptoolsHttp, AiohttpHttp])
+async def test_a_request_that_ends_its_connection_is_sent_twice_at_most(kind):
     closing = Closing(0, reads_another=True)
-    async with closing.opened() as url, opened(AiohttpHttp) as http:
+    async with closing.opened() as url, opened(kind) as http:
         with pytest.raises(UpstreamError):
             await post(http, url)
         assert closing.requests == 1

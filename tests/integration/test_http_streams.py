@@ -16,16 +16,12 @@ from harness.raw import OK, Server, closed_port
 from harness.tls import ALONE, AUTHORITY, ELSEWHERE, HERE, TlsServer
 from harness.waiting import eventually
 
-from fallback_chain import AutoHttp, PyreqwestHttp, UpstreamError, read_authorities
+from fallback_chain import HttptoolsHttp, UpstreamError, read_authorities
 from fallback_chain.aiohttp_http import AiohttpHttp
 from fallback_chain.http import LARGEST_ERROR
 from fallback_chain.httpx_http import HttpxHttp
 
 LARGEST = 100_000  # bytes
-
-
-def auto(**options):
-    return AutoHttp(PyreqwestHttp(**options), AiohttpHttp(**options))
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +30,12 @@ def _collected():
         yield
 
 
-@pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp, auto])
+@pytest.fixture(params=[HttptoolsHttp, AiohttpHttp, HttpxHttp])
 def kind(request):
     return request.param
 
 
-@pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp, auto, httpx.AsyncClient])
+@pytest.fixture(params=[HttptoolsHttp, AiohttpHttp, HttpxHttp, httpx.AsyncClient])
 async def http(request):
     async with opened(request.param) as client:
         yield client

@@ -63,7 +63,6 @@ class Plan:
         settings = Settings(
             redis_url="unix:///simulated",
             files_url="memory://simulated",
-            http_client="pyreqwest",  # whose place the simulated one takes
             gpu_url="http://gpu",
             gpu_model="gpu-model" if named else "",
             gpu_timeout_seconds=rng.choice((5.0, 30.0)),
@@ -355,7 +354,7 @@ def _replaced(world: World) -> Iterator[None]:
     patches: Sequence[tuple[str, Any]] = (
         ("tasks.store.connection.load_scripts", lambda: SCRIPTS),
         ("tasks.store.connection.connect", lambda _: client_of(world)),
-        ("tasks.tiers.build.PyreqwestHttp", Http),
+        ("tasks.tiers.build.HttptoolsHttp", Http),
         # Else few runs have so many units that one makes room for another.
         ("tasks.execution.units.MOST_HELD", world.rng("held").choice((1, MOST_HELD))),
         ("tasks.broker.publisher.chain", chain),

@@ -11,9 +11,10 @@ import logging
 from urllib.parse import urlsplit
 
 import pytest
+from yarl import URL
 
 from cli.client import Client
-from fallback_chain import AutoHttp
+from fallback_chain import HttptoolsHttp, normalise_url, split_urls
 from tasks.app import create_app, register_tier
 from tasks.errors import FallthroughError
 from tasks.hosts import goes_direct
@@ -173,7 +174,6 @@ URLS = (
         "ssh://h",
     ),
 )
-OPENED = set()  # what HTTP clients were opened with
 REGISTERED = set()  # tiers whose tasks an app knows: a millisecond each, whatever else is set
 VALUES = tuple(dict.fromkeys((*NUMBERS, *TEXTS, *PATHS, *URLS)))
 
@@ -216,12 +216,12 @@ def begin(environ):
     connection = Connection(settings.redis_url, scripts={"none": None})
     breakers = build_breakers(settings, connection, lambda _: None)
     _, http = build_models(settings, connection, breakers)
-    assert isinstance(http, AutoHttp)  # of its two the other connects first, and opens then
-    quick = http._quick
-    opens = quick._connect_seconds, quick._proxy, quick._direct, quick._authorities
-    if opens not in OPENED:  # each takes 9 ms, whatever else is set
-        quick._open()
-        OPENED.add(opens)
+    assert isinstance(http, HttptoolsHttp)
+    for tier in settings.model_tiers.values():
+        for url in split_urls(tier.url):
+            http._target(normalise_url(url))
+    if settings.proxy:
+        URL(settings.proxy)
     direct = goes_direct(urlsplit(settings.api_url).hostname or "", settings.no_proxy)
     Client(settings.api_url, settings.api_key, "" if direct else settings.proxy).close()
     logs.configure(settings, "api")

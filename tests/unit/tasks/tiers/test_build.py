@@ -10,7 +10,7 @@ from harness.tls import AUTHORITY
 
 from circuit_breaker import CircuitState, Override
 from circuit_breaker.events import CallRejected, Held, Overridden, StateChanged, StoreUnavailable
-from fallback_chain import BREAKER_NAMES, AutoHttp, ChatTier, Need, PyreqwestHttp
+from fallback_chain import BREAKER_NAMES, ChatTier, HttptoolsHttp, Need
 from fallback_chain.aiohttp_http import AiohttpHttp
 from fallback_chain.httpx_http import HttpxHttp
 from tasks.errors import SettingsError
@@ -258,8 +258,7 @@ def test_an_operator_is_told_what_a_breaker_did_and_not_every_call(caplog, event
 @pytest.mark.parametrize(
     ("name", "client"),
     [
-        ("auto", AutoHttp),
-        ("pyreqwest", PyreqwestHttp),
+        ("auto", HttptoolsHttp),
         ("aiohttp", AiohttpHttp),
         ("httpx", HttpxHttp),
     ],

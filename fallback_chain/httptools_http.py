@@ -1,0 +1,262 @@
+"""The HTTP port by asyncio's transports and httptools: the default, as it costs the least.
+
+What is hard in HTTP is done by libraries: replies are parsed by llhttp (httptools), URLs by yarl,
+connections come about by aiohappyeyeballs, and TLS is asyncio's. Ours is who gets which connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from base64 import b64encode
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohappyeyeballs
+from yarl import URL
+
+from fallback_chain.cancellable_http import OK, PACKING, CancellableHttp
+from fallback_chain.errors import UpstreamError
+from fallback_chain.http import (
+    IDLE_CONNECTION_SECONDS,
+    TIMER_SECONDS,
+    Reason,
+    Reply,
+    largest_of,
+    reason_of,
+    tls_context,
+)
+from fallback_chain.http_connection import Connection, CutOffError, GoneError, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from fallback_chain.aiohttp_http import AiohttpHttp
+    from fallback_chain.errors import Kind
+    from fallback_chain.http import StreamedReply
+    from fallback_chain.http_connection import ReplyOnWire
+
+NEXT_ADDRESS_SECONDS = 0.25  # until another address of the host is tried as well
+LOOK_SECONDS = 5.0  # from one look for idle connections to the next
+
+
+class HttptoolsHttp(CancellableHttp):
+    """Its connections open on first use; belongs to one event loop.
+
+    What goes through a proxy goes by aiohttp.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """As HttpAdapter has them."""
+        super().__init__(**options)
+        self._options = options
+        self._origins: dict[tuple[str, int, bool], Origin] = {}
+        self._targets: dict[str, _Target] = {}  # by URL
+        self._tls: ssl.SSLContext | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._by_proxy: AiohttpHttp | None = None
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        timeout_seconds: float,
+    ) -> Reply:
+        """Send one request and read the whole reply; of an error, its beginning."""
+        if self._goes_through_proxy(url):
+            return await self._proxied().request(
+                method, url, headers=headers, content=content, timeout_seconds=timeout_seconds
+            )
+        if timeout_seconds <= 0:
+            message = "timed out"
+            raise UpstreamError(message, "timeout")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_seconds
+        try:
+            asked = {**headers, "accept-encoding": PACKING}
+            target = self._targets.get(url) or self._target(url)
+            request = target.request(method, asked, content)
+            reply = await self._asked(target, request, largest_of(method, self._largest), until)
+            if reply.status == OK and not reply.packing():
+                return Reply(OK, {}, b"".join(reply.pieces))
+            body = b"".join([piece async for piece in self._pieces(method, reply)])
+            return Reply(reply.status, {} if reply.status == OK else reply.headers(), body)
+        except UpstreamError:
+            raise
+        except Exception as error:
+            over = loop.time() >= until - TIMER_SECONDS
+            raise self._meaning(error, over=over) from error
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        timeout_seconds: float,
+    ) -> AbstractAsyncContextManager[StreamedReply]:
+        """Send one request; the context begins once the reply's head is there."""
+        stream = super().stream
+        if self._goes_through_proxy(url):
+            stream = self._proxied().stream
+        return stream(
+            method, url, headers=headers, content=content, timeout_seconds=timeout_seconds
+        )
+
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> ReplyOnWire:
+        target = self._targets.get(url) or self._target(url)
+        return await self._asked(target, target.request(method, headers, content))
+
+    async def _asked(
+        self, target: _Target, request: bytes, most: int = 0, until: float | None = None
+    ) -> ReplyOnWire:
+        """Send a request; once more, on a fresh connection, if it met an old one that is gone.
+
+        Its server may have closed that as idle, or has restarted. Not more often: it may have died
+        of the request. most, until: as Connection.ask() has them.
+        """
+        if idle := target.origin.idle:
+            try:
+                return await idle.popitem()[0].ask(request, most, until)  # the last one used
+            except GoneError:
+                pass
+        async with asyncio.timeout_at(until):
+            connection = await self._connected(target.origin)
+        return await connection.ask(request, most, until)
+
+    def _failure(self, error: Exception, *, over: bool) -> UpstreamError | None:  # noqa: ARG002 - as the others have it
+        if isinstance(error, GoneError | CutOffError):
+            return UpstreamError("cut off", "reset")
+        return None
+
+    # Where to
+
+    def _target(self, text: str) -> _Target:
+        url = URL(text)
+        if url.scheme not in {"http", "https"} or not url.raw_host or not url.port:
+            message = "no URL of a server"
+            raise ValueError(message)
+        where = Origin(url.raw_host, url.port, secure=url.scheme == "https")
+        origin = self._origins.setdefault((where.host, where.port, where.secure), where)
+        target = self._targets[text] = _Target(url, origin)
+        return target
+
+    def _goes_through_proxy(self, url: str) -> bool:
+        return bool(self._proxy) and urlsplit(url).hostname not in self._direct
+
+    def _proxied(self) -> AiohttpHttp:
+        if self._by_proxy is None:
+            from fallback_chain.aiohttp_http import AiohttpHttp  # noqa: PLC0415 - who uses it pays
+
+            self._by_proxy = AiohttpHttp(**self._options)
+        return self._by_proxy
+
+    # Connections
+
+    async def _connected(self, origin: Origin) -> Connection:
+        """Open a connection; raises UpstreamError if none comes about in time."""
+        connecting = asyncio.create_task(self._connect(origin))
+        try:
+            await self._wait_for(connecting)
+            connection = await connecting
+        except BaseException:
+            connecting.add_done_callback(_end)
+            connecting.cancel()
+            raise
+        if self._looking is None:
+            self._looking = connection.loop.call_later(LOOK_SECONDS, self._look)
+        return connection
+
+    async def _wait_for(self, connecting: asyncio.Task[Connection]) -> None:
+        while not connecting.done():
+            began = time.monotonic()
+            await asyncio.wait({connecting}, timeout=self._connect_seconds)
+            if not connecting.done() and not self._loop_stood_still(began):
+                message = "timed out"
+                raise UpstreamError(message, "connect")
+
+    async def _connect(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        how: dict[str, Any] = {}
+        if origin.secure:
+            self._tls = self._tls or tls_context(self._authorities)
+            how = {"ssl": self._tls, "server_hostname": origin.host}
+        try:
+            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+            reached = await aiohappyeyeballs.start_connection(
+                found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1
+            )
+            reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            reached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await loop.create_connection(
+                partial(Connection, origin), sock=reached, **how
+            )
+        except OSError as error:
+            reason = reason_of(str(error))
+            if reason is None:
+                kind: Kind = "tls" if isinstance(error, ssl.SSLError) else "connect"
+                reason = Reason(kind, type(error).__name__)
+            raise UpstreamError(reason.words, reason.kind) from error
+        return connection
+
+    def _look(self) -> None:
+        """Close what is idle for long."""
+        loop, self._looking = asyncio.get_running_loop(), None
+        for origin in self._origins.values():
+            for connection in list(origin.idle):
+                if loop.time() - connection.idle_since >= IDLE_CONNECTION_SECONDS:
+                    connection.end()
+        if any(origin.connections for origin in self._origins.values()):
+            self._looking = loop.call_later(LOOK_SECONDS, self._look)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._looking:
+            self._looking.cancel()
+            self._looking = None
+        for origin in self._origins.values():
+            for connection in list(origin.connections):
+                connection.break_off(CutOffError())
+        if self._by_proxy:
+            by_proxy, self._by_proxy = self._by_proxy, None
+            await by_proxy.aclose()
+        await asyncio.sleep(0)  # in which the transports close
+
+
+def _end(connecting: asyncio.Task[Connection]) -> None:
+    """Close a connection that came about though nobody waits for it any more."""
+    if not connecting.cancelled() and not connecting.exception():
+        connecting.result().end()
+
+
+class _Target:
+    """A URL, as it is asked for."""
+
+    def __init__(self, url: URL, origin: Origin) -> None:
+        self.origin = origin
+        lines = [f"{url.raw_path_qs} HTTP/1.1", f"host: {url.host_port_subcomponent}"]
+        if url.user is not None:
+            secret = f"{url.user}:{url.password or ''}".encode()
+            lines.append(f"authorization: Basic {b64encode(secret).decode()}")
+        self._begin = "\r\n".join([*lines, "user-agent: fallthrough", ""])
+
+    def request(self, method: str, headers: Mapping[str, str], content: bytes | None) -> bytes:
+        """Return a request; raises ValueError for a header that would be several."""
+        told = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if not len(headers) == told.count("\n") == told.count("\r") or "\0" in told:
+            message = "a header of several lines"
+            raise ValueError(message)
+        head = f"{method} {self._begin}{told}"
+        if content is None:
+            return f"{head}\r\n".encode()
+        return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
