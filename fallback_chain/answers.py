@@ -145,7 +145,7 @@ def _choices(document: Any) -> Iterator[Choice]:
             raise UnshowableError
         if not isinstance(said, str | list | None):
             raise UnshowableError
-        beside = frozenset(name for name in BESIDE if message.get(name))
+        beside = frozenset([name for name in BESIDE if message.get(name)])
         reason = choice.get("finish_reason")
         reason = reason if isinstance(reason, str) else None
         yield Choice(text_in(said), reason, beside, broken=bool(choice.get("error")))

@@ -6,6 +6,7 @@ Who sends a request and no longer waits for its reply closes the connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -113,7 +114,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, origin: Origin) -> None:
         self.loop = asyncio.get_running_loop()
-        self.idle_since = 0.0  # by the loop's clock
+        self.idle_since = 0.0  # by time.monotonic()
         self._origin = origin
         self._reply: ReplyOnWire | None = None  # that comes now
         self._heard = 0  # bytes since the last request
@@ -131,12 +132,14 @@ class Connection(asyncio.Protocol):
         """Send a request; return its reply once its head is there, or, if most is given, its end.
 
         most: bytes that the body of a reply of status 200 may have; of another one its beginning is
-        read. until: by the loop's clock. Raises TimeoutError, GoneError and whatever else is wrong
+        read. until: by time.monotonic(). Raises TimeoutError, GoneError and whatever else is wrong
         with a reply.
         """
         self._reply = reply = ReplyOnWire(self, most)
         self._heard = 0
-        timer = None if until is None else self.loop.call_at(until, reply.time_out)
+        timer = None
+        if until is not None:
+            timer = self.loop.call_later(until - time.monotonic(), reply.time_out)
         try:
             self._transport.write(request)
             await reply.waiter
@@ -221,7 +224,7 @@ class Connection(asyncio.Protocol):
 
     def _keep(self) -> None:
         if self._keeps:
-            self.idle_since = self.loop.time()
+            self.idle_since = time.monotonic()
             self._origin.idle[self] = None
         else:
             self._transport.abort()

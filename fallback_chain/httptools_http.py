@@ -77,8 +77,7 @@ class HttptoolsHttp(CancellableHttp):
         if timeout_seconds <= 0:
             message = "timed out"
             raise UpstreamError(message, "timeout")
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_seconds
+        until = time.monotonic() + timeout_seconds
         try:
             asked = {**headers, "accept-encoding": PACKING}
             target = self._targets.get(url) or self._target(url)
@@ -91,7 +90,7 @@ class HttptoolsHttp(CancellableHttp):
         except UpstreamError:
             raise
         except Exception as error:
-            over = loop.time() >= until - TIMER_SECONDS
+            over = time.monotonic() >= until - TIMER_SECONDS
             raise self._meaning(error, over=over) from error
 
     def stream(
@@ -130,7 +129,7 @@ class HttptoolsHttp(CancellableHttp):
                 return await idle.popitem()[0].ask(request, most, until)  # the last one used
             except GoneError:
                 pass
-        async with asyncio.timeout_at(until):
+        async with asyncio.timeout(None if until is None else until - time.monotonic()):
             connection = await self._connected(target.origin)
         return await connection.ask(request, most, until)
 
@@ -214,7 +213,7 @@ class HttptoolsHttp(CancellableHttp):
         loop, self._looking = asyncio.get_running_loop(), None
         for origin in self._origins.values():
             for connection in list(origin.idle):
-                if loop.time() - connection.idle_since >= IDLE_CONNECTION_SECONDS:
+                if time.monotonic() - connection.idle_since >= IDLE_CONNECTION_SECONDS:
                     connection.end()
         if any(origin.connections for origin in self._origins.values()):
             self._looking = loop.call_later(LOOK_SECONDS, self._look)

@@ -57,6 +57,8 @@ LIST_SECONDS = 5.0  # that a tier with a model of its own waits for the list
 # Of the seed's tiers; another's begins with "tier_".
 BREAKER_NAMES = {"gpu": "max_gpu", "cpu": "ollama_cpu", "cache": "redis_cache"}
 
+CANCELLED = Meaning(Verdict.CANCELLED)
+
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=https?://)|[\s,]+$", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -253,7 +255,7 @@ class ChatTier:
         permit = await self.breaker.acquire()
         if isinstance(permit, Refusal):
             return self._trial(began, Meaning(Verdict.REJECTED, permit.reason))
-        meaning, reply = Meaning(Verdict.CANCELLED), None
+        meaning, reply = CANCELLED, None
         stream = None
         if sink is not None:
             buffered = self.config.checked and needs.checkable
@@ -593,7 +595,10 @@ class ChatTier:
 
 def _named(wanted: str, served: Collection[str]) -> str | None:
     """Return the id of a model that is wanted; None: there is none. Ollama takes it without tag."""
-    return next((name for name in (wanted, f"{wanted}:latest") if name in served), None)
+    if wanted in served:
+        return wanted
+    tagged = f"{wanted}:latest"
+    return tagged if tagged in served else None
 
 
 def _late(stream: Streaming | None, own: float, left: float | None) -> Meaning:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tasks.records.batches import LineResult, SliceUnit
 
 # How long a line that is answered waits for others to be recorded with it, or for how many.
-GATHER = Linger(seconds=0.02, enough=64)
+GATHER = Linger(seconds=0.05, enough=128)
 
 
 class LineRecorder:

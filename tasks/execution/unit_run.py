@@ -142,7 +142,8 @@ class UnitRun:
     async def _answer_together(self, jobs: Mapping[int, LineJob], *, wait: bool = True) -> None:
         """Answer lines at once. wait: they may wait here for the tier."""
         self._answering += len(jobs)
-        running = [asyncio.create_task(self._answer(i, line, wait)) for i, line in jobs.items()]
+        begin = asyncio.get_running_loop().create_task
+        running = [begin(self._answer(i, line, wait)) for i, line in jobs.items()]
         try:
             await self._calls.run(running, self._leave_early)
             await self._recorder.flush()
