@@ -38,7 +38,6 @@ class AiohttpHttp(CancellableHttp):
 
     _session: aiohttp.ClientSession | None = None  # whose connections are used again
     _fresh: aiohttp.ClientSession | None = None  # each of whose requests has one of its own
-    _connect_timeout = aiohttp.ConnectionTimeoutError
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -61,7 +60,8 @@ class AiohttpHttp(CancellableHttp):
     async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Exchange:
-        return await self._reached(partial(self._sent, method, url, headers, content))
+        send = partial(self._sent, method, url, headers, content)
+        return await self._reached(aiohttp.ConnectionTimeoutError, send)
 
     async def _sent(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None

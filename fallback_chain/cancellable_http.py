@@ -8,7 +8,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING
 
 from fallback_chain.errors import UpstreamError
 from fallback_chain.http import (
@@ -37,8 +37,6 @@ MOST_TRIES = 3  # to reach a server, of a loop that was too busy to see whether 
 PACKING = "gzip"  # how a whole reply may be packed
 NOT_PACKED = "identity"  # what a stream is to be: who packs may keep back what there is
 GZIP = zlib.MAX_WBITS | 16
-
-Reached = TypeVar("Reached")
 
 
 class Exchange(ABC):
@@ -141,8 +139,6 @@ def _cut_off() -> UpstreamError:
 class CancellableHttp(HttpAdapter, ABC):
     """The port by a client that gives an Exchange. Belongs to one event loop."""
 
-    _connect_timeout: ClassVar[type[Exception]]  # the client's, for no connection in time
-
     @abstractmethod
     async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
@@ -232,13 +228,18 @@ class CancellableHttp(HttpAdapter, ABC):
             failure = UpstreamError("timed out", "timeout")
         return failure or UpstreamError(type(error).__name__, "protocol")
 
-    async def _reached(self, reach: Callable[[], Awaitable[Reached]]) -> Reached:
-        """Do what needs a connection; again, if our own loop was too late to see one."""
+    async def _reached(
+        self, too_late: type[Exception], reach: Callable[[], Awaitable[Exchange]]
+    ) -> Exchange:
+        """Do what needs a connection; again, if our own loop was too late to see one.
+
+        too_late: the client's error, for no connection in time.
+        """
         for _ in range(MOST_TRIES - 1):
             began = time.monotonic()
             try:
                 return await reach()
-            except self._connect_timeout:
+            except too_late:
                 if not self._loop_stood_still(began):
                     raise
         return await reach()

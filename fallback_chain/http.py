@@ -67,7 +67,7 @@ class Http(Protocol):
     ) -> Reply:
         """Send one request and read the whole reply; of an error, its beginning.
 
-        The time limit covers all of it.
+        headers: their names in lower case. The time limit covers all of it.
         """
 
     def stream(

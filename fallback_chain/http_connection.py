@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
@@ -19,9 +19,10 @@ from fallback_chain.http import LARGEST_ERROR, reason_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-LARGEST_HEAD = 256 * 1024  # bytes until a reply's body begins
+LARGEST_HEAD = 256 * 1024  # bytes of a head, or of whatever else is no body, at a stretch
 READ_AHEAD = 256 * 1024  # bytes of a stream that lie here until its reader comes
 INFORMATIONAL = range(100, 200)  # HTTP's statuses of a reply before the reply
+LOWEST_STATUS = 100
 
 
 class GoneError(Exception):
@@ -39,12 +40,13 @@ class Origin:
         self.host, self.port, self.secure = host, port, secure
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}
+        self.lookup: asyncio.Future[list[Any]] | None = None  # of its name, that runs
 
 
 class ReplyOnWire(Exchange):
-    """A reply as it comes. most: bytes of its body, if it is waited for to its end, else 0."""
+    """A reply as it comes. most: bytes of its body, if it is waited for to its end."""
 
-    def __init__(self, connection: Connection, most: int) -> None:
+    def __init__(self, connection: Connection, most: int | None) -> None:
         self._connection = connection
         self.most = most
         self.status = 0
@@ -117,7 +119,10 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0  # by time.monotonic()
         self._origin = origin
         self._reply: ReplyOnWire | None = None  # that comes now
-        self._heard = 0  # bytes since the last request
+        self._ended: Exception | None = None  # why it is closed
+        self._heard = False  # a part of the reply that comes now
+        self._answered = False  # a whole reply came before
+        self._beside = 0  # bytes since the last request, or piece of a body
         self._reads, self._keeps = True, True
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
@@ -128,15 +133,17 @@ class Connection(asyncio.Protocol):
             lenient_spaces_after_chunk_size=True,
         )
 
-    async def ask(self, request: bytes, most: int, until: float | None) -> ReplyOnWire:
+    async def ask(self, request: bytes, most: int | None, until: float | None) -> ReplyOnWire:
         """Send a request; return its reply once its head is there, or, if most is given, its end.
 
         most: bytes that the body of a reply of status 200 may have; of another one its beginning is
         read. until: by time.monotonic(). Raises TimeoutError, GoneError and whatever else is wrong
         with a reply.
         """
+        if self._ended:  # it was closed as soon as it had come about
+            raise self._ended
         self._reply = reply = ReplyOnWire(self, most)
-        self._heard = 0
+        self._heard, self._beside = False, 0
         timer = None
         if until is not None:
             timer = self.loop.call_later(until - time.monotonic(), reply.time_out)
@@ -162,6 +169,7 @@ class Connection(asyncio.Protocol):
     def end(self) -> None:
         """Close it at once."""
         self._reply = None
+        self._ended = self._ended or GoneError()
         self._origin.idle.pop(self, None)
         self._transport.abort()
 
@@ -191,7 +199,8 @@ class Connection(asyncio.Protocol):
         if reply is None:  # nobody asked for anything
             self.end()
             return
-        self._heard += len(data)
+        self._heard = True
+        self._beside += len(data)
         try:
             self._parser.feed_data(data)
         except Exception as error:  # noqa: BLE001 - what a server sends breaks its own call alone
@@ -203,31 +212,41 @@ class Connection(asyncio.Protocol):
             self._reply = None
             self._keep()
             reply.wake()
-        elif not reply.status and self._heard > LARGEST_HEAD:
-            self.break_off(UpstreamError(f"a head of more than {LARGEST_HEAD} bytes", "protocol"))
+        elif self._beside > LARGEST_HEAD:
+            message = f"more than {LARGEST_HEAD} bytes that are no body"
+            self.break_off(UpstreamError(message, "protocol"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that it is closed, and what that says of a reply that was to come."""
         self._origin.connections.discard(self)
         self._origin.idle.pop(self, None)
         reply, self._reply = self._reply, None
+        self._ended = self._ended or self._why(exc)
         if reply is None:
             return
-        ends_so = not (reply.field(b"content-length") or reply.field(b"transfer-encoding"))
-        if reply.status and ends_so and not exc:
+        if reply.status and not exc and _ends_with_its_connection(reply):
             reply.whole = True
-            reply.wake()
-        elif reason := reason_of(str(exc)):
-            reply.fail(UpstreamError(reason.words, reason.kind))
-        else:
-            reply.fail(CutOffError() if self._heard else GoneError())
+        reply.fail(self._ended)
+
+    def _why(self, error: Exception | None) -> Exception:
+        """Return what it means for a reply that is not whole that the connection was lost."""
+        if self._heard:
+            return CutOffError()
+        # In TLS 1.3 a server says only now that it does not like its client.
+        reason = None if self._answered else reason_of(str(error))
+        return UpstreamError(reason.words, reason.kind) if reason else GoneError()
 
     def _keep(self) -> None:
-        if self._keeps:
+        """Have others use it, unless a part of the request has still to be sent."""
+        if self._keeps and not self._transport.get_write_buffer_size():
+            if not self._reads:
+                self._reads = True
+                self._transport.resume_reading()
+            self._answered = True
             self.idle_since = time.monotonic()
             self._origin.idle[self] = None
         else:
-            self._transport.abort()
+            self.end()
 
     # What the parser tells
 
@@ -246,22 +265,29 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Tell who waits for the head, unless it is an informational one."""
         status, reply = self._parser.get_status_code(), self._reply
+        if status < LOWEST_STATUS:
+            message = "no status"
+            raise UpstreamError(message, "protocol")
         if reply is None or status in INFORMATIONAL:
             return
         reply.status = status
-        if not reply.most:
+        if reply.most is None:
             reply.wake()
-        elif status != OK:
+            return
+        if status != OK:
             reply.most = LARGEST_ERROR
+        if reply.packing():  # what cannot be packed is a little longer
+            reply.most += READ_AHEAD
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body, as much of it as there may be."""
         reply = self._reply
         if reply is None:
             return
+        self._beside = 0
         reply.pieces.append(piece)
         reply.ahead += len(piece)
-        if not reply.most:
+        if reply.most is None:
             reply.wake()
             if self._reads and reply.ahead > READ_AHEAD:
                 self._reads = False
@@ -275,3 +301,8 @@ class Connection(asyncio.Protocol):
         if self._reply and self._reply.status:
             self._reply.whole = True
             self._keeps = self._parser.should_keep_alive()
+
+
+def _ends_with_its_connection(reply: ReplyOnWire) -> bool:
+    chunked = b"chunked" in reply.field(b"transfer-encoding").lower()
+    return not chunked and not reply.field(b"content-length")

@@ -7,6 +7,7 @@ connections come about by aiohappyeyeballs, and TLS is asyncio's. Ours is who ge
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 import time
@@ -22,7 +23,6 @@ from fallback_chain.cancellable_http import OK, PACKING, CancellableHttp
 from fallback_chain.errors import UpstreamError
 from fallback_chain.http import (
     IDLE_CONNECTION_SECONDS,
-    TIMER_SECONDS,
     Reason,
     Reply,
     largest_of,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fallback_chain.http import StreamedReply
     from fallback_chain.http_connection import ReplyOnWire
 
+AUTHORIZATION = "authorization"  # a caller's own counts, and not what stands in the URL
 NEXT_ADDRESS_SECONDS = 0.25  # until another address of the host is tried as well
 LOOK_SECONDS = 5.0  # from one look for idle connections to the next
 
@@ -57,6 +58,7 @@ class HttptoolsHttp(CancellableHttp):
         self._origins: dict[tuple[str, int, bool], Origin] = {}
         self._targets: dict[str, _Target] = {}  # by URL
         self._tls: ssl.SSLContext | None = None
+        self._connecting: set[asyncio.Task[Connection]] = set()
         self._looking: asyncio.TimerHandle | None = None
         self._by_proxy: AiohttpHttp | None = None
 
@@ -90,8 +92,7 @@ class HttptoolsHttp(CancellableHttp):
         except UpstreamError:
             raise
         except Exception as error:
-            over = time.monotonic() >= until - TIMER_SECONDS
-            raise self._meaning(error, over=over) from error
+            raise self._meaning(error) from error
 
     def stream(
         self,
@@ -117,7 +118,7 @@ class HttptoolsHttp(CancellableHttp):
         return await self._asked(target, target.request(method, headers, content))
 
     async def _asked(
-        self, target: _Target, request: bytes, most: int = 0, until: float | None = None
+        self, target: _Target, request: bytes, most: int | None = None, until: float | None = None
     ) -> ReplyOnWire:
         """Send a request; once more, on a fresh connection, if it met an old one that is gone.
 
@@ -151,7 +152,12 @@ class HttptoolsHttp(CancellableHttp):
         return target
 
     def _goes_through_proxy(self, url: str) -> bool:
-        return bool(self._proxy) and urlsplit(url).hostname not in self._direct
+        if not self._proxy:
+            return False
+        try:
+            return urlsplit(url).hostname not in self._direct
+        except ValueError:  # no URL at all: the request says so
+            return False
 
     def _proxied(self) -> AiohttpHttp:
         if self._by_proxy is None:
@@ -165,16 +171,18 @@ class HttptoolsHttp(CancellableHttp):
     async def _connected(self, origin: Origin) -> Connection:
         """Open a connection; raises UpstreamError if none comes about in time."""
         connecting = asyncio.create_task(self._connect(origin))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
         try:
             await self._wait_for(connecting)
-            connection = await connecting
         except BaseException:
             connecting.add_done_callback(_end)
             connecting.cancel()
             raise
-        if self._looking is None:
-            self._looking = connection.loop.call_later(LOOK_SECONDS, self._look)
-        return connection
+        if connecting.cancelled():
+            message = "closed"
+            raise UpstreamError(message, "reset")
+        return connecting.result()
 
     async def _wait_for(self, connecting: asyncio.Task[Connection]) -> None:
         while not connecting.done():
@@ -191,21 +199,26 @@ class HttptoolsHttp(CancellableHttp):
             self._tls = self._tls or tls_context(self._authorities)
             how = {"ssl": self._tls, "server_hostname": origin.host}
         try:
-            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+            found = await _addresses(origin)
             reached = await aiohappyeyeballs.start_connection(
                 found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1
             )
             reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             reached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(
-                partial(Connection, origin), sock=reached, **how
-            )
+            connection = Connection(origin)
+            try:
+                await loop.create_connection(lambda: connection, sock=reached, **how)
+            except BaseException:
+                origin.connections.discard(connection)  # uvloop does not tell it of its end
+                raise
         except OSError as error:
             reason = reason_of(str(error))
             if reason is None:
                 kind: Kind = "tls" if isinstance(error, ssl.SSLError) else "connect"
                 reason = Reason(kind, type(error).__name__)
             raise UpstreamError(reason.words, reason.kind) from error
+        if self._looking is None:
+            self._looking = loop.call_later(LOOK_SECONDS, self._look)
         return connection
 
     def _look(self) -> None:
@@ -223,6 +236,8 @@ class HttptoolsHttp(CancellableHttp):
         if self._looking:
             self._looking.cancel()
             self._looking = None
+        for connecting in self._connecting:
+            connecting.cancel()
         for origin in self._origins.values():
             for connection in list(origin.connections):
                 connection.break_off(CutOffError())
@@ -238,16 +253,43 @@ def _end(connecting: asyncio.Task[Connection]) -> None:
         connecting.result().end()
 
 
+async def _addresses(origin: Origin) -> list[Any]:
+    """Look its name up: once at a time, as a lookup that hangs holds one of a few threads."""
+    address = (origin.host, origin.port)
+    if _is_address(origin.host):
+        return aiohappyeyeballs.addr_to_addr_infos(address) or []
+    if origin.lookup is None:
+        loop = asyncio.get_running_loop()
+        looking = loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        origin.lookup = asyncio.ensure_future(looking)
+        origin.lookup.add_done_callback(partial(_looked_up, origin))
+    return await asyncio.shield(origin.lookup)
+
+
+def _looked_up(origin: Origin, lookup: asyncio.Future[list[Any]]) -> None:
+    origin.lookup = None
+    if not lookup.cancelled():
+        lookup.exception()  # those who waited have it, if any still do
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return not getattr(ipaddress.ip_address(host), "scope_id", None)  # else it has to be found
+    except ValueError:
+        return False
+
+
 class _Target:
     """A URL, as it is asked for."""
 
     def __init__(self, url: URL, origin: Origin) -> None:
         self.origin = origin
         lines = [f"{url.raw_path_qs} HTTP/1.1", f"host: {url.host_port_subcomponent}"]
-        if url.user is not None:
-            secret = f"{url.user}:{url.password or ''}".encode()
-            lines.append(f"authorization: Basic {b64encode(secret).decode()}")
         self._begin = "\r\n".join([*lines, "user-agent: fallthrough", ""])
+        self._authorization = ""
+        if url.user is not None or url.password is not None:
+            secret = f"{url.user or ''}:{url.password or ''}".encode()
+            self._authorization = f"authorization: Basic {b64encode(secret).decode()}\r\n"
 
     def request(self, method: str, headers: Mapping[str, str], content: bytes | None) -> bytes:
         """Return a request; raises ValueError for a header that would be several."""
@@ -255,6 +297,8 @@ class _Target:
         if not len(headers) == told.count("\n") == told.count("\r") or "\0" in told:
             message = "a header of several lines"
             raise ValueError(message)
+        if self._authorization and AUTHORIZATION not in headers:
+            told = f"{self._authorization}{told}"
         head = f"{method} {self._begin}{told}"
         if content is None:
             return f"{head}\r\n".encode()

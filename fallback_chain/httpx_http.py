@@ -29,7 +29,6 @@ class HttpxHttp(CancellableHttp):
 
     _client: httpx.AsyncClient | None = None
     _owned = True
-    _connect_timeout = httpx.ConnectTimeout
 
     @classmethod
     def of(cls, client: httpx.AsyncClient, connect_timeout_seconds: float) -> Self:
@@ -62,7 +61,8 @@ class HttpxHttp(CancellableHttp):
     async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Exchange:
-        return await self._reached(partial(self._sent, method, url, headers, content))
+        send = partial(self._sent, method, url, headers, content)
+        return await self._reached(httpx.ConnectTimeout, send)
 
     async def _sent(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None

@@ -1,4 +1,4 @@
-"""What the tiers ask of an HTTP client, of both that there are: each test runs on both."""
+"""What the tiers ask of an HTTP client, of all that there are: each test runs on all."""
 
 from __future__ import annotations
 

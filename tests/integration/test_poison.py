@@ -10,7 +10,7 @@ import time
 import pytest
 from harness.raw import Server
 
-from fallback_chain import PyreqwestHttp, UpstreamError
+from fallback_chain import HttptoolsHttp, UpstreamError
 from fallback_chain.aiohttp_http import AiohttpHttp
 from fallback_chain.httpx_http import HttpxHttp
 
@@ -75,7 +75,7 @@ async def serve():
         await server.close()
 
 
-@pytest.fixture(params=[PyreqwestHttp, AiohttpHttp, HttpxHttp])
+@pytest.fixture(params=[HttptoolsHttp, AiohttpHttp, HttpxHttp])
 async def http(request):
     client = request.param(connect_timeout_seconds=1)
     yield client

@@ -152,7 +152,9 @@ def test_a_line_of_a_batch(mode, gpu, stack):
     assert (first["tier"], first["verdict"], first.get("detail", "")) == ("gpu", verdict, detail)
     assert told_of["tier_used"] == (by or "gpu")
     wait_until(lambda: rises(stack[1], before) == ({told} if told else set()), 3)
-    assert [call.prompt for call in gpu.calls].count(f"line {mode}") == 1
+    # What resets a connection that was used before may not have seen the request: it gets it again.
+    times = [call.prompt for call in gpu.calls].count(f"line {mode}")
+    assert times == 1 or (mode, times) == ("reset", 2)
 
 
 def test_lines_of_one_batch_do_not_mix(gpu, stack):

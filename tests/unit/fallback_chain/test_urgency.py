@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig
-from fallback_chain import Body, ChatTier, PyreqwestHttp, TierConfig, Urgency, Verdict
+from fallback_chain import Body, ChatTier, HttptoolsHttp, TierConfig, Urgency, Verdict
 from fallback_chain.urgency import NOTHING, told
 
 ORDER = [Urgency.INTERACTIVE, Urgency.HIGH, Urgency.NORMAL, Urgency.LOW]
@@ -48,7 +48,7 @@ async def tier_of(gpu):
     https = []
 
     def tier_of(priority):
-        https.append(PyreqwestHttp(connect_timeout_seconds=2))
+        https.append(HttptoolsHttp(connect_timeout_seconds=2))
         config = TierConfig("gpu", gpu.url, "m", None, 5.0, priority=priority)
         return ChatTier(config, CircuitBreaker("gpu", CircuitBreakerConfig()), https[-1])
 

@@ -13,7 +13,7 @@ from harness.stores import store_on
 from harness.waiting import eventually
 
 from circuit_breaker import CircuitBreaker, CircuitBreakerConfig
-from fallback_chain import ChatTier, PyreqwestHttp, TierConfig, Verdict
+from fallback_chain import ChatTier, HttptoolsHttp, TierConfig, Verdict
 from tasks.store.limits import Share
 from tasks.tiers.slots import AdaptiveSlots
 
@@ -38,7 +38,7 @@ class Process:
         self.store = store_on(url)
         self.slots = AdaptiveSlots(self.store.limits, share)
         self.verdicts: Counter[Verdict] = Counter()
-        self.http = PyreqwestHttp(connect_timeout_seconds=2)
+        self.http = HttptoolsHttp(connect_timeout_seconds=2)
         config = TierConfig("gpu", engine.upstream.url, "m", None, 10.0, adapts=True)
         self.breaker = CircuitBreaker("gpu", CircuitBreakerConfig())
         self.tier = ChatTier(config, self.breaker, self.http)
