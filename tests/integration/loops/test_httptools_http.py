@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import os
 import socket
+import ssl
 import threading
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -121,6 +122,7 @@ REPLIES = {
     "plain": kept(OK),
     "each byte alone": kept(*[OK[n : n + 1] for n in range(len(OK))]),
     "100 before": kept(head("x: 1", status="100 Continue") + OK),
+    "103 with a packing before": kept(head("content-encoding: br", status="103 Early Hints"), OK),
     "103 before": kept(head("content-length: 9", status="103 Early Hints"), OK),
     "101": left(head("upgrade: x", "connection: upgrade", status="101 X"), comes_to="protocol"),
     "no end of 1xx": left(head(status="100 Continue") * 20_000, comes_to="protocol"),
@@ -192,7 +194,12 @@ async def test_half_a_head_on_a_used_connection_is_not_asked_for_again(http, ser
     await ask(http, server.url)
     server.pieces, server.closes = [OK[:20]], True
     assert await outcome(ask(http, server.url)) == "reset"
-    assert len(server.heads) == 2
+    assert server.connections == 1
+
+
+async def test_a_body_that_ends_with_a_reset_is_none(http, server):
+    server.pieces, server.pause, server.resets = [head(), b"{}"], 0.1, True
+    assert await outcome(ask(http, server.url)) == "reset"
 
 
 async def test_what_nobody_asked_for_closes_a_connection(http):
@@ -380,6 +387,57 @@ async def test_what_happens_in_the_turn_of_a_reply(http, server, does, comes_to,
     if another:
         assert await another == (200, b"[]"), "his connection is not closed under him"
     assert bool(idle(http)) is is_kept
+
+
+async def test_what_is_closed_is_nobodys_from_that_turn_on(http, server):
+    large = head(f"content-length: {len(RANDOM)}", status="500 X") + RANDOM
+    for asks, said in ((False, OK), (True, large)):
+        await ask(http, server.url)
+        [connection] = idle(http)
+        asking = asyncio.create_task(ask(http, server.url)) if asks else None
+        server.pieces = []
+        await turns()
+        connection.data_received(said)
+        assert not idle(http)
+        assert asking is None or (await asking)[0] == 500
+        server.pieces = [OK]
+
+
+async def test_a_used_connection_that_its_server_ends_in_its_own_way_is_gone_too(http, server):
+    """In TLS it may do so with bytes that are none; of a fresh connection they say why."""
+    await ask(http, server.url)
+    [connection] = idle(http)
+    server.pieces = []
+    asking = asyncio.create_task(ask(http, server.url))
+    await eventually(lambda: len(server.heads) == 2)
+    server.pieces = [OK]
+    connection.connection_lost(ssl.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number"))
+    assert await asking == GOOD
+    assert server.connections == 2
+    connection._transport.abort()
+
+
+async def test_a_call_that_has_ended_leaves_no_timer(http, server):
+    await ask(http, server.url)
+    [connection] = idle(http)
+    timers = []
+
+    class Noting(_Loop):
+        def call_later(self, *args):
+            timers.append(self._loop.call_later(*args))
+            return timers[-1]
+
+    connection.loop = Noting(connection.loop, None)
+    await ask(http, server.url)
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+async def test_who_has_no_time_left_does_not_ask(http, server, seconds):
+    await ask(http, server.url)
+    assert await outcome(ask(http, server.url, seconds=seconds)) == "timeout"
+    await ask(http, server.url)
+    assert len(server.heads) == 2
 
 
 # What is sent
