@@ -10,14 +10,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from redis.exceptions import NoScriptError, TimeoutError  # noqa: A004
+from redis.exceptions import NoScriptError
 
 from tasks.group_commit import GroupCommit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redis.asyncio import Redis
+    from collections.abc import Awaitable, Sequence
 
 LARGEST_PIPELINE = 512  # commands
 
@@ -50,25 +48,41 @@ class _Call:
     keys: Sequence[str]
     args: Sequence[Any]
 
+    @property
+    def command(self) -> Sequence[Any]:
+        if self.script is None:
+            return self.args
+        return ("EVALSHA", self.script.sha1, len(self.keys), *self.keys, *self.args)
+
+
+class Trips(Protocol):
+    """A client of Redis."""
+
+    async def trip(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Have commands travel together; return their answers, an error in its place."""
+
+    def script_load(self, source: str, /) -> Awaitable[Any]: ...  # noqa: D102
+
 
 class AutoPipeline:
     """Runs scripts and commands on one Redis; belongs to one event loop."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, trips: Trips) -> None:
+        self._trips = trips
         self._calls: GroupCommit[_Call, Any] = GroupCommit(self._send, LARGEST_PIPELINE)
 
     async def run(self, script: ScriptText, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script and return its answer; raises what redis-py raises. Never retried."""
-        return await self._calls.submit(_Call(script, keys, args))
+        return await self._calls.put(_Call(script, keys, args))
 
     async def command(self, *args: Any) -> Any:
         """Run a command and return its answer; raises what redis-py raises. Never retried."""
-        return await self._calls.submit(_Call(None, (), args))
+        return await self._calls.put(_Call(None, (), args))
 
     async def commands(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands in this order and return their answers."""
-        return list(await asyncio.gather(*(self.command(*command) for command in commands)))
+        put = self._calls.put
+        return list(await asyncio.gather(*[put(_Call(None, (), each)) for each in commands]))
 
     async def _send(self, calls: list[_Call]) -> list[Any]:
         answers = await self._pipeline(calls)
@@ -76,23 +90,11 @@ class AutoPipeline:
         if unknown:  # those did not run: after a restart or SCRIPT FLUSH they may go again
             scripts = (calls[i].script for i in unknown)
             for source in {script.source for script in scripts if script}:
-                await self._redis.script_load(source)
+                await self._trips.script_load(source)
             again = await self._pipeline([calls[i] for i in unknown])
             for i, answer in zip(unknown, again, strict=True):
                 answers[i] = answer
         return answers
 
     async def _pipeline(self, calls: list[_Call]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for call in calls:
-            if call.script:
-                pipeline.evalsha(call.script.sha1, len(call.keys), *call.keys, *call.args)
-            else:
-                pipeline.execute_command(*call.args)
-        try:
-            return list(await pipeline.execute(raise_on_error=False))
-        except TimeoutError:
-            # The route may be lost without a word. So would those of the idle connections be, each
-            # of which would have the next ones wait as long.
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
-            raise
+        return await self._trips.trip([each.command for each in calls])

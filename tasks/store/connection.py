@@ -6,10 +6,11 @@ Every method raises StoreUnavailable when the store does not answer in time.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -22,6 +23,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from tasks.errors import (
@@ -57,6 +59,7 @@ ADMITS = "-- admits"  # the line by which a script says that it takes new work
 SERVER_CLOCK = -1
 GONE_MS = 600_000  # for how long a list can go on after what has left it
 CONFIRM_SECONDS = 1.0  # until who listens to a channel goes on without having been told so
+LATE_SECONDS = 0.5  # that answers take until the limit of each of them is looked at
 SILENCE_SECONDS = 3.0  # after which a subscription is asked whether it still hears anything
 # Scripts that take no job, no unit and no batch from one status to another: they are in no table.
 STATELESS = frozenset(
@@ -91,7 +94,59 @@ def load_scripts() -> dict[str, Script]:
     return scripts
 
 
-def connect(url: str) -> Redis:
+class StoreClient(Redis):
+    """A client that keeps a connection for what travels together; belongs to one event loop.
+
+    redis-py's pipeline takes one from its pool for each trip, and a time limit for each answer: for
+    twenty answers 0.3 ms of CPU, where this takes 0.1.
+    """
+
+    _kept: Any = None
+
+    async def trip(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Have commands travel together; return their answers, an error in its place.
+
+        One trip at a time. Raises what redis-py raises.
+        """
+        pool = self.connection_pool
+        try:
+            if self._kept is None:
+                self._kept = await pool.get_connection()  # type: ignore[no-untyped-call]
+            else:
+                await pool.ensure_connection(self._kept)
+            answers = await self._exchange(self._kept, commands)
+        except (TimeoutError, RedisTimeoutError) as error:
+            # The route may be lost without a word. So would those of the idle connections be, each
+            # of which would have the next ones wait as long.
+            await pool.disconnect(inuse_connections=False)
+            message = "the store did not answer in time"
+            raise RedisTimeoutError(message) from error
+        return [self._read(*each) for each in zip(commands, answers, strict=True)]
+
+    async def _exchange(self, connection: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Raise TimeoutError if an answer does not come in time; the connection is closed then."""
+        answers: list[Any] = []
+        seconds, now = connection.socket_timeout, time.monotonic
+        async with asyncio.timeout(seconds) as limit:
+            began = now()
+            await connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response(timeout=math.inf))
+                except ResponseError as error:
+                    answers.append(error)
+                if seconds and now() - began > LATE_SECONDS:  # the limit is that of each answer
+                    began = now()
+                    limit.reschedule(asyncio.get_running_loop().time() + seconds)
+        return answers
+
+    def _read(self, command: Sequence[Any], answer: Any) -> Any:
+        """Return an answer as redis-py has it."""
+        read = self.response_callbacks.get(command[0])
+        return answer if read is None or isinstance(answer, Exception) else read(answer)
+
+
+def connect(url: str) -> StoreClient:
     """Return a client with time limits and no retries of its own; opens no connection yet.
 
     Raises SettingsError for a URL that the client cannot use.
@@ -105,7 +160,7 @@ def connect(url: str) -> Redis:
             "client knows, or has a value that it cannot take"
         )
         raise SettingsError(message) from None
-    return Redis.from_pool(pool)
+    return cast("StoreClient", StoreClient.from_pool(pool))
 
 
 def _pool(url: str) -> BlockingConnectionPool:

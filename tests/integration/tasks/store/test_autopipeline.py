@@ -24,16 +24,9 @@ class Trips:
         self._client = client
         self.sizes: list[int] = []
 
-    def pipeline(self, *, transaction):
-        pipeline = self._client.pipeline(transaction=transaction)
-        execute = pipeline.execute
-
-        def noted(**options):
-            self.sizes.append(len(pipeline))
-            return execute(**options)
-
-        pipeline.execute = noted
-        return pipeline
+    def trip(self, commands):
+        self.sizes.append(len(commands))
+        return self._client.trip(commands)
 
     def __getattr__(self, name):
         return getattr(self._client, name)
