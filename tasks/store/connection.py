@@ -188,7 +188,9 @@ class _PackingInC:
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Pack one command. A name of several words (SCRIPT LOAD) is as many arguments."""
-        return [hiredis.pack_command((*str(args[0]).split(), *args[1:]))]
+        if isinstance(args[0], str) and " " in args[0]:
+            args = (*args[0].split(), *args[1:])
+        return [hiredis.pack_command(args)]
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         """Pack a pipeline."""
