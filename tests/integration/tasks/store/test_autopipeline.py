@@ -109,3 +109,104 @@ async def test_where_a_route_is_lost_without_a_word_only_the_first_waits(valkey)
     finally:
         await client.aclose()
         link.close()
+
+
+SETUP = [
+    ("SET", "text", "x"),
+    ("HSET", "hash", "a", "1", "b", "2"),
+    ("SADD", "set", "m"),
+    ("ZADD", "order", "1.5", "one", "2", "two"),
+    ("DEL", "list"),
+    ("RPUSH", "list", "1", "2"),
+]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SET", "text", "y"),
+        ("SET", "text", "y", "NX"),
+        ("GET", "text"),
+        ("GET", "none"),
+        ("MGET", "text", "none"),
+        ("EXISTS", "text"),
+        ("EXPIRE", "text", 10),
+        ("TTL", "text"),
+        ("HGETALL", "hash"),
+        ("HGETALL", "none"),
+        ("HMGET", "hash", "a", "none"),
+        ("HSETNX", "hash", "a", "9"),
+        ("SMEMBERS", "set"),
+        ("ZRANGEBYSCORE", "order", "-inf", "+inf", "WITHSCORES"),
+        ("ZSCORE", "order", "one"),
+        ("LRANGE", "list", 0, -1),
+        ("TIME",),
+        ("PING",),
+        ("INFO", "memory"),
+        ("CONFIG GET", "maxmemory-policy"),
+        ("INCR", "hash"),
+    ],
+    ids=lambda command: " ".join(map(str, command)),
+)
+async def test_an_answer_is_as_redis_py_has_it(trips, command):
+    its_own = trips.pipeline(transaction=False)
+    for each in (*SETUP, command):
+        its_own.execute_command(*each)
+    expected = (await its_own.execute(raise_on_error=False))[-1]
+    answer = (await trips.trip([*SETUP, command]))[-1]
+    assert type(answer) is type(expected)
+    if command[0] not in {"TIME", "INFO"}:
+        assert str(answer) == str(expected)
+
+
+@pytest.fixture
+async def link(valkey):
+    link = Proxy(valkey.url)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+async def client(link):
+    client = connect(link.url)
+    client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
+    yield client
+    await client.aclose()
+
+
+async def test_the_limit_is_that_of_each_answer(client, monkeypatch):
+    monkeypatch.setattr("tasks.store.connection.LATE_SECONDS", 0.1)
+    assert await client.trip([("BLPOP", "none", 0.3)] * 4) == [None] * 4
+    with pytest.raises(RedisTimeoutError):
+        await client.trip([("PING",), ("BLPOP", "none", 3), ("ECHO", "late")])
+    assert await client.trip([("ECHO", "next")]) == [b"next"]
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.01, 0.1])
+async def test_who_is_cut_off_leaves_no_answer_to_the_next(client, after):
+    for number in range(10):
+        commands = [("ECHO", f"old-{number}"), ("BLPOP", "none", 0.2), ("ECHO", "old")]
+        going = asyncio.create_task(client.trip(commands))
+        await asyncio.sleep(after)
+        going.cancel()
+        await asyncio.wait({going})
+        assert await client.trip([("ECHO", f"new-{number}")]) == [f"new-{number}".encode()]
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_no_failure(client, valkey):
+    assert await client.trip([("PING",)]) == [True]
+    with valkey.client() as other:
+        other.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(0.05)
+        assert await client.trip([("PING",)]) == [True]
+        going = asyncio.create_task(client.trip([("ECHO", "a"), ("BLPOP", "none", 9)]))
+        await asyncio.sleep(0.05)
+        other.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(RedisConnectionError):
+            await going
+    assert await client.trip([("ECHO", "b")]) == [b"b"]
+
+
+async def test_what_is_large_travels_whole(trips):
+    large = [("ECHO", b"%d" % number * 20_000) for number in range(LARGEST_PIPELINE)]
+    assert await trips.trip(large) == [each[1] for each in large]
