@@ -52,11 +52,16 @@ class Load:
 
     async def run(self, concurrency: int, progress: Progress) -> None:
         """Ask everything."""
-        client = aiohttp.ClientSession(
+        async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(LONGEST_SECONDS),
             headers=self.headers,
-        )
+        ) as client:
+            await self._ask(client, concurrency, progress)
+
+    async def _ask(
+        self, client: aiohttp.ClientSession, concurrency: int, progress: Progress
+    ) -> None:
         bar = progress.add_task("asking", total=self.requests, said="")
         began = time.monotonic()
         watching = asyncio.create_task(self._watch(client))
@@ -74,7 +79,6 @@ class Load:
             await asyncio.sleep(LOOK_SECONDS)
         for task in (*calls, watching):
             task.cancel()
-        await client.close()
 
     async def _calls(self, client: aiohttp.ClientSession) -> None:
         while self.left > 0:
@@ -103,7 +107,7 @@ class Load:
         seen: dict[str, str] = {}
         began = time.monotonic()
         while True:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, KeyError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, KeyError, ValueError):
                 reply = await client.get(f"{self.url}/circuit-breakers")
                 for name, view in (await reply.json())["circuit_breakers"].items():
                     state = view["state"]

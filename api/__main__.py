@@ -106,6 +106,7 @@ def _serve(
     told: CollectorRegistry | None = None,
     serves: Callable[[], object] = lambda: None,
 ) -> int:
+    process.pass_cancels_on()
     try:
         # In one line, before the framework would say it in a hundred.
         check_broker(settings)
@@ -116,7 +117,6 @@ def _serve(
     app = create_app(settings, told)
     process.freeze_garbage()
     process.give_back_memory()
-    process.pass_cancels_on()
     config = uvicorn.Config(
         app,
         loop="uvloop",

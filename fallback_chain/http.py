@@ -152,6 +152,7 @@ _REASONS = (
     ("unabletogetlocalissuer", Reason("tls", "unknown authority")),
     ("unabletogetissuer", Reason("tls", "unknown authority")),
     ("notvalidfor'", Reason("tls", "wrong host name")),
+    ("certificateexpired", Reason("tls", "certificate expired")),
     ("certificatehasexpired", Reason("tls", "certificate expired")),
     ("notyetvalid", Reason("tls", "certificate not valid yet")),
     ("certificateverifyfailed", Reason("tls", "certificate not accepted")),

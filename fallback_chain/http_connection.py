@@ -33,6 +33,17 @@ class CutOffError(Exception):
     """A connection ended within a reply."""
 
 
+def again(error: Exception) -> Exception:
+    """Return an error as it was before it was raised.
+
+    Who keeps one that was raised keeps, by its traceback, the request that it came of: in a circle,
+    until the garbage is collected.
+    """
+    if isinstance(error, UpstreamError):
+        return UpstreamError(str(error), error.kind)
+    return type(error)(*error.args)
+
+
 class Origin:
     """A server. connections: all that are open to it; idle: which nobody uses, the latest last."""
 
@@ -99,7 +110,7 @@ class ReplyOnWire(Exchange):
                 self._connection.read_on(self)
                 yield piece
             elif self.error:
-                raise self.error
+                raise again(self.error)
             elif self.whole:
                 return
             else:
@@ -141,7 +152,7 @@ class Connection(asyncio.Protocol):
         with a reply.
         """
         if self._ended:  # it was closed as soon as it had come about
-            raise self._ended
+            raise again(self._ended)
         self._reply = reply = ReplyOnWire(self, most)
         self._heard, self._beside = False, 0
         timer = None
@@ -158,7 +169,7 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         if reply.error:
             self.leave(reply)
-            raise reply.error
+            raise again(reply.error)
         return reply
 
     def leave(self, reply: ReplyOnWire) -> None:
@@ -204,7 +215,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except Exception as error:  # noqa: BLE001 - what a server sends breaks its own call alone
-            self.break_off(error)
+            self.break_off(again(error))
             return
         if reply is not self._reply:  # its beginning was enough, or too much
             return

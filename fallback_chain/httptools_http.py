@@ -13,7 +13,7 @@ import ssl
 import time
 from base64 import b64encode
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
@@ -29,7 +29,7 @@ from fallback_chain.http import (
     reason_of,
     tls_context,
 )
-from fallback_chain.http_connection import Connection, CutOffError, GoneError, Origin
+from fallback_chain.http_connection import Connection, CutOffError, GoneError, Origin, again
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,6 +182,8 @@ class HttptoolsHttp(CancellableHttp):
         if connecting.cancelled():
             message = "closed"
             raise UpstreamError(message, "reset")
+        if error := connecting.exception():
+            raise again(cast("Exception", error))
         return connecting.result()
 
     async def _wait_for(self, connecting: asyncio.Task[Connection]) -> None:
@@ -203,10 +205,10 @@ class HttptoolsHttp(CancellableHttp):
             reached = await aiohappyeyeballs.start_connection(
                 found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1
             )
-            reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            reached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(origin)
             try:
+                reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                reached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 await loop.create_connection(lambda: connection, sock=reached, **how)
             except BaseException:
                 origin.connections.discard(connection)  # uvloop does not tell it of its end
@@ -238,6 +240,8 @@ class HttptoolsHttp(CancellableHttp):
             self._looking = None
         for connecting in self._connecting:
             connecting.cancel()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
         for origin in self._origins.values():
             for connection in list(origin.connections):
                 connection.break_off(CutOffError())

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 from tasks.group_commit import GroupCommit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
 LARGEST_PIPELINE = 512  # commands
 
@@ -61,8 +61,6 @@ class Trips(Protocol):
     async def trip(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Have commands travel together; return their answers, an error in its place."""
 
-    def script_load(self, source: str, /) -> Awaitable[Any]: ...  # noqa: D102
-
 
 class AutoPipeline:
     """Runs scripts and commands on one Redis; belongs to one event loop."""
@@ -89,8 +87,9 @@ class AutoPipeline:
         unknown = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
         if unknown:  # those did not run: after a restart or SCRIPT FLUSH they may go again
             scripts = (calls[i].script for i in unknown)
-            for source in {script.source for script in scripts if script}:
-                await self._trips.script_load(source)
+            sources = {script.source for script in scripts if script}
+            # Over the same connection: behind one address there may be several servers.
+            await self._trips.trip([("SCRIPT LOAD", source) for source in sorted(sources)])
             again = await self._pipeline([calls[i] for i in unknown])
             for i, answer in zip(unknown, again, strict=True):
                 answers[i] = answer

@@ -229,19 +229,11 @@ class Server:
         self._socket.close()
 
 
-class Pool:
-    """Keeps no connections: each trip is one of its own."""
-
-    async def disconnect(self, *, inuse_connections: bool) -> None:
-        pass
-
-
 class Client:
     """What the product takes for redis-py's client: one process's way to the server."""
 
     def __init__(self, world: World, node: Node) -> None:
         self._world, self._node = world, node
-        self.connection_pool = Pool()
 
     async def trip(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send commands together; raise what redis-py does when no answer comes."""
@@ -261,9 +253,6 @@ class Client:
 
     def pipeline(self, *, transaction: bool) -> Pipeline:
         return Pipeline(self, transaction=transaction)
-
-    async def script_load(self, source: str) -> None:
-        await self.execute_command("SCRIPT LOAD", source)
 
     async def time(self) -> tuple[int, int]:
         await self.execute_command("PING")

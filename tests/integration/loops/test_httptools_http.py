@@ -6,6 +6,7 @@ What it has in common with the others: test_http_clients.py, test_http_streams.p
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import os
 import socket
@@ -16,13 +17,13 @@ from typing import NamedTuple
 
 import pytest
 from harness.http_clients import collected
-from harness.raw import OK, Server
+from harness.raw import OK, Server, closed_port
 from harness.tls import AUTHORITY, ELSEWHERE, HERE, TlsServer
 from harness.waiting import eventually, turns
 
 from fallback_chain import HttptoolsHttp, UpstreamError, read_authorities
 from fallback_chain.http import LARGEST_ERROR
-from fallback_chain.http_connection import LARGEST_HEAD, READ_AHEAD
+from fallback_chain.http_connection import LARGEST_HEAD, READ_AHEAD, ReplyOnWire
 
 SMALL = 1000  # bytes of the largest reply, where that matters
 
@@ -71,7 +72,7 @@ async def ask(http, url, content=b"{}", seconds=5.0, **headers):
 
 async def ask_streamed(http, url, content=b"{}", seconds=5.0):
     async with (
-        asyncio.timeout(seconds),
+        asyncio.timeout(seconds + 1),
         http.stream("POST", url, headers={}, content=content, timeout_seconds=seconds) as reply,
     ):
         return reply.status, b"".join([piece async for piece in reply.pieces])
@@ -438,6 +439,29 @@ async def test_who_has_no_time_left_does_not_ask(http, server, seconds):
     assert await outcome(ask(http, server.url, seconds=seconds)) == "timeout"
     await ask(http, server.url)
     assert len(server.heads) == 2
+
+
+@pytest.mark.parametrize("case", ["reset", "cut", "junk", "hang", "error", "refused"])
+async def test_a_call_that_fails_leaves_no_garbage(http, server, case):
+    """A worker collects it rarely: a tier that is away must not fill it with requests."""
+    cut = head(LENGTH) + b"{"
+    server.pieces = {
+        "cut": [cut],
+        "junk": [b"SSH-2.0"],
+        "error": [head(LENGTH, status="500 X")],
+    }.get(case, []) + [b"{}"] * (case == "error")
+    server.closes = case in {"reset", "cut", "junk"}
+    url = f"http://127.0.0.1:{closed_port()}" if case == "refused" else server.url
+    gc.collect()
+    gc.disable()
+    try:
+        for asks in (ask, ask_streamed) * 10:
+            await outcome(asks(http, url, seconds=0.05 if case == "hang" else 5))
+        await turns()
+        kept = [each for each in gc.get_objects() if isinstance(each, ReplyOnWire | UpstreamError)]
+    finally:
+        gc.enable()
+    assert len(kept) <= 2
 
 
 # What is sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 from harness.proxy import Proxy
@@ -81,7 +82,7 @@ async def test_scripts_that_the_server_does_not_know_are_loaded_and_only_they_ru
         pipeline.run(COUNT, ["n"], [100]),
     )
     assert answers == [1, 11, b"x", 111]
-    assert trips.sizes == [4, 3]
+    assert trips.sizes == [4, 2, 3]
 
 
 async def test_a_server_that_is_away_is_told_to_every_caller():
@@ -205,6 +206,43 @@ async def test_a_connection_that_was_closed_meanwhile_is_no_failure(client, valk
         with pytest.raises(RedisConnectionError):
             await going
     assert await client.trip([("ECHO", "b")]) == [b"b"]
+
+
+async def test_a_route_that_the_system_gives_up_is_no_answer(client):
+    """redis-py takes it for the time that its reader would wait, and gives None."""
+    await client.trip([("PING",)])
+    reader = client._kept._reader
+    going = asyncio.create_task(client.trip([("ECHO", "a"), ("BLPOP", "none", 9), ("ECHO", "b")]))
+    await asyncio.sleep(0.1)
+    reader.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+    with pytest.raises(RedisTimeoutError):
+        await going
+    assert not client._kept.is_connected
+    assert await client.trip([("ECHO", "c")]) == [b"c"]
+
+
+async def test_what_breaks_off_in_another_way_leaves_no_answer_either(client, monkeypatch):
+    """Such as a limit that has just been passed: a cancel of asyncio's may be lost on the way."""
+    await client.trip([("PING",)])
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.store.connection.LATE_SECONDS", -1)
+        patch.setattr(asyncio.Timeout, "reschedule", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await client.trip([("ECHO", "a"), ("ECHO", "b")])
+    assert await client.trip([("ECHO", "c")]) == [b"c"]
+
+
+async def test_the_time_that_sending_takes_is_not_the_answers(client, monkeypatch):
+    monkeypatch.setattr("tasks.store.connection.LATE_SECONDS", 0.05)
+    await client.trip([("PING",)])
+    send = client._kept.send_packed_command
+
+    async def slowly(*args):
+        await asyncio.sleep(0.3)
+        await send(*args)
+
+    monkeypatch.setattr(client._kept, "send_packed_command", slowly)
+    assert await client.trip([("BLPOP", "none", 0.35)]) == [None]
 
 
 async def test_what_is_large_travels_whole(trips):
