@@ -46,6 +46,13 @@ BENCHMARKS = {
             at_most("round_trips", Absolute(0.2)),
         ),
     ),
+    "batch-0ms-2-workers": Benchmark(
+        partial(batch.measure, 20_000, 0.0, 32, workers=2),
+        (
+            at_least("share", Absolute(0.65)),
+            at_most("cpu_ms", Multiple(2, "bare_cpu_ms")),
+        ),
+    ),
     "batch-128": Benchmark(
         partial(batch.measure, 20_000, 0.2, 128),
         (at_least("rate", Absolute(0.97 * 640, OF_640)),),
