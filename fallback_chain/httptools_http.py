@@ -205,10 +205,9 @@ class HttptoolsHttp(CancellableHttp):
             reached = await aiohappyeyeballs.start_connection(
                 found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1
             )
+            _set_options(reached)
             connection = Connection(origin)
             try:
-                reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                reached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 await loop.create_connection(lambda: connection, sock=reached, **how)
             except BaseException:
                 origin.connections.discard(connection)  # uvloop does not tell it of its end
@@ -255,6 +254,15 @@ def _end(connecting: asyncio.Task[Connection]) -> None:
     """Close a connection that came about though nobody waits for it any more."""
     if not connecting.cancelled() and not connecting.exception():
         connecting.result().end()
+
+
+def _set_options(reached: socket.socket) -> None:
+    try:
+        reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        reached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:  # some systems have none for what was reset meanwhile
+        reached.close()
+        raise
 
 
 async def _addresses(origin: Origin) -> list[Any]:
