@@ -72,7 +72,7 @@ def test_requests_that_a_store_which_is_away_refuses_are_no_line_each(own_fleet,
 def test_a_broker_that_was_away_has_nobody_told_to_let_running_jobs_be_lost(own_fleet, own_valkey):
     """Celery says at each loss how it could be set to cancel them."""
     worker = own_fleet.worker().start()
-    wait_until(lambda: "Connected to redis" in worker.log)
+    wait_until(lambda: " ready." in worker.log)
     own_valkey.kill()
     wait_until(lambda: "Connection to broker lost" in worker.log)
     own_valkey.start()
