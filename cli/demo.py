@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,7 @@ class Demo:
         for tier, prompt in ((CPU, "Name a color of the rainbow."), (GPU, "What do bees make?")):
             self._heading(f"The {tier.upper()} server is started again; a new batch")
             self._supervisor.start_part(MODELS[tier])
+            self._wait(partial(self._takes_a_probe, tier), f"the {tier.upper()} tier is due")
             self._expect_tier(tier, self._batch(_line("new", prompt)))
         closed = all(self._state(tier) == "closed" for tier in BREAKERS)
         self._expect(closed, "both breakers are closed again, and the GPU tier answers")
@@ -165,6 +167,10 @@ class Demo:
 
     def _state(self, tier: str) -> str:
         return str(self._client.breakers()[BREAKERS[tier]]["state"])
+
+    def _takes_a_probe(self, tier: str) -> bool:
+        """Whether a call goes to it: it may have been found away once more as it started."""
+        return not self._client.breakers()[BREAKERS[tier]]["retry_after_seconds"]
 
     def _wait(self, seen: Callable[[], bool], claim: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
