@@ -193,8 +193,7 @@ class WorkerMetrics(Observer):
             self._untold[event] = self._untold.get(event, 0) + 1
         if tier in self._tiers:
             name = breaker_name(tier, endpoint)
-            report = self._reports.get(name) or self._reports.setdefault(name, TierReport())
-            report.add(verdict, detail)
+            self._reports.setdefault(name, TierReport()).add(verdict, detail)
         if verdict not in NOT_CALLED:
             self._try_seconds[tier,].observe(took)
 

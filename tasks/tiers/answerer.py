@@ -104,22 +104,18 @@ class Answerer:
 
     async def answer(self, job: BegunJob, sink: Sink | None = None) -> Outcome:
         """Try one job at the tier where it stands. sink: who follows its answer as it comes."""
-        if job.attempts and is_poison(job.attempts):
+        if is_poison(job.attempts):
             return poisoned(job.attempts)
         if job.tier == CACHE:
             return await self._last_resort(job)
-        if job.attempts and self._passes_by(job):
+        leaves = leaves_tier(job.attempts, job.tier) and self._is_another(job)
+        if leaves or is_unfit(job.attempts, job.tier):
             return HandOn(job.attempts, job.failures)
         if job.options.cache == "first" and job.may_ask(CACHE) and self._begins(job):
             trial = await self._look_up(job)
             if trial.attempt.verdict is Verdict.ANSWERED:
                 return answered(job, trial)
         return await self._ask(job, sink)
-
-    def _passes_by(self, job: BegunJob) -> bool:
-        """Whether the tier where a job stands is not asked for it again."""
-        leaves = leaves_tier(job.attempts, job.tier) and self._is_another(job)
-        return leaves or is_unfit(job.attempts, job.tier)
 
     def _begins(self, job: BegunJob) -> bool:
         """Whether a job stands at the first tier that may answer it."""
@@ -274,7 +270,7 @@ class Answerer:
 
     def _above(self, job: BegunJob) -> list[str]:
         """Return the tiers above a job's that refused it, and may be asked again."""
-        if job.failures or not job.attempts:
+        if job.failures:
             return []
         above = self._order[: self._order.index(job.tier)]
         return [name for name in above if job.may_ask(name) and self._may_go_up(job, name)]

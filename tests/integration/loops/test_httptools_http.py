@@ -269,8 +269,9 @@ async def test_a_reader_who_takes_his_time_loses_nothing_and_leaves_it_to_others
 async def test_of_a_stream_that_nobody_reads_little_is_taken(http, server):
     server.pieces = [head(), *[b"x" * 1_000_000] * 60]
     async with http.stream("POST", server.url, headers={}, content=b"", timeout_seconds=5) as reply:
-        await asyncio.sleep(0.3)
         [connection] = connections(http)
+        await eventually(lambda: not connection._reads)
+        await turns(50)
         assert connection._reply.ahead < READ_AHEAD + 512 * 1024
         assert await anext(reply.pieces)
 
@@ -444,12 +445,12 @@ async def test_who_has_no_time_left_does_not_ask(http, server, seconds):
 @pytest.mark.parametrize("case", ["reset", "cut", "junk", "hang", "error", "refused"])
 async def test_a_call_that_fails_leaves_no_garbage(http, server, case):
     """A worker collects it rarely: a tier that is away must not fill it with requests."""
-    cut = head(LENGTH) + b"{"
-    server.pieces = {
-        "cut": [cut],
+    sent = {
+        "cut": [head(LENGTH) + b"{"],
         "junk": [b"SSH-2.0"],
-        "error": [head(LENGTH, status="500 X")],
-    }.get(case, []) + [b"{}"] * (case == "error")
+        "error": [head(LENGTH, status="500 X"), b"{}"],
+    }
+    server.pieces = sent.get(case, [])
     server.closes = case in {"reset", "cut", "junk"}
     url = f"http://127.0.0.1:{closed_port()}" if case == "refused" else server.url
     gc.collect()
