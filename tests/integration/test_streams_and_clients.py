@@ -70,15 +70,18 @@ def test_who_goes_away_has_his_job_cancelled_and_its_call_ended(fleet, gpu, leav
 def test_who_goes_away_while_his_job_is_queued_has_it_cancelled(fleet, gpu, streamed, at_once):
     """At once: before it is made, so that he is gone when he begins to be waited for."""
     api = fleet.api().start()
-    before = submit(api)  # its first message takes an API process a moment more
+    before = submit(api, "before")  # its first message takes an API process a moment more
     reader = Reader(api.url, chat("w", stream=streamed))
     if at_once:
         reader.leave()
     wait_until(lambda: newest(api)["id"] != before)
     reader.leave()
     wait_until(lambda: newest(api)["status"] == "cancelled", PROMPT)
+    behind = submit(api, "behind")  # when it is done, his has been met
     fleet.worker().start()
-    assert not gpu.calls
+    for each in (before, behind):
+        wait_until(lambda each=each: status_of(api, each) == "succeeded")
+    assert sorted(gpu.prompts()) == ["before", "behind"]
 
 
 def test_an_sdk_that_leaves_in_mid_stream_is_not_waited_for(fleet, gpu):
