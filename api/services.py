@@ -77,7 +77,8 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     """Open everything; raises StoreUnfit or StoreUnavailable when the store will not do."""
     storage = await asyncio.to_thread(Storage, settings.files_url)
     store = await open_store(settings, storage)
-    publisher = Publisher(create_app(settings), tier_configs(settings), metrics)
+    queues = store.connection if settings.queues_lie_in_store else None
+    publisher = Publisher(create_app(settings), tier_configs(settings), metrics, queues)
     publisher.start()
     breakers = build_breakers(settings, store.connection, lambda _: None)
     tiers, http = build_models(settings, store.connection, breakers)
@@ -113,8 +114,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     finally:
         await background.stop()
         await callers.stop()
-        # A broker that hangs is waited for; what it was not given is taken back meanwhile.
-        await asyncio.to_thread(publisher.stop)
+        await publisher.stop()  # what a broker that hangs was not given is taken back meanwhile
         await submitter.stop()
         await http.aclose()
         await store.close()

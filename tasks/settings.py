@@ -543,6 +543,11 @@ class Settings:
         """Whether Celery's queues lie on the store's server."""
         return _server(self.effective_broker_url) == _server(self.redis_url)
 
+    @property
+    def queues_lie_in_store(self) -> bool:
+        """Whether Celery's queues lie in the store's own database."""
+        return self.broker_url in {"", self.redis_url}
+
     def environ(self) -> dict[str, str]:
         """Return the settings that are no defaults as environment variables, for a child."""
         of_tiers = (

@@ -1,6 +1,7 @@
 """How a job, or a batch, enters: recorded first, then published.
 
-What could not be published leaves no trace; a batch that could not be waits for the sweeper.
+What could not be published leaves no trace; a batch that could not be waits for the sweeper, and so
+does a job whose message is to lie in the store, which has just taken the job.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Submitter:
             for job in jobs:
                 refs.setdefault(first_of(job.options.tiers, order), []).append(Ref(job.id, 0))
             for first_tier, its_refs in refs.items():
-                await self._publisher.publish(first_tier, queue, its_refs)
+                await self._publisher.publish_new(first_tier, queue, its_refs)
         except (PublishError, StoreUnavailable, asyncio.CancelledError):
             ids = [job.id for job in jobs]
             # Else the sweeper brings them to an end.

@@ -167,7 +167,7 @@ async def _broker(settings: Settings) -> list[Row]:
         name = "BROKER_URL" if settings.broker_url else "REDIS_URL"
         return [_away("broker", settings.effective_broker_url, name, error)]
     finally:
-        publisher.stop()
+        await publisher.stop()
     return [Row("broker", "reach", OK, "it answers")]
 
 

@@ -76,7 +76,6 @@ class WorkerProcess:
         self._pause = Pause()
         self._metrics = WorkerMetrics(settings.model_tiers)
         self._app = create_app(settings)
-        self._publisher = Publisher(self._app, tier_configs(settings), self._metrics)
         self._background = Background(self._metrics.loop_died)
         self._recaller: Recaller | None = None  # until all is open
         self._stopping: concurrent.futures.Future[None] | None = None
@@ -91,7 +90,6 @@ class WorkerProcess:
         process.pass_cancels_on()
         health_socket = self._listen()
         self._loop.start()
-        self._publisher.start()
         self._loop.call(self._open(health_socket))
         where = http_url(*health_socket.getsockname()[:2])
         log.info("worker %s: health on %s", self._name, where)
@@ -106,7 +104,6 @@ class WorkerProcess:
             self._loop.call(self._close(), timeout=process.HAND_OVER_SECONDS)
         except TimeoutError:  # leases do the rest
             log.warning("worker %s: not closed in time", self._name)
-        self._publisher.stop()
         self._loop.stop()
         log.info("worker %s: stopped", self._name)
         return int(worker.exitcode or 0)
@@ -190,9 +187,14 @@ class WorkerProcess:
         self._tiers = tiers = build_tiers(settings, store, breakers)
         self._drain = drain = Drain()
         leases = Leases(store, settings.lease_seconds, tiers.all_slots)
+        queues = store.connection if settings.queues_lie_in_store else None
+        self._publisher = publisher = Publisher(
+            self._app, tier_configs(settings), self._metrics, queues
+        )
+        publisher.start()
         context = Context(
             store=store,
-            publisher=self._publisher,
+            publisher=publisher,
             answerer=Answerer(settings, tiers, drain, self._metrics),
             leases=leases,
             drain=drain,
@@ -207,9 +209,9 @@ class WorkerProcess:
         self._metrics.watch(leases, slots, self._pulse, self._pause)
         self._app.runner = self._run_slice
         self._recaller = Recaller(
-            store, self._publisher, context.answerer, knocks=settings.probe_models > 0
+            store, publisher, context.answerer, knocks=settings.probe_models > 0
         )
-        sweeper = Sweeper(store, self._publisher, self._metrics, self._name)
+        sweeper = Sweeper(store, publisher, self._metrics, self._name)
         port = health_app(self._pulse, store.connection, self._metrics.registry)
         start = self._background.start
         start("leases", leases.keep)
@@ -278,4 +280,5 @@ class WorkerProcess:
         await self._background.stop()
         with contextlib.suppress(Exception):
             await self._tiers.http.aclose()
+        await self._publisher.stop()
         await self._store.close()

@@ -1,4 +1,4 @@
-"""Puts jobs on the broker, from a thread of its own.
+"""Puts jobs on the broker.
 
 What is asked while a publish is in flight shares the next message (group commit): no timer, no
 delay when idle, and a burst of lone requests does not cost one Celery chain each.
@@ -12,12 +12,12 @@ import math
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from celery import chain
-from kombu.exceptions import BatchPublishError
-
-from tasks.broker.thread import BrokerThread
+from tasks.broker.chains import Chains, Parcel, Route
+from tasks.broker.couriers import KombuCourier
+from tasks.broker.store_courier import StoreCourier
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
 from tasks.records.batches import is_unit
@@ -26,37 +26,21 @@ from tasks.records.order import next_of, order_of
 from tasks.telemetry.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from celery import Celery
-    from kombu.messaging import Producer
 
-    from tasks.records.order import Order
+    from tasks.broker.couriers import Courier
+    from tasks.store.connection import Connection
 
 # Jobs in one message, at most.
 SLICE = {queue.value: 1 if queue.kind is Queue.PHASES else 32 for queue in Queue}
-LONGEST_SHOWN = 1024  # characters of a message's ids that Flower shows
 MOST_REFUSED = 10_000  # that are kept until the broker is back; the sweeper finds the others
-PUBLISH_SECONDS = 8.0  # how long a publish may take
 # Where so many jobs come that at least MORE do in LINGER_SECONDS, they wait for one another: what a
 # message costs is shared.
 LINGER_SECONDS, MORE = 0.004, 2.0
 
 log = logging.getLogger(__name__)
-
-
-class Route(NamedTuple):
-    """Where a message goes: the chain that begins at a tier, and a queue."""
-
-    tier: str
-    queue: str
-
-
-class Parcel(NamedTuple):
-    """Jobs or units that are to be published together, for one route."""
-
-    route: Route
-    refs: Sequence[Ref]
 
 
 class Parcels(GroupCommit[Parcel, None]):
@@ -69,7 +53,7 @@ class Parcels(GroupCommit[Parcel, None]):
         self._came: deque[float] = deque([-math.inf], maxlen=8)
 
     def put(self, item: Parcel) -> asyncio.Future[None]:
-        """Have a parcel take part in the next message."""
+        """Have a parcel take parcel in the next message."""
         self._came.append(time.monotonic())
         return super().put(item)
 
@@ -79,41 +63,39 @@ class Parcels(GroupCommit[Parcel, None]):
             await asyncio.sleep(LINGER_SECONDS)
 
 
-def chain_from(tier: str, order: Order) -> list[str]:
-    """Return the names of the tasks from a tier on.
-
-    A phase is alone, and so is a tier that is not in the order: who has it knows what comes next.
-    """
-    rest = order[order.index(tier) :] if tier in order else (tier,)
-    return [f"tasks.{name}" for name in rest]
-
-
 class Publisher:
     """One thread that publishes, asked by one event loop: whatever waits crosses over together."""
 
     def __init__(
-        self, app: Celery, models: Iterable[str], observer: Observer | None = None
+        self,
+        app: Celery,
+        models: Iterable[str],
+        observer: Observer | None = None,
+        store: Connection | None = None,
     ) -> None:
-        """models: the model tiers that are set up, in the order in which work falls through."""
-        self._app = app
+        """models: the model tiers that are set up, in the order in which work falls through.
+
+        store: where the broker's queues lie; None: they lie elsewhere.
+        """
         self.order = order_of(models)
         self._observer = observer or Observer()
-        self._chains: dict[Route, Any] = {}
         self._refused: deque[Dispatch] = deque(maxlen=MOST_REFUSED)
         self._parcels = Parcels(self._publish_all)
-        self._thread = BrokerThread(app)
+        chains = Chains(app, self.order)
+        self._courier: Courier = StoreCourier(chains, store) if store else KombuCourier(chains)
 
     def next_tier(self, tier: str) -> str:
         """Return the tier after this one; the cache comes last and has none after it."""
         return next_of(self.order, tier)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Be ready to publish."""
+        self._courier.start()
 
-    def stop(self) -> None:
-        """Publish what was asked before, then end the thread."""
-        self._thread.stop(PUBLISH_SECONDS)
+    async def stop(self) -> None:
+        """Publish what was asked before, and end."""
+        await self._parcels.flush()
+        await asyncio.to_thread(self._courier.stop)  # a broker that hangs is waited for
 
     async def publish(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         """Publish jobs as chains that begin at tier; raise PublishError if the broker does not."""
@@ -122,32 +104,39 @@ class Publisher:
         publishing.add_done_callback(_look_at)
         await asyncio.shield(publishing)
 
+    async def publish_new(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
+        """Publish jobs that were recorded just now; raise PublishError if the broker does not.
+
+        Where the queues lie in the store, nobody waits for it, as that has just answered: what it
+        does not take is kept, as in dispatch().
+        """
+        if not self._courier.is_store:
+            await self.publish(tier, queue_name, refs)
+            return
+        parcel = Parcel(Route(tier, queue_name), refs)
+        self._parcels.put(parcel).add_done_callback(partial(self._look_after, parcel))
+
+    def _look_after(self, parcel: Parcel, publishing: asyncio.Future[None]) -> None:
+        if not publishing.cancelled() and (error := publishing.exception()):
+            self._keep(parcel, error)
+
+    def _keep(self, parcel: Parcel, error: BaseException) -> None:
+        (tier, queue_name), refs = parcel
+        log.warning("%d records wait for the broker: %s", len(refs), error)
+        self._refused += [Dispatch(*ref, tier, queue_name) for ref in refs]
+
     async def _publish_all(self, parcels: list[Parcel]) -> list[Any]:
+        messages = [message for group in _group(parcels) for message in _messages(group)]
         try:
-            await self._call(lambda producer: self._send_all(parcels, producer))
+            await self._courier.send(messages)
         except PublishError as error:
             log.warning("the broker did not take a message: %s", error.__cause__ or error)
             # Those that wait have waited as long, and for the same broker.
             self._parcels.reject_waiting(error)
             raise
+        for message in messages:
+            self._observer.published(len(message.refs))
         return [None] * len(parcels)
-
-    async def _call(self, work: Callable[[Any], Any]) -> Any:
-        """Have the thread do work; raise PublishError if it takes too long."""
-        if self._thread.stuck(PUBLISH_SECONDS):
-            self._replace_thread()  # who asked for that call has gone away before
-        call = self._thread.call(work)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(call), PUBLISH_SECONDS)
-        except TimeoutError:
-            if call.running():
-                self._replace_thread()
-            message = f"the broker did not take the job within {PUBLISH_SECONDS:g} s"
-            raise PublishError(message) from None
-
-    def _replace_thread(self) -> None:
-        log.warning("a call to the broker does not return: another thread goes on")
-        self._thread = self._thread.replace()
 
     async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
         """Publish what a transition gave out.
@@ -162,8 +151,7 @@ class Publisher:
             try:
                 await self.publish(tier, queue_name, refs)
             except PublishError as error:
-                log.warning("%d records wait for the broker: %s", len(refs), error)
-                self._refused += [Dispatch(*ref, tier, queue_name) for ref in refs]
+                self._keep(Parcel(Route(tier, queue_name), refs), error)
 
     async def dispatch_refused(self) -> None:
         """Publish again what the broker did not take; a message that comes twice is stale."""
@@ -174,64 +162,12 @@ class Publisher:
     async def empty(self, queue_names: Iterable[str]) -> dict[str, bool]:
         """Return for each queue whether the broker holds no message of it."""
         names = list(queue_names)
-        depths: dict[str, bool] = await self._call(lambda producer: self._depths(names, producer))
-        return depths
+        depths = await self._courier.depths(names)
+        return {name: not depth for name, depth in zip(names, depths, strict=True)}
 
     async def check(self) -> None:
         """Raise PublishError unless the broker answers."""
         await self.empty(["interactive"])
-
-    def _send_all(self, parcels: list[Parcel], producer: Any) -> None:
-        """Send parcels, grouped; in one round trip where the broker can."""
-        try:
-            with producer.batch():
-                for group in _group(parcels):
-                    self._send(group, producer)
-        except BatchPublishError as error:
-            raise (error.__cause__ or error) from None
-
-    def _send(self, group: list[Parcel], producer: Producer) -> None:
-        route = group[0].route
-        refs = [ref for parcel in group for ref in parcel.refs]
-        size = SLICE[route.queue]
-        # A unit is a slice already.
-        slices = [[ref] for ref in refs if is_unit(ref.id)]
-        jobs = [ref for ref in refs if not is_unit(ref.id)]
-        slices += [jobs[i : i + size] for i in range(0, len(jobs), size)]
-        first, *rest = self._chain(route).tasks
-        # What `chain.apply_async` does, without copying every signature for every message.
-        rest.reverse()
-        for part in slices:
-            pairs = [tuple(ref) for ref in part]
-            shown = f"({pairs},)"[:LONGEST_SHOWN]
-            first.apply_async(
-                (pairs,),
-                chain=rest,
-                producer=producer,
-                retry=False,
-                mandatory=True,  # RabbitMQ drops silently what is for a queue that was deleted
-                argsrepr=shown,
-            )
-            self._observer.published(len(part))
-
-    def _chain(self, route: Route) -> Any:
-        known = self._chains.get(route)
-        if known is None:
-            names = chain_from(route.tier, self.order)
-            queues = [route.queue] + [Queue(route.queue).begun.value] * (len(names) - 1)
-            steps = [
-                self._app.signature(name).set(queue=queue)
-                for name, queue in zip(names, queues, strict=True)
-            ]
-            known = self._chains[route] = chain(*steps, app=self._app)
-        return known
-
-    def _depths(self, names: Iterable[str], producer: Producer) -> dict[str, bool]:
-        queues: Mapping[str, Any] = self._app.amqp.queues
-        return {
-            name: queues[name](producer.channel).queue_declare(passive=False).message_count == 0
-            for name in names
-        }
 
 
 def _look_at(publishing: asyncio.Future[None]) -> None:
@@ -252,3 +188,13 @@ def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:
             groups.append(group)
         group.append(parcel)
     return groups
+
+
+def _messages(group: Sequence[Parcel]) -> Iterator[Parcel]:
+    """Yield what goes into one message each."""
+    route = group[0].route
+    refs = [ref for parcel in group for ref in parcel.refs]
+    # A unit is a slice already.
+    yield from (Parcel(route, [ref]) for ref in refs if is_unit(ref.id))
+    jobs, size = [ref for ref in refs if not is_unit(ref.id)], SLICE[route.queue]
+    yield from (Parcel(route, jobs[i : i + size]) for i in range(0, len(jobs), size))

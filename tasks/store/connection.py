@@ -322,6 +322,16 @@ class Connection:
     def _named(self, commands: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return [allowed((name, self._prefix + key, *rest)) for name, key, *rest in commands]
 
+    async def outside(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Run commands on keys that are not the store's own, as commands() does."""
+        async with translated():
+            return await self.pipeline.commands([allowed(each) for each in commands])
+
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+        return int(self.client.connection_pool.connection_kwargs.get("db", 0))
+
     async def hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
         """Return hashes whole."""
         return await self.commands(("HGETALL", key) for key in keys)

@@ -90,12 +90,12 @@ class Stage:
         """Start everything; return when all are ready."""
         for kind, number, made in (("api", 2, self.apis), ("worker", 3, self.workers)):
             make = getattr(self.fleet, kind)
-            for _ in range(number):
-                process = make(
-                    redis_url=self.links[f"{kind}-store"].url,
-                    broker_url=self.links[f"{kind}-broker"].url,
-                )
-                made.append(process)
+            for n in range(number):
+                urls = {"redis_url": self.links[f"{kind}-store"].url}
+                # The last one has but one link where one server is both, as it is by default.
+                if self.rabbitmq or n < number - 1:
+                    urls["broker_url"] = self.links[f"{kind}-broker"].url
+                made.append(make(**urls))
         if self.fleet_host:
             for process in self.processes:
                 process.environ |= self.fleet_host.environ

@@ -62,7 +62,7 @@ async def submitter(celery_setup, settings):
     publisher = Publisher(celery_setup.app, ["gpu", "cpu"])
     publisher.start()
     yield Submitter(store, publisher)
-    publisher.stop()
+    await publisher.stop()
     await store.close()
 
 

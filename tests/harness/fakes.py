@@ -66,6 +66,9 @@ class FakePublisher:
             raise self.refuses
         self.published.append((tier, queue_name, list(refs)))
 
+    async def publish_new(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
+        await self.publish(tier, queue_name, refs)
+
     async def dispatch(self, dispatches: Iterable[Dispatch]) -> None:
         self.dispatched += dispatches
 

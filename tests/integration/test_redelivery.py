@@ -21,8 +21,12 @@ def deliver_again(fleet, valkey, dispatches):
     settings = Settings.from_env(fleet.settings)
     publisher = Publisher(create_app(settings), settings.model_tiers)
     publisher.start()
-    asyncio.run(publisher.dispatch(dispatches))
-    publisher.stop()
+
+    async def publish():
+        await publisher.dispatch(dispatches)
+        await publisher.stop()
+
+    asyncio.run(publish())
     with valkey.client() as client:
         queues = {each.queue for each in dispatches}
         wait_until(lambda: not any(map(client.llen, queues)), what="it was taken again")

@@ -189,7 +189,7 @@ async def test_a_queue_is_empty_when_no_message_waits_in_it(rabbit):
         }
         assert rabbit.ask("GET", "queues/depths/batch")["type"] == "quorum"
     finally:
-        publisher.stop()
+        await publisher.stop()
 
 
 def test_flower_shows_queues_and_workers_of_rabbitmq(rabbit, fleet_on, tmp_path):

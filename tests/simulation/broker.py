@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.loop import current
+from tasks.broker.chains import Parcel
 from tasks.errors import PublishError
 from tasks.records.jobs import Queue
 from workers.process import SPARE_THREADS
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from simulation.loop import Node
     from simulation.world import World
+    from tasks.broker.chains import Chains, Route
 
 NETWORK_SECONDS = 0.003
 
@@ -83,6 +86,11 @@ class Broker:
             if faults.delays_message(rng):
                 delay = rng.uniform(0.5, 40)
             self._send(message, delay)
+
+    def read(self, text: str) -> None:
+        """Take a message that came by the store."""
+        steps, pairs = json.loads(text)
+        self.publish(Message([Step(*step) for step in steps], [tuple(pair) for pair in pairs]))
 
     def holds(self, pair: tuple[str, int]) -> bool:
         """Return whether a message of this pair is on its way, waits, or is in somebody's hands."""
@@ -175,8 +183,26 @@ def chain(*signatures: _Signature, app: CeleryApp) -> Any:
     return SimpleNamespace(tasks=list(signatures))
 
 
+class Template:
+    """What the courier to the store takes for a route's messages: each names its steps."""
+
+    channel = "celeryev/task.sent"
+
+    def __init__(self, chains: Chains, route: Route) -> None:
+        self.queue, self._kept = route.queue, []
+        chains.publish(Parcel(route, []), self._kept)
+
+    def message(self, _: Any, pairs: list[tuple[str, int]]) -> str:
+        return json.dumps([self._kept[0].steps, pairs])
+
+    def event(self, *_: Any) -> str:
+        return ""
+
+
 class CeleryApp:
     """As much of Celery's application as the publisher uses."""
+
+    clock = SimpleNamespace(forward=lambda: 0)
 
     def __init__(self, world: World, node: Node) -> None:
         self._world, self._node = world, node

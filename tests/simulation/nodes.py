@@ -77,9 +77,11 @@ class Worker:
     async def _open(self) -> None:
         world, settings = self._world, self._world.settings_of(self.node.name)
         self._background = Background(self._loop_died, end=self.node.die)
-        self._publisher = Publisher(CeleryApp(world, self.node), tier_configs(settings), Observer())
         storage = await asyncio.to_thread(Storage, settings.files_url)
         self._store = store = await open_store(settings, storage)
+        queues = store.connection if settings.queues_lie_in_store else None
+        app = CeleryApp(world, self.node)
+        self._publisher = Publisher(app, tier_configs(settings), Observer(), queues)
         breakers = build_breakers(settings, store.connection, self._breaker_event)
         tiers = build_tiers(settings, store, breakers)
         self._drain = drain = Drain()

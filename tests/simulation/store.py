@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 TTL = "{sim}:ttl"  # zset: key -> when it is gone
 PUBLISHED = "{sim}:published"  # list: channel, message, ...
-ELSEWHERE = {"SCRIPT LOAD", "WAITAOF"}  # commands that the server never sees
+ELSEWHERE = {"SCRIPT LOAD", "WAITAOF", "PUBLISH"}  # commands that the server never sees
 ANSWER_SECONDS = 5.0  # what the product's client waits for an answer
 NETWORK_SECONDS = 0.002  # what a message takes, most of the time
 FAR = 30  # times as far away a store is in some runs
@@ -235,6 +236,8 @@ class Client:
     def __init__(self, world: World, node: Node) -> None:
         self._world, self._node = world, node
 
+    connection_pool = SimpleNamespace(connection_kwargs={})
+
     async def trip(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send commands together; raise what redis-py does when no answer comes."""
         reply = self._world.loop.create_future()
@@ -402,20 +405,19 @@ class StoreLink:
         if self.down:
             self._later(_fail, reply, redis.ConnectionError("Connection closed by server."))
             return
-        for command in commands:
-            if command[0] == "SCRIPT LOAD":
-                self._server.load(command[1])
-        kept = [("PING",) if command[0] in ELSEWHERE else command for command in commands]
+        kept = [("PING",) if self._is_elsewhere(each) else each for each in commands]
         self.trips += 1
         answers, published = self._server.run(self._world.server_ms(), kept)
-        for i, command in enumerate(commands):
-            if command[0] == "WAITAOF":
-                synced = self._world.disk_syncs()
-                answers[i] = [int(synced), 0]
-                if not synced:  # the server answers when it has waited as long as it was asked to
-                    self._pending.append(reply)
-                    self._world.loop.outside_later(command[3] / 1000, _settle, reply, answers)
-                    return
+        answers = [
+            self._elsewhere(each) if self._is_elsewhere(each) else answer
+            for each, answer in zip(commands, answers, strict=True)
+        ]
+        for command, answer in zip(commands, answers, strict=True):
+            if command[0] == "WAITAOF" and not answer[0]:
+                # The server answers when it has waited as long as it was asked to.
+                self._pending.append(reply)
+                self._world.loop.outside_later(command[3] / 1000, _settle, reply, answers)
+                return
         for channel, message in published:
             self._publish(channel, message)
         if fault == "unanswered":
@@ -424,6 +426,25 @@ class StoreLink:
             self._later(_fail, reply, redis.ConnectionError("Connection reset by peer"))
         else:
             self._later(_settle, reply, answers)
+
+    def _is_elsewhere(self, command: Sequence[Any]) -> bool:
+        """Whether the server never sees a command; some are of the broker's queues."""
+        name, queues = command[0], self._world.broker.queues
+        pushes = name == "EVAL" and command[3] in queues
+        return name in ELSEWHERE or pushes or (name == "LLEN" and command[1] in queues)
+
+    def _elsewhere(self, command: Sequence[Any]) -> Any:
+        """Do such a command; return its answer."""
+        name, broker = command[0], self._world.broker
+        if name == "SCRIPT LOAD":
+            self._server.load(command[1])
+        elif name == "WAITAOF":
+            return [int(self._world.disk_syncs()), 0]
+        elif name == "EVAL":
+            broker.read(command[-1])
+        elif name == "LLEN":
+            return len(broker.queues[command[1]])
+        return 1
 
     def _publish(self, channel: str, data: bytes) -> None:
         message = {"type": "message", "channel": channel.encode(), "data": data}

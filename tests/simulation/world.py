@@ -12,7 +12,7 @@ from unittest import mock
 
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from simulation.broker import Broker, CeleryApp, SimulatedThread, chain
+from simulation.broker import Broker, CeleryApp, SimulatedThread, Template, chain
 from simulation.callers import OWNERS, Ask, Callers, asks_of
 from simulation.faults import EVERYBODY, FAULT_SECONDS, Fault, Faults, plan_of
 from simulation.ledger import Ledger
@@ -35,6 +35,7 @@ SCRIPTS = load_scripts()  # read once, not by each process anew
 SECRETS = {owner: f"the-secret-of-{owner}" for owner in OWNERS}
 LOOK_SECONDS = 1.7  # between two looks at the store in the middle of it
 START_AGAIN_SECONDS = 3.0  # until a process that died is there again, at most
+QUEUES_ELSEWHERE = 0.4  # share of the runs in which the broker is not the store
 TWO_TIERS = 0.6  # share of the runs in which no third is named
 
 
@@ -84,6 +85,8 @@ class Plan:
         streams = random.Random(f"{seed} streams")
         seconds = streams.choice((2.0, 30.0))
         settings = replace(settings, gpu_next_token_seconds=seconds, cpu_next_token_seconds=seconds)
+        if random.Random(f"{seed} queues").random() < QUEUES_ELSEWHERE:
+            settings = replace(settings, broker_url="redis://elsewhere")
         settings, older = _with_tiers(settings, random.Random(f"{seed} tiers"))
         return cls(
             seed=seed,
@@ -357,8 +360,9 @@ def _replaced(world: World) -> Iterator[None]:
         ("tasks.tiers.build.HttptoolsHttp", Http),
         # Else few runs have so many units that one makes room for another.
         ("tasks.execution.units.MOST_HELD", world.rng("held").choice((1, MOST_HELD))),
-        ("tasks.broker.publisher.chain", chain),
-        ("tasks.broker.publisher.BrokerThread", SimulatedThread),
+        ("tasks.broker.chains.chain", chain),
+        ("tasks.broker.couriers.BrokerThread", SimulatedThread),
+        ("tasks.broker.store_courier.Template", Template),
         ("api.services.create_app", lambda _: CeleryApp(world, current.get())),
     )
     with contextlib.ExitStack() as stack:

@@ -25,6 +25,7 @@ class Worker:
         self.drain.at_start(lambda: self.ended.append("drained"))
         self.process._background = SimpleNamespace(stop=self.ends("loops"))
         self.process._tiers = SimpleNamespace(http=SimpleNamespace(aclose=self.ends("calls")))
+        self.process._publisher = SimpleNamespace(stop=self.ends("messages"))
         fleet = SimpleNamespace(count=lambda _: asyncio.sleep(0))
         self.process._store = SimpleNamespace(fleet=fleet, close=self.ends("store"))
 
@@ -55,7 +56,7 @@ async def test_a_unit_that_begins_to_wait_as_the_drain_ends_is_handed_back_befor
 
     worker.drain.wait_for(asyncio.create_task(hand_back()))
     await worker.process._close()
-    assert worker.ended == ["drained", "handed back", "loops", "calls", "store"]
+    assert worker.ended == ["drained", "handed back", "loops", "calls", "messages", "store"]
 
 
 async def test_a_worker_that_ends_without_a_signal_hands_back_what_waits_as_well():
@@ -64,7 +65,7 @@ async def test_a_worker_that_ends_without_a_signal_hands_back_what_waits_as_well
     worker.drain.at_start(stops.set)
     worker.drain.wait_for(asyncio.create_task(stops.wait()))
     await asyncio.wait_for(worker.process._close(), 5)
-    assert worker.ended == ["drained", "loops", "calls", "store"]
+    assert worker.ended == ["drained", "loops", "calls", "messages", "store"]
 
 
 async def test_who_calls_work_back_is_told_of_each_change_and_of_a_probe_that_failed():

@@ -10,15 +10,8 @@ import pytest
 from harness.waiting import eventually, turns
 
 from tasks.app import create_app
-from tasks.broker.publisher import (
-    LINGER_SECONDS,
-    MORE,
-    Parcel,
-    Publisher,
-    Route,
-    _group,
-    chain_from,
-)
+from tasks.broker.chains import Chains, Parcel, Route, chain_from
+from tasks.broker.publisher import LINGER_SECONDS, MORE, Publisher, _group
 from tasks.errors import PublishError
 from tasks.records.jobs import Dispatch, Ref
 from tasks.settings import Settings
@@ -66,10 +59,9 @@ def test_what_is_no_tier_of_ours_goes_alone(app):
     """A phase ends there; who has the tier, or has it neither, knows what comes next."""
     assert chain_from("join", ("gpu", "cache")) == ["tasks.join"]
     assert chain_from("l4", ("gpu", "cache")) == ["tasks.l4"]
-    publisher = Publisher(app, ["gpu"])
     with app.connection_for_write() as connection:
-        other = Route("l4", "interactive")
-        publisher._send_all([Parcel(other, [Ref("job_1", 3)])], app.amqp.Producer(connection))
+        given = Parcel(Route("l4", "interactive"), [Ref("job_1", 3)])
+        Chains(app, ("gpu", "cache")).publish(given, app.amqp.Producer(connection))
     with app.connection_for_read() as connection:
         message = connection.SimpleQueue(app.amqp.queues["interactive"]).get(block=False)
     (pairs,), _, embed = message.payload
@@ -85,9 +77,9 @@ def test_a_job_starts_at_the_first_tier_that_is_set_up(app, tiers, first):
 
 
 def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):
-    publisher = Publisher(app, ["gpu", "cpu"])
     with app.connection_for_write() as connection:
-        publisher._send_all([Parcel(BULK, [Ref("job_1", 0)])], app.amqp.Producer(connection))
+        given = Parcel(BULK, [Ref("job_1", 0)])
+        Chains(app, ("gpu", "cpu", "cache")).publish(given, app.amqp.Producer(connection))
     with app.connection_for_read() as connection:
         queue = connection.SimpleQueue(app.amqp.queues["batch"])
         message = queue.get(block=False)
@@ -98,11 +90,11 @@ def test_the_message_is_a_celery_chain_that_carries_ids_alone(app):
 
 
 @pytest.fixture
-def publisher(app):
+async def publisher(app):
     publisher = Publisher(app, ["gpu"])
     publisher.start()
     yield publisher
-    publisher.stop()
+    await publisher.stop()
 
 
 async def publish_two(publisher):
@@ -127,22 +119,22 @@ async def test_a_connection_that_died_while_nobody_used_it_costs_nothing(
     app, publisher, monkeypatch
 ):
     assert await publish_two(publisher) == [None, None]
-    producer = publisher._thread._made
+    producer = publisher._courier._thread._made
     monkeypatch.setattr(producer, "publish", refuse)
     assert await publish_two(publisher) == [None, None]
-    assert publisher._thread._made is not producer, "a new connection took it"
+    assert publisher._courier._thread._made is not producer, "a new connection took it"
 
 
 @pytest.fixture
 def sent(publisher, monkeypatch):
-    """How many parcels each trip to the broker took."""
-    sizes, send_all = [], publisher._send_all
+    """How many jobs each trip to the broker took."""
+    sizes, send = [], publisher._courier.send
 
-    def noted(parcels, producer):
-        sizes.append(len(parcels))
-        send_all(parcels, producer)
+    async def noted(messages):
+        sizes.append(sum(len(each.refs) for each in messages))
+        await send(messages)
 
-    monkeypatch.setattr(publisher, "_send_all", noted)
+    monkeypatch.setattr(publisher._courier, "send", noted)
     return sizes
 
 
@@ -199,7 +191,7 @@ async def test_a_broker_that_hangs_is_given_up_and_nobody_waits_for_it_twice(
     app, publisher, monkeypatch
 ):
     hanging = Hanging(app, monkeypatch)
-    monkeypatch.setattr("tasks.broker.publisher.PUBLISH_SECONDS", 0.1)
+    monkeypatch.setattr("tasks.broker.couriers.PUBLISH_SECONDS", 0.1)
     first = asyncio.create_task(publisher.publish("gpu", "batch", parcel(BULK, 1).refs))
     await asyncio.sleep(0)  # it is in flight when the second one asks
     second = asyncio.create_task(publisher.publish("gpu", "batch", parcel(BULK, 1).refs))
@@ -216,7 +208,7 @@ async def test_a_thread_that_is_stuck_is_replaced_and_what_it_publishes_late_com
 ):
     messages(app, "interactive")  # of tests before
     hanging = Hanging(app, monkeypatch)
-    monkeypatch.setattr("tasks.broker.publisher.PUBLISH_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.broker.couriers.PUBLISH_SECONDS", 0.2)
     with pytest.raises(PublishError):
         await publisher.publish("gpu", "interactive", [Ref("job_late", 0)])
     # While the first call still hangs, others are served.
@@ -233,11 +225,11 @@ async def test_a_stuck_call_whose_asker_left_is_noticed_by_the_next_one(
     app, publisher, monkeypatch
 ):
     hanging = Hanging(app, monkeypatch)
-    monkeypatch.setattr("tasks.broker.publisher.PUBLISH_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.broker.couriers.PUBLISH_SECONDS", 0.5)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(publisher.check(), 0.1)  # as /health/ready does
     waiting = asyncio.create_task(publisher.check())  # behind it, and not begun
-    await eventually(lambda: publisher._thread.stuck(0.5))
+    await eventually(lambda: publisher._courier._thread.stuck(0.5))
     await publisher.check()
     await waiting
     hanging.let_go.set()
