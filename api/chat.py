@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from api import routing
     from api.routing import Schema
+    from api.waiters import Woken
     from tasks.records.jobs import Submission
 
 ON_THE_WAY_SECONDS = 2.0  # of a client's patience that are not the job's
@@ -135,6 +136,9 @@ def _job_of(request: Request, content: bytes, endpoint: Endpoint) -> Submission:
     if job.options.on_exhausted == "degraded" and not job.options.stream:
         deadline = min(job.deadline_seconds, _patience(headers))
         job = msgspec.structs.replace(job, deadline_seconds=deadline)
+    if not job.options.stream:
+        options = msgspec.structs.replace(job.options, waiter=services.waiters.name)
+        job = msgspec.structs.replace(job, options=options)
     [job] = named(request, [job])
     return job
 
@@ -170,7 +174,7 @@ def _patience_of(told: str) -> float:
 
 
 async def _wait_or_leave(
-    request: Request, caller: Caller, wait: float, entered: asyncio.Future[None] | None
+    request: Request, caller: Caller, wait: float, entered: Woken | None
 ) -> JobRecord:
     """Wait for the job; raises ClientDisconnect once the client has gone away."""
     services = services_of(request)

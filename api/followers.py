@@ -20,7 +20,7 @@ from tasks.records.streams import Entry
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from api.waiters import Inbox, Waiters
+    from api.waiters import Inbox, Waiters, Woken
     from tasks.records.streams import Log
     from tasks.store import Store
 
@@ -160,7 +160,7 @@ def _rest(record: JobRecord, after: int) -> Entry:
     return entry if after < entry.upto else nothing
 
 
-async def _heard(inbox: Inbox, ended: asyncio.Future[None], place: _Place) -> AsyncIterator[Entry]:
+async def _heard(inbox: Inbox, ended: Woken, place: _Place) -> AsyncIterator[Entry]:
     """Yield entries as they are written; ends where the log is to be read."""
     while True:
         entry = inbox.take()

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from tasks.errors import StoreUnavailable
+from tasks.records.jobs import new_token
 from tasks.records.streams import Entry
 from tasks.store import keyspace
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from tasks.records.jobs import JobRecord
     from tasks.store import Store
+
+    Woken = asyncio.Future[JobRecord | None]
 
 LOOK_SECONDS = 5.0  # the record is read so often while somebody waits: being woken is only faster
 # What a follower who does not take it has at most, about: entries, and bytes of them.
@@ -52,7 +55,7 @@ class Inbox:
         self._bytes -= len(content)
         return Entry.of(content)
 
-    async def wait(self, ended: asyncio.Future[None], seconds: float) -> None:
+    async def wait(self, ended: Woken, seconds: float) -> None:
         """Return once there is an entry, or the job has ended, or after so long."""
         self._came.clear()
         if self._waiting or ended.done():
@@ -75,8 +78,10 @@ class Waiters:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._heard = store.connection.subscription("finished")
+        self._waiting: dict[str, set[Woken]] = {}
+        self.name = new_token()  # by which workers know whom to tell an answer
+        self._answers = keyspace.answers(self.name)
+        self._heard = store.connection.subscription("finished", self._answers)
         self._followers: dict[str, set[Inbox]] = {}
         self._loop = asyncio.get_running_loop()
         self.closed = False
@@ -95,16 +100,20 @@ class Waiters:
         job_id: str,
         owner: str,
         seconds: float,
-        entered: asyncio.Future[None] | None = None,
+        entered: Woken | None = None,
     ) -> JobRecord | None:
         """Return the job's record when it is final, or as it is after so long; None: unknown.
 
         entered: of waiting_for(), from before the job was submitted: its record is read when it
-        has ended, and not at once as well.
+        has ended, and not at once as well. If its worker was told who waits, it is not read at all.
         """
         until = time.monotonic() + seconds
-        if entered is not None and not self.closed:
-            await self._sleep(entered, seconds)
+        if (
+            entered is not None
+            and not self.closed
+            and (told := await self._sleep(entered, seconds))
+        ):
+            return told
         while True:
             # Listed before the record is read: a finish in between is not missed.
             woken = self.enter(job_id)
@@ -117,12 +126,13 @@ class Waiters:
             finally:
                 self.leave(job_id, woken)
 
-    async def _sleep(self, woken: asyncio.Future[None], seconds: float) -> None:
+    async def _sleep(self, woken: Woken, seconds: float) -> JobRecord | None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(woken, min(seconds, LOOK_SECONDS))
+            return await asyncio.wait_for(woken, min(seconds, LOOK_SECONDS))
+        return None
 
     @contextlib.contextmanager
-    def waiting_for(self, job_id: str) -> Iterator[asyncio.Future[None]]:
+    def waiting_for(self, job_id: str) -> Iterator[Woken]:
         """Give a future that is done once a job is final, or there is a reason to look."""
         woken = self.enter(job_id)
         try:
@@ -140,13 +150,16 @@ class Waiters:
                     raise
             await asyncio.sleep(AGAIN_SECONDS)
 
-    def enter(self, job_id: str) -> asyncio.Future[None]:
-        """Return a future that is done once a job is final, or there is a reason to look."""
-        woken = asyncio.get_running_loop().create_future()
+    def enter(self, job_id: str) -> Woken:
+        """Return a future that is done once a job is final, or there is a reason to look.
+
+        Its result is of the job's record what its waiter was told; None: it is to be read.
+        """
+        woken: Woken = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job_id, set()).add(woken)
         return woken
 
-    def leave(self, job_id: str, woken: asyncio.Future[None]) -> None:
+    def leave(self, job_id: str, woken: Woken) -> None:
         """Wait no longer."""
         futures = self._waiting.get(job_id)
         if futures is not None:
@@ -154,10 +167,10 @@ class Waiters:
             if not futures:
                 del self._waiting[job_id]
 
-    def _wake(self, job_id: str) -> None:
+    def _wake(self, job_id: str, told: JobRecord | None = None) -> None:
         for woken in self._waiting.get(job_id, ()):
             if not woken.done():
-                woken.set_result(None)
+                woken.set_result(told)
 
     @contextlib.asynccontextmanager
     async def hear(self, job_id: str) -> AsyncIterator[Inbox]:
@@ -185,6 +198,9 @@ class Waiters:
                             self._wake(job_id)
                     elif event[0] == "finished":
                         self._wake(event[1].decode())
+                    elif event[0] == self._answers:
+                        if told := self._store.jobs.told(event[1]):
+                            self._wake(told.id, told)
                     else:
                         self._tell(*event)
             await asyncio.sleep(AGAIN_SECONDS)

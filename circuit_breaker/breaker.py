@@ -156,6 +156,7 @@ class CircuitBreaker:
             self._recording = True
             self._recording_rest = asyncio.create_task(recording)
             return self._view
+        await self._record_unrecorded()  # failures in a row are those without a success between
         return self._recorded(outcome, await self._ask(self._record(permit, report)))
 
     def _noted(self, permit: Permit, report: Report) -> BreakerView | None:
@@ -213,14 +214,12 @@ class CircuitBreaker:
             giving.add_done_callback(self._giving_back.discard)
 
     async def _record_success(self, permit: Permit, report: Report) -> BreakerView:
-        """Record a success; those that come while one is being recorded share the next record."""
+        """Record a success; those that come soon after it share the next record."""
         self._recording = True
         try:
             answer = await self._ask(self._record(permit, report))
         finally:
-            self._recording = self._unrecorded is not None
-            if self._recording:
-                self._recording_rest = asyncio.create_task(self._record_rest())
+            self._recording_rest = asyncio.create_task(self._record_rest())
         return self._recorded(Outcome.SUCCESS, answer)
 
     def _with_unrecorded(self, permit: Permit, slow: int) -> _Successes:
@@ -231,13 +230,19 @@ class CircuitBreaker:
 
     async def _record_rest(self) -> None:
         try:
-            while self._unrecorded is not None:
+            while True:
                 await asyncio.sleep(SHARED_RECORD_SECONDS)
-                rest, self._unrecorded = self._unrecorded, None
-                report = Report(Outcome.SUCCESS, calls=rest.calls, slow=rest.slow)
-                await self._ask(self._record(rest.permit, report))
+                if self._unrecorded is None:
+                    break
+                await self._record_unrecorded()
         finally:
             self._recording = False
+
+    async def _record_unrecorded(self) -> None:
+        rest, self._unrecorded = self._unrecorded, None
+        if rest is not None:
+            report = Report(Outcome.SUCCESS, calls=rest.calls, slow=rest.slow)
+            await self._ask(self._record(rest.permit, report))
 
     # Looking
 

@@ -127,7 +127,8 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job is to be answered, apart from the body that goes to the model.
 
     stream: its answer is followed as it comes. usage: who follows it wants to see what was counted.
-    answer_by: seconds from its creation in which a stream is to begin; 0: its deadline.
+    answer_by: seconds from its creation in which a stream is to begin; 0: its deadline. waiter: the
+    process that waits for its answer, if one does; it is told it.
     """
 
     cache: CachePolicy = "fallback"
@@ -138,6 +139,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool = False
     usage: bool = False
     answer_by: float = 0.0
+    waiter: str = ""
 
 
 class Submission(msgspec.Struct, frozen=True):

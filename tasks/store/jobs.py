@@ -47,14 +47,32 @@ if TYPE_CHECKING:
     from tasks.store.connection import Connection
     from tasks.store.search import Search
 
+LARGEST_TOLD = 65_536  # bytes of an answer that its waiter is told; a larger one is read
 LARGEST_LISTED = 32_768  # bytes of an answer that a list has
 LARGEST_CREATE = 64  # lone jobs that one script records
 LONGEST_LOOK_MS = 30_000  # until what is dispatched or parked is looked at again, at most
+NULL = msgspec.Raw(b"null")
 SMALL_BODY = 65_536  # bytes that every job of a slice may hold, as long as the slice runs
 SWEEP_LIMIT = 1000  # jobs that one sweep moves, of each kind
 
+
+class _Told(msgspec.Struct, array_like=True, kw_only=True):
+    """Of the record of a job that has ended, what its waiter is told."""
+
+    id: str
+    owner: str
+    status: Status
+    tier_used: str | None
+    attempts: Any
+    answer: msgspec.Raw  # NULL: none
+    error: dict[str, Any] | None
+    error_status: int | None
+    cache_age_seconds: float | None
+
+
 _encode = msgspec.json.encode
 _options = msgspec.json.Decoder(Options)
+_told = msgspec.json.Decoder(_Told)
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...])
 # The attempt of whoever lost a job, for the script that finds it: "%s" is its tier.
 _LOST, _LOST_ALONE = _encode(lost("%s")), _encode(lost("%s", ALONE))
@@ -250,13 +268,15 @@ class JobStore:
         last: what ends the log of its stream. Raises StreamLost if the log has lost what came
         before that: then the job is not ended.
         """
+        dated = self._dated(job, finish)
         won = await self._connection.run(
             "finish_job",
             [keyspace.job(job.id), keyspace.stream(job.id), *keyspace.INDEXES],
             *(job.id, job.tier, job.attempt, finish.status.value, finish.tier_used),
             *_ending(last),
             *(self._stream_ttl_ms, bucket_text(finish.milliseconds)),
-            *_result(self._dated(job, finish)),
+            *_for_the_waiter(job, dated),
+            *_result(dated),
         )
         if int(won) < 0:
             message = f"job {job.id}: the store lost a part of its stream"
@@ -337,6 +357,36 @@ class JobStore:
         raw = await self._connection.command("HGETALL", keyspace.job(job_id))
         record = _record(Fields(raw)) if raw else None
         return record if record and record.owner == owner else None
+
+    def told(self, content: bytes) -> JobRecord | None:
+        """Return what a waiter was told of a job that has ended; None if it says nothing to us.
+
+        That is of its record what an answer to its caller is made of.
+        """
+        try:
+            told = _told.decode(content)
+        except msgspec.MsgspecError:  # a worker of another release
+            return None
+        return JobRecord(
+            id=told.id,
+            owner=told.owner,
+            status=told.status,
+            queue="",
+            tier="",
+            attempt=0,
+            created_at=0.0,
+            deadline_at=0.0,
+            started_at=None,
+            finished_at=None,
+            model=None,
+            tier_used=told.tier_used,
+            attempts=told.attempts,
+            answer=None if told.answer == NULL else told.answer,
+            error=told.error,
+            error_status=told.error_status,
+            cache_age_seconds=told.cache_age_seconds,
+            metadata={},
+        )
 
     async def look(self, job_id: str, owner: str) -> JobRecord | None:
         """Return the owner's job as get() does, but for its answer, which may be large."""
@@ -424,6 +474,25 @@ def _result(finish: Finish) -> list[Any]:
     if finish.error is not None:
         fields += ("error", _encode(finish.error), "error_status", finish.error_status or 503)
     return fields
+
+
+def _for_the_waiter(job: BegunJob, finish: Finish) -> tuple[str, bytes]:
+    """Return the channel of who waits for a job's end, and what he is told; "": nobody does."""
+    waiter, answer = job.options.waiter, finish.answer
+    if not waiter or len(answer or b"") > LARGEST_TOLD:
+        return "", b""
+    told = _Told(
+        id=job.id,
+        owner=job.owner,
+        status=finish.status,
+        tier_used=finish.tier_used or None,
+        attempts=finish.attempts,
+        answer=NULL if answer is None else msgspec.Raw(answer),
+        error=finish.error,
+        error_status=(finish.error_status or 503) if finish.error else None,
+        cache_age_seconds=finish.cache_age_seconds,
+    )
+    return keyspace.answers(waiter), _encode(told)
 
 
 def _there(names: Sequence[str], values: Sequence[bytes | None]) -> dict[bytes, bytes]:

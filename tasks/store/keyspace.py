@@ -55,6 +55,11 @@ def stream(name: str) -> str:
     return f"stream:{name}"
 
 
+def answers(waiter: str) -> str:
+    """Return the channel of a process that waits for answers."""
+    return f"answers:{waiter}"
+
+
 def jobs_of(owner: str) -> str:
     """Return the key of the list of an owner's jobs."""
     return f"owner:{owner}"

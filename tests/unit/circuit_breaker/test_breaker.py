@@ -344,14 +344,27 @@ def test_a_store_that_comes_back_in_another_thread_raises_nothing(monkeypatch):
     assert breaker.store_errors > 0
 
 
-async def test_a_closed_breaker_asks_the_store_once_a_call():
+@pytest.mark.parametrize(("between", "asked"), [(0.02, 10), (0.0, 1)])
+async def test_a_closed_breaker_asks_the_store_once_a_call_at_most(monkeypatch, between, asked):
+    monkeypatch.setattr("circuit_breaker.breaker.SHARED_RECORD_SECONDS", 0.01)
     store = SharedStore()
-    breaker = CircuitBreaker("b", CircuitBreakerConfig(), store)
-    await breaker.call(work)
-    before = store.asked
-    for _ in range(10):
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(failure_rate=0.5), store)
+    for number in range(10):
         await breaker.call(work)
-    assert store.asked == before + 10
+        if number == 0:
+            assert store.asked == 2, "a lone one is recorded at once"
+        await asyncio.sleep(between)
+    await eventually(lambda: store.inner.view("b")[1].calls == 10)
+    assert store.asked <= 1 + max(asked, 2), "leave at first, and the records"
+
+
+async def test_a_success_that_is_not_recorded_yet_is_known_to_a_failure_behind_it():
+    store = SharedStore()
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(failure_threshold=2), store)
+    outcomes = [Outcome.SUCCESS, Outcome.FAILURE, Outcome.SUCCESS, Outcome.FAILURE]
+    for outcome in outcomes:
+        view = await breaker.record(await breaker.acquire(), outcome)
+    assert (view.state, view.consecutive_failures) == (CircuitState.CLOSED, 1)
 
 
 class SlowStore(SharedStore):
