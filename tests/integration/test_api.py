@@ -57,6 +57,21 @@ def gpu(stack):
     return stack[1]
 
 
+def test_who_waits_is_told_his_answer_and_no_record_is_read(api, valkey_session):
+    with valkey_session.client() as client, client.monitor() as monitor:
+        for path, body in (
+            ("/v1/chat/completions", {"messages": HELLO}),
+            ("/v1/completions", {"prompt": "Hello"}),
+        ):
+            assert api.post(path, json=body).is_success
+        valkey_session.client().echo("no-more-of-it")
+        seen = []
+        while "no-more-of-it" not in (command := monitor.next_command()["command"]):
+            seen.append(command)
+    assert len([each for each in seen if "PUBLISH {ft}:answers:" in each]) == 2
+    assert not [each for each in seen if each.startswith("HGETALL {ft}:job:")]
+
+
 def error_of(reply):
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
