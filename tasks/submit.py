@@ -49,8 +49,14 @@ class Submitter:
         accepted. Who is cancelled while they are published takes them back, too.
         """
         await self.check_room()
-        order = self._publisher.order
-        created, earlier, queue = await self._store.jobs.create(jobs, order, keys)
+        order, letter = self._publisher.order, None
+        if len(jobs) == 1 and not keys and not self._store.durability.waits:
+            tier = first_of(jobs[0].options.tiers, order)
+            letter = self._publisher.letter(tier, jobs[0].queue.value, Ref(jobs[0].id, 0))
+        created, earlier, queue = await self._store.jobs.create(jobs, order, keys, letter)
+        if letter and letter.queue:
+            self._publisher.sent(letter)
+            return created, None
         if earlier:
             await self._store.durability.job(earlier[0])
             return created, earlier

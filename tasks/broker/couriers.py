@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 class Courier(Protocol):
     """Brings messages to the broker; belongs to one event loop."""
 
-    is_store: bool  # whether the queues lie in the store
-
     def start(self) -> None:
         """Be ready."""
 
@@ -46,8 +44,6 @@ class Courier(Protocol):
 
 class KombuCourier:
     """One thread that publishes."""
-
-    is_store = False
 
     def __init__(self, chains: Chains) -> None:
         self._chains = chains

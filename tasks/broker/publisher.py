@@ -21,7 +21,7 @@ from tasks.broker.store_courier import StoreCourier
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
 from tasks.records.batches import is_unit
-from tasks.records.jobs import Dispatch, Queue, Ref
+from tasks.records.jobs import Dispatch, Letter, Queue, Ref
 from tasks.records.order import next_of, order_of
 from tasks.telemetry.observer import Observer
 
@@ -54,12 +54,21 @@ class Parcels(GroupCommit[Parcel, None]):
 
     def put(self, item: Parcel) -> asyncio.Future[None]:
         """Have a parcel take parcel in the next message."""
-        self._came.append(time.monotonic())
+        self.note()
         return super().put(item)
 
-    async def _gather(self) -> None:
+    def note(self) -> None:
+        """Count one that goes by itself."""
+        self._came.append(time.monotonic())
+
+    @property
+    def many(self) -> bool:
+        """Whether so many come that they wait for one another."""
         rate = len(self._came) / max(time.monotonic() - self._came[0], 1e-6)
-        if rate * LINGER_SECONDS >= MORE:
+        return rate * LINGER_SECONDS >= MORE
+
+    async def _gather(self) -> None:
+        if self.many:
             await asyncio.sleep(LINGER_SECONDS)
 
 
@@ -104,13 +113,27 @@ class Publisher:
         publishing.add_done_callback(_look_at)
         await asyncio.shield(publishing)
 
+    def letter(self, tier: str, queue_name: str, ref: Ref) -> Letter | None:
+        """Return the message of a job that is to be recorded; None if it is to be published."""
+        courier = self._courier
+        if not isinstance(courier, StoreCourier) or self._parcels.many:
+            return None
+        return courier.letter(Parcel(Route(tier, queue_name), [ref]))
+
+    def sent(self, letter: Letter) -> None:
+        """Count a message that came with its record."""
+        self._parcels.note()
+        self._observer.published(1)
+        if isinstance(self._courier, StoreCourier):
+            self._courier.sent(letter)
+
     async def publish_new(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         """Publish jobs that were recorded just now; raise PublishError if the broker does not.
 
         Where the queues lie in the store, nobody waits for it, as that has just answered: what it
         does not take is kept, as in dispatch().
         """
-        if not self._courier.is_store:
+        if not isinstance(self._courier, StoreCourier):
             await self.publish(tier, queue_name, refs)
             return
         parcel = Parcel(Route(tier, queue_name), refs)

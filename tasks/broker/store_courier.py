@@ -6,6 +6,8 @@ block. Here they make one message of each route, and what differs from it to the
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 import time
@@ -18,7 +20,7 @@ from kombu.transport import virtual
 
 from tasks.broker.chains import Parcel, shown
 from tasks.errors import PublishError, StoreUnavailable
-from tasks.records.jobs import Ref
+from tasks.records.jobs import Letter, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +32,7 @@ UNHEARD_SECONDS = 1.0  # for how long no event is published after one that nobod
 
 # What stands in the message of which the others are made, as JSON has it.
 ID, TAG, BODY, CLOCK, TIME = '"its-id"', '"its-tag"', '"its-body"', '"its-clock"', '"its-time"'
+QUEUE = "its-queue"
 PAIRS = [("its-ref", 0)]
 ARGUMENT, SHOWN = json.dumps(PAIRS), json.dumps(shown(PAIRS))
 
@@ -93,17 +96,24 @@ class Template:
             producer = chains.app.amqp.Producer(connection)
             chains.publish(Parcel(route, [Ref(*PAIRS[0])]), producer, task_id=json.loads(ID))
             (self.queue, message), (self.channel, event) = connection.transport.kept
+        message["properties"]["delivery_info"]["routing_key"] = QUEUE
         self._body = _Form(_unpacked(message), ARGUMENT)
-        self._message = _Form(_sealed(message), ID, TAG, SHOWN, BODY)
+        blanks = ID, TAG, SHOWN, BODY
+        self._message = [_Form(half, *blanks) for half in _sealed(message).split(QUEUE)]
         told = json.loads(_unpacked(event))
         told |= {"clock": json.loads(CLOCK), "timestamp": json.loads(TIME)}
         self._told = _Form(json.dumps(told), ID, SHOWN, CLOCK, TIME)
         self._event = _Form(_sealed(event), TAG, BODY)
 
-    def message(self, its: Mapping[str, str], pairs: list[tuple[Any, ...]]) -> str:
-        """Return what goes into the queue. its: what stands for ID and SHOWN."""
+    def around(self, its: Mapping[str, str], pairs: list[tuple[Any, ...]]) -> tuple[str, str]:
+        """Return what goes into a queue, before and behind the queue's name.
+
+        its: what stands for ID and SHOWN.
+        """
         body = self._body.filled({ARGUMENT: json.dumps(pairs)})
-        return self._message.filled({**its, TAG: new_id(), BODY: _packed(body)})
+        values = {**its, TAG: new_id(), BODY: _packed(body)}
+        before, behind = self._message
+        return before.filled(values), behind.filled(values)
 
     def event(self, its: Mapping[str, str], clock: int) -> str:
         """Return what those are told who listen. clock: Celery's."""
@@ -128,10 +138,26 @@ def _packed(body: str) -> str:
     return f'"{b64encode(body.encode()).decode()}"'
 
 
+class _Letter(Letter):
+    """The message of a new job."""
+
+    __slots__ = ("its", "parcel", "template")
+
+    def __init__(self, template: Template, parcel: Parcel) -> None:
+        super().__init__()
+        self.template, self.parcel, self.its = template, parcel, _its(parcel)
+
+    def around(self) -> tuple[str, str]:
+        """Return its text, before and behind the name of the queue."""
+        return self.template.around(self.its, self.parcel.pairs)
+
+
+def _its(parcel: Parcel) -> dict[str, str]:
+    return {ID: new_id(), SHOWN: json.dumps(shown(parcel.pairs))}
+
+
 class StoreCourier:
     """Puts messages into their queues as kombu does, and tells Flower as Celery does."""
-
-    is_store = True
 
     def __init__(self, chains: Chains, store: Connection) -> None:
         self._chains, self._store = chains, store
@@ -147,19 +173,38 @@ class StoreCourier:
     async def send(self, parcels: Sequence[Parcel]) -> None:
         """Have the broker take messages, or raise PublishError: then it may have taken some."""
         heard = time.monotonic() >= self._unheard_until
-        messages: list[tuple[str, ...]] = []
-        events: list[tuple[str, ...]] = []
+        messages: list[tuple[str, str, str]] = []
+        events: list[tuple[str, str, str]] = []
         for parcel in parcels:
             template = self._template(parcel.route)
-            pairs = parcel.pairs
-            its = {ID: new_id(), SHOWN: json.dumps(shown(pairs))}
-            messages.append(("LPUSH", template.queue, template.message(its, pairs)))
+            its = _its(parcel)
+            text = template.queue.join(template.around(its, parcel.pairs))
+            messages.append(("LPUSH", template.queue, text))
             if heard:
-                told = template.event(its, self._chains.app.clock.forward())
-                channel = f"/{self._store.database}.{template.channel}"
-                events.append(("PUBLISH", channel, told))
+                events.append(self._event(template, its))
         answers = await self._asked([*messages, *events])
-        if events and not any(answers[len(messages) :]):
+        self._hear(answers[len(messages) :])
+
+    def letter(self, parcel: Parcel) -> Letter:
+        """Return the message of a job that is to be recorded."""
+        return _Letter(self._template(parcel.route), parcel)
+
+    def sent(self, letter: Letter) -> None:
+        """Tell who listens of a message that came with its record."""
+        if time.monotonic() >= self._unheard_until and isinstance(letter, _Letter):
+            self._telling = asyncio.create_task(self._tell(letter))
+
+    async def _tell(self, letter: _Letter) -> None:
+        with contextlib.suppress(PublishError):  # it was an event
+            template = self._template(letter.parcel.route._replace(queue=letter.queue))
+            self._hear(await self._asked([self._event(template, letter.its)]))
+
+    def _event(self, template: Template, its: Mapping[str, str]) -> tuple[str, str, str]:
+        told = template.event(its, self._chains.app.clock.forward())
+        return "PUBLISH", f"/{self._store.database}.{template.channel}", told
+
+    def _hear(self, listeners: Sequence[int]) -> None:
+        if listeners and not any(listeners):
             self._unheard_until = time.monotonic() + UNHEARD_SECONDS
 
     async def depths(self, queues: Sequence[str]) -> list[int]:

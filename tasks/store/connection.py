@@ -297,13 +297,16 @@ class Connection:
             seconds, microseconds = await self.client.time()
         return float(seconds + microseconds / 1_000_000)
 
-    async def run(self, script: str, keys: Iterable[str], *args: Any) -> Any:
+    async def run(
+        self, script: str, keys: Iterable[str], *args: Any, beside: Iterable[str] = ()
+    ) -> Any:
         """Run one of lua/*.lua; what arrives while others are in flight travels together.
 
-        keys: all that can be known now.
+        keys: all that can be known now. beside: by their whole names, those that are not the
+        store's own.
         """
         clock = self._clock_ms() if self._clock_ms else SERVER_CLOCK
-        named = [self._prefix + key for key in keys]
+        named = [*(self._prefix + key for key in keys), *beside]
         async with translated():
             return await self.pipeline.run(
                 self._scripts[script], named, (self._prefix, clock, *args)

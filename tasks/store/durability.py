@@ -58,8 +58,13 @@ class Durability:
         """Return once a file's record is safe."""
         await self._safe(keyspace.file(file_id))
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything is waited for."""
+        return self._on_disk or self._replicas > 0
+
     async def _safe(self, key: str) -> None:
-        if self._on_disk or self._replicas:
+        if self.waits:
             await self._waits.submit(key)
 
     async def check(self) -> None:

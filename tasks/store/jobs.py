@@ -19,6 +19,7 @@ from tasks.records.jobs import (
     BegunJob,
     Dispatch,
     JobRecord,
+    Letter,
     Options,
     Queue,
     Ref,
@@ -81,6 +82,7 @@ _LOST, _LOST_ALONE = _encode(lost("%s")), _encode(lost("%s", ALONE))
 class _Create(NamedTuple):
     job: Submission
     tier: str
+    letter: Letter | None = None
 
     @property
     def fields(self) -> tuple[Any, ...]:
@@ -117,7 +119,11 @@ class JobStore:
     # Transitions
 
     async def create(
-        self, jobs: Sequence[Submission], order: Order, keys: Sequence[IdempotencyKey] = ()
+        self,
+        jobs: Sequence[Submission],
+        order: Order,
+        keys: Sequence[IdempotencyKey] = (),
+        letter: Letter | None = None,
     ) -> tuple[float, list[str] | None, str]:
         """Record new jobs as dispatched to the first tier that may answer them, attempt 0.
 
@@ -125,8 +131,11 @@ class JobStore:
         nothing was recorded now; and the queue where they are to be published. Raises KeyReused if
         that one made them from something else, TooManyQueued if more would be unfinished than may
         be: nothing was recorded then either.
+
+        letter: of one job without keys, to lie in its queue in the same step, where the queues lie
+        here; if others are recorded with it, it does not.
         """
-        creates = [_Create(job, first_of(job.options.tiers, order)) for job in jobs]
+        creates = [_Create(job, first_of(job.options.tiers, order), letter) for job in jobs]
         if not keys and len(creates) == 1:
             created, where = await self._creates.submit(creates[0])
             return created, None, where
@@ -136,20 +145,30 @@ class JobStore:
         return now, earlier.decode().split() if earlier else None, queue.decode()
 
     async def _create_together(self, creates: list[_Create]) -> list[tuple[float, str] | Exception]:
-        now, _, rows = await self._create(creates, (), together=False)
+        letter = creates[0].letter if len(creates) == 1 else None
+        around = letter.around() if letter else ("", "")
+        now, _, rows = await self._create(creates, (), together=False, around=around)
+        if letter and not rows[0][0]:
+            letter.queue = rows[0][1].decode()
         return [
             self._limits.exceeded(limit) if limit else (now, queue.decode())
             for limit, queue in rows
         ]
 
     async def _create(
-        self, creates: Sequence[_Create], keys: Sequence[IdempotencyKey], *, together: bool
+        self,
+        creates: Sequence[_Create],
+        keys: Sequence[IdempotencyKey],
+        *,
+        together: bool,
+        around: tuple[str, str] = ("", ""),
     ) -> tuple[float, bytes, list[tuple[bytes, bytes]]]:
-        owners = {job.owner for job, _ in creates}
+        owners = {each.job.owner for each in creates}
+        queues = Queue(creates[0].job.queue), Queue(creates[0].job.queue).begun
         now, earlier, limits, queues = await self._connection.run(
             "create_jobs",
             [
-                *keyspace.jobs(job.id for job, _ in creates),
+                *keyspace.jobs(each.job.id for each in creates),
                 *(keyspace.jobs_of(owner) for owner in owners),
                 *(keyspace.queued(owner) for owner in owners),
                 *keyspace.claims(creates[0].job.owner, keys),
@@ -158,8 +177,9 @@ class JobStore:
             *(self._grace_ms, self._ttl_ms, CLAIM_SECONDS * 1000),
             *(self._limits.most, self._limits.of_owner),
             *(self._limits.most_bytes, self._limits.bytes_of_owner, int(together)),
-            *(self._kept_bytes, len(keys), *keyspace.encoded(keys)),
+            *(self._kept_bytes, *around, len(keys), *keyspace.encoded(keys)),
             *(item for create in creates for item in create.fields),
+            beside=queues if around[0] else (),
         )
         return int(now) / 1000, earlier, list(zip(limits, queues, strict=True))
 

@@ -66,6 +66,9 @@ class FakePublisher:
             raise self.refuses
         self.published.append((tier, queue_name, list(refs)))
 
+    def letter(self, *_: object) -> None:
+        return None
+
     async def publish_new(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         await self.publish(tier, queue_name, refs)
 

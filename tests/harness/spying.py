@@ -54,6 +54,6 @@ class SpyingConnection(Connection):
         super().__init__(url, scripts=spying_scripts(), **options)
         self.ran: set[str] = set()
 
-    async def run(self, script, keys, *args):
+    async def run(self, script, keys, *args, **beside):
         self.ran.add(script)
-        return await super().run(script, keys, *args)
+        return await super().run(script, keys, *args, **beside)

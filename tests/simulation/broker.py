@@ -192,8 +192,10 @@ class Template:
         self.queue, self._kept = route.queue, []
         chains.publish(Parcel(route, []), self._kept)
 
-    def message(self, _: Any, pairs: list[tuple[str, int]]) -> str:
-        return json.dumps([self._kept[0].steps, pairs])
+    def around(self, its: Any, pairs: list[tuple[str, int]]) -> tuple[str, str]:
+        (tier, _), *rest = self._kept[0].steps
+        before, behind = json.dumps([[(tier, "its-queue"), *rest], pairs]).split("its-queue")
+        return before, behind
 
     def event(self, *_: Any) -> str:
         return ""

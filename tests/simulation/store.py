@@ -27,13 +27,14 @@ from tasks.store.connection import load_scripts
 from tasks.store.migration import LAYOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from simulation.loop import Node
     from simulation.world import World
 
 TTL = "{sim}:ttl"  # zset: key -> when it is gone
 PUBLISHED = "{sim}:published"  # list: channel, message, ...
+SENT = "{sim}:sent"  # list: messages for the broker's queues
 ELSEWHERE = {"SCRIPT LOAD", "WAITAOF", "PUBLISH"}  # commands that the server never sees
 ANSWER_SECONDS = 5.0  # what the product's client waits for an answer
 NETWORK_SECONDS = 0.002  # what a message takes, most of the time
@@ -52,6 +53,9 @@ local function virtual(call)
     elseif command == 'PUBLISH' then
       real.call('RPUSH', '{sim}:published', key, (...))
       return 0
+    elseif command == 'LPUSH' then
+      real.call('RPUSH', '{sim}:sent', (...))
+      return 1
     elseif command == 'DEL' then
       real.call('ZREM', '{sim}:ttl', key, ...)
     elseif command == 'SET' then
@@ -88,15 +92,19 @@ for _, key in ipairs(due) do
 end
 return #due
 """
-# After a script: what was published, and when the next key is past its time.
+# After a script: what was published, what was put into the broker's queues, and when the next key
+# is past its time.
 TAKE = """
-local published = {}
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  published = redis.call('LRANGE', KEYS[1], 0, -1)
-  redis.call('DEL', KEYS[1])
+local function taken(key)
+  local entries = {}
+  if redis.call('EXISTS', key) == 1 then
+    entries = redis.call('LRANGE', key, 0, -1)
+    redis.call('DEL', key)
+  end
+  return entries
 end
 local next = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-return { published, next[2] or 'inf' }
+return { taken(KEYS[1]), taken(KEYS[3]), next[2] or 'inf' }
 """
 
 
@@ -126,6 +134,7 @@ class Server:
         self._known: set[str] = set()
         self._due_ms = 0.0  # no key is past its time before this one
         self.ran: set[str] = set()
+        self.sent: Callable[[str], None] = print  # what takes a message for the broker
 
     def _load(self, sha1: str, source: str, clock_at: int) -> None:
         head, _, text = source.partition("\n") if source.startswith("#!") else ("", "", source)
@@ -182,11 +191,13 @@ class Server:
         if due:
             self.one("EVALSHA", self._expire.sha1, 1, TTL, now_ms)
         if changes:
-            sent.append(("EVALSHA", self._take.sha1, 2, PUBLISHED, TTL))
+            sent.append(("EVALSHA", self._take.sha1, 3, PUBLISHED, TTL, SENT))
         answers = self.raw(*sent)
         pairs: list[bytes] = []
         if changes:
-            pairs, next_due = answers.pop()
+            pairs, letters, next_due = answers.pop()
+            for text in letters:
+                self.sent(text.decode())
             self._due_ms = float(next_due)
         for i, command in enumerate(commands):
             answer = NoScriptError("NOSCRIPT") if missing[i] else answers[i]
@@ -367,6 +378,7 @@ class StoreLink:
 
     def __init__(self, world: World, server: Server) -> None:
         self._world, self._server = world, server
+        server.sent = world.broker.read
         self._rng = world.rng("store")
         # Far away, what a step does elsewhere is often there before its answer is.
         self._distance = world.rng("distance").choice((1, 1, FAR))

@@ -1,7 +1,8 @@
 -- Records new jobs as dispatched to their tier. ARGV from 3: grace_ms, ttl_ms, claim_ms, how many
 -- jobs may be unfinished, how many of one owner, how many bytes their bodies may have, and those of
 -- one owner (0: any number), 1 if the jobs are one request's or 0 if each is one of its own, the
--- most bytes of a body that stays when its job has ended, number of idempotency keys (of the one
+-- most bytes of a body that stays when its job has ended, the text of the one job's message before
+-- and behind the name of its queue ('': others publish it), number of idempotency keys (of the one
 -- request), those keys, then per job: id, owner, queue, tier, deadline_in_ms, body, options, model,
 -- metadata.
 -- Answers {now, ids, limits, queues}. ids: what an earlier create with one of the keys made, or ''.
@@ -12,8 +13,9 @@
 local grace, ttl, claim_ms = tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local most, most_of_owner = tonumber(ARGV[6]), tonumber(ARGV[7])
 local most_bytes, bytes_of_owner = tonumber(ARGV[8]), tonumber(ARGV[9])
-local together, kept_bytes, number = ARGV[10] == '1', ARGV[11], tonumber(ARGV[12])
-local keys, jobs = list(13, number), rows(13 + number, 9)
+local together, kept_bytes, number = ARGV[10] == '1', ARGV[11], tonumber(ARGV[14])
+local before, behind = ARGV[12], ARGV[13]
+local keys, jobs = list(15, number), rows(15 + number, 9)
 if number > 0 then
   local function there(earlier)
     for id in earlier:gmatch('%S+') do
@@ -79,6 +81,7 @@ for first = 1, #jobs, size do
     end
     add(P .. 'queued_bytes', owner, bytes)
     claim(owner, table.concat(ids, ' '), keys, claim_ms)
+    if before ~= '' then redis.call('LPUSH', queue, before .. queue .. behind) end
   end
 end
 return { now, '', limits, queues }

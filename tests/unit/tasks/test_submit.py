@@ -48,10 +48,10 @@ class FakeStore:
         self.jobs = SimpleNamespace(create=self._create, discard=self._discard)
         self.batches = SimpleNamespace(create=self._create_batch, cancel=self._cancel)
         self.connection = SimpleNamespace(has_room=self._has_room)
-        self.durability = SimpleNamespace(job=self._safe, batch=self._safe)
+        self.durability = SimpleNamespace(job=self._safe, batch=self._safe, waits=True)
         self.safe = True
 
-    async def _create(self, jobs, order, keys):
+    async def _create(self, jobs, order, keys, letter):
         self.moves.append(("create", [job.id for job in jobs], order, keys))
         return 1234.5, self.earlier, "interactive.begun"
 

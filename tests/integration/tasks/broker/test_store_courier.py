@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import json
 import re
 from base64 import b64decode
@@ -12,15 +14,19 @@ from harness.stores import store_on
 from harness.waiting import eventually
 from redis import Redis
 
+from fallback_chain import Body
 from tasks.app import create_app
 from tasks.broker.chains import Chains, Parcel, Route
 from tasks.broker.couriers import KombuCourier
 from tasks.broker.publisher import Publisher
 from tasks.broker.store_courier import StoreCourier
-from tasks.errors import PublishError
+from tasks.errors import PublishError, TooManyQueued
 from tasks.records.batches import PHASES
-from tasks.records.jobs import Dispatch, Queue, Ref
+from tasks.records.idempotency import IdempotencyKey
+from tasks.records.jobs import Dispatch, Options, Queue, Ref, Submission
 from tasks.settings import Settings
+from tasks.store.keyspace import PREFIX
+from tasks.submit import Submitter
 
 ORDER = ("gpu", "cpu", "cache")
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -33,10 +39,15 @@ def app(valkey):
 
 
 @pytest.fixture
-async def store(valkey):
+async def whole_store(valkey):
     store = store_on(valkey.url)
-    yield store.connection
+    yield store
     await store.close()
+
+
+@pytest.fixture
+def store(whole_store):
+    return whole_store.connection
 
 
 @pytest.fixture
@@ -236,3 +247,103 @@ async def test_what_is_new_is_waited_for_by_nobody_but_who_ends(app, store, clie
     assert [[job for job, _ in each["body"][0][0]] for each in popped(client, "interactive")] == [
         ["job_0", "job_1", "job_2"]
     ]
+
+
+# What comes with a job's record
+
+
+def job(number, queue=Queue.INTERACTIVE):
+    body, options = Body.of({"messages": []}), Options()
+    return Submission(f"job_{number}", "ann", queue, body, options, 60.0)
+
+
+@pytest.fixture
+def submitter(whole_store, publisher):
+    return Submitter(whole_store, publisher)
+
+
+@pytest.fixture
+def sends(submitter, kombu):
+    return submitter, kombu
+
+
+@pytest.fixture
+def sent(publisher, monkeypatch):
+    """How many messages went by themselves."""
+    sizes, send = [], publisher._courier.send
+
+    async def noted(parcels):
+        sizes.append(len(parcels))
+        await send(parcels)
+
+    monkeypatch.setattr(publisher._courier, "send", noted)
+    return sizes
+
+
+def jobs_of_others(client, queue):
+    names = {f"job_other{n}": 2e12 for n in range(100)}
+    client.zadd(f"{PREFIX}dispatched:{queue.value}", names)
+
+
+@pytest.mark.parametrize(
+    ("queue", "backlog"), itertools.product([Queue.INTERACTIVE, Queue.BATCH], [False, True])
+)
+async def test_a_lone_jobs_message_comes_with_its_record(sends, client, sent, queue, backlog):
+    """Who has few jobs does not wait behind the many of others: it lies where the script says."""
+    submitter, kombu = sends
+    if backlog:
+        jobs_of_others(client, queue)
+    await submitter.submit([job(1, queue)])
+    assert sent == []
+    where = (queue.begun if backlog else queue).value
+    [message] = popped(client, where)
+    await kombu.send([Parcel(Route("gpu", where), [Ref("job_1", 0)])])
+    [expected] = popped(client, where)
+    assert alike(message) == alike(expected)
+
+
+async def test_who_listens_is_told_of_a_message_that_came_with_its_record(submitter, client):
+    jobs_of_others(client, Queue.INTERACTIVE)
+    with listening(client) as heard:
+        await submitter.submit([job(1)])
+        told = (await asyncio.to_thread(heard))["body"]
+    [message] = popped(client, "interactive.begun")
+    assert (told["type"], told["uuid"]) == ("task-sent", message["headers"]["id"])
+    assert told["queue"] == told["routing_key"] == "interactive.begun"
+
+
+async def test_a_job_that_is_refused_brings_no_message(valkey, app, client):
+    small = store_on(valkey.url, max_queued_jobs=1)
+    publisher = Publisher(app, ["gpu"], store=small.connection)
+    submitter = Submitter(small, publisher)
+    await submitter.submit([job(1)])
+    with pytest.raises(TooManyQueued):
+        await submitter.submit([job(2)])
+    [message] = popped(client, "interactive")
+    assert message["body"][0] == [[["job_1", 0]]]
+    await small.close()
+
+
+@pytest.mark.parametrize("how", ["together", "at once", "with a key"])
+async def test_the_messages_of_others_are_published(submitter, client, sent, how):
+    if how == "together":
+        await submitter.submit([job(1), job(2)])
+    elif how == "at once":
+        await asyncio.gather(*(submitter.submit([job(n)]) for n in (1, 2)))
+    else:
+        await submitter.submit([job(1)], [IdempotencyKey("mine", "0" * 32, lookup=True)])
+    await eventually(lambda: sent)
+    await eventually(lambda: client.llen("interactive"))
+    pairs = [pair for each in popped(client, "interactive") for pair in each["body"][0][0]]
+    assert pairs == [["job_1", 0], ["job_2", 0]][: len(pairs)]
+    assert len(pairs) == (1 if how == "with a key" else 2)
+
+
+async def test_where_many_come_their_messages_are_shared(submitter, publisher, sent):
+    for number in range(60):
+        await submitter.submit([job(number)])
+        await asyncio.sleep(0)
+        if publisher._parcels.many:
+            break
+    assert publisher.letter("gpu", "interactive", Ref("job_x", 0)) is None
+    assert sent == []

@@ -11,7 +11,7 @@ from harness.waiting import turns
 from fallback_chain import Attempt, Body, Verdict
 from tasks.errors import TooManyQueued
 from tasks.records.idempotency import IdempotencyKey
-from tasks.records.jobs import Options, Queue, Status, Submission
+from tasks.records.jobs import Letter, Options, Queue, Status, Submission
 from tasks.records.outcomes import Finish
 from tasks.settings import Settings
 from tasks.store.fields import Fields
@@ -92,11 +92,12 @@ class FakeConnection:
         self.scripts: list[tuple[str, list[str]]] = []
         self.full: dict[str, bytes] = {}
 
-    async def run(self, script, keys, *args):
+    async def run(self, script, keys, *args, beside=()):
+        assert bool(args[9]) == bool(beside), "a letter, and the queues where it may lie"
         named = [key for key in keys if key.startswith("job:")]
         self.scripts.append((script, named))
         await asyncio.sleep(0)
-        together, _, number_of_keys = args[7:10]
+        together, _, _, _, number_of_keys = args[7:12]
         limits = [self.full.get(key, b"") for key in (named[:1] if together else named)]
         queues = [b"interactive"] * len(limits)
         return 1_500, b"job_8 job_9" if number_of_keys else b"", limits, queues
@@ -151,3 +152,31 @@ async def test_creates_that_belong_together_or_have_a_key_have_a_script_of_their
     assert created == (1.5, earlier, "interactive")
     await others
     assert ("create_jobs", [f"job:job_{n}" for n in submitted]) in connection.scripts
+
+
+class Around(Letter):
+    """A letter that notes how often it was asked for."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def around(self):
+        self.asked += 1
+        return "{", "}"
+
+
+@pytest.mark.parametrize(
+    ("others", "limit", "lies"), [(0, b"", "interactive"), (0, b"owner", ""), (2, b"", "")]
+)
+async def test_a_letter_goes_with_a_job_that_is_recorded_by_itself(
+    jobs, connection, others, limit, lies
+):
+    letter = Around()
+    connection.full = {"job:job_0": limit}
+    creating = [asyncio.create_task(jobs.create([job(0)], ORDER, (), letter))]
+    creating += [asyncio.create_task(jobs.create([job(n + 1)], ORDER)) for n in range(others)]
+    await asyncio.gather(*creating, return_exceptions=True)
+    assert (letter.queue, letter.asked) == (lies, not others)
