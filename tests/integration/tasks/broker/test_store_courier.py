@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import re
 from base64 import b64decode
@@ -286,7 +285,7 @@ def jobs_of_others(client, queue):
 
 
 @pytest.mark.parametrize(
-    ("queue", "backlog"), itertools.product([Queue.INTERACTIVE, Queue.BATCH], [False, True])
+    ("queue", "backlog"), [(q, b) for q in (Queue.INTERACTIVE, Queue.BATCH) for b in (False, True)]
 )
 async def test_a_lone_jobs_message_comes_with_its_record(sends, client, sent, queue, backlog):
     """Who has few jobs does not wait behind the many of others: it lies where the script says."""
