@@ -25,7 +25,7 @@ from api.schemas import (
     parse_json,
     submission_of,
 )
-from api.services import Services, owner_of, services_of
+from api.services import Services, headers_of, owner_of, services_of
 from api.streams import PLAIN_SECONDS, Answering, EventStream
 from api.tiers import check_tiers
 from fallback_chain import Endpoint, Verdict
@@ -127,7 +127,7 @@ async def _stream(request: Request, caller: Caller) -> Response:
 def _job_of(request: Request, content: bytes, endpoint: Endpoint) -> Submission:
     """Return the job that a request asks for."""
     services, owner = services_of(request), owner_of(request)
-    headers = dict(request.headers)
+    headers = headers_of(request)
     settings = services.settings
     deadlines = Deadlines(settings.chat_deadline_seconds, settings.stream_deadline_seconds)
     job = submission_of(parse_json(content), endpoint, headers, owner, deadlines)

@@ -25,7 +25,7 @@ from api.schemas import (
     show,
     show_in_list,
 )
-from api.services import id_of, owner_of, services_of
+from api.services import headers_of, id_of, owner_of, services_of
 from api.tiers import NAME_SCHEMA, check_tiers
 from tasks.errors import StoreUnavailable
 from tasks.records.jobs import LONGEST_MODEL, Status
@@ -54,7 +54,7 @@ async def _create(request: Request, content: bytes) -> Response:
     services = services_of(request)
     owner = owner_of(request)
     deadline = services.settings.job_deadline_seconds
-    jobs, listed = jobs_of(parse_json(content), owner, deadline, dict(request.headers))
+    jobs, listed = jobs_of(parse_json(content), owner, deadline, headers_of(request))
     for number, job in enumerate(jobs):
         place = f"requests[{number}].tiers" if listed else "tiers"
         check_tiers(job.options.tiers, services.tier_names, place)

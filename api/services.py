@@ -126,6 +126,12 @@ def services_of(request: Request) -> Services:
     return services
 
 
+def headers_of(request: Request) -> dict[str, str]:
+    """Return a request's headers by their names in lower case; of several the first."""
+    # dict() of Starlette's own looks through all of them for each.
+    return dict(reversed(request.headers.items()))
+
+
 def owner_of(request: Request) -> str:
     """Return the name space that a request may see."""
     key: Key = request.scope["state"]["key"]
