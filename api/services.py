@@ -88,6 +88,7 @@ async def open_services(settings: Settings, metrics: ApiMetrics) -> AsyncIterato
     background = Background(metrics.loop_died)
     background.start("finishes", waiters.listen)
     background.start("request limits", request_limits.keep)
+    background.start("messages", publisher.keep)
     background.start("history", partial(keep_history, store, breakers))
     background.start("breakers", partial(follow_breakers, store.connection, breakers))
     submitter = Submitter(store, publisher)

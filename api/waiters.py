@@ -122,7 +122,9 @@ class Waiters:
                 left = until - time.monotonic()
                 if record is None or record.status.final or left <= 0 or self.closed:
                     return record
-                await self._sleep(woken, left)
+                told = await self._sleep(woken, left)
+                if told is not None and entered is not None:
+                    return told
             finally:
                 self.leave(job_id, woken)
 

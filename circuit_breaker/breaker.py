@@ -108,8 +108,10 @@ class CircuitBreaker:
         self._permit: tuple[BreakerView, Permit] | None = None  # of the view that is closed
         self._succeeded = CallRecorded(name, Outcome.SUCCESS)
         self._unrecorded: _Successes | None = None
-        self._recording = False  # a success is being recorded
-        self._recording_rest: asyncio.Task[Any] | None = None
+        self._shares_until = 0.0  # successes until then wait for one another
+        self._sharing: asyncio.AbstractEventLoop | None = None  # whose timer records them
+        self._recording: asyncio.Task[Any] | None = None  # of successes that nobody waits for
+        self._behind: set[asyncio.Task[Answer]] = set()  # what is recorded behind them
         self._giving_back: set[asyncio.Task[BreakerView]] = set()
 
     def add_listener(self, callback: Callable[[Event], None]) -> None:
@@ -150,23 +152,26 @@ class CircuitBreaker:
         if noted:
             return noted
         if outcome is Outcome.SUCCESS and not permit.probe:
+            self._shares_until = time.monotonic() + SHARED_RECORD_SECONDS
             recording = self._record_success(permit, report)
             if wait or self._view is None:
                 return await recording
-            self._recording = True
-            self._recording_rest = asyncio.create_task(recording)
+            self._recording = asyncio.create_task(recording)
             return self._view
-        await self._record_unrecorded()  # failures in a row are those without a success between
-        return self._recorded(outcome, await self._ask(self._record(permit, report)))
+        return self._recorded(outcome, await self._record_behind(permit, report))
 
     def _noted(self, permit: Permit, report: Report) -> BreakerView | None:
         """Record what needs no waiting, if it is that: in memory, or together with the next one."""
         if self._local:
             return self._recorded(report.outcome, self._ask_sync(self._record(permit, report)))
-        shares = self._recording and report.outcome is Outcome.SUCCESS and not permit.probe
-        if not shares or self._view is None:
+        shares = report.outcome is Outcome.SUCCESS and not permit.probe
+        if not shares or self._view is None or time.monotonic() >= self._shares_until:
             return None
         self._unrecorded = self._with_unrecorded(permit, report.slow)
+        loop = asyncio.get_running_loop()
+        if self._sharing is not loop:  # one that ended has taken its timer along
+            self._sharing = loop
+            loop.call_later(SHARED_RECORD_SECONDS, self._record_shared)
         self._tell(self._succeeded)
         return self._view
 
@@ -215,11 +220,7 @@ class CircuitBreaker:
 
     async def _record_success(self, permit: Permit, report: Report) -> BreakerView:
         """Record a success; those that come soon after it share the next record."""
-        self._recording = True
-        try:
-            answer = await self._ask(self._record(permit, report))
-        finally:
-            self._recording_rest = asyncio.create_task(self._record_rest())
+        answer = await self._ask(self._record(permit, report))
         return self._recorded(Outcome.SUCCESS, answer)
 
     def _with_unrecorded(self, permit: Permit, slow: int) -> _Successes:
@@ -228,21 +229,40 @@ class CircuitBreaker:
             return _Successes(permit, 1, slow)
         return _Successes(permit, rest.calls + 1, rest.slow + slow)
 
-    async def _record_rest(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(SHARED_RECORD_SECONDS)
-                if self._unrecorded is None:
-                    break
-                await self._record_unrecorded()
-        finally:
-            self._recording = False
+    def _record_shared(self) -> None:
+        self._sharing = None
+        if self._unrecorded is not None:
+            self._shares_until = time.monotonic() + SHARED_RECORD_SECONDS
+            self._recording = asyncio.create_task(self._record_unrecorded())
 
     async def _record_unrecorded(self) -> None:
         rest, self._unrecorded = self._unrecorded, None
         if rest is not None:
             report = Report(Outcome.SUCCESS, calls=rest.calls, slow=rest.slow)
             await self._ask(self._record(rest.permit, report))
+
+    async def _record_behind(self, permit: Permit, report: Report) -> Answer:
+        """Record what is no success: failures in a row are those without a success between."""
+        if self._unrecorded is None and self._on_its_way() is None:
+            return await self._ask(self._record(permit, report))
+        # Whoever is cut off meanwhile has it recorded all the same.
+        recording = asyncio.create_task(self._record_in_turn(permit, report))
+        self._behind.add(recording)
+        recording.add_done_callback(self._behind.discard)
+        return await asyncio.shield(recording)
+
+    async def _record_in_turn(self, permit: Permit, report: Report) -> Answer:
+        if recording := self._on_its_way():
+            await asyncio.wait([recording])
+        await self._record_unrecorded()
+        return await self._ask(self._record(permit, report))
+
+    def _on_its_way(self) -> asyncio.Task[Any] | None:
+        """Return the record of successes that this loop has under way."""
+        recording = self._recording
+        if recording is None or recording.done():
+            return None
+        return recording if recording.get_loop() is asyncio.get_running_loop() else None
 
     # Looking
 

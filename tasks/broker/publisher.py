@@ -39,6 +39,7 @@ MOST_REFUSED = 10_000  # that are kept until the broker is back; the sweeper fin
 # Where so many jobs come that at least MORE do in LINGER_SECONDS, they wait for one another: what a
 # message costs is shared.
 LINGER_SECONDS, MORE = 0.004, 2.0
+AGAIN_SECONDS = 1.0  # until what the broker did not take is published again
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Parcels(GroupCommit[Parcel, None]):
         self._came: deque[float] = deque([-math.inf], maxlen=8)
 
     def put(self, item: Parcel) -> asyncio.Future[None]:
-        """Have a parcel take parcel in the next message."""
+        """Have a parcel take part in the next message."""
         self.note()
         return super().put(item)
 
@@ -140,23 +141,23 @@ class Publisher:
         self._parcels.put(parcel).add_done_callback(partial(self._look_after, parcel))
 
     def _look_after(self, parcel: Parcel, publishing: asyncio.Future[None]) -> None:
-        if not publishing.cancelled() and (error := publishing.exception()):
-            self._keep(parcel, error)
+        if not publishing.cancelled() and publishing.exception():
+            self._keep(parcel)
 
-    def _keep(self, parcel: Parcel, error: BaseException) -> None:
+    def _keep(self, parcel: Parcel) -> None:
         (tier, queue_name), refs = parcel
-        log.warning("%d records wait for the broker: %s", len(refs), error)
         self._refused += [Dispatch(*ref, tier, queue_name) for ref in refs]
 
     async def _publish_all(self, parcels: list[Parcel]) -> list[Any]:
-        messages = [message for group in _group(parcels) for message in _messages(group)]
         try:
+            messages = [message for group in _group(parcels) for message in _messages(group)]
             await self._courier.send(messages)
-        except PublishError as error:
+        except Exception as error:
             log.warning("the broker did not take a message: %s", error.__cause__ or error)
+            refusal = error if isinstance(error, PublishError) else _unmade(error)
             # Those that wait have waited as long, and for the same broker.
-            self._parcels.reject_waiting(error)
-            raise
+            self._parcels.reject_waiting(refusal)
+            raise refusal from error
         for message in messages:
             self._observer.published(len(message.refs))
         return [None] * len(parcels)
@@ -174,7 +175,15 @@ class Publisher:
             try:
                 await self.publish(tier, queue_name, refs)
             except PublishError as error:
-                self._keep(Parcel(Route(tier, queue_name), refs), error)
+                log.warning("%d records wait for the broker: %s", len(refs), error)
+                self._keep(Parcel(Route(tier, queue_name), refs))
+
+    async def keep(self) -> None:
+        """Publish again and again what the broker did not take; run until cancelled."""
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            if self._refused:
+                await self.dispatch_refused()
 
     async def dispatch_refused(self) -> None:
         """Publish again what the broker did not take; a message that comes twice is stale."""
@@ -197,6 +206,10 @@ def _look_at(publishing: asyncio.Future[None]) -> None:
     # Whoever asked may have gone away: then nobody else does, and asyncio complains.
     if not publishing.cancelled():
         publishing.exception()
+
+
+def _unmade(error: Exception) -> PublishError:
+    return PublishError(f"no message could be made: {type(error).__name__}")
 
 
 def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:

@@ -182,8 +182,10 @@ class StoreCourier:
             messages.append(("LPUSH", template.queue, text))
             if heard:
                 events.append(self._event(template, its))
-        answers = await self._asked([*messages, *events])
-        self._hear(answers[len(messages) :])
+        if events:
+            await asyncio.gather(self._asked(messages), self._tell(events))
+        else:
+            await self._asked(messages)
 
     def letter(self, parcel: Parcel) -> Letter:
         """Return the message of a job that is to be recorded."""
@@ -192,20 +194,20 @@ class StoreCourier:
     def sent(self, letter: Letter) -> None:
         """Tell who listens of a message that came with its record."""
         if time.monotonic() >= self._unheard_until and isinstance(letter, _Letter):
-            self._telling = asyncio.create_task(self._tell(letter))
-
-    async def _tell(self, letter: _Letter) -> None:
-        with contextlib.suppress(PublishError):  # it was an event
             template = self._template(letter.parcel.route._replace(queue=letter.queue))
-            self._hear(await self._asked([self._event(template, letter.its)]))
+            event = self._event(template, letter.its)
+            self._telling = asyncio.create_task(self._tell([event]))
+
+    async def _tell(self, events: Sequence[tuple[str, str, str]]) -> None:
+        listeners: list[int] = []
+        with contextlib.suppress(PublishError):  # they are events: nobody waits for them
+            listeners = await self._asked(events)
+        if not any(listeners):
+            self._unheard_until = time.monotonic() + UNHEARD_SECONDS
 
     def _event(self, template: Template, its: Mapping[str, str]) -> tuple[str, str, str]:
         told = template.event(its, self._chains.app.clock.forward())
         return "PUBLISH", f"/{self._store.database}.{template.channel}", told
-
-    def _hear(self, listeners: Sequence[int]) -> None:
-        if listeners and not any(listeners):
-            self._unheard_until = time.monotonic() + UNHEARD_SECONDS
 
     async def depths(self, queues: Sequence[str]) -> list[int]:
         """Return how many messages each queue holds; raise PublishError if nobody says."""

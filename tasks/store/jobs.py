@@ -14,6 +14,7 @@ import msgspec
 from fallback_chain import Attempt, Body
 from tasks.errors import StreamLost
 from tasks.group_commit import GroupCommit
+from tasks.json_faults import UNREADABLE
 from tasks.records.idempotency import CLAIM_SECONDS, LEFT_SECONDS
 from tasks.records.jobs import (
     BegunJob,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from tasks.store.connection import Connection
     from tasks.store.search import Search
 
-LARGEST_TOLD = 65_536  # bytes of an answer that its waiter is told; a larger one is read
+LARGEST_TOLD = 16_384  # bytes of an answer that its waiter is told; a larger one is read
 LARGEST_LISTED = 32_768  # bytes of an answer that a list has
 LARGEST_CREATE = 64  # lone jobs that one script records
 LONGEST_LOOK_MS = 30_000  # until what is dispatched or parked is looked at again, at most
@@ -385,7 +386,7 @@ class JobStore:
         """
         try:
             told = _told.decode(content)
-        except msgspec.MsgspecError:  # a worker of another release
+        except UNREADABLE:  # a worker of another release
             return None
         return JobRecord(
             id=told.id,

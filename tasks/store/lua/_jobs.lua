@@ -29,8 +29,8 @@ local function note_history(field, number)
 end
 
 -- The one way into a final status. The caller has made sure that the job is unfinished.
--- fields: field, value, ... that come with the result.
-local function finish(id, status, tier, fields)
+-- fields: field, value, ... that come with the result. told: to who waits on that channel, if any.
+local function finish(id, status, tier, fields, channel, told)
   local key = record(id)
   local known = redis.call('HMGET', key, 'queue', 'created_ms', 'ttl_ms', 'owner',
     'body_bytes', 'streamed', 'kept_bytes')
@@ -51,6 +51,7 @@ local function finish(id, status, tier, fields)
     redis.call('SREM', P .. 'streams', id)
     redis.call('HINCRBY', P .. 'events', 'streams:' .. status, 1)
   end
+  if channel and channel ~= '' then redis.call('PUBLISH', P .. channel, told) end
   redis.call('PUBLISH', P .. 'finished', id)
 end
 

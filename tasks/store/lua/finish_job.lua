@@ -13,7 +13,6 @@ local took, channel, told, fields = ARGV[12], ARGV[13], ARGV[14], list(15)
 local h = redis.call('HMGET', record(id), 'status', 'tier', 'attempt')
 if h[1] ~= 'running' or h[2] ~= tier or h[3] ~= attempt then return 0 end
 if entry ~= '' and not add_to_log(id, before, with, entry, ttl) then return -1 end
-if channel ~= '' then redis.call('PUBLISH', P .. channel, told) end
-finish(id, status, tier_used ~= '' and tier_used or '-', fields)
+finish(id, status, tier_used ~= '' and tier_used or '-', fields, channel, told)
 if took ~= '' then note_history('t:' .. tier_used .. ':' .. took, 1) end
 return 1

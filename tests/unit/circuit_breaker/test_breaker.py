@@ -25,6 +25,7 @@ from circuit_breaker import (
     get_circuit_breaker,
     registry,
 )
+from circuit_breaker.breaker import SHARED_RECORD_SECONDS
 from circuit_breaker.errors import StoreError
 from circuit_breaker.events import (
     CallRejected,
@@ -365,6 +366,53 @@ async def test_a_success_that_is_not_recorded_yet_is_known_to_a_failure_behind_i
     for outcome in outcomes:
         view = await breaker.record(await breaker.acquire(), outcome)
     assert (view.state, view.consecutive_failures) == (CircuitState.CLOSED, 1)
+
+
+@pytest.mark.parametrize("ends", ["closed", "cancelled"])
+def test_a_loop_that_ends_takes_no_later_success_along(ends):
+    """A library's user may have a loop for each call."""
+    store = SharedStore()
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(failure_rate=0.5), store)
+    for _ in range(5):
+        if ends == "cancelled":
+            asyncio.run(two_calls(breaker))
+        else:
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(two_calls(breaker))
+            loop.close()
+        time.sleep(SHARED_RECORD_SECONDS + 0.005)
+    asyncio.run(breaker.record(asyncio.run(breaker.acquire()), Outcome.FAILURE))
+    view = store.inner.view("b")[1]
+    assert view.calls == 11, "all, as the failure lets those before it be recorded"
+
+
+async def two_calls(breaker):
+    for _ in range(2):
+        await breaker.call(work)
+
+
+async def test_a_failure_comes_behind_a_success_that_is_on_its_way():
+    store = SharedStore()
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(failure_threshold=2), store)
+    permit = await breaker.acquire()
+    await breaker.record(permit, Outcome.FAILURE)
+    for outcome in (Outcome.SUCCESS, Outcome.FAILURE):
+        await breaker.record(permit, outcome, wait=False)
+    view = store.inner.view("b")[1]
+    assert (view.state, view.consecutive_failures) == (CircuitState.CLOSED, 1)
+
+
+async def test_who_is_cut_off_as_others_are_recorded_before_him_is_recorded_all_the_same():
+    store = SlowStore()
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(), store)
+    permit = await breaker.acquire()
+    await breaker.record(permit, Outcome.SUCCESS, wait=False)
+    recording = asyncio.create_task(breaker.record(permit, Outcome.FAILURE))
+    await turns()
+    recording.cancel()
+    await turns()
+    store.let_go.set()
+    await eventually(lambda: store.inner.view("b")[1].consecutive_failures == 1)
 
 
 class SlowStore(SharedStore):

@@ -237,6 +237,37 @@ async def test_what_the_server_does_not_take_is_told_and_what_is_new_is_kept(
     assert message["body"][0] == [[["job_2", 0], ["job_3", 1]]]
 
 
+async def test_what_is_kept_goes_out_by_itself_when_the_server_is_well(
+    publisher, client, monkeypatch
+):
+    monkeypatch.setattr("tasks.broker.publisher.AGAIN_SECONDS", 0.01)
+    keeping = asyncio.create_task(publisher.keep())
+    refuse(client)
+    try:
+        for number in range(3):
+            await publisher.publish_new("gpu", "interactive", [Ref(f"job_{number}", 0)])
+        await eventually(lambda: len(publisher._refused) == 3)
+    finally:
+        be_well(client)
+    await eventually(lambda: client.llen("interactive"))
+    [message] = popped(client, "interactive")
+    assert len(message["body"][0][0]) == 3
+    keeping.cancel()
+
+
+async def test_an_event_that_is_refused_costs_no_message(valkey, client, app):
+    client.acl_setuser("few", enabled=True, nopass=True, keys=["*"], categories=["+@all"])
+    client.execute_command("ACL", "SETUSER", "few", "resetchannels", "&{ft}:*")
+    url = valkey.url.replace("redis://", "redis://few:any@")
+    store = store_on(url)
+    courier = StoreCourier(Chains(app, ORDER), store.connection)
+    for _ in range(3):
+        await courier.send([Parcel(ROUTES[0], [Ref("job_1", 0)])])
+    assert len(popped(client, ROUTES[0].queue)) == 3
+    await store.close()
+    client.acl_deluser("few")
+
+
 async def test_what_is_new_is_waited_for_by_nobody_but_who_ends(app, store, client):
     publisher = Publisher(app, ["gpu", "cpu"], store=store)
     client.execute_command("CLIENT", "PAUSE", 300, "ALL")

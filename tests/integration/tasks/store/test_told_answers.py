@@ -115,6 +115,20 @@ async def test_what_a_waiter_is_told_is_what_the_record_says(store, waiters, rea
     assert told.status is ENDS[end].status
 
 
+async def test_who_has_waited_for_long_is_told_as_well(store, waiters, reads, monkeypatch):
+    monkeypatch.setattr("api.waiters.LOOK_SECONDS", 0.05)
+    mine = await begun(store, waiter=waiters.name)
+    with waiters.waiting_for(mine.id) as entered:
+        waiting = asyncio.create_task(waiters.wait(mine.id, "ann", 60, entered))
+        await eventually(lambda: reads)  # he looks now and then
+        monkeypatch.setattr("api.waiters.LOOK_SECONDS", 60)
+        await asyncio.sleep(0.1)
+        looked = len(reads)
+        await store.jobs.finish(mine, ENDS["answered"])
+        told = await asyncio.wait_for(waiting, 5)
+    assert (told.status, len(reads)) == (Status.SUCCEEDED, looked)
+
+
 async def test_only_who_waits_is_told(store, waiters, reads):
     other = Waiters(store)
     mine = await begun(store, waiter=other.name)
@@ -145,7 +159,9 @@ async def test_who_asks_for_the_whole_job_reads_it_though_another_is_told(store,
     assert reads == [mine.id] * 2
 
 
-@pytest.mark.parametrize("words", [b"", b"\xff\xfe", b"[]", b"{}", b'["job_1"]', b"[1,2,3]"])
+@pytest.mark.parametrize(
+    "words", [b"", b"\xff\xfe", b"[]", b"{}", b'["job_1"]', b"[1,2,3]", b"[" * 5000]
+)
 async def test_what_a_worker_of_another_release_tells_harms_nobody(store, waiters, words):
     mine = await begun(store, waiter=waiters.name)
     channel = store.connection.named(keyspace.answers(waiters.name))

@@ -271,3 +271,10 @@ async def test_a_publish_that_fails_once_its_asker_is_gone_is_no_error_in_the_lo
     await turns()
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_what_no_message_can_be_made_of_is_refused_and_ends_no_loop(publisher):
+    with pytest.raises(PublishError, match="no message could be made: KeyError"):
+        await publisher.publish("gpu", "of-another-release", [Ref("job_1", 0)])
+    await publisher.dispatch([Dispatch("job_1", 0, "gpu", "of-another-release")])
+    assert len(publisher._refused) == 1
