@@ -373,13 +373,14 @@ def test_a_loop_that_ends_takes_no_later_success_along(ends):
     """A library's user may have a loop for each call."""
     store = SharedStore()
     breaker = CircuitBreaker("b", CircuitBreakerConfig(failure_rate=0.5), store)
-    for _ in range(5):
+    for number in range(5):
         if ends == "cancelled":
             asyncio.run(two_calls(breaker))
         else:
             loop = asyncio.new_event_loop()
             loop.run_until_complete(two_calls(breaker))
             loop.close()
+        assert store.inner.view("b")[1].calls > number, "the first one of each loop, by itself"
         time.sleep(SHARED_RECORD_SECONDS + 0.005)
     asyncio.run(breaker.record(asyncio.run(breaker.acquire()), Outcome.FAILURE))
     view = store.inner.view("b")[1]
