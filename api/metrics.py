@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LEVELS = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
-LOOPS = ("finishes", "request limits", "history", "breakers")
+LOOPS = ("finishes", "request limits", "messages", "history", "breakers")
 TURNED_AWAY = (
     *("too_many_queued", "store_full", "rate_limit_exceeded", "unavailable"),
     *("too_many_bytes", "too_many_files"),
