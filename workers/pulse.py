@@ -34,7 +34,7 @@ def pulse_step(pulse: Pulse) -> type[Any]:
     """Return the consumer's bootstep that keeps this pulse."""
 
     class PulseStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
-        requires = ("celery.worker.consumer.tasks:Tasks",)
+        requires = ("celery.worker.consumer.control:Control",)
 
         def start(self, consumer: Any) -> None:
             pulse.connected = True
