@@ -63,6 +63,13 @@ class _Successes(NamedTuple):
     slow: int
 
 
+def _under_way(task: asyncio.Task[Any] | None) -> asyncio.Task[Any] | None:
+    """Return a task unless it is done, or was a loop's that has ended."""
+    if task is None or task.done():
+        return None
+    return task if task.get_loop() is asyncio.get_running_loop() else None
+
+
 class CircuitBreaker:
     """Guards calls to one service; any number of breakers of one name share a store's state.
 
@@ -109,7 +116,7 @@ class CircuitBreaker:
         self._succeeded = CallRecorded(name, Outcome.SUCCESS)
         self._unrecorded: _Successes | None = None
         self._shares_until = 0.0  # successes until then wait for one another
-        self._sharing: asyncio.AbstractEventLoop | None = None  # whose timer records them
+        self._sharing: asyncio.Task[None] | None = None  # what records them soon
         self._recording: asyncio.Task[Any] | None = None  # of successes that nobody waits for
         self._behind: set[asyncio.Task[Answer]] = set()  # what is recorded behind them
         self._giving_back: set[asyncio.Task[BreakerView]] = set()
@@ -168,10 +175,8 @@ class CircuitBreaker:
         if not shares or self._view is None or time.monotonic() >= self._shares_until:
             return None
         self._unrecorded = self._with_unrecorded(permit, report.slow)
-        loop = asyncio.get_running_loop()
-        if self._sharing is not loop:  # one that ended has taken its timer along
-            self._sharing = loop
-            loop.call_later(SHARED_RECORD_SECONDS, self._record_shared)
+        if _under_way(self._sharing) is None:
+            self._sharing = asyncio.create_task(self._record_soon())
         self._tell(self._succeeded)
         return self._view
 
@@ -229,11 +234,12 @@ class CircuitBreaker:
             return _Successes(permit, 1, slow)
         return _Successes(permit, rest.calls + 1, rest.slow + slow)
 
-    def _record_shared(self) -> None:
-        self._sharing = None
-        if self._unrecorded is not None:
+    async def _record_soon(self) -> None:
+        while self._unrecorded is not None:
+            await asyncio.sleep(SHARED_RECORD_SECONDS)
             self._shares_until = time.monotonic() + SHARED_RECORD_SECONDS
             self._recording = asyncio.create_task(self._record_unrecorded())
+            await self._recording
 
     async def _record_unrecorded(self) -> None:
         rest, self._unrecorded = self._unrecorded, None
@@ -243,7 +249,7 @@ class CircuitBreaker:
 
     async def _record_behind(self, permit: Permit, report: Report) -> Answer:
         """Record what is no success: failures in a row are those without a success between."""
-        if self._unrecorded is None and self._on_its_way() is None:
+        if self._unrecorded is None and _under_way(self._recording) is None:
             return await self._ask(self._record(permit, report))
         # Whoever is cut off meanwhile has it recorded all the same.
         recording = asyncio.create_task(self._record_in_turn(permit, report))
@@ -252,17 +258,10 @@ class CircuitBreaker:
         return await asyncio.shield(recording)
 
     async def _record_in_turn(self, permit: Permit, report: Report) -> Answer:
-        if recording := self._on_its_way():
+        if recording := _under_way(self._recording):
             await asyncio.wait([recording])
         await self._record_unrecorded()
         return await self._ask(self._record(permit, report))
-
-    def _on_its_way(self) -> asyncio.Task[Any] | None:
-        """Return the record of successes that this loop has under way."""
-        recording = self._recording
-        if recording is None or recording.done():
-            return None
-        return recording if recording.get_loop() is asyncio.get_running_loop() else None
 
     # Looking
 
