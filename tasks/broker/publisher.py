@@ -21,7 +21,7 @@ from tasks.broker.store_courier import StoreCourier
 from tasks.errors import PublishError
 from tasks.group_commit import GroupCommit
 from tasks.records.batches import is_unit
-from tasks.records.jobs import Dispatch, Letter, Queue, Ref
+from tasks.records.jobs import Dispatch, Queue, Ref
 from tasks.records.order import next_of, order_of
 from tasks.telemetry.observer import Observer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from tasks.broker.couriers import Courier
+    from tasks.broker.store_courier import Letter
     from tasks.store.connection import Connection
 
 # Jobs in one message, at most.
@@ -92,7 +93,8 @@ class Publisher:
         self._refused: deque[Dispatch] = deque(maxlen=MOST_REFUSED)
         self._parcels = Parcels(self._publish_all)
         chains = Chains(app, self.order)
-        self._courier: Courier = StoreCourier(chains, store) if store else KombuCourier(chains)
+        self._by_store = StoreCourier(chains, store) if store else None
+        self._courier: Courier = self._by_store or KombuCourier(chains)
 
     def next_tier(self, tier: str) -> str:
         """Return the tier after this one; the cache comes last and has none after it."""
@@ -116,17 +118,16 @@ class Publisher:
 
     def letter(self, tier: str, queue_name: str, ref: Ref) -> Letter | None:
         """Return the message of a job that is to be recorded; None if it is to be published."""
-        courier = self._courier
-        if not isinstance(courier, StoreCourier) or self._parcels.many:
+        if self._by_store is None or self._parcels.many:
             return None
-        return courier.letter(Parcel(Route(tier, queue_name), [ref]))
+        return self._by_store.letter(Parcel(Route(tier, queue_name), [ref]))
 
     def sent(self, letter: Letter) -> None:
         """Count a message that came with its record."""
         self._parcels.note()
         self._observer.published(1)
-        if isinstance(self._courier, StoreCourier):
-            self._courier.sent(letter)
+        if self._by_store:
+            self._by_store.sent(letter)
 
     async def publish_new(self, tier: str, queue_name: str, refs: Sequence[Ref]) -> None:
         """Publish jobs that were recorded just now; raise PublishError if the broker does not.
@@ -134,7 +135,7 @@ class Publisher:
         Where the queues lie in the store, nobody waits for it, as that has just answered: what it
         does not take is kept, as in dispatch().
         """
-        if not isinstance(self._courier, StoreCourier):
+        if self._by_store is None:
             await self.publish(tier, queue_name, refs)
             return
         parcel = Parcel(Route(tier, queue_name), refs)

@@ -20,7 +20,7 @@ from kombu.transport import virtual
 
 from tasks.broker.chains import Parcel, shown
 from tasks.errors import PublishError, StoreUnavailable
-from tasks.records.jobs import Letter, Ref
+from tasks.records.jobs import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,14 +138,12 @@ def _packed(body: str) -> str:
     return f'"{b64encode(body.encode()).decode()}"'
 
 
-class _Letter(Letter):
-    """The message of a new job."""
-
-    __slots__ = ("its", "parcel", "template")
+class Letter:
+    """The message of a job that is to be recorded. queue: where it came to lie; "": nowhere."""
 
     def __init__(self, template: Template, parcel: Parcel) -> None:
-        super().__init__()
         self.template, self.parcel, self.its = template, parcel, _its(parcel)
+        self.queue = ""
 
     def around(self) -> tuple[str, str]:
         """Return its text, before and behind the name of the queue."""
@@ -189,11 +187,11 @@ class StoreCourier:
 
     def letter(self, parcel: Parcel) -> Letter:
         """Return the message of a job that is to be recorded."""
-        return _Letter(self._template(parcel.route), parcel)
+        return Letter(self._template(parcel.route), parcel)
 
     def sent(self, letter: Letter) -> None:
         """Tell who listens of a message that came with its record."""
-        if time.monotonic() >= self._unheard_until and isinstance(letter, _Letter):
+        if time.monotonic() >= self._unheard_until:
             template = self._template(letter.parcel.route._replace(queue=letter.queue))
             event = self._event(template, letter.its)
             self._telling = asyncio.create_task(self._tell([event]))

@@ -107,22 +107,6 @@ class Ref(NamedTuple):
     attempt: int
 
 
-class Letter:
-    """The message of a new job, which its record may bring with it into the broker's queue.
-
-    queue: where it lies, by now; "": nowhere.
-    """
-
-    __slots__ = ("queue",)
-
-    def __init__(self) -> None:
-        self.queue = ""
-
-    def around(self) -> tuple[str, str]:
-        """Return its text, before and behind the name of the queue."""
-        raise NotImplementedError
-
-
 class Dispatch(NamedTuple):
     """A job or unit that is to be published."""
 

@@ -7,7 +7,7 @@ StoreUnavailable when Redis does not answer in time, and changes nothing that it
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,7 +20,6 @@ from tasks.records.jobs import (
     BegunJob,
     Dispatch,
     JobRecord,
-    Letter,
     Options,
     Queue,
     Ref,
@@ -78,6 +77,15 @@ _told = msgspec.json.Decoder(_Told)
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...])
 # The attempt of whoever lost a job, for the script that finds it: "%s" is its tier.
 _LOST, _LOST_ALONE = _encode(lost("%s")), _encode(lost("%s", ALONE))
+
+
+class Letter(Protocol):
+    """The message of a new job, which its record may bring with it into the broker's queue."""
+
+    queue: str  # where it lies by now; "": nowhere
+
+    def around(self) -> tuple[str, str]:
+        """Return its text, before and behind the name of the queue."""
 
 
 class _Create(NamedTuple):
