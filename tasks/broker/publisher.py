@@ -60,7 +60,7 @@ class Parcels(GroupCommit[Parcel, None]):
         return super().put(item)
 
     def note(self) -> None:
-        """Count one that goes by itself."""
+        """Count one that came."""
         self._came.append(time.monotonic())
 
     @property
@@ -75,7 +75,7 @@ class Parcels(GroupCommit[Parcel, None]):
 
 
 class Publisher:
-    """One thread that publishes, asked by one event loop: whatever waits crosses over together."""
+    """Publishes for one event loop: whatever waits crosses over together."""
 
     def __init__(
         self,
@@ -154,11 +154,11 @@ class Publisher:
             messages = [message for group in _group(parcels) for message in _messages(group)]
             await self._courier.send(messages)
         except Exception as error:
-            log.warning("the broker did not take a message: %s", error.__cause__ or error)
             refusal = error if isinstance(error, PublishError) else _unmade(error)
+            log.warning("the broker did not take a message: %s", refusal.__cause__ or refusal)
             # Those that wait have waited as long, and for the same broker.
             self._parcels.reject_waiting(refusal)
-            raise refusal from error
+            raise refusal from refusal.__cause__
         for message in messages:
             self._observer.published(len(message.refs))
         return [None] * len(parcels)
@@ -210,7 +210,9 @@ def _look_at(publishing: asyncio.Future[None]) -> None:
 
 
 def _unmade(error: Exception) -> PublishError:
-    return PublishError(f"no message could be made: {type(error).__name__}")
+    refusal = PublishError(f"no message could be made: {type(error).__name__}")
+    refusal.__cause__ = error
+    return refusal
 
 
 def _group(parcels: Iterable[Parcel]) -> list[list[Parcel]]:

@@ -110,7 +110,9 @@ def refuse(*_, **__):
 async def test_what_a_broker_refuses_is_refused_to_every_asker(app, publisher, monkeypatch):
     monkeypatch.setattr(app, "connection_for_write", refuse)
     message = "the broker did not answer: ConnectionError"
-    assert [str(failure) for failure in await publish_two(publisher)] == [message] * 2
+    failures = await publish_two(publisher)
+    assert [str(failure) for failure in failures] == [message] * 2
+    assert all(isinstance(failure.__cause__, ConnectionError) for failure in failures)
     monkeypatch.undo()
     assert await publish_two(publisher) == [None, None]
 
@@ -274,7 +276,8 @@ async def test_a_publish_that_fails_once_its_asker_is_gone_is_no_error_in_the_lo
 
 
 async def test_what_no_message_can_be_made_of_is_refused_and_ends_no_loop(publisher):
-    with pytest.raises(PublishError, match="no message could be made: KeyError"):
+    with pytest.raises(PublishError, match="no message could be made: KeyError") as refused:
         await publisher.publish("gpu", "of-another-release", [Ref("job_1", 0)])
+    assert isinstance(refused.value.__cause__, KeyError)
     await publisher.dispatch([Dispatch("job_1", 0, "gpu", "of-another-release")])
     assert len(publisher._refused) == 1
