@@ -153,7 +153,7 @@ class Publisher:
         try:
             messages = [message for group in _group(parcels) for message in _messages(group)]
             await self._courier.send(messages)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - kombu raises its own, and none ends a loop
             refusal = error if isinstance(error, PublishError) else _unmade(error)
             log.warning("the broker did not take a message: %s", refusal.__cause__ or refusal)
             # Those that wait have waited as long, and for the same broker.
